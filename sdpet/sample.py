@@ -1,0 +1,141 @@
+"""Draw images: diffusers' schedulers in a short denoising loop with classifier-free guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from sdpet.base import BaseModel
+from sdpet.seeds import generator
+
+Progress = Callable[[int, int], None]  # (UNet steps done, UNet steps in all)
+
+
+def _dpm(config: dict[str, Any]) -> Any:
+    from diffusers import DPMSolverMultistepScheduler
+
+    return DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++", solver_order=2)
+
+
+def _ddim(config: dict[str, Any]) -> Any:
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=False)
+
+
+def _plms(config: dict[str, Any]) -> Any:
+    from diffusers import PNDMScheduler
+
+    return PNDMScheduler.from_config(config, skip_prk_steps=True, set_alpha_to_one=False)
+
+
+SAMPLERS: dict[str, Callable[[dict[str, Any]], Any]] = {"dpm": _dpm, "ddim": _ddim, "plms": _plms}
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How images are drawn.
+
+    name: dpm (DPM-Solver++ 2M), ddim or plms; steps: denoising steps; guidance: scale of classifier-free guidance,
+    eps = eps(empty) + guidance * (eps(prompt) - eps(empty)), and 1 runs no unconditional pass;
+    eta: share of fresh noise, for ddim only (0 is deterministic, 1 is ancestral).
+    """
+
+    name: str = "dpm"
+    steps: int = 25
+    guidance: float = 7.0
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.name not in SAMPLERS:
+            raise ValueError(f"sampler {self.name!r} is unknown; choose one of {', '.join(SAMPLERS)}.")
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or not 1 <= self.steps <= 1000:
+            raise ValueError(f"sampler steps must be a whole number from 1 to 1000, not {self.steps!r}.")
+        if not 0 <= self.guidance < float("inf"):
+            raise ValueError(f"guidance must be a number of at least 0, not {self.guidance!r}.")
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta must lie between 0 and 1, not {self.eta!r}.")
+        if self.eta and self.name != "ddim":
+            raise ValueError(f"eta {self.eta} needs the sampler ddim; {self.name} takes eta 0 only.")
+
+
+@torch.no_grad()
+def sample(
+    base: BaseModel,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    sampler: SamplerConfig,
+    progress: Progress | None = None,
+    chunk: int = 32,
+) -> np.ndarray:
+    """Draw one image per prompt: uint8 (N, H, W, 3).
+
+    All noise of image i comes from seeds[i] alone, so an image does not depend on its neighbours or on `chunk`, the
+    number of images denoised together. `progress(done, total)` is called after each denoising step of a chunk.
+    Raises FloatingPointError when the model's output is not finite (a diverged design).
+    """
+    if len(prompts) != len(seeds):
+        raise ValueError(f"{len(prompts)} prompts came with {len(seeds)} seeds; give one seed an image.")
+    unique = list(dict.fromkeys(prompts))
+    states = base.encode_text(["", *unique])  # (1 + U, L, D), the empty prompt first
+    rows = torch.tensor([1 + unique.index(prompt) for prompt in prompts])
+    starts = range(0, len(prompts), chunk)
+    images = []
+    for number, start in enumerate(starts):
+        text = states[rows[start : start + chunk]]
+        report = _chunk_progress(progress, number, len(starts), sampler)
+        latents = denoise(base, text, states[:1], list(seeds[start : start + chunk]), sampler, report)
+        if not torch.isfinite(latents).all():
+            raise FloatingPointError("sampling gave values that are not finite; the design has diverged.")
+        images.append(base.decode(latents))
+    return np.concatenate(images) if images else np.zeros((0, base.image_size, base.image_size, 3), np.uint8)
+
+
+def denoise(
+    base: BaseModel,
+    text: torch.Tensor,
+    empty: torch.Tensor,
+    seeds: Sequence[int],
+    sampler: SamplerConfig,
+    report: Callable[[int, int], None] | None = None,
+) -> torch.Tensor:
+    """Latents (N, C, h, w) for text states (N, L, D); `empty` (1, L, D) are those of the empty prompt."""
+    scheduler = SAMPLERS[sampler.name](dict(base.scheduler.config))
+    scheduler.set_timesteps(sampler.steps, device=base.device)
+    sources = [generator(seed, "image") for seed in seeds]
+    x = _noise(base, sources) * scheduler.init_noise_sigma
+    guided = sampler.guidance != 1
+    if guided:
+        text = torch.cat([empty.expand(len(seeds), -1, -1), text])  # (2 N, L, D)
+    for i, t in enumerate(scheduler.timesteps):
+        model_input = scheduler.scale_model_input(x, t)
+        if guided:
+            model_input = torch.cat([model_input, model_input])
+        out = base.unet(model_input, t, encoder_hidden_states=text, return_dict=False)[0]
+        if guided:
+            without, with_text = out.chunk(2)
+            out = without + sampler.guidance * (with_text - without)
+        extra = {"eta": sampler.eta, "variance_noise": _noise(base, sources)} if sampler.eta else {}
+        x = scheduler.step(out, t, x, return_dict=False, **extra)[0]
+        if report:
+            report(i + 1, len(scheduler.timesteps))
+    return x
+
+
+def _noise(base: BaseModel, sources: Sequence[torch.Generator]) -> torch.Tensor:
+    """Standard normal (N, C, h, w), image i from its own generator (on the CPU: the same on every device)."""
+    noise = torch.stack([torch.randn(base.latent_shape, generator=source) for source in sources])
+    return noise.to(base.device, base.dtype)
+
+
+def _chunk_progress(
+    progress: Progress | None, number: int, chunks: int, sampler: SamplerConfig
+) -> Callable[[int, int], None] | None:
+    """Progress of one chunk as progress of the whole; PLMS has a step more than asked for."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(number * total + done, chunks * total)

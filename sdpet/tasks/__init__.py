@@ -1,0 +1,19 @@
+"""What is learned: from which images, with which loss, and how the result is examined.
+
+A task prepares everything frozen once (latents, text states) and then gives
+
+    batch(seed, step) -> Batch      derived from (seed, step) alone
+    loss(prediction, batch)         scalar
+    shots(plan) -> list[Shot]       what a finished run draws
+    scores(images, shots, scorer)   metrics of those images
+    ceiling(scorer, count)          metrics of real images, None where there is none
+    describe() -> dict              the record's "task"
+"""
+
+from sdpet.tasks.batch import Batch
+from sdpet.tasks.dreambooth import DreamBoothTask
+from sdpet.tasks.finetune import FinetuneTask
+
+Task = DreamBoothTask | FinetuneTask
+
+__all__ = ["Batch", "DreamBoothTask", "FinetuneTask", "Task"]
