@@ -1,0 +1,35 @@
+"""Training loss of every run, the best and the worst designs in colour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from analysis.figures.style import CYCLE, MUTED, new_figure, styled
+
+Curve = Sequence[tuple[float, float]]
+
+
+def loss_curves(curves: Mapping[str, Sequence[Curve]], named: Sequence[str], log: bool = False) -> Figure:
+    """curves: design -> one curve of (step, loss) a run; `named` are drawn in colour with a legend, others grey."""
+    with styled():
+        figure = new_figure(6.6, 3.3)
+        ax = figure.add_subplot()
+        for design, runs in curves.items():
+            colour = CYCLE[named.index(design) % len(CYCLE)] if design in named else MUTED
+            for i, run in enumerate(runs):
+                ax.plot([s for s, _ in run], [v for _, v in run], color=colour, linewidth=1.3 if design in named else 0.7,
+                        alpha=0.9 if design in named else 0.35, zorder=3 if design in named else 2,
+                        label=design if design in named and i == 0 else None)  # fmt: skip
+        if log:
+            ax.set_yscale("log")
+        ax.set_xlabel("training step")
+        ax.set_ylabel("loss (mean squared error of the noise)")
+        ax.grid(axis="y")
+        order = {name: i for i, name in enumerate(named)}
+        handles, labels = ax.get_legend_handles_labels()
+        pairs = sorted(zip(handles, labels, strict=True), key=lambda pair: order[pair[1]])
+        if pairs:
+            ax.legend([h for h, _ in pairs], [text for _, text in pairs], loc="upper right")
+    return figure

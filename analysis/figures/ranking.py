@@ -1,0 +1,85 @@
+"""Designs from best to worst with intervals, between the floor (base model) and the ceiling (the subject itself)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from matplotlib.figure import Figure
+
+from analysis.figures.style import BLUE, CYCLE, INK, LINE, MUTED, grid_along, new_figure, styled
+
+
+@dataclass(frozen=True)
+class Row:
+    """A design's mean score, its interval (NaN where there is none), its single runs, and whether it may be best."""
+
+    label: str
+    mean: float
+    low: float = math.nan
+    high: float = math.nan
+    points: Sequence[float] = field(default_factory=tuple)
+    among_best: bool = False
+
+
+def ranking(
+    rows: Sequence[Row],
+    label: str,
+    floor: float = math.nan,
+    ceiling: float = math.nan,
+    floor_text: str = "base model",
+    ceiling_text: str = "ceiling",
+) -> Figure:
+    """Best at the top. Filled marks: cannot be told from the best; the line through a mark is its interval."""
+    with styled():
+        figure = new_figure(6.6, 1.1 + 0.26 * max(len(rows), 2))
+        ax = figure.add_subplot()
+        for y, row in enumerate(rows):
+            ax.plot(row.points, [y] * len(row.points), linestyle="", marker="|", markersize=6, color=MUTED, zorder=2)
+            if math.isfinite(row.low) and math.isfinite(row.high):
+                ax.plot([row.low, row.high], [y, y], color=BLUE, linewidth=1.8, zorder=3, solid_capstyle="round")
+            # The white rim keeps the mark apart from its line; open marks are clearly worse than the best.
+            ax.plot(row.mean, y, marker="o", markersize=6.5, color=BLUE if row.among_best else "white",
+                    markeredgecolor=BLUE, markeredgewidth=1.4, zorder=4, gid=f"design-{row.label}")  # fmt: skip
+        for at, text in ((floor, floor_text), (ceiling, ceiling_text)):
+            if math.isfinite(at):
+                ax.axvline(at, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1, gid=f"anchor-{text}")
+                ax.annotate(text, (at, 1), (0, 4), xycoords=("data", "axes fraction"), textcoords="offset points",
+                            ha="center", fontsize=8.5, color=MUTED)  # fmt: skip
+        ax.set_yticks(range(len(rows)), [row.label for row in rows])
+        ax.set_ylim(len(rows) - 0.4, -0.6)
+        grid_along(ax, "x")
+        ax.hlines(range(len(rows)), *ax.get_xlim(), color=LINE, linewidth=0.5, zorder=0)
+        ax.margins(x=0.04)
+        ax.set_xlabel(label)
+    return figure
+
+
+def beside(
+    labels: Sequence[str],
+    columns: Sequence[tuple[str, Sequence[float], Sequence[Sequence[float]], float, float]],
+) -> Figure:
+    """Other scores of the same designs, in the same order: one narrow panel a score.
+
+    columns: (axis label, mean of each design, single runs of each design, floor, ceiling).
+    """
+    with styled():
+        figure = new_figure(1.5 + 2.5 * len(columns), 1.2 + 0.26 * max(len(labels), 2))
+        axes = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+        for ax, colour, (title, means, points, floor, ceiling) in zip(axes, CYCLE * 3, columns, strict=False):
+            for y, (mean, singles) in enumerate(zip(means, points, strict=True)):
+                ax.plot(singles, [y] * len(singles), linestyle="", marker="|", markersize=5, color=MUTED)
+                ax.plot(mean, y, marker="o", markersize=5.5, color=colour)
+            for at, text in ((floor, "base"), (ceiling, "ceiling")):
+                if math.isfinite(at):
+                    ax.axvline(at, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+                    ax.annotate(text, (at, 1), (0, 4), xycoords=("data", "axes fraction"), textcoords="offset points",
+                                ha="center", fontsize=8.5, color=MUTED)  # fmt: skip
+            ax.set_yticks(range(len(labels)), labels)
+            ax.set_ylim(len(labels) - 0.4, -0.6)
+            grid_along(ax, "x")
+            ax.grid(axis="y", linewidth=0.5)
+            ax.locator_params(axis="x", nbins=4)
+            ax.set_xlabel(title)
+    return figure

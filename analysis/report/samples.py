@@ -1,0 +1,132 @@
+"""Sample images for the report: a strip a design, every column drawn from the same noise."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+BUDGET = 2_400_000  # bytes of all sample images in one report, so that the page stays well under 5 MB
+COLUMNS = 8
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One row of a grid: its label, a note such as its score, and one data URI an image (None where one is missing)."""
+
+    label: str
+    note: str
+    images: tuple[str | None, ...]
+    kind: str = "design"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Strips under common column heads."""
+
+    name: str
+    caption: str
+    heads: tuple[str, ...]
+    strips: tuple[Strip, ...]
+
+
+# What an image was drawn from: (the run's seed, the seed of its noise, prompt). Equal keys share the noise.
+Key = tuple[object, object, str]
+
+
+def sample_index(run: Path, run_seed: object, role: str) -> dict[Key, Path]:
+    """The stored images of a run in that role, by what they were drawn from; empty where nothing is stored."""
+    index = run / "samples" / "index.jsonl"
+    found: dict[Key, Path] = {}
+    if not index.is_file():
+        return found
+    for line in index.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # a line cut short when the run was stopped
+        file = run / "samples" / str(entry.get("file", ""))
+        if entry.get("role", "subject") == role and file.is_file():
+            found[run_seed, entry.get("seed"), str(entry.get("prompt", ""))] = file
+    return found
+
+
+def shared_columns(indexes: Sequence[dict[Key, Path]], count: int = COLUMNS) -> list[Key]:
+    """Up to `count` keys that most runs have, taken evenly over the runs' seeds."""
+    times = Counter(key for index in indexes for key in index)
+    order = {key: i for i, key in enumerate(key for index in indexes for key in index)}
+    by_seed: dict[object, list[Key]] = {}
+    for key in sorted(times, key=lambda k: (-times[k], order[k])):
+        by_seed.setdefault(key[0], []).append(key)
+    seeds = sorted(by_seed, key=str)
+    chosen: list[Key] = []
+    while len(chosen) < count and any(by_seed.values()):
+        for seed in seeds:
+            if by_seed[seed] and len(chosen) < count:
+                chosen.append(by_seed[seed].pop(0))
+    return sorted(chosen, key=lambda k: (str(k[0]), order[k]))
+
+
+def data_uri(file: Path, side: int) -> str | None:
+    """The image as a data URI, at most `side` pixels wide and high; None where it cannot be read."""
+    try:
+        with Image.open(file) as image:
+            picture = image.convert("RGB")
+    except (OSError, ValueError):
+        return None
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    if max(picture.size) <= 64:
+        picture.save(buffer, "PNG", optimize=True)
+        kind = "png"
+    else:
+        picture.save(buffer, "WEBP", quality=82)
+        kind = "webp"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def side_for(images: int) -> int:
+    """Pixels a side so that `images` pictures stay within BUDGET (about a third of a byte a pixel in WebP)."""
+    for side in (192, 160, 128, 96, 64):
+        if images * side * side * 0.45 <= BUDGET:
+            return side
+    return 48
+
+
+def make_grid(
+    name: str,
+    caption: str,
+    rows: Sequence[tuple[str, str, dict[Key, Path]]],
+    columns: Sequence[Key],
+    heads: Sequence[str],
+    first: Sequence[Strip] = (),
+) -> Grid:
+    """rows: (label, note, index of the design's images); `first`: strips above them, such as the references."""
+    side = side_for(len(columns) * (len(rows) + len(first)))
+    strips = [
+        Strip(label, note, tuple(data_uri(index[key], side) if key in index else None for key in columns))
+        for label, note, index in rows
+    ]
+    return Grid(name, caption, tuple(heads), (*first, *strips))
+
+
+def save_grid(grid: Grid, folder: Path, cell: int = 96) -> Path:
+    """The grid as one PNG without labels, for slides and papers; rows and columns as in the report."""
+    columns = max(len(strip.images) for strip in grid.strips)
+    sheet = Image.new("RGB", (columns * (cell + 4) + 4, len(grid.strips) * (cell + 4) + 4), (128, 128, 128))
+    for y, strip in enumerate(grid.strips):
+        for x, uri in enumerate(strip.images):
+            if uri is None:
+                continue
+            with Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1]))) as image:
+                tile = image.convert("RGB").resize((cell, cell), Image.Resampling.BICUBIC)
+            sheet.paste(tile, (4 + x * (cell + 4), 4 + y * (cell + 4)))
+    folder.mkdir(parents=True, exist_ok=True)
+    sheet.save(folder / f"{grid.name}.png")
+    return folder / f"{grid.name}.png"

@@ -1,0 +1,151 @@
+"""What a report is about: the runs of one study, the score, the factors that vary and the designs they make."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.load import factor_columns, higher_is_better, load_results, metric_columns
+from analysis.report.words import Metric, factor_words, level_words, listing, metric_words
+
+PREFERRED = ("clip_i", "clip_similarity", "fid")
+DESIGN = "design"
+
+
+@dataclass
+class Study:
+    """Runs and choices of one report.
+
+    runs: every run, whatever its end. done: finished runs that have the score. metric: column of the score.
+    factors: columns that vary, without the seed. design: column that tells designs apart ("placement" or "design").
+    """
+
+    name: str
+    source: Path
+    runs: pd.DataFrame
+    done: pd.DataFrame
+    metric: str
+    metrics: list[str]
+    factors: list[str]
+    design: str
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def words(self) -> Metric:
+        return metric_words(self.metric)
+
+    @property
+    def higher_is_better(self) -> bool:
+        return higher_is_better(self.metric)
+
+    @property
+    def seeds(self) -> list[Any]:
+        return sorted(self.done["seed"].dropna().unique().tolist()) if "seed" in self.done else []
+
+    @property
+    def block(self) -> str | None:
+        """The seed is a block when it varies: designs of one seed share data order and noise."""
+        return "seed" if len(self.seeds) > 1 else None
+
+    @property
+    def has_placements(self) -> bool:
+        """Whether there are placements of which more than one was tried."""
+        return {"din", "dout", "placement"} <= set(self.done) and self.done["placement"].nunique() > 1
+
+    @property
+    def terms(self) -> list[str]:
+        """Main effects of the additive model: din and dout stand for the placement."""
+        return [f for f in self.factors if f != "placement" or not {"din", "dout"} & set(self.factors)]
+
+    def label(self, design: object) -> str:
+        """A design's name for people."""
+        if self.design == "placement":
+            return level_words("placement", design)
+        return str(design)
+
+    def mean_anchor(self, end: str, metric: str | None = None) -> float:
+        """Mean of the runs' own floor or ceiling; NaN where none is recorded."""
+        column = f"{metric or self.metric}_{end}"
+        return float(self.done[column].mean()) if column in self.done and self.done[column].notna().any() else float("nan")
+
+    @cached_property
+    def records(self) -> dict[str, dict[str, Any]]:
+        """record.json of every run, by run_id; empty for a CSV."""
+        found = {}
+        if {"path", "run_id"} <= set(self.runs):
+            for path, run_id in zip(self.runs["path"], self.runs["run_id"], strict=True):
+                file = Path(str(path)) / "record.json"
+                if file.is_file():
+                    found[str(run_id)] = json.loads(file.read_text(encoding="utf-8"))
+        return found
+
+
+def read_study(source: str | Path, metric: str | None = None, factors: Sequence[str] | None = None) -> Study:
+    """Load a study folder or CSV and settle score and factors. ValueError names the choices where one is unknown."""
+    path = Path(source)
+    runs = load_results(path, status=None)
+    metrics = metric_columns(runs)
+    finished = runs[runs["status"] == "finished"] if "status" in runs else runs
+    if not metrics:
+        why = listing(sorted({str(r) for r in runs.get("reason", pd.Series(dtype=str)).dropna()})[:1])
+        raise ValueError(f"No run in {path} has a score{f' (first reason: {why})' if why else ''}.")
+    if metric is None:
+        usable = [m for m in metrics if finished[m].notna().any()] or metrics
+        metric = next((m for m in PREFERRED if m in usable), usable[0])
+    elif metric not in metrics:
+        raise ValueError(f"Unknown metric {metric!r}; the scores in {path} are {', '.join(metrics)}.")
+    done = finished[finished[metric].notna()].copy()
+    done.attrs = dict(runs.attrs)
+    chosen = _factors(done, runs, factors, path)
+    notes = [str(note) for note in runs.attrs.get("notes", [])]
+    done, design = _with_design(done, chosen)
+    name = str(runs["study"].iloc[0]) if "study" in runs and runs["study"].nunique() == 1 else path.stem
+    return Study(name, path, runs, done, metric, metrics, chosen, design, notes)
+
+
+def _factors(done: pd.DataFrame, runs: pd.DataFrame, asked: Sequence[str] | None, path: Path) -> list[str]:
+    """The factors asked for, or all that vary and are not merely derived from the placement (a matched width)."""
+    if asked:
+        choices = factor_columns(runs) or ["none: nothing varies"]
+        for factor in asked:
+            if factor not in done.columns or factor not in {*choices, "seed"}:
+                raise ValueError(f"Unknown factor {factor!r}; the factors that vary in {path} are {', '.join(choices)}.")
+        return list(asked)
+    varying = factor_columns(done) if len(done) else []
+    return [f for f in varying if f not in ("mid_dim", "lr") or not _follows_placement(done, f)]
+
+
+def _follows_placement(done: pd.DataFrame, factor: str) -> bool:
+    """Whether each placement has one level of `factor`, which then tells nothing beyond the placement."""
+    if "placement" not in done or done["placement"].nunique() < 2:
+        return False
+    return bool((done.groupby("placement", dropna=False)[factor].nunique(dropna=False) == 1).all())
+
+
+def _with_design(done: pd.DataFrame, factors: list[str]) -> tuple[pd.DataFrame, str]:
+    """The runs with a column that tells designs apart, and its name; the placement alone where nothing else varies."""
+    parts = [f for f in factors if f not in ("din", "dout", "seed")]
+    if parts == ["placement"] or (not parts and "placement" in done):
+        return done, "placement"
+    if not parts:
+        parts = [f for f in factors if f != "seed"]
+
+    def describe(row: pd.Series) -> str:
+        if row.get("method", "adapter") not in ("adapter", None) and pd.isna(row.get("placement")):
+            return str(row["method"])
+        words = [
+            level_words(f, row[f]) if f in ("placement", "din", "dout", "activation", "init", "method")
+            else f"{factor_words(f).split(' (')[0]} {level_words(f, row[f])}"
+            for f in parts
+            if pd.notna(row[f]) and not (f == "method" and row[f] == "adapter")
+        ]  # fmt: skip
+        return ", ".join(words)
+
+    done[DESIGN] = done.apply(describe, axis=1) if len(done) else pd.Series(dtype=str)
+    return done, DESIGN

@@ -1,0 +1,119 @@
+"""The words and digits of the report: names of metrics and factors for people, numbers with sensible digits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sdpet.positions import POSITIONS
+
+PAPER_NAME = {position.name: position.paper_name for position in POSITIONS}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a score is called, its unit for an axis, which way is better (None: neither) and what it tells."""
+
+    label: str
+    unit: str
+    higher_is_better: bool | None
+    tells: str
+
+    @property
+    def axis(self) -> str:
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+
+METRICS = {
+    "clip_i": Metric("CLIP-I", "mean cosine", True, "how much the samples look like the subject"),
+    "clip_similarity": Metric("CLIP similarity", "mean cosine", True, "how much the samples look like the subject"),
+    "clip_t": Metric("CLIP-T", "mean cosine", None, "how well the samples follow their prompts"),
+    "prior_drift": Metric("Prior drift", "mean cosine", False, "how far the class itself has turned into the subject"),
+    "fid": Metric("FID", "squared distance", False, "how far the samples are from held-out images, as sets"),
+    "kid": Metric("KID", "", False, "how far the samples are from held-out images, as sets"),
+}
+
+FACTORS = {
+    "din": "input (din)",
+    "dout": "output (dout)",
+    "placement": "placement",
+    "activation": "activation",
+    "mid_dim": "width (mid_dim)",
+    "scale": "scale",
+    "init": "initialisation",
+    "method": "method",
+    "lr": "learning rate",
+    "steps": "training steps",
+    "seed": "seed",
+}
+
+
+def metric_words(name: str) -> Metric:
+    """The words for a metric; an unknown one keeps its column's name and is taken as higher is better."""
+    return METRICS.get(name, Metric(name, "", True, "as named in the data"))
+
+
+def factor_words(name: str) -> str:
+    """A factor for people: `input (din)`."""
+    return FACTORS.get(name, name)
+
+
+def level_words(factor: str, level: object) -> str:
+    """A level for people: positions and placements by their names in the paper, numbers without needless digits."""
+    if factor in ("din", "dout"):
+        return PAPER_NAME.get(str(level), str(level))
+    if factor == "placement":
+        return placement_words(str(level))
+    if isinstance(level, float):
+        return f"{level:g}"
+    return str(level)
+
+
+def placement_words(placement: str) -> str:
+    """`attn2o-ffni` -> `CA_out → FFN_in`; anything that is not a placement stays as it is."""
+    parts = placement.split("-")
+    if len(parts) == 2 and all(part in PAPER_NAME for part in parts):
+        return " → ".join(PAPER_NAME[part] for part in parts)
+    return placement
+
+
+def p_words(p: float) -> str:
+    """`p = 0.012`, `p < 0.001`, or that there is none."""
+    if not math.isfinite(p):
+        return "p not estimable"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def p_cell(p: float) -> str:
+    """p for a table's cell."""
+    return "–" if not math.isfinite(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def digits_for(values: Iterable[float]) -> int:
+    """Decimals that leave about three significant digits of the spread of `values`."""
+    finite = [v for v in values if math.isfinite(v)]
+    if not finite:
+        return 3
+    spread = max(finite) - min(finite) or abs(finite[0]) or 1.0
+    return max(0, min(6, 2 - math.floor(math.log10(spread))))
+
+
+def number(value: object, decimals: int | None = None) -> str:
+    """A number for people: `decimals` places, or three significant digits; an en dash where there is none."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if decimals is not None:
+        return f"{value:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+    if isinstance(value, int) or (float(value).is_integer() and abs(value) >= 100):
+        return f"{int(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}").replace("-", "\N{MINUS SIGN}")
+    places = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
+    return f"{value:.{min(places, 6)}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def listing(words: Iterable[str], last: str = "and") -> str:
+    """`a, b and c`."""
+    items = list(words)
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} {last} {items[-1]}" if items else ""
