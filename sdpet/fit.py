@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import logging
+import math
+import resource
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.core.optimizer import LightningOptimizer
 
 from sdpet.base import BaseModel
 from sdpet.methods import Handle
 from sdpet.tasks import Task
 
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "bf16-true", "16-true")
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -24,6 +38,23 @@ class TrainConfig:
     warmup: int = 0
     clip: float | None = None
     precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("steps", self.steps, 1), ("warmup", self.warmup, 0)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"trainer.{name} must be a whole number of at least {least}, not {value!r}.")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"trainer.lr must be a positive number, not {self.lr!r}.")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"trainer.weight_decay must be at least 0, not {self.weight_decay!r}.")
+        if self.clip is not None and not 0 < self.clip < math.inf:
+            raise ValueError(f"trainer.clip must be a positive number or null, not {self.clip!r}.")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"trainer.precision {self.precision!r} is unknown; choose one of {', '.join(PRECISIONS)}.")
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of a step counted from 0: linear growth over `warmup` steps, then constant."""
+        return self.lr * min(1.0, (step + 1) / (self.warmup + 1))
 
 
 @dataclass(frozen=True)
@@ -55,4 +86,124 @@ def fit(
 
     A loss that is not finite ends training with diverged=True, before it can reach the weights.
     """
-    ...
+    config = TrainConfig(steps, lr, weight_decay, warmup, clip, precision)
+    run = _Run(base, handle, task, config, seed, on_step)
+    memory = PeakMemory(base.device)
+    start = time.perf_counter()
+    with _quiet():
+        trainer = Trainer(
+            accelerator="cpu" if base.device.type == "cpu" else "gpu",
+            devices=1 if base.device.index is None else [base.device.index],
+            precision=config.precision,  # type: ignore[arg-type]
+            max_steps=steps,
+            max_epochs=1,
+            logger=False,
+            callbacks=None,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            barebones=False,
+        )
+        trainer.fit(run, range(steps))
+    seconds = time.perf_counter() - start
+    return FitResult(run.losses, seconds, statistics.median(run.times), memory.peak(), run.diverged)
+
+
+class _Run(LightningModule):
+    """One run as Lightning sees it: a step is a function of its number.
+
+    The optimisation is manual, so that a step that is not finite can be refused. UNet, parameters and task are kept
+    from Lightning's sight (in a tuple), as it would walk, move and switch modes of the whole frozen model.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        handle: Handle,
+        task: Task,
+        config: TrainConfig,
+        seed: int,
+        on_step: Callable[[int, float], None] | None,
+    ):
+        super().__init__()
+        self.automatic_optimization = False
+        self._held = (base.unet, list(handle.parameters()), task)
+        self._config, self._seed, self._on_step = config, seed, on_step
+        self.losses: list[float] = []
+        self.times: list[float] = []
+        self.diverged = False
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW on the trained parameters alone; every frozen weight has requires_grad False and no gradient."""
+        return torch.optim.AdamW(
+            self._held[1], lr=self._config.lr, weight_decay=self._config.weight_decay, fused=True
+        )
+
+    def training_step(self, step: int) -> None:
+        start = time.perf_counter()
+        unet, parameters, task = self._held
+        batch = task.batch(self._seed, step)
+        prediction = unet(batch.noisy, batch.timesteps, encoder_hidden_states=batch.text, return_dict=False)[0]
+        loss = task.loss(prediction, batch)
+        value = loss.item()
+        self.losses.append(value)
+        if math.isfinite(value):
+            self._descend(loss, step)
+        else:
+            self.diverged = True
+            self.trainer.should_stop = True
+        self.times.append(time.perf_counter() - start)
+        if self._on_step is not None:
+            self._on_step(step + 1, value)
+
+    def _descend(self, loss: torch.Tensor, step: int) -> None:
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        for group in optimizer.param_groups:
+            group["lr"] = self._config.lr_at(step)
+        self.manual_backward(loss)
+        if self._config.clip is not None:
+            self.clip_gradients(optimizer, self._config.clip, "norm")
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+class PeakMemory:
+    """Peak memory since it was made: allocated on the GPU, or resident in this process where the model is on the CPU."""
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
+            with contextlib.suppress(OSError):  # Linux: start the high-water mark anew
+                Path("/proc/self/clear_refs").write_text("5")
+
+    def peak(self) -> int:
+        """Bytes. Where the high-water mark cannot be started anew, it is that of the process's whole life."""
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's notes about hardware it found and files it does not write."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -7,7 +7,6 @@ handle comes from sdpet.adapters, the one of full fine-tuning is here.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 
 from sdpet.adapters.spec import AdapterSpec
 from sdpet.base import BaseModel
+from sdpet.files import atomically
 from sdpet.seeds import isolated
 
 
@@ -115,9 +115,9 @@ class FullTuning:
         folder.mkdir(parents=True, exist_ok=True)
         weights = self._tuned or dict(self._unet.named_parameters())
         tensors = {name: p.detach().cpu().contiguous() for name, p in weights.items()}
-        _atomically(folder / self.FILE, lambda file: save_file(tensors, file))
+        atomically(folder / self.FILE, lambda file: save_file(tensors, file))
         meta = {"format": 1, "method": "full", "parameters": self.num_parameters()}
-        _atomically(folder / "unet.json", lambda file: file.write_text(json.dumps(meta, indent=1) + "\n"))
+        atomically(folder / "unet.json", lambda file: file.write_text(json.dumps(meta, indent=1) + "\n"))
 
     @classmethod
     def load(cls, base: BaseModel, folder: str | Path) -> FullTuning:
@@ -144,16 +144,6 @@ def _attach_adapters(base: BaseModel, design: Design) -> Handle:
 
     assert design.spec is not None
     return attach(base.unet, design.spec)
-
-
-def _atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a file beside `path`, then rename it, so that no reader ever sees half a file."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 METHODS: dict[str, Callable[[BaseModel, Design], Handle]] = {

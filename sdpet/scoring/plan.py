@@ -37,7 +37,7 @@ class EvalPlan:
         "{prompt} on a white background",
         "{prompt} on a black background",
         "{prompt} on a gray background",
-        "{prompt} on a yellow background",
+        "{prompt} on a pink background",
     )
     prompt_images: int = 2
     images: int = 500
@@ -70,3 +70,8 @@ def hash_images(images: np.ndarray) -> str:
     digest = hashlib.blake2b(str(images.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(images, dtype=np.uint8).tobytes())
     return digest.hexdigest()
+
+
+def hash_text(text: str) -> str:
+    """Hex hash of a text."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -6,7 +6,8 @@ A task prepares everything frozen once (latents, text states) and then gives
     loss(prediction, batch)         scalar
     shots(plan) -> list[Shot]       what a finished run draws
     scores(images, shots, scorer)   metrics of those images
-    ceiling(scorer, count)          metrics of real images, None where there is none
+    ceiling(scorer, plan)           metrics of real images, as far as there are any
+    reference_protocol()            what identifies the images that scores compare with
     describe() -> dict              the record's "task"
 """
 

@@ -13,6 +13,7 @@ import torch
 from sdpet.base import BaseModel
 from sdpet.scoring.metrics import Scorer, clip_i, clip_t
 from sdpet.scoring.plan import EvalPlan, Shot, hash_images
+from sdpet.seeds import generator
 from sdpet.tasks.batch import Batch, draw, noised, weighted_mse
 from sdpet.tasks.images import load_folder
 
@@ -46,4 +47,113 @@ class DreamBoothTask:
         token: str = "sks",
         data: str = "folder",
     ):
-        ...
+        if reg_weight < 0:
+            raise ValueError(f"reg_weight must be at least 0, not {reg_weight}.")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
+        if not 0 <= flip <= 1:
+            raise ValueError(f"flip is a probability between 0 and 1, not {flip}.")
+        if token not in prompt.split():
+            raise ValueError(f"the prompt {prompt!r} does not hold the subject's token {token!r}.")
+        if class_dir is None and reg_weight > 0:
+            raise ValueError("class_dir is missing; give a folder of class images, or reg_weight=0 to train without.")
+        self.base, self.data, self.token = base, data, token
+        self.prompt, self.class_prompt = prompt, class_prompt
+        self.reg_weight, self.batch_size, self.flip, self.min_snr = float(reg_weight), batch_size, flip, min_snr
+        size = base.image_size
+        self.subject_images = load_folder(subject_dir, size, "subject")  # (N, H, W, 3)
+        self.heldout_images = None if heldout_dir is None else load_folder(heldout_dir, size, "held-out")
+        # Latents (2, N, C, h, w): as they are, and mirrored as pixels, since mirroring latents is not exact.
+        self._subject = _latents_and_mirrored(base, self.subject_images)
+        self._class = None
+        if reg_weight > 0:
+            assert class_dir is not None
+            self._class = _latents_and_mirrored(base, load_folder(class_dir, size, "class"))
+        states = base.encode_text([prompt, class_prompt])
+        counts = [batch_size] if self._class is None else [batch_size, batch_size]
+        self._text = states[: len(counts)].repeat_interleave(batch_size, dim=0)  # (B, L, D)
+        weights = torch.tensor([1.0, self.reg_weight][: len(counts)]) / batch_size
+        self._weight = weights.repeat_interleave(batch_size).to(base.device)  # (B,)
+
+    def batch(self, seed: int, step: int) -> Batch:
+        """batch_size subject images, then as many class images; a function of (seed, step) alone."""
+        latents = [self._draw(self._subject, seed, step, "subject")]
+        if self._class is not None:
+            latents.append(self._draw(self._class, seed, step, "class"))
+        return noised(self.base, torch.cat(latents), self._text, self._weight, seed, step, self.min_snr)
+
+    def loss(self, prediction: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return weighted_mse(prediction, batch)
+
+    def shots(self, plan: EvalPlan) -> list[Shot]:
+        """The subject's prompt, the plan's prompts about the subject, and the class's prompt."""
+        prompts = [template.replace("{prompt}", self.prompt) for template in plan.prompts]
+        return [
+            *[Shot(self.prompt, "subject", self._without_token(self.prompt))] * plan.subject_images,
+            *[Shot(p, "prompt", self._without_token(p)) for p in prompts for _ in range(plan.prompt_images)],
+            *[Shot(self.class_prompt, "class", self.class_prompt)] * plan.class_images,
+        ]
+
+    def scores(self, images: np.ndarray, shots: Sequence[Shot], scorer: Scorer) -> dict[str, float]:
+        """clip_i of subject samples; clip_t of subject and prompt samples; prior_drift, clip_i of class samples."""
+        roles = np.array([shot.role for shot in shots])
+        ours = roles != "class"
+        scores = {
+            "clip_i": clip_i(images[roles == "subject"], self.references, scorer),
+            "clip_t": clip_t(images[ours], [shot.text for shot in shots if shot.role != "class"], scorer),
+        }
+        if not ours.all():
+            scores["prior_drift"] = clip_i(images[~ours], self.references, scorer)
+        return scores
+
+    def ceiling(self, scorer: Scorer, plan: EvalPlan) -> dict[str, float]:
+        """clip_i of further images of the subject, through the VAE as every generated image is."""
+        if self.heldout_images is None:
+            return {}
+        return {"clip_i": clip_i(self.base.through_vae(self.heldout_images), self.references, scorer)}
+
+    def ceiling_hash(self, plan: EvalPlan) -> str | None:
+        """Identifies the real images behind the ceiling."""
+        return None if self.heldout_images is None else hash_images(self.heldout_images)
+
+    @cached_property
+    def references(self) -> np.ndarray:
+        """The subject images through the VAE, uint8 (N, H, W, 3); sharp photos would favour nobody who draws with it."""
+        return self.base.through_vae(self.subject_images)
+
+    def reference_protocol(self) -> dict[str, Any]:
+        """What identifies the references; the hash is of the images as read, as decoding rounds differently elsewhere."""
+        return {
+            "references": "subject images through the VAE",
+            "reference_count": len(self.subject_images),
+            "reference_hash": hash_images(self.subject_images),
+            "reference_vae": self.base.weight_hash,
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """The record's "task"."""
+        return {
+            "name": self.name,
+            "data": self.data,
+            "prompt": self.prompt,
+            "class_prompt": self.class_prompt,
+            "subject_images": len(self.subject_images),
+            "class_images": 0 if self._class is None else self._class.shape[1],
+            "reg_weight": self.reg_weight,
+            "batch_size": self.batch_size,
+            "flip": self.flip,
+            "min_snr": self.min_snr,
+        }
+
+    def _draw(self, latents: torch.Tensor, seed: int, step: int, stream: str) -> torch.Tensor:
+        rows = draw(latents.shape[1], self.batch_size, seed, step, stream)
+        mirrored = torch.rand(self.batch_size, generator=generator(seed, step, stream, "flip")) < self.flip
+        return latents[mirrored.long().to(latents.device), rows.to(latents.device)]
+
+    def _without_token(self, prompt: str) -> str:
+        return " ".join(word for word in prompt.split() if word != self.token)
+
+
+def _latents_and_mirrored(base: BaseModel, images: np.ndarray) -> torch.Tensor:
+    """Latents (2, N, C, h, w) of images uint8 (N, H, W, 3) and of their mirror images."""
+    return torch.stack([base.encode_images(images), base.encode_images(images[:, :, ::-1].copy())])

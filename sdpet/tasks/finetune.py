@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import numpy as np
 import torch
 
 from sdpet.base import BaseModel
-from sdpet.scoring.metrics import Scorer
-from sdpet.scoring.plan import EvalPlan, Shot
-from sdpet.tasks.batch import Batch
+from sdpet.scoring.metrics import Scorer, clip_t, fid
+from sdpet.scoring.plan import EvalPlan, Shot, hash_images
+from sdpet.seeds import generator
+from sdpet.tasks.batch import Batch, draw, noised, weighted_mse
+from sdpet.tasks.images import load_captioned, square
 
 
 class FinetuneTask:
@@ -21,7 +24,7 @@ class FinetuneTask:
     data: "digits" (scikit-learn's handwritten digits, shipped with that package) or a folder of images with captions
         in metadata.jsonl or .txt files; or None, with images uint8 (N, H, W, 3), captions and heldout given as arrays.
     batch_size: images a step; dropout: probability of training an image with the empty caption.
-    heldout_share: share of a folder's images kept for scoring (chosen by hash of the position, not of the seed).
+    heldout_share: share of a folder's images kept for scoring (the same for every seed).
     """
 
     name = "finetune"
@@ -40,4 +43,110 @@ class FinetuneTask:
         heldout_images: np.ndarray | None = None,
         heldout_captions: Sequence[str] | None = None,
     ):
-        ...
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
+        for key, value in {"dropout": dropout, "flip": flip}.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{key} is a probability between 0 and 1, not {value}.")
+        if data is not None:
+            images, captions, heldout_images, heldout_captions = _read(data, base.image_size, heldout_share)
+        if images is None or captions is None or heldout_images is None or heldout_captions is None:
+            raise ValueError("give data a name or folder, or images, captions, heldout_images and heldout_captions.")
+        if len(images) != len(captions) or len(heldout_images) != len(heldout_captions):
+            raise ValueError("every image needs one caption, in training and in the held-out split.")
+        self.base, self.data = base, "arrays" if data is None else str(data)
+        self.batch_size, self.dropout, self.flip, self.min_snr = batch_size, dropout, flip, min_snr
+        self.images, self.captions = images, list(captions)
+        self.references, self.heldout_captions = heldout_images, list(heldout_captions)
+        # Latents (2, N, C, h, w), the second half mirrored as pixels, which is exact where mirroring latents is not.
+        views = [images, images[:, :, ::-1].copy()] if flip > 0 else [images]
+        self._latents = torch.stack([base.encode_images(view) for view in views])
+        unique = ["", *dict.fromkeys(self.captions)]
+        place = {caption: row for row, caption in enumerate(unique)}
+        self._text = base.encode_text(unique)  # (1 + U, L, D), the empty caption first
+        self._caption_row = torch.tensor([place[caption] for caption in self.captions])
+        self._weight = torch.full((batch_size,), 1 / batch_size, device=base.device)
+
+    def batch(self, seed: int, step: int) -> Batch:
+        """batch_size images, some without caption; a function of (seed, step) alone."""
+        rows = draw(len(self.captions), self.batch_size, seed, step, "images")
+        source = generator(seed, step, "captions and flips")
+        dropped = torch.rand(self.batch_size, generator=source) < self.dropout
+        mirrored = torch.rand(self.batch_size, generator=source) < self.flip
+        text = self._text[self._caption_row[rows].masked_fill(dropped, 0).to(self._text.device)]
+        latents = self._latents[mirrored.long().to(self._latents.device), rows.to(self._latents.device)]
+        return noised(self.base, latents, text, self._weight, seed, step, self.min_snr)
+
+    def loss(self, prediction: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return weighted_mse(prediction, batch)
+
+    def shots(self, plan: EvalPlan) -> list[Shot]:
+        """plan.images prompts: the held-out captions in turn."""
+        captions = itertools.islice(itertools.cycle(self.heldout_captions), plan.images)
+        return [Shot(caption, "prompt", caption) for caption in captions]
+
+    def scores(self, images: np.ndarray, shots: Sequence[Shot], scorer: Scorer) -> dict[str, float]:
+        """fid against the held-out images, clip_t against the captions."""
+        return {
+            "fid": fid(images, self.references, scorer),
+            "clip_t": clip_t(images, [shot.text for shot in shots], scorer),
+        }
+
+    def ceiling(self, scorer: Scorer, plan: EvalPlan) -> dict[str, float]:
+        """Scores of as many real training images through the VAE: what learning the training set perfectly gives."""
+        real = self.base.through_vae(self.images[: plan.images])
+        captions = self.captions[: plan.images]
+        return {"fid": fid(real, self.references, scorer), "clip_t": clip_t(real, captions, scorer)}
+
+    def ceiling_hash(self, plan: EvalPlan) -> str | None:
+        """Identifies the real images behind the ceiling."""
+        return hash_images(self.images[: plan.images])
+
+    def reference_protocol(self) -> dict[str, Any]:
+        """What identifies the references."""
+        return {
+            "references": "held-out images",
+            "reference_count": len(self.references),
+            "reference_hash": hash_images(self.references),
+            "reference_vae": None,
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """The record's "task"."""
+        return {
+            "name": self.name,
+            "data": self.data,
+            "training_images": len(self.images),
+            "heldout_images": len(self.references),
+            "batch_size": self.batch_size,
+            "dropout": self.dropout,
+            "flip": self.flip,
+            "min_snr": self.min_snr,
+        }
+
+
+def _read(
+    data: str | Path, size: int, heldout_share: float
+) -> tuple[np.ndarray, list[str], np.ndarray, list[str]]:
+    """Training images and captions, held-out images and captions."""
+    if str(data) == "digits":
+        from sdpet.lab.digits import load_digits
+
+        return *_resized(*load_digits("train"), size), *_resized(*load_digits("heldout"), size)
+    if not 0 < heldout_share < 1:
+        raise ValueError(f"heldout_share must lie between 0 and 1, not {heldout_share}.")
+    images, captions = load_captioned(data, size)
+    kept = round(len(images) * heldout_share)
+    if kept < 1 or kept == len(images):
+        raise ValueError(f"{len(images)} images cannot be split for training and scoring; give more of them.")
+    order = np.random.default_rng(0).permutation(len(images))
+    held, trained = np.sort(order[:kept]), np.sort(order[kept:])
+    return images[trained], [captions[i] for i in trained], images[held], [captions[i] for i in held]
+
+
+def _resized(images: np.ndarray, captions: list[str], size: int) -> tuple[np.ndarray, list[str]]:
+    if images.shape[1:3] == (size, size):
+        return images, captions
+    from PIL import Image
+
+    return np.stack([square(Image.fromarray(image), size) for image in images]), captions

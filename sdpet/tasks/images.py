@@ -65,7 +65,7 @@ def read(files: list[Path], size: int, what: str = "image") -> tuple[np.ndarray,
     for file in files:
         try:
             with Image.open(file) as image:
-                images.append(_square(image, size))
+                images.append(square(image, size))
                 readable.append(file)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             broken.append(f"{file.name} ({type(error).__name__})")
@@ -76,7 +76,7 @@ def read(files: list[Path], size: int, what: str = "image") -> tuple[np.ndarray,
     return np.stack(images), readable
 
 
-def _square(image: Any, size: int) -> np.ndarray:
+def square(image: Any, size: int) -> np.ndarray:
     """RGB uint8 (size, size, 3): upright, transparency over white, shorter side resized (antialiased), centre crop."""
     from PIL import Image, ImageOps
 
