@@ -1,0 +1,131 @@
+"""Saved adapters: sdpet's folder (adapters.safetensors + adapters.json), and loading of it or of the reference's."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+import sdpet
+from sdpet.adapters.handle import Adapters, attach
+from sdpet.adapters.spec import AdapterSpec
+
+WEIGHTS, DESIGN = "adapters.safetensors", "adapters.json"
+_FORMAT = 1
+_NAMED = 4  # so many missing or unknown keys are spelt out in an error
+
+
+def save_adapters(adapters: Adapters, folder: str | Path) -> None:
+    """Write both files, each atomically, the design last: a folder that has it is complete."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {key: value.detach().cpu().contiguous() for key, value in adapters.state_dict().items()}
+    design = {
+        "format": _FORMAT,
+        "sdpet": sdpet.__version__,
+        "spec": asdict(adapters.spec),
+        "blocks": list(adapters.blocks),
+        "parameters": adapters.num_parameters(),
+    }
+    _write(folder / WEIGHTS, safetensors.torch.save(tensors, metadata={"format": "pt"}))
+    _write(folder / DESIGN, (json.dumps(design, indent=1) + "\n").encode())
+
+
+def load_adapters(unet: nn.Module, folder: str | Path, spec: AdapterSpec | None = None) -> Adapters:
+    """Attach the adapters saved in `folder` to the UNet; returns the handle.
+
+    folder: sdpet's own, or the reference code's `<step>-adapters/`, which does not hold the design: pass `spec`.
+    ValueError: the folder is missing, holds no adapters or is damaged, or does not fit the UNet or `spec`; keys that
+    are missing or unknown are named. The UNet is then left as it was.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"There is no folder {folder}.")
+    if (folder / DESIGN).is_file():
+        saved = _read_spec(folder / DESIGN)
+        if spec is not None and spec != saved:
+            raise ValueError(f"{folder} holds adapters of another design than spec: {saved}; leave spec out.")
+        return attach_weights(unet, saved, _read_weights(folder / WEIGHTS), folder)
+    if any(folder.glob("*.pt")):
+        if spec is None:
+            raise ValueError(f"{folder} is the reference code's, which keeps no design; pass spec=AdapterSpec(...).")
+        from sdpet.adapters.reference import read_reference
+
+        return attach_weights(unet, spec, read_reference(unet, folder, spec), folder)
+    raise ValueError(f"{folder} holds neither {DESIGN} (sdpet) nor *.pt files (reference code).")
+
+
+def attach_weights(unet: nn.Module, spec: AdapterSpec, tensors: Mapping[str, Tensor], source: object) -> Adapters:
+    """Attach adapters with these weights, named as in `Adapters.state_dict()`. ValueError names keys that do not fit.
+
+    source: what the weights are called in errors.
+    """
+    adapters = attach(unet, spec, seed=0)
+    try:
+        own = adapters.state_dict()
+        if missing := own.keys() - tensors.keys():
+            raise ValueError(f"{source} does not fit this UNet and {spec.placement}: missing {_names(missing)}.")
+        if unknown := tensors.keys() - own.keys():
+            raise ValueError(f"{source} does not fit this UNet and {spec.placement}: left over {_names(unknown)}.")
+        for key, value in own.items():
+            if value.shape != tensors[key].shape:
+                shapes = f"{tuple(tensors[key].shape)} in {source} but {tuple(value.shape)} in the design"
+                raise ValueError(f"{key} has shape {shapes} (mid_dim {spec.mid_dim}).")
+        adapters.load_state_dict(dict(tensors))
+    except BaseException:
+        adapters.detach()
+        raise
+    return adapters
+
+
+def _names(keys: set[str]) -> str:
+    named = ", ".join(sorted(keys)[:_NAMED])
+    return named + (f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else "")
+
+
+def _read_spec(path: Path) -> AdapterSpec:
+    try:
+        design = json.loads(path.read_text())
+        if design["format"] != _FORMAT:
+            raise ValueError(f"its format is {design['format']!r}, and this version of sdpet reads {_FORMAT}")
+        return AdapterSpec(**design["spec"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} does not describe adapters: {error}") from error
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file so that it is either there as a whole or not there, also when the machine stops."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_pickled(path: Path) -> dict[str, Tensor]:
+    """A `torch.save`d state dict, read without executing what is pickled in it."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever is wrong with the file: the unpickler raises many kinds
+        raise ValueError(f"{path} is not a state dict that can be read safely ({type(error).__name__}).") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} is not a state dict.")
+    return dict(state)

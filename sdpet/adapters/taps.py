@@ -1,0 +1,135 @@
+"""Interprets taps (sdpet.positions) as forward hooks on one block and its submodules.
+
+Hooks are all that is changed: no parameter, buffer, submodule or method of the block. What is remembered between a
+read and a write lives for one forward pass of the block: it is forgotten when the block returns, also when it is left
+by an exception, which is how torch ends the recomputation of a checkpointed block.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from sdpet.positions import Tap
+
+
+@dataclass(eq=False)
+class Edge:
+    """One way through a block: from the sum of the values at the taps `reads` to the value at the taps `writes`.
+
+    rewrite(value, read): the new value at a tap of `writes`, given its value and what was read. It gets the whole
+    batch, so that a function over several adapters may rewrite a slice of the batch for each.
+    """
+
+    reads: tuple[Tap, ...]
+    writes: tuple[Tap, ...]
+    rewrite: Callable[[Tensor, Tensor], Tensor]
+    active: bool = True
+
+
+class Wiring:
+    """The hooks of one block for all its edges.
+
+    Every edge reads what the block and the edges that write earlier on the datapath made; edges that write to one tap
+    do not see each other and are applied in the order in which they came, so for additions the order does not matter.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.edges: list[Edge] = []
+        self._seen: dict[Tap, Tensor] = {}
+        self._hooks: list[RemovableHandle] = []
+
+    def hook(self, block: nn.Module) -> None:
+        """Put the hooks that `edges` need, in place of those that were there."""
+        for handle in self._hooks:
+            handle.remove()
+        self._hooks = []
+        self._seen.clear()
+        if not self.edges:
+            return
+        self._hooks.append(block.register_forward_pre_hook(self._begin))
+        taps = dict.fromkeys(tap for edge in self.edges for tap in (*edge.reads, *edge.writes))
+        for tap in taps:
+            module = block.get_submodule(tap.path)
+            if tap.side == "in":
+                index = list(inspect.signature(type(module).forward).parameters).index(tap.argument) - 1
+                hook = partial(self._enter, tap, index)
+                self._hooks.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+            else:
+                self._hooks.append(module.register_forward_hook(partial(self._leave, tap)))
+        self._hooks.append(block.register_forward_hook(self._end, always_call=True))
+
+    def _begin(self, module: nn.Module, args: Any) -> None:
+        self._seen.clear()
+
+    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._seen.clear()
+
+    def _enter(self, tap: Tap, index: int, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        if tap.argument in kwargs:
+            return args, {**kwargs, tap.argument: self._pass(tap, kwargs[tap.argument])}
+        if index < len(args):
+            return (*args[:index], self._pass(tap, args[index]), *args[index + 1 :]), kwargs
+        return args, {**kwargs, tap.argument: self._pass(tap, None)}
+
+    def _leave(self, tap: Tap, module: nn.Module, args: Any, output: Any) -> Any:
+        return self._pass(tap, output)
+
+    def _pass(self, tap: Tap, value: Any) -> Any:
+        """`value` goes by: remember it for the edges that read here, have it rewritten by those that write here."""
+        edges = [edge for edge in self.edges if edge.active]
+        if any(tap in edge.reads for edge in edges):
+            self._seen[tap] = self._checked(tap, value)
+        for edge in edges:
+            if tap in edge.writes:
+                value = edge.rewrite(value, self._read(edge))
+        return value
+
+    def _read(self, edge: Edge) -> Tensor:
+        first, *others = edge.reads
+        total = self._seen[first]
+        for tap in others:
+            total = self._seen[tap] + total
+        return total
+
+    def _checked(self, tap: Tap, value: Any) -> Tensor:
+        place = f"{tap.side}put {tap.argument}".strip() + f" of {tap.path or 'the block'} in {self.name}"
+        if not isinstance(value, Tensor):
+            raise ValueError(f"An adapter reads the {place}, which must be one tensor but is {type(value).__name__}.")
+        if tap in self._seen:
+            raise ValueError(
+                f"An adapter reads the {place}, which was computed more than once in a forward pass; "
+                "switch feed-forward chunking off."
+            )
+        return value
+
+
+_WIRINGS: WeakKeyDictionary[nn.Module, Wiring] = WeakKeyDictionary()
+
+
+def connect(block: nn.Module, name: str, edge: Edge) -> Callable[[], None]:
+    """Add `edge` to the block that is called `name`; the function returned takes it away again."""
+    wiring = _WIRINGS.setdefault(block, Wiring(name))
+    wiring.edges.append(edge)
+    wiring.hook(block)
+
+    def disconnect() -> None:
+        wiring.edges.remove(edge)
+        wiring.hook(block)
+        if not wiring.edges:
+            _WIRINGS.pop(block, None)
+
+    return disconnect
+
+
+def is_connected(block: nn.Module) -> bool:
+    """Whether any edge goes through the block."""
+    return block in _WIRINGS
