@@ -1,0 +1,31 @@
+"""Hashes of files' content, so that a run is known by what it was made from and not by where that lay."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+PIPELINE_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+WEIGHTS = (".safetensors", ".bin", ".json", ".txt")
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+CAPTIONS = (".txt", ".jsonl")
+
+
+def hash_folder(folder: Path, endings: tuple[str, ...], parts: tuple[str, ...] = ("",)) -> str:
+    """Hash of the files with these endings in the named subfolders, by relative path and content."""
+    files = [file for part in parts for file in sorted((folder / part).rglob("*")) if file.suffix.lower() in endings]
+    return _hash_files(folder, tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+@cache
+def _hash_files(folder: Path, files: Iterable[tuple[Path, int, int]]) -> str:
+    """Sizes and times are in the arguments so that a changed file is read again within one process."""
+    digest = hashlib.blake2b(digest_size=16)
+    for file, size, _ in files:
+        digest.update(f"{file.relative_to(folder).as_posix()}\0{size}\0".encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,208 @@
+"""What a run's config may hold: one rule a key, checked before any work and without importing torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from sdpet.positions import INPUTS, OUTPUTS
+
+Rule = Callable[[Any], Any]  # gives the value in its canonical type, or raises ValueError with "must be ..."
+
+METHODS = ("adapter", "full")
+ACTIVATIONS = ("relu", "sig", "silu", "ident")
+INITS = ("zero", "default")
+TASKS = {"dreambooth": "subject", "finetune": "captions"}  # task: the kind of data it takes
+SAMPLERS = ("dpm", "ddim", "plms")
+LOGGERS = ("none", "csv", "wandb")
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "bf16-true")
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+def whole(least: int) -> Rule:
+    def rule(value: Any) -> int:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"must be a whole number of at least {least}")
+        return value
+
+    return rule
+
+
+def number(least: float = -math.inf, most: float = math.inf, *, above: bool = False) -> Rule:
+    """A finite number in [least, most], or in (least, most] with above=True; a float, so that 1 and 1.0 are one."""
+    bounds = {
+        (False, False): "",
+        (True, False): f" {'above' if above else 'of at least'} {least:g}",
+        (True, True): f" from {least:g} to {most:g}",
+    }[least > -math.inf, most < math.inf]
+
+    def rule(value: Any) -> float:
+        ok = not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
+        if not ok or not least <= value <= most or (above and value == least):
+            raise ValueError(f"must be a number{bounds}")
+        return float(value)
+
+    return rule
+
+
+def choice(options: Sequence[str]) -> Rule:
+    def rule(value: Any) -> str:
+        if value not in options:
+            near = get_close_matches(str(value), options, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ValueError(f"must be one of {', '.join(options)}{hint}")
+        return value
+
+    return rule
+
+
+def text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("must be some text")
+    return value
+
+
+def flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
+def texts(value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(item, str) and item.strip() for item in value):
+        raise ValueError("must be a list of texts")
+    return value
+
+
+def folder_name(value: Any) -> str:
+    value = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(value, str) or not value.strip() or value.startswith(".") or "/" in value or "\\" in value:
+        raise ValueError("must be a name for a folder, without slashes and not beginning with a dot")
+    return value
+
+
+def optional(rule: Rule) -> Rule:
+    def or_null(value: Any) -> Any:
+        if value is None:
+            return None
+        try:
+            return rule(value)
+        except ValueError as error:
+            raise ValueError(f"{error}, or null") from None
+
+    return or_null
+
+
+RULES: dict[str, dict[str, Rule]] = {
+    "": {"study": folder_name, "seed": whole(0), "output_root": text, "quiet": flag},
+    "adapter": {
+        "method": choice(METHODS),
+        "din": optional(choice(INPUTS)),
+        "dout": optional(choice(OUTPUTS)),
+        "activation": optional(choice(ACTIVATIONS)),
+        "mid_dim": optional(whole(1)),
+        "params": optional(whole(1)),
+        "scale": optional(number()),
+        "init": optional(choice(INITS)),
+    },
+    "unet": {
+        "name": text,
+        "path": optional(text),
+        "dtype": choice(DTYPES),
+        "guidance": number(0),
+    },
+    "task": {
+        "_target_": text,
+        "name": choice(tuple(TASKS)),
+        "reg_weight": number(0),
+        "dropout": number(0, 1),
+        "flip": number(0, 1),
+        "min_snr": optional(number(0, above=True)),
+    },
+    "data": {
+        "kind": choice(tuple(TASKS.values())),
+        "name": text,
+        "noun": text,
+        "subject_dir": optional(text),
+        "class_dir": optional(text),
+        "heldout_dir": optional(text),
+        "prompt": text,
+        "class_prompt": text,
+        "token": text,
+        "folder": optional(text),
+        "heldout_share": number(0, 1),
+    },
+    "trainer": {
+        "device": text,
+        "precision": choice(PRECISIONS),
+        "threads": whole(1),
+        "steps": whole(1),
+        "batch_size": whole(1),
+        "lr": number(0, above=True),
+        "weight_decay": number(0),
+        "warmup": whole(0),
+        "clip": optional(number(0, above=True)),
+    },
+    "sampler": {
+        "_target_": text,
+        "name": choice(SAMPLERS),
+        "steps": whole(1),
+        "guidance": number(0),
+        "eta": number(0, 1),
+    },
+    "eval": {
+        "_target_": text,
+        "scorer": text,
+        "subject_images": whole(1),
+        "class_images": whole(0),
+        "prompts": texts,
+        "prompt_images": whole(0),
+        "images": whole(2),
+        "eval_seed": optional(whole(0)),
+        "chunk": whole(1),
+    },
+    "logger": {
+        "name": choice(LOGGERS),
+        "project": text,
+        "mode": choice(("offline", "online", "disabled")),
+        "entity": optional(text),
+    },
+}
+
+
+def check_values(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with every value in its canonical type.
+
+    Raises ValueError naming the first key that is unknown or whose value breaks its rule, with the valid choices.
+    """
+    checked: dict[str, Any] = {}
+    for group, rules in RULES.items():
+        values = {k: v for k, v in config.items() if k not in RULES} if group == "" else config.get(group)
+        if not isinstance(values, Mapping):
+            raise ValueError(f"{group} is missing from the config; choose one by {group}=NAME.")
+        target = checked if group == "" else checked.setdefault(group, {})
+        for key, value in values.items():
+            name = f"{group}.{key}".lstrip(".")
+            if key not in rules:
+                raise ValueError(unknown_key(name))
+            try:
+                target[key] = rules[key](value)
+            except ValueError as error:
+                raise ValueError(f"{name} {error}, not {value!r}.") from None
+    return checked
+
+
+def unknown_key(name: str) -> str:
+    """One sentence for a key that does not exist, with the keys that do."""
+    group, _, key = name.rpartition(".")
+    if group not in RULES:
+        return f"there is no config group {group!r}; groups are {', '.join(g for g in RULES if g)}."
+    keys = [*RULES[group], *(g for g in RULES if g and not group)]
+    near = get_close_matches(key, keys, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    where = f"of {group} are" if group else "are"
+    return f"there is no key {name!r}{hint}; keys {where} {', '.join(keys)}."

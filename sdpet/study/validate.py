@@ -1,0 +1,181 @@
+"""From a composed config to one that can be run, and to the run's identity. Free of torch, and quick."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import sdpet
+from sdpet.positions import PLACEMENTS, check_placement
+from sdpet.study.content import CAPTIONS, IMAGES, PIPELINE_PARTS, WEIGHTS, hash_folder
+from sdpet.study.rules import DTYPES, TASKS, check_values
+
+LAB = Path(sdpet.__file__).parent / "lab"
+LAB_IMAGES = {"subject_dir": "subject", "class_dir": "class", "heldout_dir": "subject_heldout"}
+FORM = ("din", "dout", "activation", "scale", "init")
+
+
+class InadmissiblePlacement(ValueError):
+    """din and dout exist, but no adapter can read the one and write the other: an empty cell of the grid."""
+
+
+def validate(config: Any) -> dict[str, Any]:
+    """A plain, resolved config in canonical types, checked as far as is possible without loading a model.
+
+    config: an OmegaConf config or a mapping. Raises ValueError (one sentence, with the valid choices).
+    """
+    checked = check_values(_plain(config))
+    _check_design(checked["adapter"])
+    _check_base(checked["unet"], checked["trainer"])
+    _check_task(checked["task"], checked["data"])
+    if checked["sampler"]["eta"] and checked["sampler"]["name"] != "ddim":
+        raise ValueError("sampler.eta above 0 needs sampler=ddim.")
+    if checked["sampler"]["steps"] > 1000:
+        raise ValueError(f"sampler.steps must be at most 1000, not {checked['sampler']['steps']}.")
+    for template in checked["eval"].get("prompts", []):
+        if "{prompt}" not in template:
+            raise ValueError(f"eval.prompts has {template!r}, which lacks {{prompt}}, where the subject's prompt goes.")
+    scorer_folder(checked)
+    return checked
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What can change the result of a validated config, and nothing else: folders appear as hashes of their content."""
+    unet, data = config["unet"], config["data"]
+    content = {key: hash_folder(path, IMAGES + CAPTIONS) for key, path in data_folders(config).items()}
+    return {
+        "seed": config["seed"],
+        "adapter": config["adapter"],
+        "unet": {"dtype": unet["dtype"], "weights": hash_folder(base_folder(config), WEIGHTS, PIPELINE_PARTS)},
+        "task": _without(config["task"], "_target_"),
+        "data": _without(data, "noun", *content) | content,
+        "trainer": config["trainer"],
+        "sampler": _without(config["sampler"], "_target_"),
+        "eval": _without(config["eval"], "_target_", "chunk") | {"scorer": hash_folder(scorer_folder(config), WEIGHTS)},
+    }
+
+
+def run_id(config: Mapping[str, Any]) -> str:
+    """12 hex digits that name the run of a validated config; equal for equal `identity`."""
+    text = json.dumps(identity(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def base_folder(config: Mapping[str, Any]) -> Path:
+    path = config["unet"]["path"]
+    return LAB / "pipeline" if path is None else Path(path).expanduser()
+
+
+def scorer_folder(config: Mapping[str, Any]) -> Path:
+    """The scorer's folder. ValueError if it is not there."""
+    scorer = config["eval"]["scorer"]
+    folder = LAB / "scorer" if scorer == "lab" else Path(scorer).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"eval.scorer must be lab or a folder with a scorer's weights; there is no folder {folder}.")
+    return folder
+
+
+def data_folders(config: Mapping[str, Any]) -> dict[str, Path]:
+    """The folders of images by their key in `data`, the lab's own where none is given."""
+    data = config["data"]
+    if data["kind"] == "captions":
+        return {} if data["folder"] is None else {"folder": Path(data["folder"]).expanduser()}
+    folders: dict[str, Path] = {}
+    for key, name in LAB_IMAGES.items():
+        if data[key] is not None:
+            folders[key] = Path(data[key]).expanduser()
+        elif data["name"] == "lab":
+            folders[key] = LAB / "data" / name
+    return folders
+
+
+def run_folder(config: Mapping[str, Any], name: str | None = None) -> Path:
+    """outputs/<study>/<run_id> of a validated config."""
+    return Path(config["output_root"]).expanduser() / config["study"] / (name or run_id(config))
+
+
+def placement(adapter: Mapping[str, Any]) -> str | None:
+    return None if adapter["din"] is None else f"{adapter['din']}-{adapter['dout']}"
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    if isinstance(config, dict):
+        return config
+    from omegaconf import OmegaConf
+    from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
+
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise ValueError(f"{error.full_key} must be given: {error.full_key}=VALUE.") from None
+    except InterpolationToMissingValueError as error:
+        raise ValueError(f"{error.full_key} builds on a value that must be given: {_first_line(error)}.") from None
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{error.full_key or 'the config'}: {_first_line(error)}.") from None
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items() if key != "hydra"}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".")
+
+
+def _check_design(adapter: dict[str, Any]) -> None:
+    if adapter["method"] != "adapter":
+        given = [key for key in (*FORM, "mid_dim", "params") if adapter[key] is not None]
+        if given:
+            raise ValueError(f"method {adapter['method']} takes no adapter; set adapter.{given[0]}=null.")
+        return
+    lacking = [key for key in FORM if adapter[key] is None]
+    if lacking:
+        raise ValueError(f"adapter.{lacking[0]} must be given when adapter.method is adapter.")
+    if (adapter["mid_dim"] is None) == (adapter["params"] is None):
+        if adapter["mid_dim"] is None:
+            raise ValueError("adapter.mid_dim (a width) or adapter.params (a number of parameters) must be given.")
+        adapter["params"] = None  # a width given by hand goes before the default size
+    if placement(adapter) not in PLACEMENTS:
+        try:
+            check_placement(adapter["din"], adapter["dout"])
+        except ValueError as error:
+            raise InadmissiblePlacement(str(error)) from None
+
+
+def _check_base(unet: dict[str, Any], trainer: dict[str, Any]) -> None:
+    folder = LAB / "pipeline" if unet["path"] is None else Path(unet["path"]).expanduser()
+    missing = [part for part in PIPELINE_PARTS if not (folder / part).is_dir()]
+    if missing:
+        what = "does not exist" if not folder.is_dir() else f"lacks {', '.join(missing)}"
+        raise ValueError(
+            f"the base model's folder {folder} {what}; unet.path must be a Stable Diffusion folder in diffusers' "
+            f"format, with {', '.join(PIPELINE_PARTS)}."
+        )
+    device = trainer["device"]
+    if device != "cpu" and device.split(":")[0] != "cuda":
+        raise ValueError(f"trainer.device must be cpu, cuda or cuda:N, not {device!r}.")
+    if device == "cpu" and unet["dtype"] != "float32":
+        raise ValueError(f"unet.dtype {unet['dtype']} needs a GPU; on the CPU use float32 (of {', '.join(DTYPES)}).")
+
+
+def _check_task(task: dict[str, Any], data: dict[str, Any]) -> None:
+    kind = TASKS[task["name"]]
+    if data["kind"] != kind:
+        fitting = {"subject": "data=lab or data=subject", "captions": "data=digits or data=captions"}[kind]
+        raise ValueError(f"task={task['name']} does not go with data={data['name']}; choose {fitting}.")
+    folders = data_folders({"data": data})
+    for key, folder in folders.items():
+        if not folder.is_dir():
+            raise ValueError(f"data.{key}: the folder {folder} does not exist; give a folder of images.")
+        if not any(file.suffix.lower() in IMAGES for file in folder.iterdir()):
+            raise ValueError(f"data.{key}: the folder {folder} holds no image ({', '.join(IMAGES)}).")
+    if kind == "subject":
+        if data["token"] not in data["prompt"].split():
+            raise ValueError(f"data.token {data['token']!r} must be a word of data.prompt, {data['prompt']!r}.")
+        if task["reg_weight"] > 0 and "class_dir" not in folders:
+            raise ValueError("data.class_dir (images of the class) must be given, or train without prior: task.reg_weight=0.")
+
+
+def _without(mapping: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in mapping.items() if key not in keys}
