@@ -1,0 +1,180 @@
+"""The lab's networks, untrained: Stable Diffusion v1's parts at 1/350 of their size, all of them library classes."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import open_clip
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+TEXT_LENGTH, TEXT_WIDTH = 16, 64
+WORDS = (
+    "a an and of on in the with photo picture image background outlined circle square triangle star cross ring "
+    "red green blue yellow purple cyan white black gray orange brown pink sks handwritten digit "
+    "zero one two three four five six seven eight nine painting drawing style teal hot left right half big small"
+).split()
+BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+
+
+def build_tokenizer() -> CLIPTokenizer:
+    """CLIP's own tokenizer class with a byte-pair vocabulary in which every word of the world is one token.
+
+    The end token has the highest id, as in CLIP: open_clip pools the text at the largest id. (A CLIPTextConfig
+    with eos_token_id=2 would switch transformers to an old pooling rule, so the id must be set in the config.)
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
+    characters = string.ascii_lowercase + string.digits + string.punctuation
+    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.BpeTrainer(
+        vocab_size=2000,
+        min_frequency=1,
+        initial_alphabet=list(characters),
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    learner.train_from_iterator([*WORDS, *characters], trainer)
+    import json
+
+    model = json.loads(learner.to_str())["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].get)
+    vocab = {token: index for index, token in enumerate([*tokens, BOS, EOS])}
+    merges = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in model["merges"]]
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TEXT_LENGTH)  # type: ignore[arg-type]
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=4 * TEXT_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=TEXT_LENGTH,
+            projection_dim=TEXT_WIDTH,
+            hidden_act="gelu",
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def clip_config(tokenizer: CLIPTokenizer) -> dict[str, Any]:
+    """Arguments of open_clip.CLIP: a ResNet of CLIP's kind on images doubled to 64 px, and the text tower above."""
+    return {
+        "embed_dim": TEXT_WIDTH,
+        "vision_cfg": {"layers": [1, 1, 1, 1], "width": 12, "image_size": 64},
+        "text_cfg": {
+            "context_length": TEXT_LENGTH,
+            "vocab_size": len(tokenizer),
+            "width": TEXT_WIDTH,
+            "heads": 4,
+            "layers": 2,
+            "eos_id": tokenizer.eos_token_id,
+        },
+    }
+
+
+def build_clip(config: dict[str, Any]) -> open_clip.CLIP:
+    import open_clip
+
+    return open_clip.CLIP(**config)
+
+
+def build_vae() -> AutoencoderKL:
+    """Images (3, 32, 32) to latents (4, 8, 8)."""
+    from diffusers import AutoencoderKL
+
+    widths = (16, 32, 48)
+    return AutoencoderKL(
+        sample_size=32,
+        block_out_channels=widths,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+        scaling_factor=1.0,
+    )
+
+
+def build_unet() -> UNet2DConditionModel:
+    """Noise predictor on latents (4, 8, 8): two levels, cross attention at both, 7 transformer blocks, 8 ResBlocks."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(48, 96),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DCrossAttn",
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=4,  # diffusers' name in v1 configs for the number of heads
+        norm_num_groups=8,
+    )
+
+
+def build_scheduler() -> DDPMScheduler:
+    """Stable Diffusion v1's noise: betas from 0.00085 to 0.012, linear in their roots, 1,000 steps."""
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="epsilon",
+        clip_sample=False,
+    )
+
+
+def save_pipeline(
+    folder: Path,
+    *,
+    vae: AutoencoderKL,
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    half: bool = True,
+) -> None:
+    """Write a StableDiffusionPipeline folder as `diffusers` does, the weights in float16 if `half`."""
+    import torch
+    from diffusers import PNDMScheduler, StableDiffusionPipeline
+
+    noise = build_scheduler().config
+    scheduler = PNDMScheduler(
+        **{
+            key: noise[key]
+            for key in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
+        },
+        skip_prk_steps=True,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        unet=unet,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    if half:
+        pipeline.to(dtype=torch.float16)
+    pipeline.save_pretrained(folder, safe_serialization=True)

@@ -1,0 +1,55 @@
+"""An attribute classifier that judges the base model's samples. It shares nothing with the scorer: other network, other loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from .world import BACKGROUNDS, COLORS, SHAPES
+
+FOLDER = Path(__file__).parent / "judge"
+ANSWERS = {
+    "shape": len(SHAPES),
+    "color": len(COLORS),
+    "color2": len(COLORS),
+    "background": len(BACKGROUNDS),
+    "outlined": 2,
+}
+
+
+class Judge(nn.Module):
+    """Images to logits of five attributes: (N, 3, 32, 32) in [-1, 1] -> dict of (N, classes)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def block(i: int, o: int, stride: int) -> list[nn.Module]:
+            return [nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
+
+        self.body = nn.Sequential(
+            *block(3, 16, 1), *block(16, 32, 2), *block(32, 32, 1), *block(32, 48, 2), *block(48, 48, 1), *block(48, 64, 2),
+            nn.Flatten(), nn.Dropout(0.1),
+        )  # fmt: skip
+        self.heads = nn.ModuleDict({name: nn.Linear(64 * 16, count) for name, count in ANSWERS.items()})
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = self.body(images)
+        return {name: head(features) for name, head in self.heads.items()}
+
+    @torch.no_grad()
+    def judge(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """uint8 (N, 32, 32, 3) to the most likely code of every attribute, each (N,)."""
+        x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return {name: logits.argmax(1).numpy() for name, logits in self(x).items()}
+
+
+def load_judge(folder: str | Path = FOLDER) -> Judge:
+    from safetensors.torch import load_file
+
+    judge = Judge()
+    weights = load_file(Path(folder) / "model.safetensors")
+    judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
+    return judge.eval().requires_grad_(False)

@@ -1,0 +1,61 @@
+"""Example: python -m sdpet.lab.pretrain --work build/lab
+
+Trains every part of the lab and writes sdpet/lab/{pipeline,scorer,judge,data}. Stages, in order: vae, clip, judge, unet, assets.
+Each keeps a checkpoint in the work folder, so an interrupted run goes on where it stopped; figures go to WORK/figures.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        "python -m sdpet.lab.pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work", type=Path, default=Path("build/lab"), help="folder of checkpoints and figures")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parents[1], help="where the lab is written (default: the package)"
+    )
+    parser.add_argument(
+        "--quick", type=float, default=1.0, help="scale of all step counts, e.g. 0.01 to try the script"
+    )
+    arguments = parser.parse_args()
+    if arguments.quick <= 0:
+        parser.error("--quick must be above 0")
+    run(arguments.work, arguments.out, arguments.quick)
+
+
+def run(work: Path, out: Path, quick: float = 1.0) -> None:
+    """Train what is not trained yet and write the lab's folders into `out`."""
+    import torch
+
+    from ..architecture import build_text_encoder, build_tokenizer, build_unet, clip_config, save_pipeline
+    from ..convert import text_tower
+    from . import assets, clip, judge, unet, vae
+
+    torch.set_num_threads(1)
+    work.mkdir(parents=True, exist_ok=True)
+    autoencoder = vae.train(work, quick)
+    scorer = clip.train(work, quick, autoencoder)
+    tokenizer = build_tokenizer()
+    text_encoder = build_text_encoder(tokenizer)
+    text_encoder.load_state_dict(text_tower(scorer))
+    text_encoder.eval().requires_grad_(False)
+    judged = judge.train(work, quick, autoencoder)
+    denoiser = build_unet()
+    denoiser.load_state_dict(unet.train(work, quick, autoencoder, text_encoder))
+
+    save_pipeline(out / "pipeline", vae=autoencoder, unet=denoiser, text_encoder=text_encoder, tokenizer=tokenizer)
+    assets.write_weights(out / "scorer", scorer)
+    (out / "scorer" / "config.json").write_text(json.dumps(clip_config(tokenizer), indent=1) + "\n")
+    assets.write_weights(out / "judge", judged)
+    assets.write_data(out)
+    shutil.copy(work / "figures.jsonl", out / "pretrain_figures.jsonl")
+
+
+if __name__ == "__main__":
+    main()

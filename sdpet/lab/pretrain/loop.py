@@ -1,0 +1,111 @@
+"""One resumable training loop for every stage of the lab."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from tqdm import tqdm
+
+
+def log(work: Path, stage: str, **figures: object) -> None:
+    """Append measured figures to WORK/figures.jsonl."""
+    with open(work / "figures.jsonl", "a") as file:
+        file.write(json.dumps({"stage": stage, **figures}) + "\n")
+    print(stage, " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in figures.items()))
+
+
+def save(path: Path, state: object) -> None:
+    """torch.save that never leaves a half-written file."""
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    os.replace(part, path)
+
+
+def fit(
+    stage: str,
+    modules: nn.Module,
+    loss: Callable[[int], torch.Tensor],
+    *,
+    work: Path,
+    steps: int,
+    lr: float,
+    warmup: int = 100,
+    weight_decay: float = 0.01,
+    ema_decay: float | None = None,
+    every: int = 500,
+) -> nn.Module:
+    """Minimise loss(step) over `modules` with AdamW, a warm-up and a cosine decay; continue if WORK/stage.pt is there.
+
+    loss(step) must draw its batch from the step alone, so that a resumed stage sees the same data. Under
+    torch.distributed each process computes its own loss(step) and gradients are averaged. With `ema_decay` the
+    returned module holds the running average of the weights.
+    """
+    path = work / f"{stage}.pt"
+    parameters = [p for p in modules.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99), fused=True)
+    average = [p.detach().clone() for p in parameters] if ema_decay else []
+    start, main, previous = 0, not dist.is_initialized() or dist.get_rank() == 0, 0.0
+    if path.exists():
+        state = torch.load(path, weights_only=True)
+        modules.load_state_dict(state["modules"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, start, previous = state["average"], state["step"], state["seconds"]
+    begin, smooth = time.monotonic(), float("nan")
+    bar = tqdm(
+        range(start, steps), initial=start, total=steps, desc=stage, disable=None if main else True, mininterval=5
+    )
+    for step in bar:
+        for group in optimizer.param_groups:
+            ramp = min(1.0, (step + 1) / warmup)
+            group["lr"] = lr * ramp * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        value = loss(step)
+        optimizer.zero_grad()
+        value.backward()
+        if dist.is_initialized():
+            _average_gradients(parameters)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        if ema_decay:
+            keep = min(ema_decay, (step + 1) / (step + 10))
+            torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - keep)
+        if step % 50 == 0 and main:
+            smooth = value.item()
+            bar.set_postfix(loss=f"{smooth:.4f}")
+        if main and ((step + 1) % every == 0 or step + 1 == steps):
+            seconds = previous + time.monotonic() - begin
+            save(
+                path,
+                {
+                    "modules": modules.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "average": average,
+                    "step": step + 1,
+                    "seconds": seconds,
+                },
+            )
+            log(work, stage, step=step + 1, loss=value.item(), seconds=round(seconds))
+    if ema_decay:
+        with torch.no_grad():
+            for p, a in zip(parameters, average, strict=True):
+                p.copy_(a)
+    return modules
+
+
+def _average_gradients(parameters: list[nn.Parameter]) -> None:
+    """One all-reduce over all gradients, which is cheaper than one for each of some hundred tensors."""
+    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    flat = torch.cat([g.reshape(-1) for g in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    offset = 0
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = flat[offset : offset + gradient.numel()].view_as(parameter)
+        offset += gradient.numel()

@@ -1,0 +1,88 @@
+"""Stage 4: the denoiser. Noise prediction on whitened latents; one process a core, gradients averaged.
+
+Timesteps are drawn with probability proportional to the min-SNR weight (Hang et al., arXiv 2303.09556, gamma 5, for noise
+prediction: min(SNR, 5) / SNR) instead of weighting the loss: the same gradient on average, with less variance.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+from diffusers import AutoencoderKL
+from transformers import CLIPTextModel
+
+from ..architecture import build_scheduler, build_tokenizer, build_unet
+from ..world import caption, render, sample_scenes
+from .loop import fit, save
+from .vae import encode, to_tensor
+
+STEPS, SCENES, BATCH, LEARNING_RATE, EMA = 7000, 30_000, 16, 1.2e-3, 0.999
+CAPTIONS_EACH, DROPOUT = 4, 0.1
+
+
+def prepare(work: Path, vae: AutoencoderKL, text_encoder: CLIPTextModel) -> Path:
+    """Latents of all scenes and text states of all captions, computed once, in WORK/unet_data.pt."""
+    path = work / "unet_data.pt"
+    if path.exists():
+        return path
+    scenes, rng = sample_scenes(SCENES, seed=41, two=0.3, outline=0.22, unnamed=0.18), np.random.default_rng(42)
+    latents = torch.cat([encode(vae, to_tensor(render(scenes[slice(i, i + 2000)]))) for i in range(0, SCENES, 2000)])
+    texts = [[caption(scenes, i, rng) for _ in range(CAPTIONS_EACH)] for i in range(SCENES)]
+    unique = ["", *sorted({t for row in texts for t in row if t})]
+    index = {text: i for i, text in enumerate(unique)}
+    ids = build_tokenizer()(unique, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    with torch.no_grad():
+        states = torch.cat([text_encoder(part)[0] for part in ids.split(1024)])  # (texts, 16, 64)
+    save(
+        path,
+        {"latents": latents, "captions": torch.tensor([[index[t] for t in row] for row in texts]), "states": states},
+    )
+    return path
+
+
+def _worker(rank: int, world: int, work: Path, steps: int) -> None:
+    torch.set_num_threads(1)
+    if world > 1:
+        dist.init_process_group("gloo", init_method=f"file://{work.resolve()}/rendezvous", rank=rank, world_size=world)
+    data = torch.load(work / "unet_data.pt", weights_only=True)
+    latents, captions, states = data["latents"], data["captions"], data["states"]
+    torch.manual_seed(3)
+    unet = build_unet().to(memory_format=torch.channels_last)
+    alphas = build_scheduler().alphas_cumprod
+    ratio = alphas / (1 - alphas)  # signal to noise, (1000,)
+    weight = (ratio.clamp(max=5) / ratio).numpy()
+    weight = weight / weight.sum()
+
+    def loss(step: int) -> torch.Tensor:
+        rng = np.random.default_rng((17, step, rank))
+        rows = rng.integers(len(latents), size=BATCH)
+        said = captions[rows, rng.integers(CAPTIONS_EACH, size=BATCH)]
+        said = torch.where(torch.from_numpy(rng.random(BATCH) < DROPOUT), 0, said)
+        t = torch.from_numpy(rng.choice(len(weight), size=BATCH, p=weight))
+        noise = torch.from_numpy(rng.standard_normal(latents[rows].shape)).float()
+        a = alphas[t].view(-1, 1, 1, 1)
+        noisy = a.sqrt() * latents[rows] + (1 - a).sqrt() * noise  # (B, 4, 8, 8)
+        return (unet(noisy, t, states[said]).sample - noise).square().mean()
+
+    fit("unet", unet, loss, work=work, steps=steps, lr=LEARNING_RATE, ema_decay=EMA, warmup=300)
+    if rank == 0:
+        save(work / "unet_done.pt", unet.state_dict())
+    if world > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def train(work: Path, quick: float, vae: AutoencoderKL, text_encoder: CLIPTextModel) -> dict[str, torch.Tensor]:
+    """State dict of the trained UNet (running average of the weights)."""
+    done = work / "unet_done.pt"
+    if not done.exists():
+        prepare(work, vae, text_encoder)
+        world = len(os.sched_getaffinity(0))
+        (work / "rendezvous").unlink(missing_ok=True)
+        multiprocessing.spawn(_worker, args=(world, work, int(STEPS * quick)), nprocs=world)
+    return torch.load(done, weights_only=True)

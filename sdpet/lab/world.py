@@ -1,0 +1,265 @@
+"""The lab's world: captioned 32 x 32 pictures of one object on a flat background, drawn from a seed.
+
+A scene is a row of numbers, so a thousand scenes are arrays and are rendered together. The world knows six shapes, six
+object colours and six background colours by name. Some objects have two colour halves, some an outline, and some
+have colours without a name, which captions leave out; so the base model can draw any colour but has words for six.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+SIZE = 32  # pixels, height and width
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
+COLORS: dict[str, tuple[int, int, int]] = {
+    "red": (230, 25, 25),
+    "green": (20, 160, 40),
+    "blue": (20, 50, 230),
+    "yellow": (250, 225, 20),
+    "purple": (150, 20, 200),
+    "cyan": (20, 205, 225),
+}
+BACKGROUNDS: dict[str, tuple[int, int, int]] = {
+    "white": (245, 245, 245),
+    "black": (12, 12, 16),
+    "gray": (128, 128, 128),
+    "orange": (255, 140, 20),
+    "brown": (105, 60, 28),
+    "pink": (255, 165, 205),
+}
+OUTLINE = (250, 250, 250)
+UNNAMED = -1  # colour code of a colour the captions have no word for
+
+# The novel subject: colours that have no name in this world, in a combination no training scene has by name.
+SUBJECT_SHAPE, SUBJECT_LEFT, SUBJECT_RIGHT = "star", (255, 40, 150), (0, 150, 140)
+SUBJECT_PROMPT, CLASS_PROMPT = "a photo of a sks star", "a photo of a star"
+
+
+@dataclass
+class Scenes:
+    """N scenes; every field is an array whose first axis has length N.
+
+    shape, color, color2, background: codes into the names above (color2 == color: one colour; UNNAMED: no name);
+    rgb, rgb2, rgb_background: (N, 3) colours in 0..255; outlined: bool; x, y, radius in pixels; angle in radians.
+    """
+
+    shape: np.ndarray
+    color: np.ndarray
+    color2: np.ndarray
+    background: np.ndarray
+    rgb: np.ndarray
+    rgb2: np.ndarray
+    rgb_background: np.ndarray
+    outlined: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    radius: np.ndarray
+    angle: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.shape)
+
+    def __getitem__(self, index) -> Scenes:
+        return Scenes(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def copy(self) -> Scenes:
+        return Scenes(**{f.name: getattr(self, f.name).copy() for f in fields(self)})
+
+
+def _jitter(rng: np.random.Generator, rgb: np.ndarray, amount: float) -> np.ndarray:
+    return np.clip(rgb + rng.normal(0.0, amount, rgb.shape), 0, 255)
+
+
+def _vivid(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Saturated colours of uniform hue, (n, 3): the hexagon of HSV with value and saturation near 1."""
+    hue = rng.uniform(0, 6, n)
+    ramp = np.stack([np.abs(hue - 3) - 1, 2 - np.abs(hue - 2), 2 - np.abs(hue - 4)], axis=1).clip(0, 1)
+    value, saturation = rng.uniform(140, 255, (n, 1)), rng.uniform(0.75, 1.0, (n, 1))
+    return value * (1 - saturation * (1 - ramp))
+
+
+def sample_scenes(n: int, seed: int, *, two: float = 0.25, outline: float = 0.18, unnamed: float = 0.15) -> Scenes:
+    """n random scenes; the shares that have two colour halves, an outline, and colours without a name."""
+    rng = np.random.default_rng(seed)
+    palette, grounds = np.array(list(COLORS.values()), float), np.array(list(BACKGROUNDS.values()), float)
+    color = rng.integers(len(COLORS), size=n)
+    other = (color + rng.integers(1, len(COLORS), size=n)) % len(COLORS)
+    halves = rng.random(n) < two
+    color2 = np.where(halves, other, color)
+    rgb, rgb2 = _jitter(rng, palette[color], 8), _jitter(rng, palette[color2], 8)
+    nameless = rng.random(n) < unnamed
+    rgb = np.where(nameless[:, None], _vivid(rng, n), rgb)
+    rgb2 = np.where((nameless & halves)[:, None], _vivid(rng, n), rgb2)
+    rgb2 = np.where(halves[:, None], rgb2, rgb)
+    color, color2 = np.where(nameless, UNNAMED, color), np.where(nameless, UNNAMED, color2)
+    outlined = rng.random(n) < outline
+    background = rng.integers(len(BACKGROUNDS), size=n)
+    # A white outline does not show on white: such scenes get one of the other grounds.
+    background = np.where(outlined & (background == 0), rng.integers(1, len(BACKGROUNDS), size=n), background)
+    return Scenes(
+        shape=rng.integers(len(SHAPES), size=n),
+        color=color,
+        color2=color2,
+        background=background,
+        rgb=rgb,
+        rgb2=rgb2,
+        rgb_background=_jitter(rng, grounds[background], 5),
+        outlined=outlined,
+        **_pose(rng, n),
+    )
+
+
+def _pose(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
+    return {
+        "x": SIZE / 2 + rng.uniform(-1.5, 1.5, n),
+        "y": SIZE / 2 + rng.uniform(-1.5, 1.5, n),
+        "radius": rng.uniform(8.5, 12.0, n),
+        "angle": rng.normal(0.0, 0.08, n),
+    }
+
+
+def subject_scenes(n: int, seed: int) -> Scenes:
+    """n views of the novel subject (an outlined star, left half hot pink, right half teal) on named backgrounds."""
+    rng = np.random.default_rng(seed)
+    scenes = sample_scenes(n, seed)
+    background = rng.permutation(np.resize(np.arange(1, len(BACKGROUNDS)), n))  # every ground but white, in turn
+    grounds = np.array(list(BACKGROUNDS.values()), float)
+    scenes.shape = np.full(n, SHAPES.index(SUBJECT_SHAPE))
+    scenes.color = scenes.color2 = np.full(n, UNNAMED)
+    scenes.rgb = _jitter(rng, np.tile(np.array(SUBJECT_LEFT, float), (n, 1)), 4)
+    scenes.rgb2 = _jitter(rng, np.tile(np.array(SUBJECT_RIGHT, float), (n, 1)), 4)
+    scenes.outlined = np.ones(n, bool)
+    scenes.background, scenes.rgb_background = background, _jitter(rng, grounds[background], 5)
+    return scenes
+
+
+def repose(scenes: Scenes, seed: int) -> Scenes:
+    """The same objects seen again: new place, size, angle and background."""
+    rng = np.random.default_rng(seed)
+    again, n = scenes.copy(), len(scenes)
+    for name, value in _pose(rng, n).items():
+        setattr(again, name, value)
+    grounds = np.array(list(BACKGROUNDS.values()), float)
+    low = np.where(scenes.outlined, 1, 0)
+    again.background = rng.integers(low, len(BACKGROUNDS), size=n)
+    again.rgb_background = _jitter(rng, grounds[again.background], 5)
+    return again
+
+
+def _polygon(shape: str) -> np.ndarray:
+    """Corners of a shape in the unit circle, (corners, 2), y down."""
+    if shape == "square":
+        return np.array([(-0.82, -0.82), (0.82, -0.82), (0.82, 0.82), (-0.82, 0.82)])
+    if shape == "triangle":
+        angles = np.deg2rad([-90, 30, 150])
+        return np.stack([np.cos(angles), np.sin(angles) + 0.12], axis=1)
+    if shape == "star":
+        angles = np.deg2rad(-90 + 36 * np.arange(10))
+        radii = np.where(np.arange(10) % 2 == 0, 1.08, 0.45)
+        return np.stack([radii * np.cos(angles), radii * np.sin(angles) + 0.06], axis=1)
+    a, b = 0.34, 0.98  # cross
+    return np.array(
+        [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a), (a, b), (-a, b), (-a, a), (-b, a), (-b, -a), (-a, -a)]
+    )
+
+
+def _polygon_distance(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Signed distance of points (..., 2) to a polygon, negative inside (nearest edge; sign by even-odd crossings)."""
+    best, inside = np.full(points.shape[:-1], np.inf), np.zeros(points.shape[:-1], bool)
+    for a, b in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        edge, offset = b - a, points - a
+        along = np.clip(offset @ edge / (edge @ edge), 0, 1)
+        best = np.minimum(best, np.sum((offset - along[..., None] * edge) ** 2, axis=-1))
+        crosses = (a[1] > points[..., 1]) != (b[1] > points[..., 1])
+        at = a[0] + edge[0] * (points[..., 1] - a[1]) / (edge[1] if edge[1] != 0 else 1.0)
+        inside ^= crosses & (points[..., 0] < at)
+    return np.where(inside, -1, 1) * np.sqrt(best)
+
+
+def _distance(points: np.ndarray, shape: str) -> np.ndarray:
+    """Signed distance in units of the object's radius, (...)."""
+    if shape == "circle":
+        return np.linalg.norm(points, axis=-1) - 0.95
+    if shape == "ring":
+        return np.abs(np.linalg.norm(points, axis=-1) - 0.73) - 0.27
+    return _polygon_distance(points, _polygon(shape))
+
+
+def render(scenes: Scenes) -> np.ndarray:
+    """Draw scenes with antialiased edges: uint8 (N, 32, 32, 3)."""
+    n = len(scenes)
+    grid = np.stack(np.meshgrid(np.arange(SIZE) + 0.5, np.arange(SIZE) + 0.5, indexing="xy"), axis=-1)  # (H, W, 2)
+    out = np.empty((n, SIZE, SIZE, 3))
+    cos, sin = np.cos(scenes.angle)[:, None, None], np.sin(scenes.angle)[:, None, None]
+    for code, shape in enumerate(SHAPES):
+        rows = np.flatnonzero(scenes.shape == code)
+        if not len(rows):
+            continue
+        s = scenes[rows]
+        dx, dy = grid[None, :, :, 0] - s.x[:, None, None], grid[None, :, :, 1] - s.y[:, None, None]
+        turned = np.stack([cos[rows] * dx + sin[rows] * dy, cos[rows] * dy - sin[rows] * dx], axis=-1)
+        radius = s.radius[:, None, None]
+        distance = _distance(turned / radius[..., None], shape) * radius  # pixels, (n, H, W)
+        right = np.clip(turned[..., 0] + 0.5, 0, 1)[..., None]
+        body = s.rgb[:, None, None] * (1 - right) + s.rgb2[:, None, None] * right
+        cover = np.clip(0.5 - distance, 0, 1)[..., None]
+        edge = np.clip(0.5 - (distance - 1.8), 0, 1)[..., None] * s.outlined[:, None, None, None]
+        picture = s.rgb_background[:, None, None] * (1 - edge) + np.array(OUTLINE, float) * edge
+        out[rows] = picture * (1 - cover) + body * cover
+    return np.clip(np.rint(out), 0, 255).astype(np.uint8)
+
+
+def article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
+
+
+TEMPLATES = ("a photo of {}", "a picture of {}", "an image of {}", "{}")
+UNSAID = -2  # a caption's code for what it leaves open
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What a caption says, in the codes of Scenes; UNSAID where it leaves an attribute open (outlined: 1 or UNSAID)."""
+
+    shape: int
+    color: int = UNSAID
+    color2: int = UNSAID
+    background: int = UNSAID
+    outlined: int = UNSAID
+
+    def text(self, template: str = TEMPLATES[0]) -> str:
+        words = ["outlined"] if self.outlined == 1 else []
+        if self.color >= 0:
+            names = list(COLORS)
+            one, two = names[self.color], names[self.color2]
+            words.append(one if one == two else f"{one} and {two}")
+        words.append(SHAPES[self.shape])
+        said = f"{article(words[0])} {' '.join(words)}"
+        if self.background >= 0:
+            ground = list(BACKGROUNDS)[self.background]
+            said += f" on {article(ground)} {ground} background"
+        return template.format(said)
+
+
+def describe(scenes: Scenes, index: int, rng: np.random.Generator | None = None) -> Caption:
+    """What there is to say of one scene; with a generator, attributes are left out now and then."""
+
+    def said(value: int, left_out: float) -> int:
+        return UNSAID if rng is not None and rng.random() < left_out else int(value)
+
+    color = said(scenes.color[index], 0.1)
+    return Caption(
+        shape=int(scenes.shape[index]),
+        color=color if color >= 0 else UNSAID,
+        color2=int(scenes.color2[index]) if color >= 0 else UNSAID,
+        background=said(scenes.background[index], 0.15),
+        outlined=said(1, 0.1) if scenes.outlined[index] else UNSAID,
+    )
+
+
+def caption(scenes: Scenes, index: int, rng: np.random.Generator | None = None) -> str:
+    """The caption of one scene as text: "a photo of ..." in full, or with a generator a random template and omissions."""
+    template = TEMPLATES[0] if rng is None else TEMPLATES[rng.choice(4, p=(0.7, 0.1, 0.1, 0.1))]
+    return describe(scenes, index, rng).text(template)
