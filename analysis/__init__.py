@@ -34,13 +34,14 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+# No module is named like a public function: importing it would put the module in the place of the function.
 _MODULE_OF = {
     "load_results": "load",
     "load_paper_heatmap": "load",
     "factor_columns": "load",
     "metric_columns": "load",
-    "anova": "anova",
-    "oneway": "anova",
+    "anova": "anova_table",
+    "oneway": "anova_table",
     "components": "design",
     "parse_model": "design",
     "interactions": "design",
@@ -48,13 +49,13 @@ _MODULE_OF = {
     "effect_interval": "effects",
     "marginal_means": "means",
     "contrasts": "means",
-    "trends": "trends",
+    "trends": "trend",
     "tukey": "posthoc",
     "games_howell": "posthoc",
     "dunnett": "posthoc",
     "best_set": "posthoc",
-    "letters": "letters",
-    "adjust": "letters",
+    "letters": "multiplicity",
+    "adjust": "multiplicity",
     "welch": "robust",
     "kruskal": "robust",
     "permutation": "robust",
@@ -62,19 +63,19 @@ _MODULE_OF = {
     "aligned_ranks": "robust",
     "check_assumptions": "assumptions",
     "residuals": "assumptions",
-    "mixed": "mixed",
+    "mixed": "mixed_model",
     "repeated_measures": "strata",
-    "power": "power",
-    "runs_needed": "power",
-    "detectable": "power",
+    "power": "sample_size",
+    "runs_needed": "sample_size",
+    "detectable": "sample_size",
     "rank_agreement": "metrics",
     "pareto": "metrics",
     "anova_all": "metrics",
-    "importance": "importance",
-    "conclude": "conclude",
+    "importance": "forest",
+    "conclude": "conclusion",
 }
 
-__all__ = sorted(_MODULE_OF)  # pyright: ignore
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:

@@ -11,8 +11,11 @@ from analysis.figures.style import CYCLE, MUTED, new_figure, styled
 Curve = Sequence[tuple[float, float]]
 
 
-def loss_curves(curves: Mapping[str, Sequence[Curve]], named: Sequence[str], log: bool = False) -> Figure:
-    """curves: design -> one curve of (step, loss) a run; `named` are drawn in colour with a legend, others grey."""
+def loss_curves(curves: Mapping[str, Sequence[Curve]], named: Sequence[str], top: float | None = None) -> Figure:
+    """curves: design -> one curve of (step, loss) a run; `named` are drawn in colour with a legend, others grey.
+
+    top: the largest loss to show; a run that diverges leaves the picture there.
+    """
     with styled():
         figure = new_figure(6.6, 3.3)
         ax = figure.add_subplot()
@@ -22,8 +25,8 @@ def loss_curves(curves: Mapping[str, Sequence[Curve]], named: Sequence[str], log
                 ax.plot([s for s, _ in run], [v for _, v in run], color=colour, linewidth=1.3 if design in named else 0.7,
                         alpha=0.9 if design in named else 0.35, zorder=3 if design in named else 2,
                         label=design if design in named and i == 0 else None)  # fmt: skip
-        if log:
-            ax.set_yscale("log")
+        if top is not None:
+            ax.set_ylim(0, 1.05 * top)
         ax.set_xlabel("training step")
         ax.set_ylabel("loss (mean squared error of the noise)")
         ax.grid(axis="y")

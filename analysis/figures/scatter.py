@@ -35,28 +35,17 @@ def agreement(
     return figure
 
 
-def pareto(
-    panels: Sequence[tuple[str, Sequence[tuple[str, float, float]]]], y_label: str, higher_is_better: bool = True
-) -> tuple[Figure, list[set[str]]]:
-    """Quality against cost, one panel a cost (less is better); returns also the designs on each front.
+def cost_panels(
+    panels: Sequence[tuple[str, Sequence[tuple[str, float, float]], set[str]]], y_label: str, higher_is_better: bool = True
+) -> Figure:
+    """Quality against cost, one panel a cost (less is better).
 
-    panels: (cost with unit, [(design, cost, score)]). A design is on the front when no other is at least as good
-    in both and better in one.
+    panels: (cost with unit, [(design, cost, score)], designs on the Pareto front); the front is red and joined.
     """
-    sign = 1.0 if higher_is_better else -1.0
-    fronts = []
     with styled():
         figure = new_figure(1.0 + 2.7 * len(panels), 3.4)
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for ax, (x_label, designs) in zip(axes, panels, strict=True):
-            front = {
-                a for a, cost, score in designs
-                if not any(
-                    c <= cost and sign * s >= sign * score and (c < cost or sign * s > sign * score)
-                    for _, c, s in designs
-                )
-            }  # fmt: skip
-            fronts.append(front)
+        for ax, (x_label, designs, front) in zip(axes, panels, strict=True):
             for name, cost, score in designs:
                 chosen = name in front
                 ax.plot(cost, score, marker="o", markersize=6, color=VERMILION if chosen else BLUE, zorder=2 + chosen,
@@ -64,11 +53,11 @@ def pareto(
             steps = sorted((cost, score, name) for name, cost, score in designs if name in front)
             ax.plot([c for c, *_ in steps], [s for _, s, _ in steps], color=VERMILION, linewidth=1, alpha=0.7)
             if steps:
-                cost, score, name = max(steps, key=lambda step: sign * step[1])
+                cost, score, name = (max if higher_is_better else min)(steps, key=lambda step: step[1])
                 ax.annotate(name, (cost, score), (0, 7), textcoords="offset points", fontsize=8, ha="center")
             ax.set_xlabel(x_label)
             ax.margins(0.14)
             ax.locator_params(axis="x", nbins=4)
             ax.grid()
         axes[0].set_ylabel(y_label)
-    return figure, fronts
+    return figure

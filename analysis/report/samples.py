@@ -28,11 +28,11 @@ class Strip:
 
 @dataclass(frozen=True)
 class Grid:
-    """Strips under common column heads."""
+    """Strips under common column heads; a head is its text and the number of columns below it."""
 
     name: str
     caption: str
-    heads: tuple[str, ...]
+    heads: tuple[tuple[str, int], ...]
     strips: tuple[Strip, ...]
 
 
@@ -104,7 +104,7 @@ def make_grid(
     caption: str,
     rows: Sequence[tuple[str, str, dict[Key, Path]]],
     columns: Sequence[Key],
-    heads: Sequence[str],
+    heads: Sequence[tuple[str, int]],
     first: Sequence[Strip] = (),
 ) -> Grid:
     """rows: (label, note, index of the design's images); `first`: strips above them, such as the references."""

@@ -1,0 +1,61 @@
+"""`python -m analysis STUDY_OR_CSV`: the report of a study. Heavy imports wait until the arguments are read."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+EXAMPLE = """\
+example:
+  python -m analysis outputs/placement
+  python -m analysis outputs/placement --metric clip_t --factors din,dout
+  python -m analysis outputs/placement --compare outputs/other
+  python -m analysis analysis/data/xiang2023_dreambooth_heatmap.csv --out paper-report
+
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Help begins with an example."""
+
+    def format_help(self) -> str:
+        return EXAMPLE + super().format_help()
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    p = _Parser(
+        prog="python -m analysis",
+        description="Say which factor of a study matters: one HTML page with tests, figures and samples, and every "
+        "table as CSV and LaTeX, every figure as SVG and PNG.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("study", metavar="STUDY", help="a study's folder, such as outputs/placement, or a CSV file")
+    p.add_argument("--metric", help="score to analyse (default: clip_i, or fid where there is no clip_i)")
+    p.add_argument("--factors", help="factors to test, with commas (default: all that vary)")
+    p.add_argument("--compare", metavar="OTHER", help="a second study or CSV (default: the paper's heatmap)")
+    p.add_argument("--out", metavar="FOLDER", help="where the report goes (default: STUDY/report)")
+    p.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    return p
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the report; returns 0, or 1 with one sentence on stderr when that cannot be done."""
+    asked = parser().parse_args(arguments)
+    factors = [f.strip() for f in asked.factors.split(",") if f.strip()] if asked.factors else None
+    try:
+        from analysis.report import write_report
+
+        report = write_report(asked.study, asked.metric, factors, asked.compare, asked.out)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if not asked.quiet:
+        print("\n".join(report.conclusion))
+        print(f"\nReport: {report.page}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

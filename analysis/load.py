@@ -1,0 +1,245 @@
+"""Read the runs of a study into a tidy frame, one row a run: from run folders, a CSV (also a W&B export) or a frame."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+FACTORS = (
+    "placement", "din", "dout", "activation", "mid_dim", "scale", "init", "method", "lr", "steps", "seed",
+)  # fmt: skip
+# What a run costs, in the units of record.json (counts, bytes, seconds).
+COSTS = (
+    "trainable_params", "adapters", "bytes", "seconds_train", "seconds_per_step", "seconds_sample", "seconds_score",
+    "seconds_total", "peak_memory",
+)  # fmt: skip
+_IDENTITY = ("study", "run_id", "status", "reason", "task", "data", "path", "protocol_hash", "component")
+_SMALLER_IS_BETTER = {"fid", "kid", "prior_drift", "loss", "mse", *COSTS}
+_SIZES = {"trainable_params", "adapters", "bytes"}
+_SECONDS = {"train", "per_step", "sample", "score", "total"}
+# The noise of an evaluation is drawn per seed: that is replication, not another way of scoring.
+_NOT_PROTOCOL = {"seed", "eval_seed", "noise_seed"}
+
+
+def load_results(
+    source: str | os.PathLike[str] | pd.DataFrame, status: str | None = "finished", mixed_protocols: str = "refuse"
+) -> pd.DataFrame:
+    """One row a run, with the factors, metrics, anchors and costs of each run as columns.
+
+    source: a folder (every record.json below it is read), a CSV file, or a frame that is already loaded. Columns of a
+    W&B export such as `adapter.din` are also found under their last name. `placement` is added where only din and
+    dout are given. status: keep only runs with this status (None keeps all); what is left out is said in
+    `frame.attrs["notes"]`. mixed_protocols: "refuse" raises ValueError when runs of one task were scored in different
+    ways, because their scores cannot be compared; "flag" only notes it.
+
+    >>> import analysis
+    >>> frame = analysis.load_results(pd.DataFrame({"din": ["a", "b"], "dout": ["c", "c"], "clip_i": [0.5, 0.6]}))
+    >>> list(frame["placement"])
+    ['a-c', 'b-c']
+    """
+    if mixed_protocols not in ("refuse", "flag"):
+        raise ValueError(f"mixed_protocols is {mixed_protocols!r}; choose refuse or flag.")
+    notes: list[str] = []
+    if isinstance(source, pd.DataFrame):
+        frame, metrics = source.copy(), list(source.attrs.get("metrics", []))
+        notes += source.attrs.get("notes", [])
+    else:
+        path = Path(source)
+        if path.is_dir():
+            frame, metrics = _read_folder(path, notes)
+        elif path.is_file():
+            frame, metrics = _read_csv(path), []
+        else:
+            raise ValueError(f"{path} does not exist; give a study folder, a CSV file or a frame.")
+    frame = _tidy(frame)
+    if len(frame) == 0:
+        raise ValueError("The results hold no run.")
+    if status is not None and "status" in frame:
+        frame = _keep_status(frame, status, notes)
+    _check_protocols(frame, mixed_protocols, notes)
+    frame = frame.reset_index(drop=True)
+    frame.attrs["notes"] = notes
+    if metrics:
+        frame.attrs["metrics"] = metrics
+    return frame
+
+
+def load_paper_heatmap() -> pd.DataFrame:
+    """The 20 placements of Xiang et al. (2023, arXiv 2303.18181), one CLIP similarity each, read off the public heatmap.
+
+    Columns din, dout, clip_similarity, placement, component. Accurate to about 0.002; no replicates.
+
+    >>> load_paper_heatmap().shape
+    (20, 5)
+    """
+    from analysis.design import components
+
+    frame = pd.read_csv(Path(__file__).parent / "data" / "xiang2023_dreambooth_heatmap.csv")
+    frame["placement"] = frame["din"] + "-" + frame["dout"]
+    frame["component"] = components(frame, ["din", "dout"])
+    return frame
+
+
+def factor_columns(frame: pd.DataFrame, seed: bool = False) -> list[str]:
+    """Names of the columns that are factors with at least two levels here; `seed` says whether the seed counts.
+
+    In a frame of our records these are the known factors; in any other frame every text column, and whole numbers
+    with at most 20 levels, that are not bookkeeping.
+
+    >>> factor_columns(load_paper_heatmap())
+    ['placement', 'din', 'dout']
+    """
+    known = [name for name in FACTORS if name in frame]
+    taken = {*known, *_IDENTITY, *COSTS, *frame.attrs.get("metrics", [])}
+    others = [str(c) for c in frame.columns if c not in taken and _looks_like_factor(frame[c])]
+    if "metrics" in frame.attrs:
+        others = []
+    return [c for c in known + others if (seed or c != "seed") and frame[c].nunique() > 1]
+
+
+def metric_columns(frame: pd.DataFrame) -> list[str]:
+    """Names of the score columns: those of the records, or else every numeric column that is nothing else.
+
+    >>> metric_columns(load_paper_heatmap())
+    ['clip_similarity']
+    """
+    if "metrics" in frame.attrs:
+        return [m for m in frame.attrs["metrics"] if m in frame]
+    taken = {*FACTORS, *_IDENTITY, *COSTS}
+    return [
+        str(c)
+        for c in frame.columns
+        if c not in taken
+        and not str(c).endswith(("_floor", "_ceiling"))
+        and pd.api.types.is_numeric_dtype(frame[c])
+        and not pd.api.types.is_bool_dtype(frame[c])
+        and not _looks_like_factor(frame[c])
+    ]
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether larger values of a metric are better (FID, drift, loss and costs are better when small)."""
+    return metric.lower() not in _SMALLER_IS_BETTER and not metric.lower().startswith(("fid", "kid", "loss"))
+
+
+def protocol_hash(protocol: dict[str, Any] | None) -> str:
+    """Twelve hex digits of how the scores were made, without the seeds of the evaluation noise."""
+    kept = {key: value for key, value in (protocol or {}).items() if key not in _NOT_PROTOCOL}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _looks_like_factor(column: pd.Series) -> bool:
+    if pd.api.types.is_bool_dtype(column):
+        return True
+    if pd.api.types.is_integer_dtype(column):
+        return column.nunique() <= 20
+    return not pd.api.types.is_numeric_dtype(column)
+
+
+def _find_records(folder: Path) -> Iterator[Path]:
+    for root, folders, files in os.walk(folder):
+        if "record.json" in files:
+            folders.clear()  # a run folder holds no other runs, but maybe thousands of samples
+            yield Path(root) / "record.json"
+        folders.sort()
+
+
+def _read_folder(folder: Path, notes: list[str]) -> tuple[pd.DataFrame, list[str]]:
+    rows: dict[str, dict[str, Any]] = {}
+    metrics: dict[str, None] = {}
+    unreadable, twice = [], 0
+    for path in _find_records(folder):
+        try:
+            record = json.loads(path.read_text())
+            row = _flatten(record, path)
+        except (OSError, ValueError, TypeError, AttributeError, KeyError):
+            unreadable.append(str(path))
+            continue
+        twice += row["run_id"] in rows
+        rows.setdefault(row["run_id"], row)
+        metrics.update(dict.fromkeys(record.get("metrics") or {}))
+    if unreadable:
+        notes.append(f"{len(unreadable)} record(s) could not be read and are left out, the first is {unreadable[0]}.")
+    if twice:
+        notes.append(f"{twice} run(s) are in the folder more than once and are counted once.")
+    if not rows:
+        raise ValueError(f"{folder} holds no run with a readable record.json.")
+    return pd.DataFrame(list(rows.values())), list(metrics)
+
+
+def _flatten(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    task = record.get("task") or {}
+    row: dict[str, Any] = {
+        "study": record.get("study"),
+        "run_id": record.get("run_id") or str(path.parent),
+        "status": record.get("status"),
+        "reason": record.get("reason"),
+        "task": task.get("name"),
+        "data": task.get("data"),
+        **(record.get("factors") or {}),
+    }
+    for metric, value in (record.get("metrics") or {}).items():
+        row[metric] = np.nan if value is None else value
+    for metric, anchor in (record.get("anchors") or {}).items():
+        for end in ("floor", "ceiling"):
+            value = (anchor or {}).get(end)
+            row[f"{metric}_{end}"] = np.nan if value is None else value
+    row.update({key: value for key, value in (record.get("sizes") or {}).items() if key in _SIZES})
+    row.update({f"seconds_{key}": v for key, v in (record.get("seconds") or {}).items() if key in _SECONDS})
+    row["peak_memory"] = record.get("peak_memory")
+    row["path"] = str(path.parent)
+    row["protocol_hash"] = protocol_hash(record.get("protocol"))
+    return row
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as a CSV: {error}") from None
+
+
+def _tidy(frame: pd.DataFrame) -> pd.DataFrame:
+    frame = frame.rename(columns=str)
+    for column in list(frame.columns):
+        last = column.replace("/", ".").rsplit(".", 1)[-1]
+        if last != column and last not in frame:
+            frame[last] = frame[column]
+    if "State" in frame and "status" not in frame:  # W&B
+        frame["status"] = frame["State"].astype(str).str.lower()
+    if "placement" not in frame and {"din", "dout"} <= set(frame.columns):
+        frame["placement"] = frame["din"] + "-" + frame["dout"]
+    return frame
+
+
+def _keep_status(frame: pd.DataFrame, status: str, notes: list[str]) -> pd.DataFrame:
+    other = frame.loc[frame["status"] != status, "status"]
+    if len(other) == len(frame):
+        raise ValueError(f"No run has status {status}; there are {_count(other)}.")
+    if len(other):
+        notes.append(f"{len(other)} of {len(frame)} runs are left out: {_count(other)}.")
+    return frame[frame["status"] == status]
+
+
+def _count(column: pd.Series) -> str:
+    return ", ".join(f"{n} {value}" for value, n in column.value_counts(dropna=False).items())
+
+
+def _check_protocols(frame: pd.DataFrame, mixed: str, notes: list[str]) -> None:
+    if "protocol_hash" not in frame:
+        return
+    by = [c for c in ("task", "data") if c in frame]
+    counts = frame.groupby(by, dropna=False)["protocol_hash"].nunique() if by else None
+    worst = int(counts.max()) if counts is not None else frame["protocol_hash"].nunique()
+    if worst > 1:
+        sentence = f"Runs of one task were scored in {worst} different ways (protocol_hash), so they cannot be compared"
+        if mixed == "refuse":
+            raise ValueError(f"{sentence}; score them again alike, or filter the frame to one protocol.")
+        notes.append(sentence + ".")

@@ -1,0 +1,105 @@
+"""The report of a study: one self-contained page, with every figure and table also as a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from analysis.report.page import Section, render
+from analysis.report.study import Study, read_study
+from analysis.report.words import listing, number
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where the page is, and the sentences that it opens with."""
+
+    page: Path
+    conclusion: list[str]
+
+
+def write_report(
+    source: str | Path,
+    metric: str | None = None,
+    factors: Sequence[str] | None = None,
+    compare: str | Path | None = None,
+    out: str | Path | None = None,
+) -> Report:
+    """Write `out/index.html`, `out/figures` and `out/tables` for a study folder or a CSV.
+
+    metric: the score to analyse; factors: the columns to test; compare: a second study (default: the paper's heatmap
+    where placements can be compared). out: default `report` in the study's folder; for a CSV `outputs/<name>/report`.
+    Raises ValueError, with one sentence that names the choices, when there is nothing to report on.
+    """
+    from analysis.report import details, pictures, scores
+    from analysis.report.compare import compare_section
+
+    study = read_study(source, metric, factors)
+    if out is not None:
+        folder = Path(out)
+    elif study.source.is_dir():
+        folder = study.source / "report"
+    else:
+        folder = Path("outputs") / study.source.stem / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    conclusion = scores.conclusion(study)
+    means = scores.design_means(study)
+    order = list(zip(means["design"], means["mean"], strict=True))
+    command = f"python -m analysis {source}" + (f" --metric {metric}" if metric else "")
+    command += f" --factors {','.join(factors)}" if factors else ""
+    command += f" --compare {compare}" if compare else ""
+    sections = [
+        *scores.score_sections(study, means, folder),
+        pictures.samples_section(study, folder, order, scores.score_digits(study)),
+        compare_section(study, compare, folder),
+        details.costs_section(study, folder, means),
+        details.sizes_section(study, folder),
+        details.training_section(study, folder, [design for design, _ in order]),
+        details.failures_section(study, folder),
+        details.protocol_section(study, folder),
+        details.reproduce_section(study, command),
+    ]
+    html = render(
+        title=_title(study),
+        kicker=f"{study.source} · {len(study.done)} runs · {date.today().isoformat()}",
+        conclusion=conclusion,
+        warnings=study.notes,
+        facts=_facts(study),
+        sections=[section for section in sections if isinstance(section, Section)],
+        colophon="Made by python -m analysis. Every figure is also in report/figures, every table in report/tables.",
+    )
+    page = folder / "index.html"
+    page.write_text(html, encoding="utf-8")
+    return Report(page, conclusion)
+
+
+def _title(study: Study) -> str:
+    if study.has_placements:
+        return "Which adapter position matters?"
+    return "Which factor matters?" if study.factors else "One design, scored"
+
+
+def _facts(study: Study) -> list[tuple[str, str]]:
+    """The study in a line: what was run and what was measured."""
+    facts = [("study", study.name), ("score", study.words.label)]
+    designs = study.done[study.design].nunique() if study.design in study.done else 0
+    if designs:
+        facts.append(("designs", str(designs)))
+    if study.seeds:
+        facts.append(("seeds", listing(str(s) for s in study.seeds) if len(study.seeds) < 6 else str(len(study.seeds))))
+    facts.append(("runs", f"{len(study.done)} of {len(study.runs)}" if len(study.done) < len(study.runs) else str(len(study.done))))
+    if "seconds_total" in study.done and study.done["seconds_total"].notna().any():
+        facts.append(("compute", _duration(float(study.runs["seconds_total"].sum()))))
+    floor, ceiling = study.mean_anchor("floor"), study.mean_anchor("ceiling")
+    if floor == floor:
+        facts.append(("floor (base model)", number(floor)))
+    if ceiling == ceiling:
+        facts.append(("ceiling", number(ceiling)))
+    return facts
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"

@@ -1,0 +1,92 @@
+"""This study beside another one, or beside the paper's public heatmap: do the designs come in the same order?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.figures.scatter import agreement
+from analysis.figures.style import save
+from analysis.report.page import FigureBlock, Section, TableBlock, Text
+from analysis.report.study import Study, read_study
+from analysis.report.tables import Column, make_table
+from analysis.report.words import level_words, number, p_words
+
+LEAST = 4  # shared placements below which a rank correlation says nothing
+
+
+def compare_section(study: Study, other: str | Path | None, out: Path) -> Section | None:
+    """Rank correlation over the shared placements and a scatter. Without `other`, the paper's heatmap is the other.
+
+    ValueError when `other` is asked for and shares too few placements; None when the default does not apply.
+    """
+    if other is None and not study.has_placements:
+        return None
+    theirs, title, axis, upward = _other(other)
+    ours = study.done.groupby("placement")[study.metric].mean() if "placement" in study.done else pd.Series(dtype=float)
+    shared = [p for p in ours.index if p in theirs.index]
+    if len(shared) < LEAST:
+        if other is not None:
+            raise ValueError(f"{study.source} and {other} share {len(shared)} placements; comparing takes at least {LEAST}.")
+        return None
+    frame = pd.DataFrame({"placement": shared, "here": ours[shared].to_numpy(), "there": theirs[shared].to_numpy()})
+    if other is None and np.allclose(frame["here"], frame["there"]):
+        return None  # the paper's heatmap itself
+    rho, p = _spearman(frame)
+    same_way = study.higher_is_better == upward
+    from sdpet.positions import position
+
+    kind = {"transformer": "residual stream", "context": "text context", "resnet": "ResBlock"}
+    points = [
+        (level_words("placement", row.placement), row.there, row.here, kind[position(row.placement.split("-")[0]).component])
+        for row in frame.itertuples()
+    ]
+    drawing = save(agreement(points, f"{title}: {axis}", f"here: {study.words.axis}"), "agreement", out / "figures")
+    frame["rank_here"] = frame["here"].rank(ascending=not study.higher_is_better)
+    frame["rank_there"] = frame["there"].rank(ascending=not upward)
+    digits = 3
+    table = make_table("agreement", f"Ranks here and in {title}.", frame.sort_values("rank_here"), {
+        "placement": Column("placement", lambda v: level_words("placement", v), numeric=False),
+        "here": Column("here", lambda v: number(v, digits)),
+        "there": Column("there", lambda v: number(v, digits)),
+        "rank_here": Column("rank here", lambda v: f"{v:g}"),
+        "rank_there": Column("rank there", lambda v: f"{v:g}"),
+    }, out / "tables", folded=True)  # fmt: skip
+    strength = "no" if abs(rho) < 0.2 else "a weak" if abs(rho) < 0.4 else "a moderate" if abs(rho) < 0.7 else "a strong"
+    agreeing = (rho > 0) == same_way
+    said = (
+        f"Over the {len(shared)} placements that both have, the rank correlation (Spearman) is {number(rho, 2)} ({p_words(p)}): "
+        f"{strength} {'agreement' if agreeing or strength == 'no' else 'disagreement'} in the order of the placements."
+    )
+    if not same_way:
+        said += " One of the two scores is better when small, so agreement shows as a negative correlation."
+    if other is None:
+        said += (
+            " The paper trained Stable Diffusion on photos with one run a placement; its values are read off the "
+            "public heatmap's colours, to about 0.002. A different order here is a finding, not an error."
+        )
+    caption = f"Each mark is a placement: {title} to the right, this study upwards (means over runs)."
+    alt = f"Scatter of {len(shared)} placements, rank correlation {rho:.2f}"
+    return Section("agreement", f"Beside {title}", [Text(said), FigureBlock(drawing, caption, alt), TableBlock(table)])
+
+
+def _other(other: str | Path | None) -> tuple[pd.Series, str, str, bool]:
+    """Mean score by placement, title, axis and direction of what is compared with."""
+    if other is None:
+        from analysis import load_paper_heatmap
+
+        return load_paper_heatmap().set_index("placement")["clip_similarity"], "the paper's heatmap", "CLIP similarity", True
+    study = read_study(other)
+    if "placement" not in study.done:
+        raise ValueError(f"{other} has no placements to compare with; it needs the columns din and dout, or placement.")
+    return study.done.groupby("placement")[study.metric].mean(), study.name, study.words.axis, study.higher_is_better
+
+
+def _spearman(frame: pd.DataFrame) -> tuple[float, float]:
+    """Spearman's rank correlation and its p."""
+    from scipy.stats import spearmanr
+
+    result = spearmanr(frame["here"], frame["there"])
+    return float(result.statistic), float(result.pvalue)

@@ -1,0 +1,166 @@
+"""The sections that show images: designs from best to worst on the same noise, and the other prompts."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from analysis.report.page import Block, GridBlock, Section
+from analysis.report.samples import (
+    COLUMNS,
+    Grid,
+    Key,
+    Strip,
+    data_uri,
+    make_grid,
+    sample_index,
+    save_grid,
+    shared_columns,
+    side_for,
+)
+from analysis.report.study import Study
+from analysis.report.words import number
+
+MAX_ROWS = 24
+PICTURES = {".png", ".jpg", ".jpeg", ".webp"}
+
+
+def samples_section(study: Study, out: Path, order: Sequence[tuple[object, float]], digits: int) -> Section | None:
+    """Sample grids; `order`: (design, mean score) from best to worst."""
+    if "path" not in study.done or not len(order):
+        return None
+    blocks: list[Block] = []
+    main = _main_role(study)
+    rows = _rows(study, _thinned(order), main, digits)
+    columns = shared_columns([index for _, _, index in rows])
+    if not columns:
+        return None
+    rows = [row for row in rows if row[2]]
+    left_out = len(order) - len(rows)
+    references = _references(study, len(columns), side_for(len(columns) * (len(rows) + 2)))
+    first = [references] if references else []
+    base = _base_samples(study, main, columns, side_for(len(columns) * (len(rows) + 2)))
+    if base:
+        first.append(base)
+    caption = (
+        f"Samples of “{columns[0][2]}”. " if len({prompt for *_, prompt in columns}) == 1 else "Samples. "
+    ) + "Each row is a design, best score first; every column starts from the same noise"
+    caption += ", so a difference within a column is due to the design." if len(rows) > 1 else "."
+    if references:
+        caption += " First row: the subject's reference images."
+    if base:
+        caption += " Second row: the base model, untuned (the floor)."
+    if left_out:
+        caption += f" {left_out} designs between the best and the worst are not shown."
+    grid = make_grid("samples", caption, rows, columns, _heads(columns), first)
+    save_grid(grid, out / "figures")
+    blocks.append(GridBlock(grid))
+    others = _other_prompts(study, order, digits, main)
+    if others:
+        save_grid(others, out / "figures")
+        blocks.append(GridBlock(others))
+    return Section("samples", "Samples", blocks)
+
+
+def _main_role(study: Study) -> str:
+    """Subject images where there are any, else whatever the runs stored."""
+    for run, seed in _runs(study, None)[:3]:
+        for role in ("subject", "prompt", "class"):
+            if sample_index(run, seed, role):
+                return role
+    return "subject"
+
+
+def _runs(study: Study, design: object | None) -> list[tuple[Path, Any]]:
+    done = study.done if design is None else study.done[study.done[study.design] == design]
+    seeds = done["seed"] if "seed" in done else [0] * len(done)
+    return [(Path(str(path)), seed) for path, seed in zip(done["path"], seeds, strict=True)]
+
+
+def _index(study: Study, design: object, role: str) -> dict[Key, Path]:
+    index: dict[Key, Path] = {}
+    for run, seed in _runs(study, design):
+        index |= sample_index(run, seed, role)
+    return index
+
+
+def _rows(
+    study: Study, order: Sequence[tuple[object, float]], role: str, digits: int
+) -> list[tuple[str, str, dict[Key, Path]]]:
+    return [(study.label(d), number(score, digits), _index(study, d, role)) for d, score in order]
+
+
+def _thinned(order: Sequence[tuple[object, float]]) -> list[tuple[object, float]]:
+    """All designs, or the best and worst of many."""
+    if len(order) <= MAX_ROWS:
+        return list(order)
+    return [*order[: MAX_ROWS // 2], *order[-MAX_ROWS // 2 :]]
+
+
+def _heads(columns: Sequence[Key]) -> list[tuple[str, int]]:
+    return [(f"seed {seed}", len(list(group))) for seed, group in groupby(columns, key=lambda key: key[0])]
+
+
+def _references(study: Study, count: int, side: int) -> Strip | None:
+    """The subject's photos: from the folder that the task names, or those shipped with the lab."""
+    record = next(iter(study.records.values()), {})
+    task = record.get("task") or {}
+    if task.get("name") not in (None, "dreambooth"):
+        return None
+    folders = [Path(str(task[key])).expanduser() for key in ("subject_dir", "subject", "data_dir") if task.get(key)]
+    if task.get("data") == "lab":
+        package = importlib.util.find_spec("sdpet")
+        if package and package.origin:
+            folders.append(Path(package.origin).parent / "lab" / "data" / "subject")
+    for folder in folders:
+        if folder.is_dir():
+            files = sorted(f for f in folder.iterdir() if f.suffix.lower() in PICTURES)[:count]
+            images = [data_uri(file, side) for file in files]
+            if any(images):
+                return Strip("reference images", "the subject", tuple(images + [None] * (count - len(images))), "reference")
+    return None
+
+
+def _base_samples(study: Study, role: str, columns: Sequence[Key], side: int) -> Strip | None:
+    """The base model's samples from the same noise, where the study holds them (`base/<seed>/samples`)."""
+    root = study.source / "base"
+    index: dict[Key, Path] = {}
+    if root.is_dir():
+        for seed in {seed for seed, *_ in columns}:
+            index |= sample_index(root / str(seed), seed, role)
+    if not any(key in index for key in columns):
+        return None
+    score = study.mean_anchor("floor")
+    return Strip("base model", number(score), tuple(data_uri(index[k], side) if k in index else None for k in columns), "base")
+
+
+def _other_prompts(study: Study, order: Sequence[tuple[object, float]], digits: int, main: str) -> Grid | None:
+    """Other prompts and the class itself, for the best, the middle and the worst design."""
+    if len(order) > 3:
+        order = [order[0], order[1], order[len(order) // 2], order[-1]]
+    roles = [role for role in ("prompt", "class") if role != main]
+    indexes = {role: [_index(study, d, role) for d, _ in order] for role in roles}
+    columns: list[Key] = []
+    for role in roles:
+        found = shared_columns(indexes[role], 200)
+        by_prompt: dict[str, list[Key]] = {}
+        for key in found:
+            by_prompt.setdefault(key[2], []).append(key)
+        for keys in by_prompt.values():
+            columns += keys[: 1 if role == "prompt" else 2]
+    columns = [*columns[: COLUMNS - 2], *columns[-2:]] if len(columns) > COLUMNS else columns
+    if not columns:
+        return None
+    rows = [
+        (study.label(d), number(score, digits), {k: v for role in roles for k, v in indexes[role][i].items()})
+        for i, (d, score) in enumerate(order)
+    ]
+    heads = [(prompt, len(list(group))) for prompt, group in groupby(columns, key=lambda key: key[2])]
+    caption = (
+        "Other prompts: is the rest of the prompt still followed, and is the plain class still drawn as before? "
+        "Best, second, middle and worst design." if len(order) > 2 else "Other prompts and the plain class."
+    )
+    return make_grid("other-prompts", caption, rows, columns, heads)
