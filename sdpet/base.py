@@ -7,7 +7,8 @@ read from the folder's configs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ def load_base(
         raise ValueError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}.")
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device!r} was asked for, but this machine has no usable CUDA device; choose 'cpu'.")
-    folder = _find_folder(name, path)
+    folder = find_folder(name, path)
     torch_dtype = DTYPES[dtype]
 
     def frozen(cls: Any, part: str) -> Any:
@@ -135,18 +136,33 @@ def load_base(
         raise ValueError(
             f"{folder} predicts {scheduler.config.prediction_type!r}; sdpet knows epsilon and v_prediction."
         )
-    return BaseModel(
-        unet=frozen(UNet2DConditionModel, "unet"),
-        vae=frozen(AutoencoderKL, "vae"),
-        text_encoder=frozen(CLIPTextModel, "text_encoder"),
-        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-        scheduler=scheduler,
-        name=name,
-        weight_hash=hash_folder(folder),
-    )
+    with _no_progress_bars():
+        return BaseModel(
+            unet=frozen(UNet2DConditionModel, "unet"),
+            vae=frozen(AutoencoderKL, "vae"),
+            text_encoder=frozen(CLIPTextModel, "text_encoder"),
+            tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
+            scheduler=scheduler,
+            name=name,
+            weight_hash=hash_folder(folder),
+        )
 
 
-def _find_folder(name: str, path: str | Path | None) -> Path:
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """transformers draws a bar for every file it reads, however small."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def find_folder(name: str, path: str | Path | None) -> Path:
     """The local folder of a base model, fetched from the hub if `path` looks like a hub id and is no folder here."""
     wanted = path if path is not None else (LAB_FOLDER if name == "lab" else name)
     folder = Path(wanted).expanduser()

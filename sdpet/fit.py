@@ -5,24 +5,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import resource
+import signal
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 
 from sdpet.base import BaseModel
+from sdpet.memory import PeakMemory
 from sdpet.methods import Handle
 from sdpet.tasks import Task
 
-PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "bf16-true", "16-true")
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -90,7 +91,7 @@ def fit(
     run = _Run(base, handle, task, config, seed, on_step)
     memory = PeakMemory(base.device)
     start = time.perf_counter()
-    with _quiet():
+    with _quiet(), _ctrl_c_passes():
         trainer = Trainer(
             accelerator="cpu" if base.device.type == "cpu" else "gpu",
             devices=1 if base.device.index is None else [base.device.index],
@@ -98,13 +99,11 @@ def fit(
             max_steps=steps,
             max_epochs=1,
             logger=False,
-            callbacks=None,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
-            barebones=False,
         )
         trainer.fit(run, range(steps))
     seconds = time.perf_counter() - start
@@ -137,13 +136,11 @@ class _Run(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW on the trained parameters alone; every frozen weight has requires_grad False and no gradient."""
-        return torch.optim.AdamW(
-            self._held[1], lr=self._config.lr, weight_decay=self._config.weight_decay, fused=True
-        )
+        return torch.optim.AdamW(self._held[1], lr=self._config.lr, weight_decay=self._config.weight_decay, fused=True)
 
     def training_step(self, step: int) -> None:
         start = time.perf_counter()
-        unet, parameters, task = self._held
+        unet, _, task = self._held
         batch = task.batch(self._seed, step)
         prediction = unet(batch.noisy, batch.timesteps, encoder_hidden_states=batch.text, return_dict=False)[0]
         loss = task.loss(prediction, batch)
@@ -159,38 +156,27 @@ class _Run(LightningModule):
             self._on_step(step + 1, value)
 
     def _descend(self, loss: torch.Tensor, step: int) -> None:
-        optimizer = self.optimizers()
-        assert isinstance(optimizer, LightningOptimizer)
+        optimizer = cast(LightningOptimizer, self.optimizers())
         for group in optimizer.param_groups:
             group["lr"] = self._config.lr_at(step)
         self.manual_backward(loss)
         if self._config.clip is not None:
-            self.clip_gradients(optimizer, self._config.clip, "norm")
+            self.clip_gradients(optimizer.optimizer, self._config.clip, "norm")
         optimizer.step()
         optimizer.zero_grad()
 
 
-class PeakMemory:
-    """Peak memory since it was made: allocated on the GPU, or resident in this process where the model is on the CPU."""
-
-    def __init__(self, device: torch.device):
-        self._device = device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        else:
-            with contextlib.suppress(OSError):  # Linux: start the high-water mark anew
-                Path("/proc/self/clear_refs").write_text("5")
-
-    def peak(self) -> int:
-        """Bytes. Where the high-water mark cannot be started anew, it is that of the process's whole life."""
-        if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device)
-        with contextlib.suppress(OSError):
-            for line in Path("/proc/self/status").read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+@contextlib.contextmanager
+def _ctrl_c_passes() -> Iterator[None]:
+    """Ctrl-C stays a KeyboardInterrupt; Lightning makes it an exit and leaves the process deaf to the next one."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
 
 
 @contextlib.contextmanager

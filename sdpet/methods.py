@@ -31,7 +31,9 @@ class Design:
         if self.method not in METHODS:
             raise ValueError(f"method {self.method!r} is unknown; choose one of {', '.join(METHODS)}.")
         if (self.spec is not None) != (self.method == "adapter"):
-            raise ValueError(f"method {self.method!r} {'needs' if self.method == 'adapter' else 'takes no'} adapter spec.")
+            raise ValueError(
+                f"method {self.method!r} {'needs' if self.method == 'adapter' else 'takes no'} adapter spec."
+            )
 
 
 class Handle(Protocol):
@@ -126,9 +128,13 @@ class FullTuning:
 
         tensors = load_file(Path(folder) / cls.FILE)
         expected = {name: p.shape for name, p in base.unet.named_parameters()}
-        wrong = sorted({n for n in expected if n not in tensors or tensors[n].shape != expected[n]} | set(tensors) - set(expected))
+        wrong = sorted(
+            {n for n in expected if n not in tensors or tensors[n].shape != expected[n]} | set(tensors) - set(expected)
+        )
         if wrong:
-            raise ValueError(f"{folder} does not fit this UNet: {len(wrong)} weights differ in name or shape, first {wrong[0]}.")
+            raise ValueError(
+                f"{folder} does not fit this UNet: {len(wrong)} weights differ in name or shape, first {wrong[0]}."
+            )
         handle = cls(base)
         handle._write(tensors)
         return handle

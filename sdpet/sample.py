@@ -18,19 +18,21 @@ Progress = Callable[[int, int], None]  # (UNet steps done, UNet steps in all)
 def _dpm(config: dict[str, Any]) -> Any:
     from diffusers import DPMSolverMultistepScheduler
 
-    return DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++", solver_order=2)
+    return DPMSolverMultistepScheduler.from_config(
+        config, algorithm_type="dpmsolver++", solver_order=2, timestep_spacing="linspace"
+    )
 
 
 def _ddim(config: dict[str, Any]) -> Any:
     from diffusers import DDIMScheduler
 
-    return DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=False)
+    return DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=False, timestep_spacing="leading")
 
 
 def _plms(config: dict[str, Any]) -> Any:
     from diffusers import PNDMScheduler
 
-    return PNDMScheduler.from_config(config, skip_prk_steps=True, set_alpha_to_one=False)
+    return PNDMScheduler.from_config(config, skip_prk_steps=True, set_alpha_to_one=False, timestep_spacing="leading")
 
 
 SAMPLERS: dict[str, Callable[[dict[str, Any]], Any]] = {"dpm": _dpm, "ddim": _ddim, "plms": _plms}
@@ -87,7 +89,7 @@ def sample(
     images = []
     for number, start in enumerate(starts):
         text = states[rows[start : start + chunk]]
-        report = _chunk_progress(progress, number, len(starts), sampler)
+        report = _chunk_progress(progress, number, len(starts))
         latents = denoise(base, text, states[:1], list(seeds[start : start + chunk]), sampler, report)
         if not torch.isfinite(latents).all():
             raise FloatingPointError("sampling gave values that are not finite; the design has diverged.")
@@ -132,10 +134,8 @@ def _noise(base: BaseModel, sources: Sequence[torch.Generator]) -> torch.Tensor:
     return noise.to(base.device, base.dtype)
 
 
-def _chunk_progress(
-    progress: Progress | None, number: int, chunks: int, sampler: SamplerConfig
-) -> Callable[[int, int], None] | None:
+def _chunk_progress(progress: Progress | None, number: int, chunks: int) -> Callable[[int, int], None] | None:
     """Progress of one chunk as progress of the whole; PLMS has a step more than asked for."""
     if progress is None:
         return None
-    return lambda done, total: progress(number * total + done, chunks * total)
+    return lambda done, steps: progress(number * steps + done, chunks * steps)

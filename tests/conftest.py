@@ -81,7 +81,11 @@ def subject_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     folders = {}
-    for name, count, color in (("subject", 5, (255, 40, 150)), ("class", 8, (20, 160, 40)), ("heldout", 6, (255, 40, 150))):
+    for name, count, color in (
+        ("subject", 5, (255, 40, 150)),
+        ("class", 8, (20, 160, 40)),
+        ("heldout", 6, (255, 40, 150)),
+    ):
         folders[name] = root / name
         folders[name].mkdir()
         for i in range(count):

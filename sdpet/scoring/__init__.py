@@ -5,5 +5,14 @@ from sdpet.scoring.metrics import Scorer, clip_i, clip_t, fid
 from sdpet.scoring.plan import EvalPlan, Shot
 
 __all__ = [
-    "EvalPlan", "Evaluation", "Scorer", "Shot", "clip_i", "clip_t", "evaluate_run", "fid", "protocol", "save_samples",
+    "EvalPlan",
+    "Evaluation",
+    "Scorer",
+    "Shot",
+    "clip_i",
+    "clip_t",
+    "evaluate_run",
+    "fid",
+    "protocol",
+    "save_samples",
 ]

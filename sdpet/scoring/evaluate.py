@@ -64,13 +64,16 @@ def evaluate_run(
     return Evaluation(metrics, protocol(base, task, scorer, sampler, plan), images, index, seconds)
 
 
-def protocol(base: BaseModel, task: Task, scorer: Scorer, sampler: SamplerConfig, plan: EvalPlan | None = None) -> dict[str, Any]:
+def protocol(
+    base: BaseModel, task: Task, scorer: Scorer, sampler: SamplerConfig, plan: EvalPlan | None = None
+) -> dict[str, Any]:
     """How scores are made; two scores compare only if their protocols are equal. Needs no sampling."""
     plan = plan or EvalPlan()
     shots = task.shots(plan)
     return {
         "scorer": scorer.name,
         "scorer_hash": scorer.weight_hash,
+        "resize": getattr(scorer, "resize", None),  # images of another size than the scorer's
         "sampler": asdict(sampler),
         "images": dict(Counter(shot.role for shot in shots)),
         "prompts_hash": hash_text(json.dumps([[shot.prompt, shot.role, shot.text] for shot in shots])),

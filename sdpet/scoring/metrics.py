@@ -48,7 +48,7 @@ def fid(images: np.ndarray, references: np.ndarray, scorer: Scorer) -> float:
     tower = _ImageTower(scorer, images)
     if fewest <= tower.num_features:
         warnings.warn(
-            f"FID of {fewest} images in {tower.num_features} features is singular; take more than {tower.num_features}.",
+            f"FID of {fewest} images in {tower.num_features} features is singular; draw more images.",
             stacklevel=2,
         )
     metric = FrechetInceptionDistance(feature=tower)

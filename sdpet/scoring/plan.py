@@ -49,10 +49,14 @@ class EvalPlan:
         for name in ("subject_images", "class_images", "prompt_images", "images", "chunk"):
             least = 0 if name in ("class_images", "prompt_images") else 1
             if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
-                raise ValueError(f"eval.{name} must be a whole number of at least {least}, not {getattr(self, name)!r}.")
+                raise ValueError(
+                    f"eval.{name} must be a whole number of at least {least}, not {getattr(self, name)!r}."
+                )
         for template in self.prompts:
             if "{prompt}" not in template:
-                raise ValueError(f"the evaluation prompt {template!r} lacks {{prompt}}, where the subject's prompt goes.")
+                raise ValueError(
+                    f"the evaluation prompt {template!r} lacks {{prompt}}, where the subject's prompt goes."
+                )
 
 
 def image_seeds(shots: list[Shot], seed: int) -> list[int]:

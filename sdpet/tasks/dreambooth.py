@@ -118,11 +118,11 @@ class DreamBoothTask:
 
     @cached_property
     def references(self) -> np.ndarray:
-        """The subject images through the VAE, uint8 (N, H, W, 3); sharp photos would favour nobody who draws with it."""
+        """Subject images through the VAE, uint8 (N, H, W, 3): sharper ones, no design could ever draw."""
         return self.base.through_vae(self.subject_images)
 
     def reference_protocol(self) -> dict[str, Any]:
-        """What identifies the references; the hash is of the images as read, as decoding rounds differently elsewhere."""
+        """What identifies the references; hashed as read, since decoding may round differently on another machine."""
         return {
             "references": "subject images through the VAE",
             "reference_count": len(self.subject_images),

@@ -125,9 +125,7 @@ class FinetuneTask:
         }
 
 
-def _read(
-    data: str | Path, size: int, heldout_share: float
-) -> tuple[np.ndarray, list[str], np.ndarray, list[str]]:
+def _read(data: str | Path, size: int, heldout_share: float) -> tuple[np.ndarray, list[str], np.ndarray, list[str]]:
     """Training images and captions, held-out images and captions."""
     if str(data) == "digits":
         from sdpet.lab.digits import load_digits

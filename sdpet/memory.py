@@ -1,0 +1,33 @@
+"""How much memory something took at its peak."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+
+class PeakMemory:
+    """Peak memory since this was made: what was allocated on the GPU, or is resident in the process on the CPU."""
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
+            with contextlib.suppress(OSError):  # Linux: start the high-water mark anew
+                Path("/proc/self/clear_refs").write_text("5")
+
+    def peak(self) -> int:
+        """Bytes. Where the high-water mark cannot be started anew, it is that of the process's whole life."""
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,55 @@
+"""Any open_clip model as a scorer."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+
+class OpenClipScorer:
+    """Image and text features of an open_clip model, with that model's own preprocessing (PIL, antialiased).
+
+    model: open_clip's architecture name; pretrained: one of its tags, fetched once, or a local checkpoint.
+    The default is the paper's CLIP ViT-B/32 of OpenAI. Raises ValueError in one sentence if it cannot be had.
+    """
+
+    def __init__(self, model: str = "ViT-B-32-quickgelu", pretrained: str = "openai", device: str = "cpu"):
+        import open_clip
+
+        if model not in open_clip.list_models():
+            raise ValueError(f"open_clip knows no model {model!r}; `open_clip.list_models()` lists the choices.")
+        try:
+            clip, preprocess = open_clip.create_model_from_pretrained(model, pretrained=pretrained, device=device)
+        except Exception as error:
+            raise ValueError(
+                f"the scorer {model} with weights {pretrained!r} is not to be had ({type(error).__name__}); give "
+                "eval.scorer.pretrained the path of a checkpoint on this machine, or take eval=lab."
+            ) from error
+        self.name = f"{model}/{pretrained}" if "/" not in pretrained else model
+        self.resize = "as open_clip prepares images for this model"
+        self._clip = clip.requires_grad_(False).eval()
+        self._preprocess, self._tokenize, self._device = preprocess, open_clip.get_tokenizer(model), device
+        self.weight_hash = _hash_weights(clip)
+
+    @torch.no_grad()
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        """Unit vectors (N, D) of images uint8 (N, 3, H, W)."""
+        from PIL import Image
+
+        pictures = [Image.fromarray(image) for image in images.permute(0, 2, 3, 1).cpu().numpy()]
+        pixels = torch.stack([self._preprocess(picture) for picture in pictures]).to(self._device)
+        return self._clip.encode_image(pixels, normalize=True).float()
+
+    @torch.no_grad()
+    def encode_text(self, texts: list[str]) -> torch.Tensor:
+        """Unit vectors (N, D) of texts."""
+        return self._clip.encode_text(self._tokenize(texts).to(self._device), normalize=True).float()
+
+
+def _hash_weights(model: torch.nn.Module) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
