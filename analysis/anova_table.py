@@ -51,8 +51,8 @@ def anova(
     >>> table[["df", "F", "p"]].round(3)
                 df      F      p
     term                        
-    din        7.0  7.061  0.014
-    dout       4.0  0.667  0.638
+    din        7.0  9.932  0.006
+    dout       4.0  0.671  0.635
     residual   6.0    NaN    NaN
     """
     kind = {"1": 1, "2": 2, "3": 3, "I": 1, "II": 2, "III": 3}.get(str(type))
@@ -81,6 +81,8 @@ def anova(
         if df < expected:
             aliased[name] = expected - df
         ss = float(np.sum((q.T @ reduced.z) ** 2))
+        if not note and df_residual == 0:
+            note = f"{name} cannot be tested: no residual degrees of freedom are left."
         rows[name] = _row(0.0 if ss <= model.zero else ss, df, rss, df_residual, total, model.n, level, note)
     rows["residual"] = {"sum_sq": rss, "df": float(df_residual), "note": ""}
     if df_residual > 0:
@@ -90,7 +92,7 @@ def anova(
     table.attrs = {
         "metric": metric, "type": kind, "n": model.n, "rank": rank, "components": parts, "aliased": aliased,
         "r2": 1 - rss / total if total > 0 else float("nan"), "total_sum_sq": total,
-        "notes": model.notes + _sentences(model, parts, rss, total, df_residual) + _row_notes(table),
+        "notes": model.notes + _sentences(model, parts, rss, total, df_residual) + [n for n in table["note"] if n and "cannot be tested" not in n],
     }  # fmt: skip
     return table
 
@@ -107,8 +109,8 @@ def oneway(
     >>> analysis.oneway(analysis.load_paper_heatmap(), "clip_similarity", ["din", "dout"])[["F", "df", "p"]].round(4)
                   F   df       p
     factor                      
-    din     11.9709  9.0  0.0003
-    dout     0.7693  6.0  0.6071
+    din     11.9746  9.0  0.0003
+    dout     0.7677  6.0  0.6084
     """
     rows, notes = {}, []
     for factor in [factors] if isinstance(factors, str) else list(factors):
@@ -238,6 +240,3 @@ def _sentences(model: Model, parts: int, rss: float, total: float, df_residual: 
         notes.append("The model fits without any residual: F is infinite, and p is 0 only as far as the data go.")
     return notes
 
-
-def _row_notes(table: pd.DataFrame) -> list[str]:
-    return [note for note in table["note"] if note]

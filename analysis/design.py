@@ -206,13 +206,21 @@ def build(
     )  # fmt: skip
 
 
-def trend_values(factor: Factor, raw: bool = False) -> np.ndarray:
-    """(levels, degree): orthonormal polynomials over the levels; raw: the values themselves (degree 1, scaled)."""
+def trend_values(factor: Factor, raw: bool = False, at: float | None = None) -> np.ndarray:
+    """(levels, degree): polynomials that are orthonormal over the levels; raw: the values themselves (degree 1, scaled).
+
+    at: the same polynomials at one value of the factor instead, (1, degree).
+    """
     x = np.asarray(factor.levels, float)
+    points = x if at is None else np.array([at])
     if raw and factor.degree == 1:
-        return (x / np.abs(x).max())[:, None] if np.abs(x).max() > 0 else x[:, None]
-    x = (x - x.mean()) / (np.ptp(x) or 1.0)
-    return np.linalg.qr(np.vander(x, factor.degree + 1, increasing=True))[0][:, 1:]
+        return points[:, None] / (np.abs(x).max() or 1.0)
+    center, width = x.mean(), np.ptp(x) or 1.0
+    r = np.linalg.qr(np.vander((x - center) / width, factor.degree + 1, increasing=True), mode="r")
+    if len(x) <= factor.degree:  # one level: the trend is the constant
+        return np.ones((len(points), factor.degree))
+    basis = np.linalg.solve(r.T, np.vander((points - center) / width, factor.degree + 1, increasing=True).T).T
+    return basis[:, 1:]
 
 
 def unique_rows(codes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
