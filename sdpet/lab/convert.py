@@ -8,8 +8,8 @@ import torch
 def text_tower(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Keys of open_clip's text tower (state dict of the whole CLIP) to keys of transformers' CLIPTextModel.
 
-    The result computes as `last_hidden_state` what open_clip has after `ln_final`, before pooling: Stable Diffusion v1's
-    conditioning. The projection is left out, as there.
+    The result computes as `last_hidden_state` what open_clip has after `ln_final`, before pooling: what Stable
+    Diffusion v1 conditions on. The projection is left out, as there.
     """
     out = {
         "embeddings.token_embedding.weight": state["token_embedding.weight"],

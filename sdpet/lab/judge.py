@@ -1,4 +1,4 @@
-"""An attribute classifier that judges the base model's samples. It shares nothing with the scorer: other network, other loss."""
+"""An attribute classifier that judges samples. It shares nothing with the scorer: other network, other loss."""
 
 from __future__ import annotations
 
@@ -29,10 +29,9 @@ class Judge(nn.Module):
         def block(i: int, o: int, stride: int) -> list[nn.Module]:
             return [nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
 
-        self.body = nn.Sequential(
-            *block(3, 16, 1), *block(16, 32, 2), *block(32, 32, 1), *block(32, 48, 2), *block(48, 48, 1), *block(48, 64, 2),
-            nn.Flatten(), nn.Dropout(0.1),
-        )  # fmt: skip
+        layers = [(3, 16, 1), (16, 32, 2), (32, 32, 1), (32, 48, 2), (48, 48, 1), (48, 64, 2)]
+        blocks = [module for layer in layers for module in block(*layer)]
+        self.body = nn.Sequential(*blocks, nn.Flatten(), nn.Dropout(0.1))  # (N, 1024)
         self.heads = nn.ModuleDict({name: nn.Linear(64 * 16, count) for name, count in ANSWERS.items()})
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:

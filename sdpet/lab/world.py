@@ -260,6 +260,6 @@ def describe(scenes: Scenes, index: int, rng: np.random.Generator | None = None)
 
 
 def caption(scenes: Scenes, index: int, rng: np.random.Generator | None = None) -> str:
-    """The caption of one scene as text: "a photo of ..." in full, or with a generator a random template and omissions."""
+    """The caption of one scene as text: in full, or with a generator in a random template with omissions."""
     template = TEMPLATES[0] if rng is None else TEMPLATES[rng.choice(4, p=(0.7, 0.1, 0.1, 0.1))]
     return describe(scenes, index, rng).text(template)

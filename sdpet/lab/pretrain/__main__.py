@@ -1,7 +1,8 @@
 """Example: python -m sdpet.lab.pretrain --work build/lab
 
-Trains every part of the lab and writes sdpet/lab/{pipeline,scorer,judge,data}. Stages, in order: vae, clip, judge, unet, assets.
-Each keeps a checkpoint in the work folder, so an interrupted run goes on where it stopped; figures go to WORK/figures.jsonl.
+Trains every part of the lab and writes sdpet/lab/{pipeline,scorer,judge,data}. Stages, in order: vae, clip, judge,
+unet, assets. Each keeps a checkpoint in the work folder, so an interrupted run goes on where it stopped; figures go to
+WORK/figures.jsonl.
 """
 
 from __future__ import annotations

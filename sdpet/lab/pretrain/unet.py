@@ -1,7 +1,7 @@
 """Stage 4: the denoiser. Noise prediction on whitened latents; one process a core, gradients averaged.
 
-Timesteps are drawn with probability proportional to the min-SNR weight (Hang et al., arXiv 2303.09556, gamma 5, for noise
-prediction: min(SNR, 5) / SNR) instead of weighting the loss: the same gradient on average, with less variance.
+Timesteps are drawn with probability proportional to the min-SNR weight (Hang et al., arXiv 2303.09556, gamma 5, for
+noise prediction: min(SNR, 5) / SNR) instead of weighting the loss: the same gradient on average, with less variance.
 """
 
 from __future__ import annotations

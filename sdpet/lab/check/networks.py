@@ -1,0 +1,130 @@
+"""Gates 1 to 3: the lab's networks by themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from .rows import Row, at_least, at_most, reported
+
+
+def autoencoder() -> list[Row]:
+    """Gate 1: reconstruction of held-out renders and of the novel subject, PSNR in dB (mean over images)."""
+    from sdpet.base import load_base
+
+    from ..world import render, sample_scenes, subject_scenes
+
+    base = load_base("lab")
+
+    def psnr(images: np.ndarray) -> float:
+        error = ((base.through_vae(images).astype(float) - images) / 255) ** 2
+        return float(np.mean(-10 * np.log10(error.mean(axis=(1, 2, 3)))))
+
+    return [
+        at_least(1, "VAE: PSNR of 1,000 held-out renders, dB", psnr(render(sample_scenes(1000, seed=101))), 28),
+        at_least(1, "VAE: PSNR of 200 views of the subject, dB", psnr(render(subject_scenes(200, seed=102))), 28),
+    ]
+
+
+def scorer() -> list[Row]:
+    """Gate 2: zero-shot attributes on decoded held-out renders, and how image similarity tells the subject apart."""
+    import torch
+
+    from sdpet.base import load_base
+
+    from ..scorer import load_scorer
+    from ..world import BACKGROUNDS, COLORS, SHAPES, Caption, Scenes, caption, render, sample_scenes, subject_scenes
+
+    base, model = load_base("lab"), load_scorer()
+
+    def seen(scenes: Scenes) -> torch.Tensor:
+        return model.encode_image(torch.from_numpy(base.through_vae(render(scenes))).permute(0, 3, 1, 2))
+
+    plain = sample_scenes(1000, seed=111, two=0, unnamed=0)
+    features = seen(plain)
+    rows = []
+    for name, count in (("shape", len(SHAPES)), ("color", len(COLORS)), ("background", len(BACKGROUNDS))):
+        right = 0
+        for i in range(len(plain)):
+            # The caption in full, and the same with the other words in the place of one.
+            facts = {"shape": plain.shape, "color": plain.color, "background": plain.background}
+            said = {key: int(value[i]) for key, value in facts.items()}
+            texts = []
+            for k in range(count):
+                words = said | {name: k}
+                outlined = 1 if plain.outlined[i] else -2
+                texts.append(Caption(**words, color2=words["color"], outlined=outlined).text())
+            right += int((model.encode_text(texts) @ features[i]).argmax()) == said[name]
+        bound = reported(2, f"scorer: zero-shot {name}", right / len(plain))
+        rows.append(bound if name == "background" else at_least(2, bound.figure, bound.value, 0.97))
+
+    subject = seen(subject_scenes(100, seed=112))
+    others = sample_scenes(3000, seed=113)
+    others = others[others.shape == SHAPES.index("star")]
+    own = subject @ subject.T
+    own = own[~torch.eye(len(subject), dtype=torch.bool)]
+    cross = (subject @ seen(others).T).mean(0)
+    rows += [
+        at_least(2, "scorer: similarity subject to subject", float(own.mean()), 0.85),
+        at_most(2, f"scorer: similarity subject to {len(others)} other stars", float(cross.mean()), 0.35),
+        reported(2, "scorer: the same, most similar star", float(cross.max())),
+    ]
+    same_look = subject_scenes(200, seed=114)  # outlined two-coloured stars in the colours that have names
+    rng = np.random.default_rng(115)
+    colors = np.array(list(COLORS.values()), float)
+    pairs = np.array([rng.permutation(len(COLORS))[:2] for _ in range(200)])
+    same_look.rgb, same_look.rgb2 = colors[pairs[:, 0]], colors[pairs[:, 1]]
+    rows.append(
+        reported(
+            2, "scorer: similarity subject to outlined two-coloured stars", float((subject @ seen(same_look).T).mean())
+        )
+    )
+    flipped = subject_scenes(100, seed=116)
+    flipped.rgb, flipped.rgb2 = flipped.rgb2, flipped.rgb
+    rows.append(
+        reported(
+            2, "scorer: similarity subject to itself with the halves swapped", float((subject @ seen(flipped).T).mean())
+        )
+    )
+    held_out = sample_scenes(512, seed=117)
+    texts = model.encode_text([caption(held_out, i) for i in range(512)])
+    rows.append(reported(2, "scorer: mean CLIP-T of decoded renders", float((seen(held_out) * texts).sum(1).mean())))
+    return rows
+
+
+def base_model(pictures: Path | None = None) -> list[Row]:
+    """Gate 3: samples for every shape and colour on random grounds, judged by a classifier that is not the scorer."""
+    from PIL import Image
+
+    from sdpet.base import load_base
+    from sdpet.sample import SamplerConfig, sample
+
+    from ..judge import load_judge
+    from ..world import BACKGROUNDS, COLORS, SHAPES, Caption
+
+    rng = np.random.default_rng(121)
+    wanted = [(s, c) for s in range(len(SHAPES)) for c in range(len(COLORS)) for _ in range(6)]
+    grounds = rng.integers(len(BACKGROUNDS), size=len(wanted))
+    prompts = [Caption(s, c, c, int(g)).text() for (s, c), g in zip(wanted, grounds, strict=True)]
+    images = sample(
+        load_base("lab"), prompts, list(range(9000, 9000 + len(prompts))), SamplerConfig(steps=20, guidance=2.5)
+    )
+    answers = load_judge().judge(images)
+    shape, color = np.array(wanted).T
+    right_shape, right_color = answers["shape"] == shape, (answers["color"] == color) & (answers["color2"] == color)
+    if pictures is not None:
+        pictures.parent.mkdir(parents=True, exist_ok=True)
+        grid = images.reshape(12, 18, 32, 32, 3).transpose(0, 2, 1, 3, 4).reshape(12 * 32, 18 * 32, 3)
+        Image.fromarray(grid).resize((18 * 64, 12 * 64), Image.Resampling.NEAREST).save(pictures)
+    return [
+        at_least(
+            3,
+            f"base: right shape and colour in {len(prompts)} samples",
+            float((right_shape & right_color).mean()),
+            0.97,
+        ),
+        reported(3, "base: right shape", float(right_shape.mean())),
+        reported(3, "base: right colour", float(right_color.mean())),
+        reported(3, "base: right background", float((answers["background"] == grounds).mean())),
+    ]

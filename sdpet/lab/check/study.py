@@ -1,0 +1,134 @@
+"""Gates 4 and 5: what a study of all placements and of full fine-tuning says, from its records and samples."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from .rows import Row, at_least, reported
+
+PROJECT = Path(__file__).parents[3]
+SEEDS = range(5)
+FULL = "full"
+
+
+def run_study(folder: Path, quiet: bool = False) -> None:
+    """Train what is missing: 20 placements and full fine-tuning, 5 seeds. Raises SystemExit if a run fails."""
+    seeds = ",".join(map(str, SEEDS))
+    common = [f"study={folder.name}", f"output_root={folder.parent}", f"seed={seeds}", f"quiet={str(quiet).lower()}"]
+    for overrides in (["+sweeps=placement"], ["adapter=full"]):
+        done = subprocess.run([sys.executable, str(PROJECT / "train.py"), "-m", *overrides, *common], cwd=PROJECT)
+        if done.returncode:
+            raise SystemExit(f"The study in {folder} did not finish; see the messages above.")
+
+
+class Study:
+    """Finished runs by design (a placement, or "full") and seed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.runs: dict[str, dict[int, tuple[Path, dict]]] = {}
+        for path in sorted(folder.glob("*/record.json")):
+            record = json.loads(path.read_text())
+            if record["status"] == "finished":
+                design = record["factors"]["placement"] or record["factors"]["method"]
+                self.runs.setdefault(design, {})[record["factors"]["seed"]] = (path.parent, record)
+        missing = [f"{design} seed {seed}" for design in self.runs for seed in SEEDS if seed not in self.runs[design]]
+        if missing or FULL not in self.runs or len(self.runs) != 21:
+            raise SystemExit(f"The study in {folder} is not complete: {', '.join(missing) or 'designs are missing'}.")
+        self.placements = sorted(set(self.runs) - {FULL})
+
+    def scores(self, design: str, metric: str, seeds=SEEDS) -> np.ndarray:
+        """(seeds,)"""
+        return np.array([self.runs[design][seed][1]["metrics"][metric] for seed in seeds])
+
+    def anchor(self, metric: str, which: str) -> float:
+        """Mean over seeds of the floor or the ceiling."""
+        return float(np.mean([self.runs[FULL][seed][1]["anchors"][metric][which] for seed in SEEDS]))
+
+    def samples(self, design: str, role: str) -> tuple[np.ndarray, list[str]]:
+        """Images uint8 (N, H, W, 3) of one role and their prompts, over all seeds."""
+        from PIL import Image
+
+        images, prompts = [], []
+        for seed in SEEDS:
+            folder = self.runs[design][seed][0] / "samples"
+            for line in (folder / "index.jsonl").read_text().splitlines():
+                row = json.loads(line)
+                if row["role"] == role:
+                    images.append(np.asarray(Image.open(folder / row["file"])))
+                    prompts.append(row["prompt"])
+        return np.stack(images), prompts
+
+
+def personalisation(study: Study) -> list[Row]:
+    """Gate 4: full tuning and the best placement learn the subject, the class stays, prompts are followed."""
+    floor, ceiling = study.anchor("clip_i", "floor"), study.anchor("clip_i", "ceiling")
+
+    def way(design: str) -> float:
+        return float((study.scores(design, "clip_i").mean() - floor) / (ceiling - floor))
+
+    best = max(study.placements, key=way)
+    rows = [
+        reported(4, "CLIP-I of the untuned base (floor)", floor),
+        reported(4, "CLIP-I of fresh views through the VAE (ceiling)", ceiling),
+        at_least(4, "full tuning: share of the way from floor to ceiling", way(FULL), 0.9),
+        at_least(4, f"best placement, {best}: share of the way", way(best), 0.7),
+    ]
+    for name, design in (("full tuning", FULL), (f"best placement, {best}", best)):
+        rows.append(at_least(4, f"{name}: class prompt still draws a star", _class_kept(study, design), 0.9))
+        rows.append(at_least(4, f"{name}: background of the prompt is drawn", _background_followed(study, design), 0.9))
+        rows.append(reported(4, f"{name}: prior drift", float(study.scores(design, "prior_drift").mean())))
+        rows.append(reported(4, f"{name}: CLIP-T", float(study.scores(design, "clip_t").mean())))
+    rows.append(reported(4, "prior drift of the untuned base", study.anchor("prior_drift", "floor")))
+    rows.append(reported(4, "CLIP-T of the untuned base", study.anchor("clip_t", "floor")))
+    return rows
+
+
+def _class_kept(study: Study, design: str) -> float:
+    from ..judge import load_judge
+    from ..world import SHAPES, SUBJECT_SHAPE
+
+    images, _ = study.samples(design, "class")
+    return float((load_judge().judge(images)["shape"] == SHAPES.index(SUBJECT_SHAPE)).mean())
+
+
+def _background_followed(study: Study, design: str) -> float:
+    from ..judge import load_judge
+    from ..world import BACKGROUNDS
+
+    images, prompts = study.samples(design, "prompt")
+    wanted = [list(BACKGROUNDS).index(prompt.split()[-2]) for prompt in prompts]
+    return float((load_judge().judge(images)["background"] == wanted).mean())
+
+
+def meaning(study: Study) -> list[Row]:
+    """Gate 5: placement explains CLIP-I, and other seeds rank the placements alike."""
+    from scipy.stats import f_oneway, spearmanr
+
+    from analysis import load_paper_heatmap  # the check stands at the end of the arrow, after the analysis
+
+    groups = [study.scores(design, "clip_i") for design in study.placements]
+    test = f_oneway(*groups)
+    halves = [[study.scores(d, "clip_i", seeds).mean() for d in study.placements] for seeds in ((0, 1), (2, 3, 4))]
+    paper = load_paper_heatmap()
+    published = {
+        f"{din}-{dout}": v for din, dout, v in zip(paper["din"], paper["dout"], paper.iloc[:, -1], strict=True)
+    }
+    means = np.array([group.mean() for group in groups])
+    floor, ceiling = study.anchor("clip_i", "floor"), study.anchor("clip_i", "ceiling")
+    inside = int(((means > floor) & (means < ceiling)).sum())
+    params = [study.runs[d][0][1]["sizes"]["trainable_params"] for d in study.placements]
+    degrees = f"F({len(groups) - 1}, {sum(map(len, groups)) - len(groups)})"
+    return [
+        Row(5, f"placement on CLIP-I, one-way {degrees}: p", float(test.pvalue), "< 0.001", bool(test.pvalue < 0.001)),
+        reported(5, f"placement on CLIP-I, one-way {degrees}: F", float(test.statistic)),
+        at_least(5, "ranking by seeds {0, 1} against {2, 3, 4}: Spearman", float(spearmanr(*halves).statistic), 0.7),
+        at_least(5, "placements whose mean lies between floor and ceiling", inside, len(means)),
+        reported(5, "most over fewest parameters of a placement", max(params) / min(params)),
+        reported(5, "ranking against the paper's heatmap: Spearman",
+                 float(spearmanr(means, [published[d] for d in study.placements]).statistic)),
+    ]  # fmt: skip
