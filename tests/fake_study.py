@@ -102,9 +102,10 @@ def _write_run(
         "task": {"name": task, "data": "lab", "prompt": "a photo of a sks star", "class_prompt": "a photo of a star"},
         "metrics": metrics,
         "anchors": anchors,
-        "protocol": {
-            "scorer": "lab", "scorer_hash": "5f0c1d", "reference_hash": "ab12cd", "sampler": "DPM-Solver++",
-            "sampler_steps": 20, "guidance": 2.5, "images": samples, "eval_seed": factors["seed"],
+        "protocol": {} if status != "finished" else {
+            "scorer": "lab", "scorer_hash": "5f0c1d", "reference_hash": "ab12cd", "image_size": 32,
+            "sampler": {"name": "dpm", "steps": 20, "guidance": 2.5, "eta": 0.0}, "eval_seed": "run seed",
+            "images": {"subject": samples, "prompt": 2, "class": 2},
         },
         "sizes": {"trainable_params": 26050 if conv else 23760 + 64 * (factors["mid_dim"] - 8), "base_params": 2330000,
                   "adapters": 12 if conv else 7, "bytes": 50000},

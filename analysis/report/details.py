@@ -30,7 +30,10 @@ COSTS = {
 
 def costs_section(study: Study, out: Path, means: pd.DataFrame) -> Section | None:
     """Quality against parameters, time and memory. `means`: frame of designs with columns design and mean."""
-    from analysis import pareto
+    try:
+        from analysis import pareto
+    except ImportError:
+        return None
 
     panels, fronts, blocks = [], {}, []
     for column, (text, factor) in COSTS.items():

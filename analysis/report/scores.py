@@ -40,15 +40,18 @@ def conclusion(study: Study) -> list[str]:
             f"Nothing can be said about factors from one run: {design} reached {study.words.label} {number(score)}{between}.",
             "Which factor matters takes runs that differ in it, and several seeds to know how sure that is.",
         ]
-    from analysis import conclude
-
+    try:
+        from analysis import conclude
+    except ImportError:
+        best = design_means(study).iloc[0]
+        return [f"{study.label(best['design'])} is best with {study.words.label} {number(best['mean'])}."]
     said = conclude(study.done, study.metric)
     return [said] if isinstance(said, str) else list(said)
 
 
 def design_means(study: Study) -> pd.DataFrame:
     """Designs from best to worst: columns design, mean, low, high, n, among_best (bool; all True if nothing is known)."""
-    from analysis import best_set, marginal_means
+    from analysis import marginal_means
 
     if len(study.done) == 0 or study.design not in study.done:
         return pd.DataFrame(columns=["design", "mean", "low", "high", "n", "among_best"])
@@ -61,9 +64,11 @@ def design_means(study: Study) -> pd.DataFrame:
     frame["among_best"] = True
     if len(study.done) > study.done[study.design].nunique():
         try:
+            from analysis import best_set
+
             best = best_set(study.done, study.metric, study.design, maximize=study.higher_is_better)
             frame["among_best"] = frame["design"].map(best["among_best"]).fillna(False).astype(bool)
-        except ValueError as error:
+        except (ValueError, ImportError) as error:
             study.notes.append(str(error))
     return frame.sort_values("mean", ascending=not study.higher_is_better, kind="stable").reset_index(drop=True)
 
@@ -127,9 +132,16 @@ def _placement_heatmap(study: Study, out: Path) -> Section:
     frame = study.done.groupby("placement", sort=False)[study.metric].agg(["mean", "std", "count"]).reset_index()
     frame.insert(1, "din", frame["placement"].str.split("-").str[0])
     frame.insert(2, "dout", frame["placement"].str.split("-").str[1])
-    frame.to_csv((out / "tables").joinpath("heatmap.csv") if _made(out / "tables") else "", index=False)
+    digits = score_digits(study)
+    table = make_table("heatmap", "The cells of the heatmap as a table.", frame, {
+        "din": Column("input", lambda v: f"{PAPER_NAME[str(v)]} ({v})", numeric=False),
+        "dout": Column("output", lambda v: f"{PAPER_NAME[str(v)]} ({v})", numeric=False),
+        "mean": Column("mean", lambda v: number(v, digits)),
+        "std": Column("standard deviation", lambda v: number(v, digits)),
+        "count": Column("runs", lambda v: number(v, 0)),
+    }, out / "tables", folded=True)  # fmt: skip
     alt = f"Heatmap of {study.words.label} by input and output position"
-    return Section("heatmap", "Where to read and where to write", [FigureBlock(drawing, caption, alt)])
+    return Section("heatmap", "Where to read and where to write", [FigureBlock(drawing, caption, alt), TableBlock(table)])
 
 
 def factors_section(study: Study, out: Path) -> Section | None:
@@ -319,8 +331,3 @@ def _levels(study: Study, factor: str) -> list[tuple[str, str]]:
 def _best_cell(values: dict[tuple[str, str], float], higher: bool) -> tuple[str, str] | None:
     finite = {cell: v for cell, v in values.items() if math.isfinite(v)}
     return (max if higher else min)(finite, key=lambda cell: finite[cell]) if len(finite) > 1 else None
-
-
-def _made(folder: Path) -> bool:
-    folder.mkdir(parents=True, exist_ok=True)
-    return True

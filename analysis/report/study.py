@@ -89,7 +89,8 @@ class Study:
 def read_study(source: str | Path, metric: str | None = None, factors: Sequence[str] | None = None) -> Study:
     """Load a study folder or CSV and settle score and factors. ValueError names the choices where one is unknown."""
     path = Path(source)
-    runs = load_results(path, status=None)
+    # Failed runs have no protocol; only the runs that are compared must have been scored alike.
+    runs = load_results(path, status=None, mixed_protocols="flag")
     metrics = metric_columns(runs)
     finished = runs[runs["status"] == "finished"] if "status" in runs else runs
     if not metrics:
@@ -101,9 +102,11 @@ def read_study(source: str | Path, metric: str | None = None, factors: Sequence[
     elif metric not in metrics:
         raise ValueError(f"Unknown metric {metric!r}; the scores in {path} are {', '.join(metrics)}.")
     done = finished[finished[metric].notna()].copy()
+    if len(done):
+        done = load_results(done, status=None)
     done.attrs = dict(runs.attrs)
     chosen = _factors(done, runs, factors, path)
-    notes = [str(note) for note in runs.attrs.get("notes", [])]
+    notes = [str(note) for note in runs.attrs.get("notes", []) if "protocol_hash" not in note]
     done, design = _with_design(done, chosen)
     name = str(runs["study"].iloc[0]) if "study" in runs and runs["study"].nunique() == 1 else path.stem
     return Study(name, path, runs, done, metric, metrics, chosen, design, notes)
