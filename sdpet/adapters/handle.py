@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock
@@ -30,7 +31,7 @@ class Adapters(nn.Module):
     dtype whatever the UNet's (under autocast in autocast's), and follow the UNet to another device when it runs there.
     """
 
-    def __init__(self, spec: AdapterSpec, by_block: Mapping[str, nn.Module]) -> None:
+    def __init__(self, spec: AdapterSpec, by_block: Mapping[str, nn.Sequential]) -> None:
         super().__init__()
         self.spec = spec
         self.by_block = dict(by_block)
@@ -91,13 +92,12 @@ class Adapters(nn.Module):
             self._edges.append(edge)
             self._undo.append(connect(block, path, edge))
 
-    def _addition(self, adapter: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
-        weight = next(adapter.parameters())  # stays the same object when the module is cast or moved
-
+    def _addition(self, adapter: nn.Sequential) -> Callable[[Tensor, Tensor], Tensor]:
         def add(value: Tensor, read: Tensor) -> Tensor:
-            if weight.device != read.device:
+            up: Any = adapter[-1]  # nn.Linear or nn.Conv2d
+            if up.weight.device != read.device:
                 adapter.to(read.device)
-            change = adapter(read.to(weight.dtype)).to(value.dtype)
+            change = adapter(read.to(up.weight.dtype)).to(value.dtype)
             return value + (self.spec.scale * self.strength) * change
 
         return add
@@ -109,7 +109,7 @@ class Adapters(nn.Module):
 def attach(unet: nn.Module, spec: AdapterSpec, *, seed: int | None = None, alongside: bool = False) -> Adapters:
     """Put one adapter of the design into every matching block of the UNet; returns the handle.
 
-    unet: diffusers' UNet2DConditionModel, or any module made of its blocks; it is changed by forward hooks alone.
+    unet: diffusers' UNet2DConditionModel, or any module that holds its blocks; it is changed by forward hooks alone.
     Attach before `torch.compile`, which does not notice hooks that come later.
     seed: draws the initial weights from it and leaves the global generator alone; None draws from the global one.
     alongside: attach although the UNet carries adapters already. Each then reads what the network and the adapters
@@ -135,7 +135,8 @@ def matching_blocks(unet: nn.Module, spec: AdapterSpec) -> dict[str, nn.Module]:
     kind = _BLOCKS[din.block]
     blocks = {}
     for path, module in unet.named_modules():
-        if not isinstance(module, kind) or getattr(module, "up", False) or getattr(module, "down", False):
+        resamples = getattr(module, "up", False) or getattr(module, "down", False)
+        if not path or not isinstance(module, kind) or resamples:
             continue
         variant = getattr(module, "norm_type", "layer_norm")
         if variant != "layer_norm":
@@ -167,7 +168,7 @@ def mid_dim_for(unet: nn.Module, spec: AdapterSpec, params: int) -> int:
     return max(1, round(1 + (params - one) / (two - one)))  # the number is linear in mid_dim
 
 
-def _build(blocks: Mapping[str, nn.Module], spec: AdapterSpec, seed: int | None) -> dict[str, nn.Module]:
+def _build(blocks: Mapping[str, nn.Module], spec: AdapterSpec, seed: int | None) -> dict[str, nn.Sequential]:
     """Weights are drawn on the CPU in float32, so that a seed gives the same ones for every device and dtype."""
     with torch.random.fork_rng(devices=[]) if seed is not None else nullcontext():
         if seed is not None:
@@ -175,7 +176,7 @@ def _build(blocks: Mapping[str, nn.Module], spec: AdapterSpec, seed: int | None)
         return {path: _placed(build_adapter(spec, block), block) for path, block in blocks.items()}
 
 
-def _placed(adapter: nn.Module, block: nn.Module) -> nn.Module:
+def _placed(adapter: nn.Sequential, block: nn.Module) -> nn.Sequential:
     like = next(block.parameters())
     return adapter.to(device=like.device, dtype=torch.float64 if like.dtype == torch.float64 else torch.float32)
 
@@ -196,10 +197,3 @@ def _nest(root: nn.Module, path: str, module: nn.Module) -> None:
             root.add_module(parent, nn.Module())
         root = root.get_submodule(parent)
     root.add_module(name, module)
-
-
-def iter_keys(adapters: Adapters) -> Iterator[tuple[str, str]]:
-    """(block path, key inside the adapter) of every tensor of the state dict, in its order."""
-    for path, module in adapters.by_block.items():
-        for key in module.state_dict():
-            yield path, key

@@ -1,8 +1,8 @@
 """The folder `<step>-adapters/` of the reference code (arXiv 2303.18181): one pickled state dict per adapter.
 
-Files are named by CompVis' module path. Transformer blocks: `input_blocks.1.1.transformer_blocks.0.adapter_inout.pt` with
-keys `adp.0.weight`, and a duplicate `....adapter_inout.adp.pt` with keys `0.weight`. ResBlocks:
-`input_blocks.1.0.adapter.pt`.
+Files are named by CompVis' module path. Of a transformer block:
+`input_blocks.1.1.transformer_blocks.0.adapter_inout.pt` with keys `adp.0.weight`, and a duplicate
+`....adapter_inout.adp.pt` with keys `0.weight`. Of a ResBlock: `input_blocks.1.0.adapter.pt` with keys `0.weight`.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from sdpet.adapters.spec import AdapterSpec
 
 WEIGHTS, DESIGN = "adapters.safetensors", "adapters.json"
 _FORMAT = 1
-_NAMED = 4  # so many missing or unknown keys are spelt out in an error
+_NAMED = 4  # so many blocks with missing or unknown keys are spelt out in an error
 
 
 def save_adapters(adapters: Adapters, folder: str | Path) -> None:
@@ -86,8 +86,13 @@ def attach_weights(unet: nn.Module, spec: AdapterSpec, tensors: Mapping[str, Ten
 
 
 def _names(keys: set[str]) -> str:
-    named = ", ".join(sorted(keys)[:_NAMED])
-    return named + (f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else "")
+    """Keys by block: `mid_block.attentions.0.transformer_blocks.0 (0.bias, 0.weight), ...`."""
+    by_block: dict[str, list[str]] = {}
+    for key in sorted(keys):
+        block, *inner = key.rsplit(".", 2)
+        by_block.setdefault(block, []).append(".".join(inner))
+    named = ", ".join(f"{block} ({', '.join(inner)})" for block, inner in list(by_block.items())[:_NAMED])
+    return named + (f" and {len(by_block) - _NAMED} more blocks" if len(by_block) > _NAMED else "")
 
 
 def _read_spec(path: Path) -> AdapterSpec:

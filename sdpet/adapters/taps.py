@@ -125,7 +125,7 @@ def connect(block: nn.Module, name: str, edge: Edge) -> Callable[[], None]:
         wiring.edges.remove(edge)
         wiring.hook(block)
         if not wiring.edges:
-            _WIRINGS.pop(block, None)
+            del _WIRINGS[block]
 
     return disconnect
 
