@@ -136,7 +136,12 @@ class _Run(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW on the trained parameters alone; every frozen weight has requires_grad False and no gradient."""
-        return torch.optim.AdamW(self._held[1], lr=self._config.lr, weight_decay=self._config.weight_decay, fused=True)
+        return torch.optim.AdamW(
+            self._held[1],
+            lr=self._config.lr,
+            weight_decay=self._config.weight_decay,
+            fused=self._config.precision != "16-mixed",
+        )
 
     def training_step(self, step: int) -> None:
         start = time.perf_counter()

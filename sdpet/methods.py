@@ -32,7 +32,7 @@ class Design:
             raise ValueError(f"method {self.method!r} is unknown; choose one of {', '.join(METHODS)}.")
         if (self.spec is not None) != (self.method == "adapter"):
             raise ValueError(
-                f"method {self.method!r} {'needs' if self.method == 'adapter' else 'takes no'} adapter spec."
+                f"method {self.method!r} {'needs an' if self.method == 'adapter' else 'takes no'} adapter spec."
             )
 
 
