@@ -17,7 +17,7 @@ def loss_curves(curves: Mapping[str, Sequence[Curve]], named: Sequence[str], top
     top: the largest loss to show; a run that diverges leaves the picture there.
     """
     with styled():
-        figure = new_figure(6.6, 3.3)
+        figure = new_figure(5.6, 3.1)
         ax = figure.add_subplot()
         for design, runs in curves.items():
             colour = CYCLE[named.index(design) % len(CYCLE)] if design in named else MUTED

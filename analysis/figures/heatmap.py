@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from analysis.figures.style import INK, LINE, MUTED, new_figure, styled
+from analysis.figures.style import HATCH, INK, MUTED, new_figure, styled
 
 
 def heatmap(
@@ -65,7 +65,7 @@ def _cell(ax, x: int, y: int, value: float | None, admissible: bool, palette, no
     """One cell: a colour with its number, a hatched square, or an empty one that says that nothing was run."""
     corner = (x - 0.47, y - 0.47)
     if not admissible:
-        ax.add_patch(Rectangle(corner, 0.94, 0.94, fill=False, hatch="////", edgecolor=LINE, linewidth=0,
+        ax.add_patch(Rectangle(corner, 0.94, 0.94, fill=False, hatch="////", edgecolor=HATCH, linewidth=0,
                                gid=f"inadmissible-{x}-{y}"))  # fmt: skip
     elif value is None or not math.isfinite(value):
         ax.add_patch(Rectangle(corner, 0.94, 0.94, fill=False, edgecolor=MUTED, linestyle=(0, (2, 2)), linewidth=0.9,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from matplotlib.figure import Figure
 
-from analysis.figures.style import BLUE, CYCLE, INK, LINE, MUTED, grid_along, new_figure, styled
+from analysis.figures.style import BLUE, CYCLE, INK, MUTED, PAPER, grid_along, new_figure, styled
 
 
 @dataclass(frozen=True)
@@ -33,24 +33,24 @@ def ranking(
 ) -> Figure:
     """Best at the top. Filled marks: cannot be told from the best; the line through a mark is its interval."""
     with styled():
-        figure = new_figure(6.6, 1.1 + 0.26 * max(len(rows), 2))
+        figure = new_figure(5.3, 1.1 + 0.25 * max(len(rows), 2))
         ax = figure.add_subplot()
         for y, row in enumerate(rows):
             ax.plot(row.points, [y] * len(row.points), linestyle="", marker="|", markersize=6, color=MUTED, zorder=2)
             if math.isfinite(row.low) and math.isfinite(row.high):
                 ax.plot([row.low, row.high], [y, y], color=BLUE, linewidth=1.8, zorder=3, solid_capstyle="round")
-            # The white rim keeps the mark apart from its line; open marks are clearly worse than the best.
-            ax.plot(row.mean, y, marker="o", markersize=6.5, color=BLUE if row.among_best else "white",
-                    markeredgecolor=BLUE, markeredgewidth=1.4, zorder=4, gid=f"design-{row.label}")  # fmt: skip
+            # Open marks are clearly worse than the best.
+            ax.plot(row.mean, y, marker="o", markersize=6.5, color=BLUE if row.among_best else PAPER,
+                    markeredgecolor=BLUE, markeredgewidth=1.4, zorder=4, gid=f"design-{y}")  # fmt: skip
         for at, text in ((floor, floor_text), (ceiling, ceiling_text)):
             if math.isfinite(at):
-                ax.axvline(at, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1, gid=f"anchor-{text}")
+                ax.axvline(at, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
                 ax.annotate(text, (at, 1), (0, 4), xycoords=("data", "axes fraction"), textcoords="offset points",
                             ha="center", fontsize=8.5, color=MUTED)  # fmt: skip
         ax.set_yticks(range(len(rows)), [row.label for row in rows])
         ax.set_ylim(len(rows) - 0.4, -0.6)
         grid_along(ax, "x")
-        ax.hlines(range(len(rows)), *ax.get_xlim(), color=LINE, linewidth=0.5, zorder=0)
+        ax.grid(axis="y", linewidth=0.5)
         ax.margins(x=0.04)
         ax.set_xlabel(label)
     return figure

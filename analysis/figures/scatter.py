@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from analysis.figures.style import BLUE, CYCLE, MUTED, VERMILION, new_figure, styled
 
@@ -12,27 +15,47 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 def agreement(
-    points: Sequence[tuple[str, float, float, str]], x_label: str, y_label: str, named: Sequence[str] = ()
+    points: Sequence[tuple[str, float, float, str]], x_label: str, y_label: str
 ) -> Figure:
-    """points: (design, x, y, kind); kinds get a colour and a marker each, designs in `named` their name."""
+    """points: (design, x, y, kind); kinds get a colour and a marker each, designs their name where there is room."""
     kinds = list(dict.fromkeys(kind for *_, kind in points))
     with styled():
-        figure = new_figure(6.0, 4.6)
+        figure = new_figure(5.6, 4.6)
         ax = figure.add_subplot()
         for i, kind in enumerate(kinds):
             mine = [(x, y) for _, x, y, k in points if k == kind]
             ax.plot(*zip(*mine, strict=True), linestyle="", marker=MARKERS[i % len(MARKERS)], markersize=7,
                     color=CYCLE[i % len(CYCLE)], label=kind)  # fmt: skip
-        for name, x, y, _ in points:
-            if not named or name in named:
-                ax.annotate(name, (x, y), (6, 4), textcoords="offset points", fontsize=7.5, color=MUTED)
         ax.set_xlabel(x_label)
         ax.set_ylabel(y_label)
         ax.margins(0.1)
         ax.grid()
         if len(kinds) > 1:
-            ax.legend(loc="best")
+            ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(kinds))
+        figure.draw_without_rendering()  # settles the layout, which the places of names depend on
+        _name_points(ax, [(name, x, y) for name, x, y, _ in points])
     return figure
+
+
+def _name_points(ax: Axes, points: Sequence[tuple[str, float, float]]) -> None:
+    """Write each name beside its mark where it covers no other name or mark; leave it out where there is no room."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    frame = ax.get_window_extent(renderer)
+    dots = [ax.transData.transform((x, y)) for _, x, y in points]
+    taken = [Bbox.from_bounds(px - 5, py - 5, 10, 10) for px, py in dots]
+    for i, (name, x, y) in enumerate(points):
+        others = taken[:i] + taken[i + 1 :]
+        for dx, dy, side in ((7, 0, "left"), (-7, 0, "right"), (0, 7, "center"), (0, -12, "center"), (6, 8, "left"),
+                             (-6, 8, "right"), (6, -10, "left"), (-6, -10, "right")):  # fmt: skip
+            note = ax.annotate(name, (x, y), (dx, dy), textcoords="offset points", fontsize=7.5, color=MUTED, ha=side,
+                               va="center" if dy == 0 else "baseline")  # fmt: skip
+            box = note.get_window_extent(renderer)
+            if frame.x0 <= box.x0 and box.x1 <= frame.x1 + 20 and not box.count_overlaps(others):
+                taken.append(box)
+                break
+            note.remove()
 
 
 def cost_panels(

@@ -21,7 +21,9 @@ from matplotlib.figure import Figure
 INK = "#1f2328"  # text and axes
 MUTED = "#656d77"  # what steps back: ticks, floor and ceiling, notes
 LINE = "#d5dae0"  # grid lines
-CSS = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)"}
+HATCH = "#b9c0c8"  # cells that cannot exist
+PAPER = "#fdfdfc"  # the ground, for marks that are open
+CSS = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", HATCH: "var(--hatch)", PAPER: "var(--paper)"}
 
 # Okabe and Ito (2008), "Color universal design"; the black and yellow of the set vanish on one of the grounds.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"
@@ -118,12 +120,10 @@ def _for_page(svg: str, name: str) -> str:
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
     for colour, variable in CSS.items():
         svg = svg.replace(colour, variable)
-    # The drawing takes the width of its column; its size in points stays as the largest useful width.
+    # The drawing takes the width of its column, up to a quarter more than its own size.
     width = re.search(r'<svg[^>]*? width="([\d.]+)pt"', svg)
     points = float(width.group(1)) if width else 480.0
     head, rest = svg.split(">", 1)
     head = re.sub(r' (width|height)="[^"]*"', "", head)
-    head = head.replace("<svg", f'<svg role="img" style="max-width:{points * 4 / 3:.0f}px"', 1)
-    # A presentation attribute cannot hold var(); matplotlib writes the hatch pattern's colours in a style, so all
-    # colours that need the page's variables stand in style attributes already.
+    head = head.replace("<svg", f'<svg role="img" style="max-width:{points * 4 / 3 * 1.25:.0f}px"', 1)
     return head + ">" + rest

@@ -54,7 +54,7 @@ def write_report(
     sections = [
         *scores.score_sections(study, means, folder),
         pictures.samples_section(study, folder, order, scores.score_digits(study)),
-        compare_section(study, compare, folder),
+        compare_section(study, means, compare, folder),
         details.costs_section(study, folder, means),
         details.sizes_section(study, folder),
         details.training_section(study, folder, [design for design, _ in order]),

@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.figures.scatter import agreement
 from analysis.figures.style import save
 from analysis.report.page import FigureBlock, Section, TableBlock, Text
+from analysis.report.scores import placement_means
 from analysis.report.study import Study, read_study
 from analysis.report.tables import Column, make_table
 from analysis.report.words import level_words, number, p_words
@@ -17,7 +18,7 @@ from analysis.report.words import level_words, number, p_words
 LEAST = 4  # shared placements below which a rank correlation says nothing
 
 
-def compare_section(study: Study, other: str | Path | None, out: Path) -> Section | None:
+def compare_section(study: Study, means: pd.DataFrame, other: str | Path | None, out: Path) -> Section | None:
     """Rank correlation over the shared placements and a scatter. Without `other`, the paper's heatmap is the other.
 
     ValueError when `other` is asked for and shares too few placements; None when the default does not apply.
@@ -25,7 +26,7 @@ def compare_section(study: Study, other: str | Path | None, out: Path) -> Sectio
     if other is None and not study.has_placements:
         return None
     theirs, title, axis, upward = _other(other)
-    ours = study.done.groupby("placement")[study.metric].mean() if "placement" in study.done else pd.Series(dtype=float)
+    ours = placement_means(study, means) if "placement" in study.done else pd.Series(dtype=float)
     shared = [p for p in ours.index if p in theirs.index]
     if len(shared) < LEAST:
         if other is not None:

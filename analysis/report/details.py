@@ -99,7 +99,7 @@ def sizes_section(study: Study, out: Path) -> Section | None:
         elif column in frame and study.done[column].nunique() > 1:
             said += f" The {name} differs between runs."
     if same:
-        said += f" The {listing(same)} {'is' if len(same) == 1 else 'are'} the same for all runs and was not tuned for each design."
+        said += f" The {listing(same)} {'is' if len(same) == 1 else 'are'} the same for all runs, not tuned for each design."
     table = make_table("sizes", "Size and cost of each design, mean over its runs.", frame, {
         "design": Column("design", lambda v: study.label(v), numeric=False),
         "mid_dim": Column("mid_dim", lambda v: number(v, 0)),

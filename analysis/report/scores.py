@@ -73,6 +73,13 @@ def design_means(study: Study) -> pd.DataFrame:
     return frame.sort_values("mean", ascending=not study.higher_is_better, kind="stable").reset_index(drop=True)
 
 
+def placement_means(study: Study, means: pd.DataFrame) -> pd.Series:
+    """Mean score by placement: that of the ranking where designs are placements, else the mean over all forms."""
+    if study.design == "placement":
+        return means.set_index("design")["mean"]
+    return study.done.groupby("placement")[study.metric].mean()
+
+
 def score_digits(study: Study) -> int:
     """Decimals for scores of this study."""
     return digits_for(study.done[study.metric]) if len(study.done) else 3
@@ -93,7 +100,7 @@ def score_sections(study: Study, means: pd.DataFrame, out: Path) -> list[Section
 def heatmap_section(study: Study, means: pd.DataFrame, out: Path) -> Section | None:
     """Mean score of every placement as in the paper, or of the two factors with most levels."""
     if study.has_placements:
-        return _placement_heatmap(study, out)
+        return _placement_heatmap(study, means, out)
     crossed = [f for f in study.factors if f != "placement" and study.done[f].nunique() > 1]
     crossed.sort(key=lambda f: -study.done[f].nunique())
     if len(crossed) < 2:
@@ -111,12 +118,12 @@ def heatmap_section(study: Study, means: pd.DataFrame, out: Path) -> Section | N
         FigureBlock(drawing, caption, f"Heatmap of {study.words.label} by {across} and {down}")])  # fmt: skip
 
 
-def _placement_heatmap(study: Study, out: Path) -> Section:
-    from sdpet.positions import INPUTS, OUTPUTS, PLACEMENTS
+def _placement_heatmap(study: Study, means: pd.DataFrame, out: Path) -> Section:
+    from sdpet.positions import INPUTS, OUTPUTS, PLACEMENTS, split_placement
 
-    cells = study.done.dropna(subset=["din", "dout"]).groupby(["din", "dout"])[study.metric].mean()
-    values = {(str(a), str(b)): float(v) for (a, b), v in cells.items()}  # type: ignore[misc]
-    admissible = {(p.split("-")[0], p.split("-")[1]) for p in PLACEMENTS}
+    scores = placement_means(study, means)
+    values = {split_placement(str(p)): float(v) for p, v in scores.items() if p in PLACEMENTS}
+    admissible = {split_placement(p) for p in PLACEMENTS}
     columns, rows = [(p, PAPER_NAME[p]) for p in INPUTS], [(p, PAPER_NAME[p]) for p in OUTPUTS]
     drawing = save(
         heatmap(values, columns, rows, admissible, study.words.axis, "input: where the adapter reads",
@@ -129,7 +136,8 @@ def _placement_heatmap(study: Study, out: Path) -> Section:
     )
     if missing:
         caption += f" Dashed: {len(missing)} of the 20 placements have no scored run."
-    frame = study.done.groupby("placement", sort=False)[study.metric].agg(["mean", "std", "count"]).reset_index()
+    frame = study.done.groupby("placement", sort=False)[study.metric].agg(["std", "count"]).reset_index()
+    frame["mean"] = frame["placement"].map(scores)
     frame.insert(1, "din", frame["placement"].str.split("-").str[0])
     frame.insert(2, "dout", frame["placement"].str.split("-").str[1])
     digits = score_digits(study)
@@ -204,7 +212,7 @@ def _bars(rows: pd.DataFrame) -> list[tuple[str, float, str, bool]]:
 _EFFECT = {
     "eta2": Column("η²", lambda v: number(v, 3)),
     "eta2_partial": Column("ηₚ²", lambda v: number(v, 3)),
-    "interval": Column("95 % interval"),
+    "interval": Column("95% interval"),
     "omega2_partial": Column("ωₚ²", lambda v: number(v, 3)),
 }
 
@@ -260,8 +268,10 @@ def ranking_section(study: Study, means: pd.DataFrame, out: Path) -> Section:
     replicated = bool((means["n"] > 1).any())
     caption = f"Designs by mean {study.words.label}, best at the top."
     if intervals:
-        caption += " Lines: 95 % intervals of the mean; small ticks: single runs."
-        caption += " Filled marks cannot be told from the best (Hsu's test, 95 %); open marks are worse." if replicated else ""
+        caption += " Lines: 95% intervals of the mean; small ticks: single runs."
+        if study.block and means["n"].nunique() > 1:
+            caption += " Means are adjusted for the seeds, as some runs are missing."
+        caption += " Filled marks cannot be told from the best (Hsu's test, 95%); open marks are worse." if replicated else ""
     if floor == floor or ceiling == ceiling:
         caption += " Dashed: the floor (base model, untuned)" + (" and the ceiling (real images)." if ceiling == ceiling else ".")
     best = [study.label(d) for d in means.loc[means["among_best"], "design"]]
@@ -282,7 +292,7 @@ def ranking_section(study: Study, means: pd.DataFrame, out: Path) -> Section:
                        + (", and the share of the way from floor to ceiling." if "share" in frame else "."), frame, {
         "design": Column("design", lambda v: study.label(v), numeric=False),
         "mean": Column(study.words.label, lambda v: number(v, digits)),
-        "interval": Column("95 % interval"),
+        "interval": Column("95% interval"),
         "share": Column("of the way", lambda v: f"{v:.0%}"),
         "n": Column("runs", lambda v: number(v, 0)),
         "among_best": Column("may be best", lambda v: "yes" if v and replicated else ""),

@@ -1,0 +1,257 @@
+"""The report says what the runs say: planted effects are found, numbers are those of the analysis, the page stands alone."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from fake_study import planted_share, write_study
+
+import analysis
+from analysis.report import Report, write_report
+from sdpet.positions import PLACEMENTS
+
+ROOT = Path(__file__).parent.parent
+HEATMAP = ROOT / "analysis" / "data" / "xiang2023_dreambooth_heatmap.csv"
+
+
+class Page(HTMLParser):
+    """Text, addresses and ids of a page, and whether its tags nest."""
+
+    VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href", "srcset", "data", "action"):
+                self.addresses.append(value or "")
+            elif name == "id":
+                self.ids.append(value or "")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] not in ("style", "script"):
+            self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.text))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report, Page]:
+    """A whole placement study of which one run diverged and one failed, and its report."""
+    folder = tmp_path_factory.mktemp("outputs") / "placement"
+    write_study(folder, diverged=[("reso-reso", 1)], failed=[("attn1o-ffni", 2)])
+    report = write_report(folder)
+    return folder, report, Page(report.page.read_text(encoding="utf-8"))
+
+
+def cells(page: Page, kind: str) -> int:
+    return len([i for i in page.ids if i.startswith(f"heatmap-{kind}-")])
+
+
+def test_conclusion_names_the_planted_best_and_stands_first(study: tuple[Path, Report, Page]) -> None:
+    _, report, page = study
+    best = max(PLACEMENTS, key=planted_share)
+    assert best == "attn2o-ffni"
+    assert best in report.conclusion[0] or "CA_out → FFN_in" in report.conclusion[0]
+    assert re.search(r"\d\.\d", report.conclusion[0]), "the first sentence has no number"
+    assert page.words.index(report.conclusion[0]) < page.words.index("Where to read and where to write")
+
+
+def test_heatmap_has_every_cell_once(study: tuple[Path, Report, Page]) -> None:
+    _, _, page = study
+    assert (cells(page, "cell"), cells(page, "inadmissible"), cells(page, "empty")) == (20, 70 - 20, 0)
+    assert {"SA_in", "CA_out", "Trans_out", "Res_out"} <= set(page.words.split())
+
+
+def test_numbers_are_those_of_the_analysis(study: tuple[Path, Report, Page]) -> None:
+    folder, report, page = study
+    runs = analysis.load_results(folder)
+    alone = analysis.oneway(runs, "clip_i", ["din", "dout", "placement"])
+    together = analysis.anova(runs, "clip_i", ["din", "dout"], 2, block="seed")
+    tables = report.page.parent / "tables"
+    pd.testing.assert_series_equal(
+        pd.read_csv(tables / "oneway.csv").set_index("factor")["F"].sort_index(), alone["F"].sort_index(),
+        check_names=False, check_index_type=False,
+    )  # fmt: skip
+    for F in [*alone["F"], *together.loc[["din", "dout"], "F"]]:
+        assert f"{F:.2f}" in page.words
+    assert together.loc["din", "df"] == 7 and "din has 7 of 9 degrees of freedom" in page.words
+    means = analysis.marginal_means(runs, "clip_i", "placement", block="seed")["mean"].sort_values(ascending=False)
+    ranking = pd.read_csv(tables / "ranking.csv")
+    assert list(ranking["design"]) == list(means.index)
+    assert ranking["mean"].to_numpy() == pytest.approx(means.to_numpy(), abs=1e-12)
+    for score in means:
+        assert page.words.count(f"{score:.3f}") >= 3, "heatmap, ranking and samples give the same mean"
+
+
+def test_page_stands_alone_and_is_well_formed(study: tuple[Path, Report, Page]) -> None:
+    _, report, page = study
+    assert report.page.stat().st_size < 5_000_000
+    assert page.addresses and not page.wrong and not page.open
+    assert len(page.ids) == len(set(page.ids)), "an id occurs twice"
+    for address in page.addresses:
+        assert address.startswith(("data:", "#", "figures/", "tables/")), address
+        if address.startswith("#"):
+            assert address[1:] in page.ids, address
+        elif not address.startswith("data:"):
+            assert (report.page.parent / address).stat().st_size > 0
+    assert not {"script", "iframe"} & set(page.tags)
+    html = report.page.read_text(encoding="utf-8")
+    assert not re.search(r"url\((?!#)|@import", html), "the style sheet asks for a file"
+
+
+def test_every_table_reads_back_and_every_figure_is_there(study: tuple[Path, Report, Page]) -> None:
+    _, report, _ = study
+    tables, figures = (report.page.parent / name for name in ("tables", "figures"))
+    names = {f.stem for f in tables.glob("*.csv")}
+    assert {"heatmap", "oneway", "additive", "ranking", "metrics", "sizes", "failures", "protocol", "agreement"} <= names
+    for name in names:
+        assert len(pd.read_csv(tables / f"{name}.csv")) >= 1
+        latex = (tables / f"{name}.tex").read_text(encoding="utf-8")
+        assert latex.count(r"\begin{tabular}") == 1 and not re.search(r"(?<!\\)[_%#]", latex.split("label{tab:")[1].split("}", 1)[1])
+    drawn = {f.stem for f in figures.glob("*.svg")}
+    assert {"heatmap", "factors", "ranking", "beside", "loss", "agreement"} <= drawn
+    assert drawn <= {f.stem for f in figures.glob("*.png")} and (figures / "samples.png").stat().st_size > 1000
+
+
+def test_samples_stand_in_order_of_score_with_gaps_where_runs_are_missing(study: tuple[Path, Report, Page]) -> None:
+    _, report, _ = study
+    html = report.page.read_text(encoding="utf-8")
+    grid = html[html.index('id="fig-samples"') : html.index("</figure>", html.index('id="fig-samples"'))]
+    rows = re.findall(r'<tr><th class="row" scope="row">([^<]+)<small>([^<]+)</small></th>(.*?)</tr>', grid, re.S)
+    assert len(rows) == 20 and rows[0][0] == "CA_out → FFN_in"
+    scores = [float(score) for _, score, _ in rows]
+    assert scores == sorted(scores, reverse=True)
+    images = {label: body.count("<img") for label, _, body in rows}
+    assert images["CA_out → FFN_in"] == 8
+    assert images["Res_out → Res_out"] < 8 and images["SA_out → FFN_in"] < 8
+
+
+def test_failed_runs_are_told_with_their_reasons_escaped(study: tuple[Path, Report, Page]) -> None:
+    _, report, page = study
+    assert "Out of memory while sampling <image 3>." in page.words and "The loss was not finite at step" in page.words
+    assert "<image 3>" not in report.page.read_text(encoding="utf-8")
+    assert "58 of 60" in page.words
+
+
+def test_partial_study_marks_cells_without_runs(tmp_path: Path) -> None:
+    tried = ["attn2o-ffni", "ffni-ffni", "attn2c-attn2c", "resi-reso"]
+    write_study(tmp_path, tried, seeds=[0, 1], diverged=[("resi-reso", 0), ("resi-reso", 1)], missing=[("ffni-ffni", 0)], samples=0)
+    page = Page(write_report(tmp_path).page.read_text(encoding="utf-8"))
+    assert (cells(page, "cell"), cells(page, "empty"), cells(page, "inadmissible")) == (3, 17, 50)
+    assert "2 of 7 runs have no score" in page.words
+    assert "Samples" not in page.words
+
+
+def test_one_run_says_plainly_that_nothing_can_be_said(tmp_path: Path) -> None:
+    write_study(tmp_path, ["attn2o-ffni"], seeds=[0])
+    report = write_report(tmp_path)
+    assert report.conclusion[0].startswith("Nothing can be said about factors from one run")
+    page = Page(report.page.read_text(encoding="utf-8"))
+    assert "F(" not in page.words and "Samples" in page.words
+
+
+def test_the_papers_heatmap_gives_the_papers_test(tmp_path: Path) -> None:
+    report = write_report(HEATMAP, out=tmp_path)
+    page = Page(report.page.read_text(encoding="utf-8"))
+    assert "11.97" in page.words and "0.77" in page.words and "9.93" in page.words and "0.635" in page.words
+    assert cells(page, "cell") == 20 and "Spearman" not in page.words
+    assert "one run a design" in page.words
+
+
+def test_fid_is_better_when_small(tmp_path: Path) -> None:
+    write_study(tmp_path, task="finetune", seeds=[0, 1], samples=0)
+    report = write_report(tmp_path)
+    ranking = pd.read_csv(report.page.parent / "tables" / "ranking.csv")
+    assert ranking["design"][0] == "attn2o-ffni" and ranking["mean"].is_monotonic_increasing
+    assert "attn2o-ffni" in report.conclusion[0] or "CA_out → FFN_in" in report.conclusion[0]
+
+
+def test_forms_are_designs_too(tmp_path: Path) -> None:
+    planted = {"relu": 0.7, "sig": 0.4, "silu": 0.6, "ident": 0.5}
+    forms = [{"activation": a, "scale": s} for a in planted for s in (0.5, 1.0, 2.0)]
+    write_study(tmp_path, ["attn2o-ffni"], forms=forms, share=lambda f: planted[f["activation"]], samples=0)
+    page = Page(write_report(tmp_path).page.read_text(encoding="utf-8"))
+    assert cells(page, "cell") == 12 and cells(page, "inadmissible") == 0
+    assert "relu, scale 2" in page.words
+    F = analysis.anova(analysis.load_results(tmp_path), "clip_i", ["activation", "scale"], 2, block="seed")["F"]
+    assert f"{F['activation']:.2f}" in page.words
+
+
+def test_compare_with_another_study(tmp_path: Path) -> None:
+    write_study(tmp_path / "a", samples=0)
+    write_study(tmp_path / "b", samples=0, share=lambda f: 1 - planted_share(f["placement"]))
+    page = Page(write_report(tmp_path / "a", compare=tmp_path / "b").page.read_text(encoding="utf-8"))
+    assert "disagreement in the order of the placements" in page.words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["{tmp}/nowhere"], "does not exist"),
+        (["{tmp}/empty"], "no run with a readable record.json"),
+        (["{heatmap}", "--metric", "clip"], "clip_similarity"),
+        (["{heatmap}", "--factors", "din,depth"], "placement, din, dout"),
+        (["{heatmap}", "--compare", "{tmp}/nowhere"], "does not exist"),
+        (["{heatmap}", "--out", "{heatmap}"], "heatmap"),
+    ],
+)
+def test_wrong_input_is_one_sentence(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from analysis.__main__ import main
+
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main([a.format(tmp=tmp_path, heatmap=HEATMAP) for a in arguments]) == 1
+    out, err = capsys.readouterr()
+    assert err.startswith("error: ") and said in err and err.count("\n") == 1 and not out
+
+
+def test_help_is_quick_and_begins_with_an_example() -> None:
+    code = (
+        "import sys, runpy; sys.argv = ['analysis', '--help']\n"
+        "try: runpy.run_module('analysis', run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'torch', 'pandas', 'matplotlib', 'scipy'} & set(sys.modules); assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("example:\n  python -m analysis outputs/placement")
+
+
+def test_the_report_never_imports_torch(tmp_path: Path) -> None:
+    code = (
+        f"import sys; from analysis.report import write_report; write_report({str(HEATMAP)!r}, out={str(tmp_path)!r})\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
