@@ -9,6 +9,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -55,7 +56,9 @@ class Record:
             raise ValueError(f"status must be one of {', '.join(STATUSES)}, not {self.status!r}.")
         content = asdict(self)
         content = {"format": content.pop("format"), **content}
-        write_atomically(folder / FILE, json.dumps(_finite(content), indent=1) + "\n")
+        text = json.dumps(_finite(content), indent=1)
+        text = re.sub(r"\[\s+([-\d.e]+),\s+([-\d.e]+|null)\s+\]", r"[\1, \2]", text)  # pairs of the loss on one line
+        write_atomically(folder / FILE, text + "\n")
 
     @classmethod
     def read(cls, folder: str | Path) -> Record:

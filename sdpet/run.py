@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sdpet.record import Record, bin_loss, factors
 from sdpet.study.claim import claim
 from sdpet.study.log import open_log
-from sdpet.study.validate import base_folder, data_folders, placement, run_folder, scorer_folder, validate
+from sdpet.study.validate import base_folder, data_folders, placement, run_folder, validate
 
 if TYPE_CHECKING:
     from sdpet.base import BaseModel
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Stage", "run", "validate"]
 
 Watch = Callable[[str, int, int], None]  # (phase: train or sample, steps done, steps in all)
-DETACHED = "design"
 
 
 class Stage:
@@ -43,10 +42,10 @@ class Stage:
         return self._keep("base", key, lambda: load_base(unet["name"], base_folder(config), device, unet["dtype"]))
 
     def scorer(self, config: Mapping[str, Any]) -> Scorer:
-        from sdpet.lab.scorer import load_scorer
+        from hydra.utils import instantiate
 
-        folder = scorer_folder(config)
-        return self._keep("scorer", [str(folder)], lambda: load_scorer(folder))
+        arguments = config["eval"]["scorer"]
+        return self._keep("scorer", arguments, lambda: instantiate(arguments))
 
     def task(self, config: Mapping[str, Any]) -> Task:
         """Latents and text states are computed once a task, whatever the number of runs."""
@@ -55,7 +54,7 @@ class Stage:
         arguments = {k: v for k, v in config["task"].items() if k != "name"} | _data_arguments(config)
         arguments["batch_size"] = config["trainer"]["batch_size"]
         base = self.base(config)
-        return self._keep("task", [arguments, id(base)], lambda: instantiate(arguments, base=base))
+        return self._keep("task", [arguments, id(base)], lambda: instantiate(arguments, _partial_=True)(base=base))
 
     def _keep(self, what: str, key: Any, make: Callable[[], Any]) -> Any:
         text = json.dumps(key, sort_keys=True, default=str)
@@ -83,7 +82,8 @@ def run(config: Any, stage: Stage | None = None, watch: Watch | None = None) -> 
         try:
             record = _run(config, folder, stage or Stage(), watch)
         except Exception as error:  # recorded, so that the other runs of a study go on
-            record = failure(config, f"{type(error).__name__}: {error}")
+            cause = error.__cause__ if type(error).__name__ == "InstantiationException" and error.__cause__ else error
+            record = failure(config, f"{type(cause).__name__}: {cause}")
             (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
         except BaseException:  # Ctrl-C or SIGTERM: leave nothing half done
             shutil.rmtree(folder, ignore_errors=True)
@@ -188,7 +188,7 @@ def evaluate(config: Any, folder: Path, stage: Stage | None = None, watch: Watch
 def eval_plan(config: Mapping[str, Any]) -> EvalPlan:
     from hydra.utils import instantiate
 
-    return instantiate({key: value for key, value in config["eval"].items() if key != "scorer"})
+    return instantiate({key: value for key, value in config["eval"].items() if key != "scorer"}, _convert_="all")
 
 
 def hush() -> None:

@@ -66,6 +66,13 @@ def text(value: Any) -> str:
     return value
 
 
+def target(value: Any) -> dict[str, Any]:
+    """A mapping from which Hydra makes an object."""
+    if not isinstance(value, dict) or not isinstance(value.get("_target_"), str):
+        raise ValueError("must be a mapping with _target_, as in conf/eval/lab.yaml")
+    return value
+
+
 def flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError("must be true or false")
@@ -156,7 +163,7 @@ RULES: dict[str, dict[str, Rule]] = {
     },
     "eval": {
         "_target_": text,
-        "scorer": text,
+        "scorer": target,
         "subject_images": whole(1),
         "class_images": whole(0),
         "prompts": texts,

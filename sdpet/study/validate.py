@@ -38,7 +38,8 @@ def validate(config: Any) -> dict[str, Any]:
     for template in checked["eval"].get("prompts", []):
         if "{prompt}" not in template:
             raise ValueError(f"eval.prompts has {template!r}, which lacks {{prompt}}, where the subject's prompt goes.")
-    scorer_folder(checked)
+    if _uses_lab_scorer(checked) and not (LAB / "scorer").is_dir():
+        raise ValueError(f"the lab's scorer {LAB / 'scorer'} is not there; make it with python -m sdpet.lab.pretrain.")
     return checked
 
 
@@ -54,7 +55,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         "data": _without(data, "noun", *content) | content,
         "trainer": config["trainer"],
         "sampler": _without(config["sampler"], "_target_"),
-        "eval": _without(config["eval"], "_target_", "chunk") | {"scorer": hash_folder(scorer_folder(config), WEIGHTS)},
+        "eval": _without(config["eval"], "_target_", "chunk") | {"scorer": _scorer_identity(config)},
     }
 
 
@@ -67,15 +68,6 @@ def run_id(config: Mapping[str, Any]) -> str:
 def base_folder(config: Mapping[str, Any]) -> Path:
     path = config["unet"]["path"]
     return LAB / "pipeline" if path is None else Path(path).expanduser()
-
-
-def scorer_folder(config: Mapping[str, Any]) -> Path:
-    """The scorer's folder. ValueError if it is not there."""
-    scorer = config["eval"]["scorer"]
-    folder = LAB / "scorer" if scorer == "lab" else Path(scorer).expanduser()
-    if not folder.is_dir():
-        raise ValueError(f"eval.scorer must be lab or a folder with a scorer's weights; there is no folder {folder}.")
-    return folder
 
 
 def data_folders(config: Mapping[str, Any]) -> dict[str, Path]:
@@ -175,6 +167,24 @@ def _check_task(task: dict[str, Any], data: dict[str, Any]) -> None:
             raise ValueError(f"data.token {data['token']!r} must be a word of data.prompt, {data['prompt']!r}.")
         if task["reg_weight"] > 0 and "class_dir" not in folders:
             raise ValueError("data.class_dir (images of the class) must be given, or train without prior: task.reg_weight=0.")
+
+
+def _uses_lab_scorer(config: Mapping[str, Any]) -> bool:
+    return config["eval"]["scorer"]["_target_"].startswith("sdpet.lab.")
+
+
+def _scorer_identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The scorer's arguments; paths count by the content of what lies there."""
+    arguments = _without(config["eval"]["scorer"], "device")
+    if _uses_lab_scorer(config):
+        arguments["folder"] = arguments.get("folder", str(LAB / "scorer"))
+    for key, value in arguments.items():
+        path = Path(value).expanduser() if isinstance(value, str) and key != "_target_" else None
+        if path is not None and path.is_dir():
+            arguments[key] = hash_folder(path, WEIGHTS)
+        elif path is not None and path.is_file():
+            arguments[key] = hash_folder(path.parent, (path.name.lower(),))
+    return arguments
 
 
 def _without(mapping: Mapping[str, Any], *keys: str) -> dict[str, Any]:

@@ -1,0 +1,41 @@
+"""The launcher `local`: a study's runs in worker processes of this machine. Registered with Hydra by its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class LocalLauncher(Launcher):
+    """workers: number of processes, or "auto" for one a usable core; 1 does the runs in this process."""
+
+    def __init__(self, workers: int | str = "auto") -> None:
+        self.workers = workers
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Do all jobs; one JobReturn each, in order, whose value is the run's record (or the reason why there is none)."""
+        from sdpet.study.launch import launch, usable_cores
+        from sdpet.study.plan import Composer, make_plan
+
+        workers = usable_cores() if self.workers == "auto" else self.workers
+        if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
+            raise ValueError(f"hydra.launcher.workers must be auto or a whole number of at least 1, not {workers!r}.")
+        composer = getattr(self, "composer", None) or Composer(self.hydra_context.config_loader, self.config)
+        jobs = make_plan(composer, job_overrides).jobs
+        launch(jobs, workers, quiet=self.config.quiet)
+        return [_job_return(job.overrides, job.record()) for job in jobs]
+
+
+def _job_return(overrides: Sequence[str], record: object) -> JobReturn:
+    result = JobReturn(overrides=list(overrides))
+    failed = record is None or getattr(record, "status", None) == "failed"
+    result.status = JobStatus.FAILED if failed else JobStatus.COMPLETED
+    result.return_value = RuntimeError(getattr(record, "reason", "no record")) if failed else record
+    return result

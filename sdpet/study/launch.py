@@ -1,0 +1,234 @@
+"""Share the runs of a study out to worker processes, and see to it that every one of them ends up with a record."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import sdpet
+from sdpet.study.claim import claim
+from sdpet.study.plan import Job
+from sdpet.study.show import Progress
+
+POLL = 1.0  # seconds between looks at runs that another study's process is doing
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def usable_cores() -> int:
+    """Cores this process may use: its affinity, and the quota of its control group where there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass
+    return cores
+
+
+def launch(jobs: Sequence[Job], workers: int, quiet: bool = False) -> None:
+    """Do all the jobs; returns when each has a record (its status tells), done here or by another process.
+
+    workers: processes; 1 does the runs in this process. Interrupted, it leaves no half record and no process.
+    """
+    queue = Queue(jobs)
+    progress = Progress(len(jobs), quiet)
+    try:
+        if min(workers, len(jobs)) <= 1:
+            _in_this_process(queue, progress)
+        else:
+            _in_workers(queue, progress, min(workers, len(jobs)))
+    finally:
+        progress.close()
+
+
+class Queue:
+    """Jobs to do, in order; those that another process has claimed come last, when it has let go of them."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._ready = deque(jobs)
+        self._elsewhere: list[Job] = []
+        self._next_look = 0.0
+
+    def next(self) -> Job | None:
+        return self._ready.popleft() if self._ready else None
+
+    def claimed_elsewhere(self, job: Job) -> None:
+        self._elsewhere.append(job)
+        self._next_look = time.monotonic() + POLL
+
+    def look(self) -> list[Job]:
+        """Jobs that another process has finished meanwhile; those it has dropped are ready again."""
+        if not self._elsewhere or time.monotonic() < self._next_look:
+            return []
+        self._next_look = time.monotonic() + POLL
+        finished, waiting = [], []
+        for job in self._elsewhere:
+            with claim(job.folder) as free:
+                if not free:
+                    waiting.append(job)
+                elif job.complete:
+                    finished.append(job)
+                else:
+                    self._ready.append(job)
+        self._elsewhere = waiting
+        return finished
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self._elsewhere)
+
+
+def _in_this_process(queue: Queue, progress: Progress) -> None:
+    from sdpet.run import Stage, run
+
+    stage = Stage()
+    while True:
+        for job in queue.look():
+            progress.done(job.name, job.record())
+        job = queue.next()
+        if job is None:
+            if not queue.waiting:
+                return
+            time.sleep(POLL / 4)
+            continue
+        watch = _share_of(job, progress)
+        record = run(job.config, stage, watch)
+        if record is None:
+            queue.claimed_elsewhere(job)
+        else:
+            progress.done(job.name, record)
+
+
+def _share_of(job: Job, progress: Progress) -> Any:
+    last = [0.0]
+
+    def watch(phase: str, done: int, total: int) -> None:
+        if time.monotonic() - last[0] > 0.2:
+            last[0] = time.monotonic()
+            progress.share(job.name, share(phase, done, total))
+
+    return watch
+
+
+def share(phase: str, done: int, total: int) -> float:
+    """How much of a run is done: training counts 0.8, sampling the rest (about what they take in the lab)."""
+    return 0.8 * done / total if phase == "train" else 0.8 + 0.2 * done / total
+
+
+class Worker:
+    """A process that does runs one after another: configs go in as JSON lines, what happens comes back as such.
+
+    It ends when its input ends, so it does not outlive this process, even a killed one.
+    """
+
+    def __init__(self) -> None:
+        root = str(Path(sdpet.__file__).parent.parent)
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        read_end, write_end = os.pipe()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "sdpet.study.worker", str(write_end)],
+            stdin=subprocess.PIPE,
+            pass_fds=[write_end],
+            start_new_session=True,  # Ctrl-C goes to this process alone, which then ends its workers
+            env={**os.environ, "PYTHONPATH": path, **dict.fromkeys(THREADS, "1")},
+        )
+        os.close(write_end)
+        self.reports = open(read_end, encoding="utf-8")  # noqa: SIM115 (closed in stop)
+        self.job: Job | None = None
+
+    def give(self, job: Job) -> None:
+        self.job = job
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(job.config).encode() + b"\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it died; seen when its reports end
+
+    def stop(self, patience: float = 10.0) -> None:
+        """End the process: by closing its input when idle, by SIGTERM in the middle of a run, at last by SIGKILL."""
+        if self.job is not None:
+            self.process.terminate()
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass
+        try:
+            self.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.reports.close()
+
+
+def _in_workers(queue: Queue, progress: Progress, count: int) -> None:
+    pool = [Worker() for _ in range(count)]
+    selector = selectors.DefaultSelector()
+    for worker in pool:
+        selector.register(worker.reports, selectors.EVENT_READ, worker)
+    try:
+        while True:
+            for job in queue.look():
+                progress.done(job.name, job.record())
+            for worker in pool:
+                if worker.job is None and (job := queue.next()) is not None:
+                    worker.give(job)
+            if not queue.waiting and all(worker.job is None for worker in pool):
+                return
+            for key, _ in selector.select(timeout=POLL):
+                worker = key.data
+                line = worker.reports.readline()
+                if line:
+                    _heed(worker, json.loads(line), queue, progress)
+                    continue
+                selector.unregister(worker.reports)  # it died
+                pool.remove(worker)
+                _bury(worker, progress)
+                pool.append(Worker())
+                selector.register(pool[-1].reports, selectors.EVENT_READ, pool[-1])
+    finally:
+        for worker in pool:
+            if worker.job is not None:
+                worker.process.terminate()  # all at once, then wait for each
+        for worker in pool:
+            worker.stop()
+
+
+def _heed(worker: Worker, report: dict[str, Any], queue: Queue, progress: Progress) -> None:
+    job = worker.job
+    assert job is not None
+    if report["event"] == "share":
+        progress.share(job.name, report["share"])
+        return
+    worker.job = None
+    if report["event"] == "claimed":
+        queue.claimed_elsewhere(job)
+    else:
+        progress.done(job.name, job.record())
+
+
+def _bury(worker: Worker, progress: Progress) -> None:
+    """Record that the run failed which a worker was doing when it died."""
+    from sdpet.run import failure
+
+    code = worker.process.wait()
+    job, worker.job = worker.job, None
+    worker.stop()
+    if job is None:
+        return
+    hint = "; was memory short?" if code == -9 else ""
+    with claim(job.folder) as mine:
+        if mine and job.record() is None:
+            reason = f"the process died with {'signal ' + str(-code) if code < 0 else 'status ' + str(code)}{hint}"
+            job.folder.mkdir(parents=True, exist_ok=True)
+            failure(job.config, reason).write(job.folder)
+    progress.done(job.name, job.record())

@@ -1,0 +1,104 @@
+"""From the overrides of a sweep to jobs: composed, validated, named, without doubles and impossible cells."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from sdpet.record import Record
+from sdpet.study.validate import InadmissiblePlacement, placement, run_folder, validate
+
+UNNAMED = ("adapter", "adapter.din", "adapter.dout", "seed", "study", "output_root", "quiet", "logger", "sweeps")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a study: its overrides on the command line, its validated config, its folder, and a name to show."""
+
+    overrides: tuple[str, ...]
+    config: dict[str, Any] = field(repr=False)
+    folder: Path
+    name: str
+
+    def record(self) -> Record | None:
+        return Record.find(self.folder)
+
+    @property
+    def complete(self) -> bool:
+        """Finished and diverged runs are not done again; failed ones are."""
+        record = self.record()
+        return record is not None and record.status != "failed"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """jobs to do; dropped: names of cells that cannot exist; doubled: how many jobs were the same as another one."""
+
+    jobs: list[Job]
+    dropped: list[str]
+    doubled: int
+
+
+class Composer:
+    """Composes the jobs of a sweep; jobs that differ only in values share one composition of the groups."""
+
+    def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
+        self._loader, self._master = loader, master
+        self._composed: dict[tuple[str, ...], DictConfig] = {}
+
+    def __call__(self, overrides: Sequence[str]) -> DictConfig:
+        from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        values = [o for o in parsed if self._is_plain_value(o)]
+        groups = tuple(o.input_line for o in parsed if not self._is_plain_value(o))
+        if groups not in self._composed:
+            config = self._loader.load_sweep_config(self._master, list(groups))
+            with open_dict(config):
+                del config["hydra"]
+            self._composed[groups] = config
+        config = copy.deepcopy(self._composed[groups])
+        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        return config
+
+    def _is_plain_value(self, override: Any) -> bool:
+        key = override.key_or_group
+        plain = override.package is None and not (override.is_add() or override.is_delete() or override.is_force_add())
+        return plain and not key.startswith("hydra") and not self._loader.get_group_options(key)
+
+
+def make_plan(composer: Composer, sweep: Iterable[Sequence[str]]) -> Plan:
+    """Raises for the first job that cannot be run (ValueError, or Hydra's error for one that does not compose)."""
+    jobs: dict[Path, Job] = {}
+    dropped: dict[str, None] = {}
+    doubled = 0
+    for overrides in sweep:
+        config = composer(overrides)
+        try:
+            checked = validate(config)
+        except InadmissiblePlacement:
+            dropped[str(placement(OmegaConf.to_container(config.adapter)))] = None  # type: ignore[arg-type]
+            continue
+        folder = run_folder(checked)
+        if folder in jobs:
+            doubled += 1
+        else:
+            jobs[folder] = Job(tuple(overrides), checked, folder, name_of(checked, overrides))
+    return Plan(list(jobs.values()), list(dropped), doubled)
+
+
+def name_of(config: dict[str, Any], overrides: Sequence[str] = ()) -> str:
+    """For people: "attn2o-ffni seed 1", and what else the job sets."""
+    parts = [placement(config["adapter"]) or config["adapter"]["method"], f"seed {config['seed']}"]
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if key not in UNNAMED and not key.startswith("hydra"):
+            parts.append(f"{key.rpartition('.')[2]} {value}")
+    return " ".join(parts)

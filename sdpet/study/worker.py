@@ -1,0 +1,60 @@
+"""A worker process of a study: `python -m sdpet.study.worker FD`, started by sdpet.study.launch.
+
+Reads one config a line from standard input and writes one JSON line an event to the file descriptor FD. The end of
+its input means that no more is to be done or that the parent died: an unfinished run is then left to others.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+from sdpet.study.launch import share
+
+
+def main(descriptor: int) -> None:
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    reports = open(descriptor, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 (open as long as the process)
+    configs: queue.Queue[str | None] = queue.Queue()
+    busy = threading.Event()
+    threading.Thread(target=_read, args=(configs, busy), daemon=True).start()
+
+    from sdpet.run import Stage, run
+
+    stage = Stage()
+    while (line := configs.get()) is not None:
+        record = run(json.loads(line), stage, _watch(reports))
+        busy.clear()
+        event: dict[str, Any] = {"event": "claimed"} if record is None else {"event": "done", "status": record.status}
+        reports.write(json.dumps(event) + "\n")
+
+
+def _read(configs: queue.Queue[str | None], busy: threading.Event) -> None:
+    for line in sys.stdin:
+        busy.set()
+        configs.put(line)
+    if busy.is_set():
+        os._exit(1)  # the parent died in the middle of a run
+    configs.put(None)
+
+
+def _watch(reports: Any) -> Any:
+    last = [0.0]
+
+    def watch(phase: str, done: int, total: int) -> None:
+        if time.monotonic() - last[0] > 0.5:
+            last[0] = time.monotonic()
+            reports.write(json.dumps({"event": "share", "share": share(phase, done, total)}) + "\n")
+
+    return watch
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,31 @@
+"""Train one adapter design, or with -m a study of many: python train.py --help."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+
+@hydra.main(config_path="conf", config_name="config", version_base="1.3")
+def main(config: Any) -> Any:
+    if HydraConfig.get().mode == RunMode.MULTIRUN:  # one job of a launcher that is not ours
+        from sdpet.run import run
+
+        return run(config)
+    from sdpet.study.single import train_one
+
+    try:
+        finished = train_one(config)
+    except ValueError as error:  # SystemExit passes Hydra in silence
+        sys.exit(f"error: {error}")
+    sys.exit(0 if finished else 1)
+
+
+if __name__ == "__main__":
+    from sdpet.study.errors import run_command
+
+    run_command(main)
