@@ -179,8 +179,11 @@ def test_open_clip_scorer_reads_a_local_checkpoint(tmp_path):
 
     from sdpet.scoring.openclip import OpenClipScorer
 
-    name = "ViT-S-32-alt"
-    torch.manual_seed(0)
+    name = "tiny-for-this-test"
+    tower = {"width": 32, "layers": 1}
+    vision, text = {**tower, "image_size": 64, "patch_size": 32, "head_width": 16}, {**tower, "heads": 2}
+    (tmp_path / f"{name}.json").write_text(json.dumps({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}))
+    open_clip.add_model_config(tmp_path)
     clip, preprocess = open_clip.create_model_and_transforms(name)[::2]
     torch.save(clip.state_dict(), tmp_path / "clip.pt")
     scorer = OpenClipScorer(name, str(tmp_path / "clip.pt"))
@@ -194,5 +197,5 @@ def test_open_clip_scorer_reads_a_local_checkpoint(tmp_path):
     torch.testing.assert_close(scorer.encode_text(["red star"]), text)
     with pytest.raises(ValueError, match="knows no model"):
         OpenClipScorer("ViT-Z")
-    with pytest.raises(ValueError, match="not to be had"):
+    with pytest.raises(ValueError, match="neither a checkpoint here nor a tag"):
         OpenClipScorer(name, str(tmp_path / "gone.pt"))

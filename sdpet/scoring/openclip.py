@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import torch
 
@@ -19,14 +20,17 @@ class OpenClipScorer:
 
         if model not in open_clip.list_models():
             raise ValueError(f"open_clip knows no model {model!r}; `open_clip.list_models()` lists the choices.")
+        tags = open_clip.list_pretrained_tags_by_model(model)
+        if pretrained not in tags and not Path(pretrained).is_file():
+            raise ValueError(f"{pretrained!r} is neither a checkpoint here nor a tag of {model} ({', '.join(tags)}).")
         try:
             clip, preprocess = open_clip.create_model_from_pretrained(model, pretrained=pretrained, device=device)
         except Exception as error:
             raise ValueError(
-                f"the scorer {model} with weights {pretrained!r} is not to be had ({type(error).__name__}); give "
-                "eval.scorer.pretrained the path of a checkpoint on this machine, or take eval=lab."
+                f"the weights {pretrained!r} of the scorer {model} could not be fetched or read "
+                f"({type(error).__name__}); give the path of a checkpoint on this machine, or take eval=lab."
             ) from error
-        self.name = f"{model}/{pretrained}" if "/" not in pretrained else model
+        self.name = f"{model}/{pretrained}" if pretrained in tags else model
         self.resize = "as open_clip prepares images for this model"
         self._clip = clip.requires_grad_(False).eval()
         self._preprocess, self._tokenize, self._device = preprocess, open_clip.get_tokenizer(model), device
