@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import sdpet
 from sdpet.adapters.handle import Adapters, attach
 from sdpet.adapters.spec import AdapterSpec
+from sdpet.files import atomically
 
 WEIGHTS, DESIGN = "adapters.safetensors", "adapters.json"
 _FORMAT = 1
@@ -113,16 +114,15 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file so that it is either there as a whole or not there, also when the machine stops."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
+    """Write a file so that it is there as a whole or not at all, also when the machine stops."""
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    atomically(path, write)
 
 
 def read_pickled(path: Path) -> dict[str, Tensor]:
