@@ -22,7 +22,7 @@ def f_bars(groups: Sequence[tuple[str, Sequence[tuple[str, float, str, bool]]]])
         axes = figure.subplots(len(groups), 1, squeeze=False, height_ratios=[max(len(b), 1) for _, b in groups],
                                sharex=True)[:, 0]  # fmt: skip
         for group, (ax, (title, bars)) in enumerate(zip(axes, groups, strict=True)):
-            for y, (name, f, note, significant) in enumerate(bars):
+            for y, (_, f, note, significant) in enumerate(bars):
                 length = f if f == f else 0.0
                 ax.barh(y, length, height=0.62, color=BLUE if significant else LINE,
                         edgecolor="none" if significant else MUTED, linewidth=0.8, gid=f"bar-{group}-{y}")  # fmt: skip

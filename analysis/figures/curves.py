@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -20,11 +21,12 @@ def loss_curves(curves: Mapping[str, Sequence[Curve]], named: Sequence[str], top
         figure = new_figure(5.6, 3.1)
         ax = figure.add_subplot()
         for design, runs in curves.items():
-            colour = CYCLE[named.index(design) % len(CYCLE)] if design in named else MUTED
+            look: dict[str, Any] = {"color": MUTED, "linewidth": 0.7, "alpha": 0.35, "zorder": 2}
+            if design in named:
+                look = {"color": CYCLE[named.index(design) % len(CYCLE)], "linewidth": 1.3, "alpha": 0.9, "zorder": 3}
             for i, run in enumerate(runs):
-                ax.plot([s for s, _ in run], [v for _, v in run], color=colour, linewidth=1.3 if design in named else 0.7,
-                        alpha=0.9 if design in named else 0.35, zorder=3 if design in named else 2,
-                        label=design if design in named and i == 0 else None)  # fmt: skip
+                label = design if design in named and i == 0 else None
+                ax.plot([s for s, _ in run], [v for _, v in run], label=label, **look)
         if top is not None:
             ax.set_ylim(0, 1.05 * top)
         ax.set_xlabel("training step")

@@ -56,22 +56,27 @@ def ranking(
     return figure
 
 
-def beside(
-    labels: Sequence[str],
-    columns: Sequence[tuple[str, Sequence[float], Sequence[Sequence[float]], float, float]],
-) -> Figure:
-    """Other scores of the same designs, in the same order: one narrow panel a score.
+@dataclass(frozen=True)
+class Panel:
+    """Another score of each design: its axis, means, single runs, floor and ceiling (NaN: there is none)."""
 
-    columns: (axis label, mean of each design, single runs of each design, floor, ceiling).
-    """
+    axis: str
+    means: Sequence[float]
+    points: Sequence[Sequence[float]]
+    floor: float = math.nan
+    ceiling: float = math.nan
+
+
+def beside(labels: Sequence[str], panels: Sequence[Panel]) -> Figure:
+    """Other scores of the same designs, in the same order: one narrow panel a score."""
     with styled():
-        figure = new_figure(1.5 + 2.5 * len(columns), 1.2 + 0.26 * max(len(labels), 2))
-        axes = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
-        for ax, colour, (title, means, points, floor, ceiling) in zip(axes, CYCLE * 3, columns, strict=False):
-            for y, (mean, singles) in enumerate(zip(means, points, strict=True)):
+        figure = new_figure(1.5 + 2.5 * len(panels), 1.2 + 0.26 * max(len(labels), 2))
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for ax, colour, panel in zip(axes, CYCLE * 3, panels, strict=False):
+            for y, (mean, singles) in enumerate(zip(panel.means, panel.points, strict=True)):
                 ax.plot(singles, [y] * len(singles), linestyle="", marker="|", markersize=5, color=MUTED)
                 ax.plot(mean, y, marker="o", markersize=5.5, color=colour)
-            for at, text in ((floor, "base"), (ceiling, "ceiling")):
+            for at, text in ((panel.floor, "base"), (panel.ceiling, "ceiling")):
                 if math.isfinite(at):
                     ax.axvline(at, color=INK, linewidth=1, linestyle=(0, (4, 3)))
                     ax.annotate(text, (at, 1), (0, 4), xycoords=("data", "axes fraction"), textcoords="offset points",
@@ -81,5 +86,5 @@ def beside(
             grid_along(ax, "x")
             ax.grid(axis="y", linewidth=0.5)
             ax.locator_params(axis="x", nbins=4)
-            ax.set_xlabel(title)
+            ax.set_xlabel(panel.axis)
     return figure

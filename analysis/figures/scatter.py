@@ -14,9 +14,7 @@ from analysis.figures.style import BLUE, CYCLE, MUTED, VERMILION, new_figure, st
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
-def agreement(
-    points: Sequence[tuple[str, float, float, str]], x_label: str, y_label: str
-) -> Figure:
+def agreement(points: Sequence[tuple[str, float, float, str]], x_label: str, y_label: str) -> Figure:
     """points: (design, x, y, kind); kinds get a colour and a marker each, designs their name where there is room."""
     kinds = list(dict.fromkeys(kind for *_, kind in points))
     with styled():
@@ -58,12 +56,13 @@ def _name_points(ax: Axes, points: Sequence[tuple[str, float, float]]) -> None:
             note.remove()
 
 
-def cost_panels(
-    panels: Sequence[tuple[str, Sequence[tuple[str, float, float]], set[str]]], y_label: str, higher_is_better: bool = True
-) -> Figure:
+CostPanel = tuple[str, Sequence[tuple[str, float, float]], set[str]]
+
+
+def cost_panels(panels: Sequence[CostPanel], y_label: str, higher_is_better: bool = True) -> Figure:
     """Quality against cost, one panel a cost (less is better).
 
-    panels: (cost with unit, [(design, cost, score)], designs on the Pareto front); the front is red and joined.
+    A panel is (cost with unit, [(design, cost, score)], designs on the Pareto front); the front is red and joined.
     """
     with styled():
         figure = new_figure(1.0 + 2.7 * len(panels), 3.4)

@@ -33,8 +33,12 @@ def write_report(
     where placements can be compared). out: default `report` in the study's folder; for a CSV `outputs/<name>/report`.
     Raises ValueError, with one sentence that names the choices, when there is nothing to report on.
     """
-    from analysis.report import details, pictures, scores
+    from analysis.report import details, pictures
+    from analysis.report.cells import heatmap_section
     from analysis.report.compare import compare_section
+    from analysis.report.factors import factors_section
+    from analysis.report.means import conclusion, design_means, score_digits
+    from analysis.report.ranking import beside_section, ranking_section
 
     study = read_study(source, metric, factors)
     if out is not None:
@@ -45,15 +49,19 @@ def write_report(
         folder = Path("outputs") / study.source.stem / "report"
     folder.mkdir(parents=True, exist_ok=True)
 
-    conclusion = scores.conclusion(study)
-    means = scores.design_means(study)
+    said = conclusion(study)
+    means = design_means(study)
+    several = len(means) > 1
     order = list(zip(means["design"], means["mean"], strict=True))
     command = f"python -m analysis {source}" + (f" --metric {metric}" if metric else "")
     command += f" --factors {','.join(factors)}" if factors else ""
     command += f" --compare {compare}" if compare else ""
     sections = [
-        *scores.score_sections(study, means, folder),
-        pictures.samples_section(study, folder, order, scores.score_digits(study)),
+        heatmap_section(study, means, folder) if several else None,
+        factors_section(study, folder) if several else None,
+        ranking_section(study, means, folder) if several else None,
+        beside_section(study, means, folder) if len(means) else None,
+        pictures.samples_section(study, folder, order, score_digits(study)),
         compare_section(study, means, compare, folder),
         details.costs_section(study, folder, means),
         details.sizes_section(study, folder),
@@ -65,7 +73,7 @@ def write_report(
     html = render(
         title=_title(study),
         kicker=f"{study.source} · {len(study.done)} runs · {date.today().isoformat()}",
-        conclusion=conclusion,
+        conclusion=said,
         warnings=study.notes,
         facts=_facts(study),
         sections=[section for section in sections if isinstance(section, Section)],
@@ -73,7 +81,7 @@ def write_report(
     )
     page = folder / "index.html"
     page.write_text(html, encoding="utf-8")
-    return Report(page, conclusion)
+    return Report(page, said)
 
 
 def _title(study: Study) -> str:
@@ -89,8 +97,10 @@ def _facts(study: Study) -> list[tuple[str, str]]:
     if designs:
         facts.append(("designs", str(designs)))
     if study.seeds:
-        facts.append(("seeds", listing(str(s) for s in study.seeds) if len(study.seeds) < 6 else str(len(study.seeds))))
-    facts.append(("runs", f"{len(study.done)} of {len(study.runs)}" if len(study.done) < len(study.runs) else str(len(study.done))))
+        few = len(study.seeds) < 6
+        facts.append(("seeds", listing(str(s) for s in study.seeds) if few else str(len(study.seeds))))
+    all_there = len(study.done) == len(study.runs)
+    facts.append(("runs", str(len(study.done)) if all_there else f"{len(study.done)} of {len(study.runs)}"))
     if "seconds_total" in study.done and study.done["seconds_total"].notna().any():
         facts.append(("compute", _duration(float(study.runs["seconds_total"].sum()))))
     floor, ceiling = study.mean_anchor("floor"), study.mean_anchor("ceiling")
@@ -102,4 +112,6 @@ def _facts(study: Study) -> list[tuple[str, str]]:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
+    if seconds > 5400:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"

@@ -9,12 +9,14 @@ import pandas as pd
 
 from analysis.figures.scatter import agreement
 from analysis.figures.style import save
+from analysis.report.means import placement_means
 from analysis.report.page import FigureBlock, Section, TableBlock, Text
-from analysis.report.scores import placement_means
 from analysis.report.study import Study, read_study
 from analysis.report.tables import Column, make_table
 from analysis.report.words import level_words, number, p_words
+from sdpet.positions import component
 
+KIND = {"transformer": "residual stream", "context": "text context", "resnet": "ResBlock"}
 LEAST = 4  # shared placements below which a rank correlation says nothing
 
 
@@ -30,19 +32,17 @@ def compare_section(study: Study, means: pd.DataFrame, other: str | Path | None,
     shared = [p for p in ours.index if p in theirs.index]
     if len(shared) < LEAST:
         if other is not None:
-            raise ValueError(f"{study.source} and {other} share {len(shared)} placements; comparing takes at least {LEAST}.")
+            found = f"{study.source} and {other} share {len(shared)} placements"
+            raise ValueError(f"{found}; comparing takes at least {LEAST}.")
         return None
     frame = pd.DataFrame({"placement": shared, "here": ours[shared].to_numpy(), "there": theirs[shared].to_numpy()})
     if other is None and np.allclose(frame["here"], frame["there"]):
         return None  # the paper's heatmap itself
     rho, p = _spearman(frame)
     same_way = study.higher_is_better == upward
-    from sdpet.positions import position
-
-    kind = {"transformer": "residual stream", "context": "text context", "resnet": "ResBlock"}
     points = [
-        (level_words("placement", row.placement), row.there, row.here, kind[position(row.placement.split("-")[0]).component])
-        for row in frame.itertuples()
+        (level_words("placement", row["placement"]), row["there"], row["here"], KIND[component(row["placement"])])
+        for row in frame.to_dict("records")
     ]
     drawing = save(agreement(points, f"{title}: {axis}", f"here: {study.words.axis}"), "agreement", out / "figures")
     frame["rank_here"] = frame["here"].rank(ascending=not study.higher_is_better)
@@ -55,11 +55,13 @@ def compare_section(study: Study, means: pd.DataFrame, other: str | Path | None,
         "rank_here": Column("rank here", lambda v: f"{v:g}"),
         "rank_there": Column("rank there", lambda v: f"{v:g}"),
     }, out / "tables", folded=True)  # fmt: skip
-    strength = "no" if abs(rho) < 0.2 else "a weak" if abs(rho) < 0.4 else "a moderate" if abs(rho) < 0.7 else "a strong"
+    size = abs(rho)
+    strength = "no" if size < 0.2 else "a weak" if size < 0.4 else "a moderate" if size < 0.7 else "a strong"
     agreeing = (rho > 0) == same_way
     said = (
-        f"Over the {len(shared)} placements that both have, the rank correlation (Spearman) is {number(rho, 2)} ({p_words(p)}): "
-        f"{strength} {'agreement' if agreeing or strength == 'no' else 'disagreement'} in the order of the placements."
+        f"Over the {len(shared)} placements that both have, the rank correlation (Spearman) is {number(rho, 2)} "
+        f"({p_words(p)}): {strength} {'agreement' if agreeing or strength == 'no' else 'disagreement'} "
+        "in the order of the placements."
     )
     if not same_way:
         said += " One of the two scores is better when small, so agreement shows as a negative correlation."
@@ -78,7 +80,8 @@ def _other(other: str | Path | None) -> tuple[pd.Series, str, str, bool]:
     if other is None:
         from analysis import load_paper_heatmap
 
-        return load_paper_heatmap().set_index("placement")["clip_similarity"], "the paper's heatmap", "CLIP similarity", True
+        paper = load_paper_heatmap().set_index("placement")["clip_similarity"]
+        return paper, "the paper's heatmap", "CLIP similarity", True
     study = read_study(other)
     if "placement" not in study.done:
         raise ValueError(f"{other} has no placements to compare with; it needs the columns din and dout, or placement.")

@@ -47,8 +47,8 @@ def costs_section(study: Study, out: Path, means: pd.DataFrame) -> Section | Non
             continue
         front = pareto(frame, {"score": study.higher_is_better, column: False}, "design")
         fronts[text] = front
-        panels.append((text, [(study.label(d), c, s) for d, c, s in zip(frame["design"], frame[column], frame["score"], strict=True)],
-                       {study.label(d) for d in front}))  # fmt: skip
+        marks = [(study.label(r["design"]), r[column], r["score"]) for r in frame.to_dict("records")]
+        panels.append((text, marks, {study.label(d) for d in front}))
     if not panels:
         return None
     drawing = save(cost_panels(panels, study.words.axis, study.higher_is_better), "pareto", out / "figures", wide=True)
@@ -81,7 +81,7 @@ def sizes_section(study: Study, out: Path) -> Section | None:
         said = f"The design trains {number(int(low))} parameters"
         said += f", {low / base:.2%} of the base model's {number(int(base))}." if base else "."
     elif high <= 1.02 * low:
-        said = f"All designs train the same number of parameters within {high / low - 1:.1%}, about {number(round(high))}."
+        said = f"All designs train the same number of parameters, {number(round(high))}, within {high / low - 1:.1%}."
     elif high <= 1.1 * low:
         said = (
             f"Widths are matched: the designs train {number(round(low))} to {number(round(high))} parameters, "
@@ -99,15 +99,15 @@ def sizes_section(study: Study, out: Path) -> Section | None:
         elif column in frame and study.done[column].nunique() > 1:
             said += f" The {name} differs between runs."
     if same:
-        said += f" The {listing(same)} {'is' if len(same) == 1 else 'are'} the same for all runs, not tuned for each design."
+        said += f" The same for all runs, and not tuned for each design: {listing(same)}."
     table = make_table("sizes", "Size and cost of each design, mean over its runs.", frame, {
         "design": Column("design", lambda v: study.label(v), numeric=False),
         "mid_dim": Column("mid_dim", lambda v: number(v, 0)),
         "adapters": Column("adapters", lambda v: number(v, 0)),
-        "trainable_params": Column("parameters", lambda v: number(round(float(v)))),
+        "trainable_params": Column("parameters", lambda v: number(round(float(str(v))))),
         "share_of_base": Column("of base", lambda v: f"{v:.2%}"),
         "seconds_train": Column("training (s)", number),
-        "peak_memory": Column("memory (MiB)", lambda v: number(float(v) / 2**20, 0)),
+        "peak_memory": Column("memory (MiB)", lambda v: number(float(str(v)) / 2**20, 0)),
     }, out / "tables", folded=len(frame) > 6)  # fmt: skip
     return Section("sizes", "Parameters: what was matched", [Text(said), TableBlock(table)])
 

@@ -120,7 +120,8 @@ def _references(study: Study, count: int, side: int) -> Strip | None:
             files = sorted(f for f in folder.iterdir() if f.suffix.lower() in PICTURES)[:count]
             images = [data_uri(file, side) for file in files]
             if any(images):
-                return Strip("reference images", "the subject", tuple(images + [None] * (count - len(images))), "reference")
+                blanks = [None] * (count - len(images))
+                return Strip("reference images", "the subject", (*images, *blanks), "reference")
     return None
 
 
@@ -133,8 +134,8 @@ def _base_samples(study: Study, role: str, columns: Sequence[Key], side: int) ->
             index |= sample_index(root / str(seed), seed, role)
     if not any(key in index for key in columns):
         return None
-    score = study.mean_anchor("floor")
-    return Strip("base model", number(score), tuple(data_uri(index[k], side) if k in index else None for k in columns), "base")
+    images = tuple(data_uri(index[key], side) if key in index else None for key in columns)
+    return Strip("base model", number(study.mean_anchor("floor")), images, "base")
 
 
 def _other_prompts(study: Study, order: Sequence[tuple[object, float]], digits: int, main: str) -> Grid | None:
@@ -161,6 +162,8 @@ def _other_prompts(study: Study, order: Sequence[tuple[object, float]], digits: 
     heads = [(prompt, len(list(group))) for prompt, group in groupby(columns, key=lambda key: key[2])]
     caption = (
         "Other prompts: is the rest of the prompt still followed, and is the plain class still drawn as before? "
-        "Best, second, middle and worst design." if len(order) > 2 else "Other prompts and the plain class."
+        "Best, second, middle and worst design."
+        if len(order) > 2
+        else "Other prompts and the plain class."
     )
     return make_grid("other-prompts", caption, rows, columns, heads)

@@ -72,7 +72,8 @@ class Study:
     def mean_anchor(self, end: str, metric: str | None = None) -> float:
         """Mean of the runs' own floor or ceiling; NaN where none is recorded."""
         column = f"{metric or self.metric}_{end}"
-        return float(self.done[column].mean()) if column in self.done and self.done[column].notna().any() else float("nan")
+        known = column in self.done and self.done[column].notna().any()
+        return float(self.done[column].mean()) if known else float("nan")
 
     @cached_property
     def records(self) -> dict[str, dict[str, Any]]:
@@ -116,9 +117,9 @@ def _factors(done: pd.DataFrame, runs: pd.DataFrame, asked: Sequence[str] | None
     """The factors asked for, or all that vary and are not merely derived from the placement (a matched width)."""
     if asked:
         choices = factor_columns(runs) or ["none: nothing varies"]
-        for factor in asked:
-            if factor not in done.columns or factor not in {*choices, "seed"}:
-                raise ValueError(f"Unknown factor {factor!r}; the factors that vary in {path} are {', '.join(choices)}.")
+        unknown = next((f for f in asked if f not in done.columns or f not in {*choices, "seed"}), None)
+        if unknown is not None:
+            raise ValueError(f"Unknown factor {unknown!r}; the factors that vary in {path} are {', '.join(choices)}.")
         return list(asked)
     varying = factor_columns(done) if len(done) else []
     return [f for f in varying if f not in ("mid_dim", "lr") or not _follows_placement(done, f)]

@@ -20,7 +20,6 @@ LATEX = {
     "ₚ": r"\textsubscript{p}",
     "\N{NARROW NO-BREAK SPACE}": r"\,",
     "≥": r"$\ge$",
-    "−": r"$-$",
 }
 
 

@@ -113,6 +113,14 @@ def number(value: object, decimals: int | None = None) -> str:
     return f"{value:.{min(places, 6)}f}".replace("-", "\N{MINUS SIGN}")
 
 
+def intervals(low: Iterable[float], high: Iterable[float], decimals: int) -> list[str]:
+    """`0.12 to 0.34` for each pair; an en dash where an end is missing."""
+    return [
+        f"{number(a, decimals)} to {number(b, decimals)}" if a == a and b == b else "–"
+        for a, b in zip(low, high, strict=True)
+    ]
+
+
 def listing(words: Iterable[str], last: str = "and") -> str:
     """`a, b and c`."""
     items = list(words)

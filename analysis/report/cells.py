@@ -1,0 +1,94 @@
+"""The heatmap: mean score of every placement as in the paper, or of two factors of the form."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.figures.heatmap import heatmap
+from analysis.figures.style import save
+from analysis.report.means import placement_means, score_digits
+from analysis.report.page import Block, FigureBlock, Section, TableBlock
+from analysis.report.study import Study
+from analysis.report.tables import Column, make_table
+from analysis.report.words import PAPER_NAME, factor_words, level_words, number
+from sdpet.positions import INPUTS, OUTPUTS, PLACEMENTS, split_placement
+
+Cells = dict[tuple[str, str], float]
+
+
+def heatmap_section(study: Study, means: pd.DataFrame, out: Path) -> Section | None:
+    """Mean score of every placement as in the paper, or of the two other factors with most levels."""
+    if study.has_placements:
+        return _placements(study, means, out)
+    crossed = [f for f in study.factors if f != "placement" and study.done[f].nunique() > 1]
+    crossed.sort(key=lambda f: -study.done[f].nunique())
+    if len(crossed) < 2:
+        return None
+    across, down = crossed[:2]
+    groups = study.done.groupby([across, down])[study.metric].mean()
+    cells = {(str(a), str(b)): float(v) for (a, b), v in groups.items()}  # type: ignore[misc]
+    columns, rows = _levels(study, across), _levels(study, down)
+    everything = {(a, b) for a, _ in columns for b, _ in rows}
+    figure = heatmap(
+        cells, columns, rows, everything, study.words.axis, factor_words(across), factor_words(down),
+        study.higher_is_better, score_digits(study), _best(cells, study.higher_is_better),
+    )  # fmt: skip
+    drawing = save(figure, "heatmap", out / "figures")
+    caption = f"Mean {study.words.label} over all runs of a cell; the best cell is framed."
+    alt = f"Heatmap of {study.words.label} by {across} and {down}"
+    title = f"{factor_words(across).capitalize()} and {factor_words(down)}"
+    return Section("heatmap", title, [FigureBlock(drawing, caption, alt)])
+
+
+def _placements(study: Study, means: pd.DataFrame, out: Path) -> Section:
+    scores, digits = placement_means(study, means), score_digits(study)
+    cells = {split_placement(str(p)): float(v) for p, v in scores.items() if p in PLACEMENTS}
+    admissible = {split_placement(p) for p in PLACEMENTS}
+    columns, rows = [(p, PAPER_NAME[p]) for p in INPUTS], [(p, PAPER_NAME[p]) for p in OUTPUTS]
+    figure = heatmap(
+        cells, columns, rows, admissible, study.words.axis, "input: where the adapter reads", "output: where it writes",
+        study.higher_is_better, digits, _best(cells, study.higher_is_better),
+    )  # fmt: skip
+    drawing = save(figure, "heatmap", out / "figures", wide=True)
+    better = "bright is better" if study.higher_is_better else "lower is better, and bright"
+    caption = (
+        f"Mean {study.words.label} of each placement, {better}; the best is framed. Hatched: cannot be, as an adapter "
+        "writes no earlier than it reads and joins only positions of one kind."
+    )
+    missing = admissible - set(cells)
+    if missing:
+        caption += f" Dashed: {len(missing)} of the 20 placements have no scored run."
+    frame = study.done.groupby("placement", sort=False)[study.metric].agg(["std", "count"]).reset_index()
+    frame["mean"] = frame["placement"].map(scores)
+    frame.insert(1, "din", frame["placement"].str.split("-").str[0])
+    frame.insert(2, "dout", frame["placement"].str.split("-").str[1])
+    table = make_table("heatmap", "The cells of the heatmap as a table.", frame, {
+        "din": Column("input", _both_names, numeric=False),
+        "dout": Column("output", _both_names, numeric=False),
+        "mean": Column("mean", lambda v: number(v, digits)),
+        "std": Column("standard deviation", lambda v: number(v, digits)),
+        "count": Column("runs", lambda v: number(v, 0)),
+    }, out / "tables", folded=True)  # fmt: skip
+    alt = f"Heatmap of {study.words.label} by input and output position"
+    blocks: list[Block] = [FigureBlock(drawing, caption, alt), TableBlock(table)]
+    return Section("heatmap", "Where to read and where to write", blocks)
+
+
+def _both_names(position: object) -> str:
+    return f"{PAPER_NAME.get(str(position), str(position))} ({position})"
+
+
+def _levels(study: Study, factor: str) -> list[tuple[str, str]]:
+    """(name, text) of each level: numbers in order, words as they come."""
+    levels = study.done[factor].dropna().unique().tolist()
+    if not isinstance(levels[0], str):
+        levels = sorted(levels)
+    return [(str(level), level_words(factor, level)) for level in levels]
+
+
+def _best(cells: Cells, higher: bool) -> tuple[str, str] | None:
+    finite = {cell: v for cell, v in cells.items() if math.isfinite(v)}
+    return (max if higher else min)(finite, key=lambda cell: finite[cell]) if len(finite) > 1 else None

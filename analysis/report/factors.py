@@ -1,0 +1,114 @@
+"""Which factor matters: F, p and effect size of each factor, alone and in the additive model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.figures.bars import f_bars
+from analysis.figures.style import save
+from analysis.report.page import Block, FigureBlock, Section, TableBlock, Text
+from analysis.report.study import Study
+from analysis.report.tables import Column, Table, make_table
+from analysis.report.words import factor_words, intervals, listing, number, p_cell, p_words
+
+
+def factors_section(study: Study, out: Path) -> Section | None:
+    """F bars, the one-way table and the additive type II table."""
+    from analysis import anova, oneway
+
+    tested = [f for f in study.factors if study.done[f].nunique() > 1]
+    if not tested:
+        return None
+    alone = oneway(study.done, study.metric, tested).reset_index(names="factor")
+    terms = [f for f in study.terms if f in tested]
+    together = anova(study.done, study.metric, terms, 2, block=study.block) if terms else None
+    groups = [("each factor alone (one-way)", _bars(alone, "eta2", "η²"))]
+    if together is not None and len(terms) > 1:
+        rows = together.loc[terms].reset_index(names="factor")
+        model = " + ".join(filter(None, [study.block, *terms]))
+        groups.append((f"beyond the others: {model} (type II)", _bars(rows, "eta2_partial", "ηₚ²")))
+    blocks: list[Block] = [Text(_sentence(alone, study))]
+    if any(f == f for _, bars in groups for _, f, _, _ in bars):
+        caption = (
+            "F of each factor: how much larger the variance between its levels is than the variance within them. "
+            "Blue: p < 0.05; pale: not. η² is the share of the variance that goes with the factor, ηₚ² its share "
+            "of what the other terms leave."
+        )
+        drawing = save(f_bars(groups), "factors", out / "figures")
+        blocks.append(FigureBlock(drawing, caption, f"F statistic of {listing(tested)}"))
+    blocks.append(TableBlock(_oneway_table(study, alone, out)))
+    if together is not None:
+        blocks.append(TableBlock(_additive_table(study, together, out)))
+    return Section("factors", "Which factor matters", blocks)
+
+
+def _sentence(alone: pd.DataFrame, study: Study) -> str:
+    known = alone[alone["F"].notna()]
+    if not len(known):
+        return "No factor can be tested: there are no more runs than levels, so there is no variance within levels."
+    first = known.sort_values(["p", "F"], ascending=[True, False]).iloc[0]
+    said = (
+        f"Taken alone, {factor_words(first['factor'])} has the smallest p: F({first['df']:.0f}, "
+        f"{first['df_residual']:.0f}) = {first['F']:.2f}, {p_words(first['p'])}, and it goes with {first['eta2']:.0%} "
+        f"of the variance of {study.words.label}."
+    )
+    if study.has_placements and {"din", "dout"} <= set(study.factors):
+        said += (
+            " Input and output are not orthogonal, as many pairs cannot exist; the additive model tests each beyond "
+            "the other, with degrees of freedom counted by rank."
+        )
+    return said
+
+
+def _bars(rows: pd.DataFrame, effect: str, sign: str) -> list[tuple[str, float, str, bool]]:
+    """(factor, F, note, significant) of each row, for the figure."""
+    bars = []
+    for row in rows.to_dict("records"):
+        note = f"{p_words(row['p'])}, {sign} = {row[effect]:.2f}" if row["F"] == row["F"] else "not estimable"
+        bars.append((factor_words(row["factor"]), float(row["F"]), note, bool(row["p"] < 0.05)))
+    return bars
+
+
+def _notes(frame: pd.DataFrame, table: pd.DataFrame) -> tuple[str, ...]:
+    return tuple(n for n in dict.fromkeys([*frame["note"].dropna(), *table.attrs.get("notes", [])]) if n)
+
+
+def _tests() -> dict[str, Column]:
+    return {
+        "F": Column("F", lambda v: number(v, 2)),
+        "p": Column("p", lambda v: p_cell(float(str(v)))),
+        "eta2_partial": Column("ηₚ²", lambda v: number(v, 3)),
+        "interval": Column("95% interval"),
+        "omega2_partial": Column("ωₚ²", lambda v: number(v, 3)),
+    }
+
+
+def _oneway_table(study: Study, alone: pd.DataFrame, out: Path) -> Table:
+    frame = alone.assign(interval=intervals(alone["eta2_partial_low"], alone["eta2_partial_high"], 2))
+    # With one factor the partial effect sizes are the plain ones.
+    tests = _tests() | {"eta2_partial": Column("η²", lambda v: number(v, 3))}
+    tests |= {"omega2_partial": Column("ω²", lambda v: number(v, 3))}
+    return make_table("oneway", f"One-way ANOVA of {study.words.label}, one factor at a time.", frame, {
+        "factor": Column("factor", lambda v: factor_words(str(v)), numeric=False),
+        "levels": Column("levels", lambda v: number(v, 0)),
+        "df": Column("df", lambda v: number(v, 0)),
+        "df_residual": Column("residual df", lambda v: number(v, 0)),
+        **tests,
+    }, out / "tables", _notes(frame, alone))  # fmt: skip
+
+
+def _additive_table(study: Study, together: pd.DataFrame, out: Path) -> Table:
+    frame = together.reset_index(names="term")
+    frame["interval"] = intervals(frame["eta2_partial_low"], frame["eta2_partial_high"], 2)
+    caption = (
+        f"Additive model of {study.words.label}: each term beyond all others (type II), degrees of freedom by rank."
+        + (f" The {study.block} is a block." if study.block else "")
+    )
+    return make_table("additive", caption, frame, {
+        "term": Column("term", lambda v: factor_words(str(v)), numeric=False),
+        "sum_sq": Column("sum of squares", number),
+        "df": Column("df", lambda v: number(v, 0)),
+        **_tests(),
+    }, out / "tables", _notes(frame, together))  # fmt: skip

@@ -1,0 +1,71 @@
+"""The sentences that open the page, and one mean a design for everything that shows it."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from analysis.report.study import Study
+from analysis.report.words import digits_for, number
+
+
+def conclusion(study: Study) -> list[str]:
+    """What is best and what matters, with numbers; or plainly that nothing can be said."""
+    label = study.words.label
+    if len(study.done) == 0:
+        return [f"Nothing can be said: none of the {len(study.runs)} runs has a {label} score."]
+    if len(study.done) == 1:
+        score = number(float(study.done[study.metric].iloc[0]))
+        floor, ceiling = study.mean_anchor("floor"), study.mean_anchor("ceiling")
+        between = ""
+        if floor == floor and ceiling == ceiling:
+            between = f", between a floor of {number(floor)} and a ceiling of {number(ceiling)}"
+        design = study.label(study.done[study.design].iloc[0]) if study.design in study.done else "The run"
+        return [
+            f"Nothing can be said about factors from one run: {design} reached {label} {score}{between}.",
+            "Which factor matters takes runs that differ in it, and several seeds to know how sure that is.",
+        ]
+    try:
+        from analysis import conclude
+    except ImportError:
+        best = design_means(study).iloc[0]
+        return [f"{study.label(best['design'])} is best with {label} {number(best['mean'])}."]
+    said = conclude(study.done, study.metric)
+    return [said] if isinstance(said, str) else list(said)
+
+
+def design_means(study: Study) -> pd.DataFrame:
+    """Designs from best to worst: columns design, mean, low, high, n, among_best (True where nothing is known)."""
+    from analysis import marginal_means
+
+    done, metric = study.done, study.metric
+    if len(done) == 0 or study.design not in done:
+        return pd.DataFrame(columns=["design", "mean", "low", "high", "n", "among_best"])
+    names = done[study.design].unique()
+    if len(names) == 1:
+        row = {"design": names[0], "mean": done[metric].mean(), "low": math.nan, "high": math.nan, "n": len(done)}
+        return pd.DataFrame([row]).assign(among_best=True)
+    frame = marginal_means(done, metric, study.design, block=study.block).reset_index(names="design")
+    frame["among_best"] = True
+    if len(done) > len(names):
+        try:
+            from analysis import best_set
+
+            best = best_set(done, metric, study.design, maximize=study.higher_is_better)
+            frame["among_best"] = frame["design"].map(best["among_best"]).fillna(False).astype(bool)
+        except (ValueError, ImportError) as error:
+            study.notes.append(str(error))
+    return frame.sort_values("mean", ascending=not study.higher_is_better, kind="stable").reset_index(drop=True)
+
+
+def placement_means(study: Study, means: pd.DataFrame) -> pd.Series:
+    """Mean score by placement: that of the ranking where designs are placements, else the mean over all forms."""
+    if study.design == "placement":
+        return means.set_index("design")["mean"]
+    return study.done.groupby("placement")[study.metric].mean()
+
+
+def score_digits(study: Study) -> int:
+    """Decimals for scores of this study."""
+    return digits_for(study.done[study.metric]) if len(study.done) else 3

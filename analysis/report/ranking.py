@@ -1,0 +1,112 @@
+"""Designs from best to worst, by the score of the report and by the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.figures.ranking import Panel, Row, beside, ranking
+from analysis.figures.style import save
+from analysis.report.means import score_digits
+from analysis.report.page import Block, FigureBlock, Section, TableBlock, Text
+from analysis.report.study import Study
+from analysis.report.tables import Column, make_table
+from analysis.report.words import digits_for, intervals, listing, metric_words, number
+
+PANELS = 3  # other scores drawn beside each other; the table has all of them
+
+
+def ranking_section(study: Study, means: pd.DataFrame, out: Path) -> Section:
+    """Designs from best to worst with intervals, floor and ceiling."""
+    label, digits = study.words.label, score_digits(study)
+    singles = study.done.groupby(study.design)[study.metric].apply(list)
+    rows = []
+    for r in means.to_dict("records"):
+        points = singles[r["design"]] if r["n"] > 1 else ()
+        rows.append(Row(study.label(r["design"]), r["mean"], r["low"], r["high"], points, r["among_best"]))
+    floor, ceiling = study.mean_anchor("floor"), study.mean_anchor("ceiling")
+    drawing = save(ranking(rows, study.words.axis, floor, ceiling), "ranking", out / "figures")
+    replicated = bool((means["n"] > 1).any())
+    caption = f"Designs by mean {label}, best at the top."
+    if means["low"].notna().any():
+        caption += " Lines: 95% intervals of the mean; small ticks: single runs."
+    if study.block and means["n"].nunique() > 1:
+        caption += " Means are adjusted for the seeds, as some runs are missing."
+    if replicated and not means["among_best"].all():
+        caption += " Filled marks cannot be told from the best; open marks are worse (Hsu's test, 95%)."
+    if floor == floor or ceiling == ceiling:
+        caption += " Dashed: the floor (base model, untuned)"
+        caption += " and the ceiling (real images)." if ceiling == ceiling else "."
+    frame = means.assign(interval=intervals(means["low"], means["high"], digits))
+    for end in ("floor", "ceiling"):
+        frame[end] = study.mean_anchor(end)
+    if floor == floor and ceiling == ceiling and ceiling != floor:
+        frame["share"] = (frame["mean"] - floor) / (ceiling - floor)
+    what = ", and the share of the way from floor to ceiling." if "share" in frame else "."
+    table = make_table("ranking", f"Every design with its interval{what}", frame, {
+        "design": Column("design", study.label, numeric=False),
+        "mean": Column(label, lambda v: number(v, digits)),
+        "interval": Column("95% interval"),
+        "share": Column("of the way", lambda v: f"{v:.0%}"),
+        "n": Column("runs", lambda v: number(v, 0)),
+        "among_best": Column("may be best", lambda v: "yes" if v and replicated else ""),
+    }, out / "tables", folded=len(frame) > 12)  # fmt: skip
+    blocks: list[Block] = [
+        Text(_best(study, means)),
+        FigureBlock(drawing, caption, f"Ranking of {len(means)} designs"),
+        TableBlock(table),
+    ]
+    return Section("ranking", "Designs from best to worst", blocks)
+
+
+def _best(study: Study, means: pd.DataFrame) -> str:
+    """Which designs may be the best."""
+    best = [study.label(d) for d in means.loc[means["among_best"], "design"]]
+    if not (means["n"] > 1).any():
+        return "There is one run a design, so designs are ranked without a test of their differences."
+    if len(best) == len(means):
+        return f"None of the {len(means)} designs can be told from the best."
+    if len(best) == 1:
+        return f"{best[0]} is better than every other design beyond the noise of the seeds."
+    return f"{listing(best)} cannot be told from the best of the {len(means)} designs; the others are worse."
+
+
+def beside_section(study: Study, means: pd.DataFrame, out: Path) -> Section | None:
+    """The other scores of the same designs, in the same order."""
+    others = [m for m in study.metrics if m != study.metric and study.done[m].notna().any()]
+    if not others:
+        return None
+    groups, order = study.done.groupby(study.design), list(means["design"])
+    frame = pd.DataFrame({"design": order, study.metric: means["mean"].to_numpy()})
+    shown = {"design": Column("design", study.label, numeric=False)}
+    shown[study.metric] = _score_column(study, study.metric)
+    panels, sentences = [], []
+    for name in others:
+        words, singles = metric_words(name), groups[name].apply(list)
+        frame[name] = groups[name].mean().reindex(order).to_numpy()
+        shown[name] = _score_column(study, name)
+        floor, ceiling = study.mean_anchor("floor", name), study.mean_anchor("ceiling", name)
+        points = [singles[d] if len(singles[d]) > 1 else [] for d in order]
+        panels.append(Panel(words.axis, frame[name].tolist(), points, floor, ceiling))
+        ends = [
+            f"{number(v)} for {what}" for v, what in ((floor, "the base model"), (ceiling, "real images")) if v == v
+        ]
+        sentences.append(f"{words.label} tells {words.tells}" + (f" ({listing(ends)})" if ends else "") + ".")
+    blocks: list[Block] = [Text("One score is not the whole picture. " + " ".join(sentences))]
+    if len(order) > 1:
+        figure = beside([study.label(d) for d in order], panels[:PANELS])
+        drawing = save(figure, "beside", out / "figures", wide=len(panels) > 1)
+        names = listing(metric_words(m).label for m in others[:PANELS])
+        caption = (
+            f"The same designs in the same order as above, by {names}. Ticks: single runs; dashed: floor and ceiling."
+        )
+        blocks.append(FigureBlock(drawing, caption, f"{names} of each design"))
+    table = make_table("metrics", "All scores, mean over runs.", frame, shown, out / "tables", folded=len(order) > 6)
+    blocks.append(TableBlock(table))
+    return Section("metrics", "The other scores", blocks)
+
+
+def _score_column(study: Study, metric: str) -> Column:
+    digits = digits_for(study.done[metric])
+    return Column(metric_words(metric).label, lambda v: number(v, digits))
