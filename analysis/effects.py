@@ -41,9 +41,9 @@ def effect_interval(
     begins at 0 says that the data do not exclude "no effect".
 
     >>> [round(x, 3) for x in effect_interval(11.97, 9, 10)]
-    [0.673, 0.948]
+    [0.69, 0.957]
     >>> [round(x, 3) for x in effect_interval(11.97, 9, 10, n=20)]
-    [0.507, 0.901]
+    [0.527, 0.918]
     """
     if not (df1 > 0 and df2 > 0) or np.isnan(F):
         return float("nan"), float("nan")
