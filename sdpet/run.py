@@ -109,7 +109,6 @@ def _run(config: dict[str, Any], folder: Path, stage: Stage, watch: Watch | None
     import torch
     from hydra.utils import instantiate
 
-    from sdpet.anchors import anchors
     from sdpet.fit import fit
     from sdpet.methods import build
     from sdpet.scoring import evaluate_run, save_samples
@@ -117,8 +116,7 @@ def _run(config: dict[str, Any], folder: Path, stage: Stage, watch: Watch | None
     torch.set_num_threads(config["trainer"]["threads"])
     base, task, scorer = stage.base(config), stage.task(config), stage.scorer(config)
     sampler, plan, seed = instantiate(config["sampler"]), eval_plan(config), config["seed"]
-    cache = Path(config["output_root"]).expanduser() / ".anchors"
-    frame = anchors(base, task, scorer, sampler, seed, plan, cache)
+    frame = anchors_of(config, stage)
     base_params = sum(p.numel() for p in base.unet.parameters())
 
     started = time.perf_counter()
@@ -183,6 +181,29 @@ def evaluate(config: Any, folder: Path, stage: Stage | None = None, watch: Watch
         return evaluate_run(base, task, scorer, sampler, config["seed"], eval_plan(config), _sampling(watch))
     finally:
         handle.detach()
+
+
+def anchors_of(config: Mapping[str, Any], stage: Stage) -> dict[str, dict[str, float | None]]:
+    """Floor and ceiling of each metric, kept in output_root/.anchors for all runs that share them."""
+    from hydra.utils import instantiate
+
+    from sdpet.anchors import anchors
+
+    base, task, scorer = stage.base(config), stage.task(config), stage.scorer(config)
+    cache = Path(config["output_root"]).expanduser() / ".anchors"
+    return anchors(base, task, scorer, instantiate(config["sampler"]), config["seed"], eval_plan(config), cache)
+
+
+def protocol_of(config: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
+    """How scores under this config are made; needs no sampling."""
+    from hydra.utils import instantiate
+
+    from sdpet.scoring import protocol
+
+    hush()
+    base, task, scorer = stage.base(config), stage.task(config), stage.scorer(config)
+    made_by = protocol(base, task, scorer, instantiate(config["sampler"]), eval_plan(config))
+    return json.loads(json.dumps(made_by))  # as it reads in a record
 
 
 def eval_plan(config: Mapping[str, Any]) -> EvalPlan:

@@ -79,6 +79,8 @@ def make_plan(composer: Composer, sweep: Iterable[Sequence[str]]) -> Plan:
     jobs: dict[Path, Job] = {}
     dropped: dict[str, None] = {}
     doubled = 0
+    sweep = [list(overrides) for overrides in sweep]
+    common = set(sweep[0]).intersection(*sweep) if sweep else set()
     for overrides in sweep:
         config = composer(overrides)
         try:
@@ -90,12 +92,13 @@ def make_plan(composer: Composer, sweep: Iterable[Sequence[str]]) -> Plan:
         if folder in jobs:
             doubled += 1
         else:
-            jobs[folder] = Job(tuple(overrides), checked, folder, name_of(checked, overrides))
+            named = name_of(checked, [override for override in overrides if override not in common])
+            jobs[folder] = Job(tuple(overrides), checked, folder, named)
     return Plan(list(jobs.values()), list(dropped), doubled)
 
 
 def name_of(config: dict[str, Any], overrides: Sequence[str] = ()) -> str:
-    """For people: "attn2o-ffni seed 1", and what else the job sets."""
+    """For people: "attn2o-ffni seed 1", and what else is told of (what sets a job apart from the others)."""
     parts = [placement(config["adapter"]) or config["adapter"]["method"], f"seed {config['seed']}"]
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")

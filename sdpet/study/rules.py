@@ -204,12 +204,14 @@ def check_values(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unknown_key(name: str) -> str:
-    """One sentence for a key that does not exist, with the keys that do."""
+    """One sentence for a key that does not exist, or not in this command, with the keys that do."""
     group, _, key = name.rpartition(".")
     if group not in RULES:
         return f"there is no config group {group!r}; groups are {', '.join(g for g in RULES if g)}."
     keys = [*RULES[group], *(g for g in RULES if g and not group)]
+    if key in keys:
+        return f"{name} cannot be set here."
     near = get_close_matches(key, keys, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     where = f"of {group} are" if group else "are"
-    return f"there is no key {name!r}{hint}; keys {where} {', '.join(keys)}."
+    return f"there is no key {name!r}{hint}; keys {where} {', '.join(k for k in keys if k != '_target_')}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def validate(config: Any) -> dict[str, Any]:
     config: an OmegaConf config or a mapping. Raises ValueError (one sentence, with the valid choices).
     """
     checked = check_values(_plain(config))
+    _check_output(Path(checked["output_root"]).expanduser())
     _check_design(checked["adapter"])
     _check_base(checked["unet"], checked["trainer"])
     _check_task(checked["task"], checked["data"])
@@ -113,6 +115,16 @@ def _plain(config: Any) -> dict[str, Any]:
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0].rstrip(".")
+
+
+def _check_output(root: Path) -> None:
+    there = next(folder for folder in (root, *root.absolute().parents) if folder.exists() or folder.is_symlink())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"output_root {root} cannot be written ({there} is {_what(there)}); give another folder.")
+
+
+def _what(path: Path) -> str:
+    return "not writable" if path.is_dir() else "not a folder"
 
 
 def _check_design(adapter: dict[str, Any]) -> None:

@@ -1,0 +1,112 @@
+"""Wrong configs end in one sentence that names the cause and what would be right, before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra.errors import CompactHydraException
+from study_tools import composed, tiny_overrides, train
+
+from sdpet.study.errors import sentence
+from sdpet.study.validate import validate
+
+WRONG = [
+    # overrides, what the sentence must say
+    (["adapter.din=attn2x"], ["adapter.din", "attn2o", "attn1i"]),
+    (["adapter.dout=attn2o"], ["adapter.dout", "ffni", "transo"]),  # can be read, not written
+    (["adapter.din=ffni", "adapter.dout=attn1i"], ["attn1i comes before ffni", "transo"]),
+    (["adapter.din=attn1i", "adapter.dout=reso"], ["resnet", "transformer"]),
+    (["adapter.mid_dim=0"], ["adapter.mid_dim", "at least 1"]),
+    (["adapter.mid_dim=2.5"], ["adapter.mid_dim", "whole number"]),
+    (["adapter.params=0"], ["adapter.params", "at least 1"]),
+    (["adapter.params=null"], ["adapter.mid_dim", "adapter.params"]),
+    (["adapter.activation=tanh"], ["relu, sig, silu, ident"]),
+    (["adapter.init=xavier"], ["zero, default"]),
+    (["adapter.scale=big"], ["adapter.scale", "number"]),
+    (["adapter.method=lora2"], ["adapter, full"]),
+    (["adapter=full", "adapter.din=attn1i", "adapter.dout=ffni"], ["full", "adapter.din=null"]),
+    (["trainer.steps=-1"], ["trainer.steps", "at least 1", "-1"]),
+    (["trainer.lr=fast"], ["trainer.lr", "number", "fast"]),
+    (["trainer.lr=0"], ["trainer.lr", "above 0"]),
+    (["trainer.lr=nan"], ["trainer.lr", "number"]),
+    (["trainer.batch_size=0"], ["trainer.batch_size", "at least 1"]),
+    (["trainer.device=tpu"], ["cpu", "cuda"]),
+    (["trainer.precision=8"], ["trainer.precision", "32-true"]),
+    (["seed=one"], ["seed", "whole number"]),
+    (["seed=-1"], ["seed", "at least 0"]),
+    (["sampler.name=euler"], ["dpm, ddim, plms"]),
+    (["sampler.steps=0"], ["sampler.steps", "at least 1"]),
+    (["sampler.guidance=-2"], ["sampler.guidance", "at least 0"]),
+    (["sampler.eta=0.5"], ["sampler.eta", "ddim"]),
+    (["eval.prompts=[a red one]"], ["{prompt}", "a red one"]),
+    (["eval.subject_images=0"], ["eval.subject_images", "at least 1"]),
+    (["data.subject_dir=/nowhere/photos"], ["data.subject_dir", "/nowhere/photos", "folder of images"]),
+    (["data=subject", "data.subject_dir=."], ["data.noun must be given"]),
+    (["data.token=xyz"], ["data.token", "a photo of a sks star"]),
+    (["unet.path=/nowhere/model"], ["/nowhere/model", "does not exist", "unet.path"]),
+    (["unet.path=."], ["lacks", "unet, vae"]),
+    (["task=finetune"], ["data=digits"]),
+    (["logger.name=tensorboard"], ["none, csv, wandb"]),
+    (["study=a/b"], ["study", "without slashes"]),
+    (["output_root=/proc/version/out"], ["output_root", "not a folder"]),
+    (["quiet=maybe"], ["quiet", "true or false"]),
+    (["+trainer.momentum=0.9"], ["trainer.momentum", "weight_decay"]),
+    # what Hydra itself finds when it composes
+    (["trainer.learning_rate=1"], ["trainer.learning_rate", "lr"]),
+    (["adapter.mid_dm=8"], ["adapter.mid_dm", "did you mean mid_dim"]),
+    (["adaptor=full"], ["adaptor", "did you mean adapter"]),
+    (["adapter=attn2o-fni"], ["attn2o-fni", "attn2o-ffni"]),
+    (["sampler=euler"], ["euler", "dpm", "plms"]),
+    (["eval=vit"], ["vit", "lab"]),
+    (["seed=0,1"], ["seed=0,1", "--multirun"]),
+]
+
+
+@pytest.mark.parametrize(("overrides", "says"), WRONG, ids=[" ".join(case[0]) for case in WRONG])
+def test_one_sentence_names_the_cause_and_the_choices(overrides, says, tiny_folder, subject_folders, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises((ValueError, CompactHydraException)) as caught:
+        validate(composed(*tiny_overrides(tiny_folder, subject_folders, out), *overrides))
+    text = sentence(caught.value)
+    assert "\n" not in text
+    for part in says:
+        assert part in text
+    assert not out.exists()
+
+
+def test_a_folder_without_images(tiny_folder, subject_folders, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no image"):
+        validate(composed(*tiny_overrides(tiny_folder, subject_folders, tmp_path), f"data.class_dir={tmp_path / 'empty'}"))
+
+
+COMMANDS = [
+    # in a study, the wrong value is in the last of many jobs
+    (["-m", "seed=range(0,20)", "adapter.activation=relu,sig,tanh"], "relu, sig, silu, ident"),
+    (["-m", "adapter=attn2o-ffni,ffni-ffno"], "attn2o-ffni"),
+    (["-m", "seed=range(3,3)"], "no value"),
+    (["-m", "adapter.din=ffno", "adapter.dout=attn1i,ffni"], "no run"),
+    (["-m", "seed=0,1", "hydra.launcher.workers=0"], "at least 1"),
+    (["-m", "+sweeps=placemen"], "placement, smoke"),
+    (["trainer.steps=-5"], "at least 1"),
+    (["seed=(1"], "seed=(1"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), COMMANDS, ids=[" ".join(case[0]) for case in COMMANDS])
+def test_the_command_says_it_without_a_traceback_and_fails(arguments, says, tiny_folder, subject_folders, tmp_path):
+    out = tmp_path / "out"
+    flags = [argument for argument in arguments if argument == "-m"]
+    ended = train(*flags, *tiny_overrides(tiny_folder, subject_folders, out), *arguments[len(flags) :])
+    assert ended.returncode == 1, ended.stderr
+    assert says in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+    assert not [path for path in out.glob("*/*") if Path(path).is_dir()]
+
+
+def test_a_missing_run_cannot_be_scored_again(tmp_path):
+    ended = train(f"run={tmp_path}", script="evaluate.py")
+    assert ended.returncode == 1
+    assert "config.yaml" in ended.stderr and "Traceback" not in ended.stderr
