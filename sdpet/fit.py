@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import signal
 import statistics
 import time
 import warnings
@@ -173,14 +172,12 @@ class _Run(LightningModule):
 
 @contextlib.contextmanager
 def _ctrl_c_passes() -> Iterator[None]:
-    """Ctrl-C stays a KeyboardInterrupt; Lightning makes it an exit and leaves the process deaf to the next one."""
-    handler = signal.getsignal(signal.SIGINT)
+    """Ctrl-C stays a KeyboardInterrupt; Lightning makes it an exit."""
     try:
         yield
     except SystemExit as stop:
         if not isinstance(stop.__context__, KeyboardInterrupt):
             raise
-        signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from None
 
 
