@@ -19,9 +19,9 @@ Works on a pandas frame with one row a run, from any source, and never imports t
     welch(...), kruskal(...), permutation(...), robust_anova(...), aligned_ranks(...)   robust companions
     check_assumptions(frame, metric, terms), residuals(frame, metric, terms)            with sentences
     mixed(frame, metric, fixed, random, df="satterthwaite")       random seeds, subjects, tasks
-    repeated_measures(frame, metric, within, subject)             error strata
-    power(...), runs_needed(...), detectable(frame, metric, factor)
-    rank_agreement(frame, metrics, by), pareto(frame, objectives, by), anova_all(frame, metrics, terms)
+    strata(frame, metric, terms, error), repeated_measures(frame, metric, within, subject)
+    power(...), runs_needed(...), detectable(frame, metric, factor), runs_to_tell(frame, metric, factor, difference)
+    rank_agreement(frame, by, metrics, split=None), pareto(frame, objectives, by), anova_all(frame, metrics, terms)
     trends(frame, metric, factor)                                 linear, quadratic, ... parts of a numeric factor
     importance(frame, metric, factors)                            random-forest fANOVA, for orientation
     conclude(frame, metric, factor=None)                          the first paragraph of a report, in plain words
@@ -64,10 +64,13 @@ _MODULE_OF = {
     "check_assumptions": "assumptions",
     "residuals": "assumptions",
     "mixed": "mixed_model",
-    "repeated_measures": "strata",
+    "repeated_measures": "error_strata",
+    "strata": "error_strata",
     "power": "sample_size",
     "runs_needed": "sample_size",
     "detectable": "sample_size",
+    "runs_to_tell": "sample_size",
+    "higher_is_better": "load",
     "rank_agreement": "metrics",
     "pareto": "metrics",
     "anova_all": "metrics",

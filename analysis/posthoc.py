@@ -40,7 +40,7 @@ def tukey(
 
     >>> frame = pd.DataFrame({"g": list("aaabbbccc"), "y": [1, 2, 3, 2, 3, 4, 8, 9, 10.0]})
     >>> tukey(frame, "y", "g")["p"].round(4).tolist()
-    [0.4788, 0.0003, 0.0007]
+    [0.4827, 0.0003, 0.0008]
     """
     out = contrasts(frame, metric, factor, "pairwise", terms, block=block, over=over, level=level)
     k, df = len(set(out["a"]) | set(out["b"])), float(out["df"].max())
@@ -62,7 +62,7 @@ def games_howell(frame: pd.DataFrame, metric: str, factor: str, *, level: float 
 
     >>> frame = pd.DataFrame({"g": list("aaabbbccc"), "y": [1, 2, 3, 2, 3, 4, 8, 9, 10.0]})
     >>> games_howell(frame, "y", "g")["p"].round(4).tolist()
-    [0.4915, 0.0019, 0.0038]
+    [0.5015, 0.0023, 0.004]
     """
     model = build(frame, metric, [factor])
     f = model.factors[factor]
@@ -113,7 +113,7 @@ def dunnett(
 
     >>> frame = pd.DataFrame({"g": list("aaabbbccc"), "y": [1, 2, 3, 2, 3, 4, 8, 9, 10.0]})
     >>> dunnett(frame, "y", "g", baseline="a")["p"].round(4).tolist()
-    [0.4143, 0.0003]
+    [0.4179, 0.0003]
     """
     if alternative not in ("two-sided", "greater", "less"):
         raise ValueError(f"alternative is {alternative!r}; choose two-sided, greater or less.")

@@ -22,9 +22,10 @@ def studentized_range_sf(q: np.ndarray, k: int, df: float) -> np.ndarray:
     z, wz = _normal_nodes()
 
     def inside(x: np.ndarray) -> np.ndarray:  # x (...,): probability for known s, with x = q s
-        return k * np.sum(wz * (special.ndtr(z) - special.ndtr(z - x[..., None])) ** (k - 1), axis=-1)
+        return k * np.sum(wz * np.maximum(special.ndtr(z) - special.ndtr(z - x[..., None]), 0.0) ** (k - 1), axis=-1)
 
-    return _mean_over_s(np.asarray(q, float), df, inside)
+    q = np.asarray(q, float)
+    return _tail(_mean_over_s(q, df, inside), k * (k - 1) * stats.t.sf(q / np.sqrt(2), df))
 
 
 def one_factor_sf(t: np.ndarray, loading: np.ndarray, df: float, two_sided: bool) -> np.ndarray:
@@ -41,10 +42,11 @@ def one_factor_sf(t: np.ndarray, loading: np.ndarray, df: float, two_sided: bool
             upper = special.ndtr((x[at][:, None, None] - loading * z[:, None]) / rest)  # (s, z, comparisons)
             if two_sided:
                 upper -= special.ndtr((-x[at][:, None, None] - loading * z[:, None]) / rest)
-            out[at] = np.prod(upper, axis=-1) @ wz
+            out[at] = np.prod(np.maximum(upper, 0.0), axis=-1) @ wz
         return out
 
-    return _mean_over_s(np.asarray(t, float), df, inside)
+    t = np.asarray(t, float)
+    return _tail(_mean_over_s(t, df, inside), (1 + two_sided) * len(loading) * stats.t.sf(t, df))
 
 
 @lru_cache(maxsize=256)
@@ -94,6 +96,11 @@ def _normal_nodes() -> tuple[np.ndarray, np.ndarray]:
 @lru_cache(maxsize=4)
 def _legendre(n: int) -> tuple[np.ndarray, np.ndarray]:
     return leggauss(n)
+
+
+def _tail(p: np.ndarray, bonferroni: np.ndarray) -> np.ndarray:
+    """Where 1 - probability has lost its digits, the Bonferroni bound, which far out in the tail is the value itself."""
+    return np.where(p < 1e-9, np.minimum(bonferroni, 1e-9), p)
 
 
 def _mean_over_s(t: np.ndarray, df: float, inside: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

@@ -57,6 +57,8 @@ def heatmap(
         if len(set(finite)) > 1:
             bar = figure.colorbar(ScalarMappable(norm, palette), ax=ax, fraction=0.035, pad=0.02)
             bar.set_label(label)
+            if not higher_is_better:
+                bar.ax.invert_yaxis()
             bar.outline.set_visible(False)  # type: ignore[operator]
     return figure
 

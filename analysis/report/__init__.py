@@ -9,7 +9,7 @@ from pathlib import Path
 
 from analysis.report.page import Section, render
 from analysis.report.study import Study, read_study
-from analysis.report.words import listing, number
+from analysis.report.words import counted, listing, number
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ def write_report(
     from analysis.report import details, pictures
     from analysis.report.cells import heatmap_section
     from analysis.report.compare import compare_section
+    from analysis.report.effects import assumptions_section, levels_section
     from analysis.report.factors import factors_section
     from analysis.report.means import conclusion, design_means, score_digits
     from analysis.report.ranking import beside_section, ranking_section
@@ -60,6 +61,7 @@ def write_report(
         heatmap_section(study, means, folder) if several else None,
         factors_section(study, folder) if several else None,
         ranking_section(study, means, folder) if several else None,
+        levels_section(study, folder) if several else None,
         beside_section(study, means, folder) if len(means) else None,
         pictures.samples_section(study, folder, order, score_digits(study)),
         compare_section(study, means, compare, folder),
@@ -67,12 +69,13 @@ def write_report(
         details.sizes_section(study, folder),
         details.training_section(study, folder, [design for design, _ in order]),
         details.failures_section(study, folder),
+        assumptions_section(study, folder) if several else None,
         details.protocol_section(study, folder),
         details.reproduce_section(study, command),
     ]
     html = render(
         title=_title(study),
-        kicker=f"{study.source} · {len(study.done)} runs · {date.today().isoformat()}",
+        kicker=f"{study.source} · {counted(len(study.done), 'run')} · {date.today().isoformat()}",
         conclusion=said,
         warnings=study.notes,
         facts=_facts(study),

@@ -38,8 +38,7 @@ def compare_section(study: Study, means: pd.DataFrame, other: str | Path | None,
     frame = pd.DataFrame({"placement": shared, "here": ours[shared].to_numpy(), "there": theirs[shared].to_numpy()})
     if other is None and np.allclose(frame["here"], frame["there"]):
         return None  # the paper's heatmap itself
-    rho, p = _spearman(frame)
-    same_way = study.higher_is_better == upward
+    rho, p = _spearman(frame, study.higher_is_better, upward)
     points = [
         (level_words("placement", row["placement"]), row["there"], row["here"], KIND[component(row["placement"])])
         for row in frame.to_dict("records")
@@ -57,14 +56,11 @@ def compare_section(study: Study, means: pd.DataFrame, other: str | Path | None,
     }, out / "tables", folded=True)  # fmt: skip
     size = abs(rho)
     strength = "no" if size < 0.2 else "a weak" if size < 0.4 else "a moderate" if size < 0.7 else "a strong"
-    agreeing = (rho > 0) == same_way
     said = (
-        f"Over the {len(shared)} placements that both have, the rank correlation (Spearman) is {number(rho, 2)} "
-        f"({p_words(p)}): {strength} {'agreement' if agreeing or strength == 'no' else 'disagreement'} "
+        f"Over the {len(shared)} placements that both have, the rank correlation (Spearman, best first) is {number(rho, 2)} "
+        f"({p_words(p)}): {strength} {'agreement' if rho > 0 or strength == 'no' else 'disagreement'} "
         "in the order of the placements."
     )
-    if not same_way:
-        said += " One of the two scores is better when small, so agreement shows as a negative correlation."
     if other is None:
         said += (
             " The paper trained Stable Diffusion on photos with one run a placement; its values are read off the "
@@ -88,9 +84,10 @@ def _other(other: str | Path | None) -> tuple[pd.Series, str, str, bool]:
     return study.done.groupby("placement")[study.metric].mean(), study.name, study.words.axis, study.higher_is_better
 
 
-def _spearman(frame: pd.DataFrame) -> tuple[float, float]:
-    """Spearman's rank correlation and its p."""
-    from scipy.stats import spearmanr
+def _spearman(frame: pd.DataFrame, here_up: bool, there_up: bool) -> tuple[float, float]:
+    """Spearman's correlation of the ranks, best first on both sides, and its p."""
+    from analysis import rank_agreement
 
-    result = spearmanr(frame["here"], frame["there"])
-    return float(result.statistic), float(result.pvalue)
+    good = frame.assign(here=frame["here"] * (1 if here_up else -1), there=frame["there"] * (1 if there_up else -1))
+    found = rank_agreement(good, "placement", ["here", "there"]).iloc[0]
+    return float(found["spearman"]), float(found["p"])

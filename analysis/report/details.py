@@ -16,7 +16,7 @@ from analysis.figures.style import save
 from analysis.report.page import Block, Code, FigureBlock, Section, TableBlock, Text
 from analysis.report.study import Study
 from analysis.report.tables import Column, make_table
-from analysis.report.words import level_words, listing, number
+from analysis.report.words import counted, level_words, listing, number
 
 MAX_CURVES = 400  # single runs drawn; more would be a grey band and megabytes
 
@@ -30,39 +30,30 @@ COSTS = {
 
 def costs_section(study: Study, out: Path, means: pd.DataFrame) -> Section | None:
     """Quality against parameters, time and memory. `means`: frame of designs with columns design and mean."""
-    try:
-        from analysis import pareto
-    except ImportError:
-        return None
+    from analysis import pareto
 
-    panels, fronts, blocks = [], {}, []
+    panels, sentences = [], []
     for column, (text, factor) in COSTS.items():
-        if column not in study.done or study.done.groupby(study.design)[column].mean().nunique() < 2:
+        if column not in study.done:
             continue
-        costs = study.done.groupby(study.design)[column].mean()
-        frame = pd.DataFrame({"design": means["design"], "score": means["mean"]})
-        frame[column] = frame["design"].map(costs) * factor
-        frame = frame.dropna()
-        if len(frame) < 2:
+        cost = means["design"].map(study.done.groupby(study.design)[column].mean()) * factor
+        if cost.nunique() < 2:
             continue
-        front = pareto(frame, {"score": study.higher_is_better, column: False}, "design")
-        fronts[text] = front
-        marks = [(study.label(r["design"]), r[column], r["score"]) for r in frame.to_dict("records")]
-        panels.append((text, marks, {study.label(d) for d in front}))
+        directions = {"mean": "max" if study.higher_is_better else "min", column: "min"}
+        designs = pareto(means.assign(**{column: cost}), directions, "design")
+        front = [study.label(d) for d in designs.index[designs["front"]]]
+        panels.append((text, [(study.label(d), r[column], r["mean"]) for d, r in designs.iterrows()], set(front)))
+        if len(front) <= 5:
+            sentences.append(f"for {text.split(' (')[0]} {listing(front)}")
     if not panels:
         return None
     drawing = save(cost_panels(panels, study.words.axis, study.higher_is_better), "pareto", out / "figures", wide=True)
-    sentences = [
-        f"for {text.split(' (')[0]} the front is {listing(sorted(study.label(d) for d in front))}"
-        for text, front in fronts.items()
-        if len(front) <= 5
-    ]
     caption = (
-        f"Each mark is a design (mean over its runs): {study.words.label} against what it costs. Red marks are on the "
-        f"Pareto front: no other design is both better and cheaper{'; ' + '; '.join(sentences) if sentences else ''}."
+        f"Each mark is a design (mean over its runs): {study.words.label} against what it costs. Red: on the Pareto front, "
+        f"where no other design is both better and cheaper{'; ' + '; '.join(sentences) if sentences else ''}."
     )
-    blocks.append(FigureBlock(drawing, caption, f"{study.words.label} against cost"))
-    return Section("cost", "Quality against cost", blocks)
+    block = FigureBlock(drawing, caption, f"{study.words.label} against cost")
+    return Section("cost", "Quality against cost", [block])
 
 
 def sizes_section(study: Study, out: Path) -> Section | None:
@@ -132,7 +123,7 @@ def training_section(study: Study, out: Path, order: list[object]) -> Section | 
     top = max(v for name, runs in curves.items() if not name.endswith(" runs") for run in runs for _, v in run) \
         if any(not name.endswith(" runs") for name in curves) else None  # fmt: skip
     drawing = save(loss_curves(curves, [n for n in named if n in curves], top), "loss", out / "figures")
-    caption = f"Training loss of {drawn} runs, smoothed over steps. "
+    caption = f"Training loss of {counted(drawn, 'run')}, smoothed over steps. "
     if len(labels) > 3:
         caption += "In colour the two best designs and the worst; the others are grey. "
     caption += "A low loss alone does not make a good design: compare with the scores above."

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pandas as pd
 
 from analysis.report.study import Study
-from analysis.report.words import digits_for, number
+from analysis.report.words import digits_for, number, readable
 
 
 def conclusion(study: Study) -> list[str]:
@@ -26,18 +27,17 @@ def conclusion(study: Study) -> list[str]:
             f"Nothing can be said about factors from one run: {design} reached {label} {score}{between}.",
             "Which factor matters takes runs that differ in it, and several seeds to know how sure that is.",
         ]
-    try:
-        from analysis import conclude
-    except ImportError:
-        best = design_means(study).iloc[0]
-        return [f"{study.label(best['design'])} is best with {label} {number(best['mean'])}."]
-    said = conclude(study.done, study.metric)
-    return [said] if isinstance(said, str) else list(said)
+    from analysis import conclude
+
+    said = conclude(study.done, study.metric, study.factors[0] if len(study.factors) == 1 else None)
+    sentences = re.split(r"(?<=\.)\s+(?=[A-Z])", readable(said))
+    # The first two say what matters and what is best; the rest is set smaller.
+    return [" ".join(part) for part in (sentences[:2], sentences[2:]) if part]
 
 
 def design_means(study: Study) -> pd.DataFrame:
     """Designs from best to worst: columns design, mean, low, high, n, among_best (True where nothing is known)."""
-    from analysis import marginal_means
+    from analysis import best_set, marginal_means
 
     done, metric = study.done, study.metric
     if len(done) == 0 or study.design not in done:
@@ -47,16 +47,17 @@ def design_means(study: Study) -> pd.DataFrame:
         row = {"design": names[0], "mean": done[metric].mean(), "low": math.nan, "high": math.nan, "n": len(done)}
         return pd.DataFrame([row]).assign(among_best=True)
     frame = marginal_means(done, metric, study.design, block=study.block).reset_index(names="design")
-    frame["among_best"] = True
+    frame["among_best"], notes = True, list(frame.attrs.get("notes", []))
     if len(done) > len(names):
         try:
-            from analysis import best_set
-
-            best = best_set(done, metric, study.design, maximize=study.higher_is_better)
-            frame["among_best"] = frame["design"].map(best["among_best"]).fillna(False).astype(bool)
-        except (ValueError, ImportError) as error:
-            study.notes.append(str(error))
-    return frame.sort_values("mean", ascending=not study.higher_is_better, kind="stable").reset_index(drop=True)
+            best = best_set(done, metric, study.design, study.higher_is_better, block=study.block)
+            notes += [note for note in best.attrs["notes"] if note not in notes]
+            frame["among_best"] = frame["design"].map(best["in_set"]).fillna(False).astype(bool)
+        except ValueError as error:
+            notes.append(str(error))
+    frame = frame.sort_values("mean", ascending=not study.higher_is_better, kind="stable").reset_index(drop=True)
+    frame.attrs["notes"] = notes
+    return frame
 
 
 def placement_means(study: Study, means: pd.DataFrame) -> pd.Series:

@@ -110,7 +110,7 @@ def _references(study: Study, count: int, side: int) -> Strip | None:
     task = record.get("task") or {}
     if task.get("name") not in (None, "dreambooth"):
         return None
-    folders = [Path(str(task[key])).expanduser() for key in ("subject_dir", "subject", "data_dir") if task.get(key)]
+    folders = _configured(study, "subject_dir")
     if task.get("data") == "lab":
         package = importlib.util.find_spec("sdpet")
         if package and package.origin:
@@ -123,6 +123,18 @@ def _references(study: Study, count: int, side: int) -> Strip | None:
                 blanks = [None] * (count - len(images))
                 return Strip("reference images", "the subject", (*images, *blanks), "reference")
     return None
+
+
+def _configured(study: Study, key: str) -> list[Path]:
+    """The folder that the first run's configuration names under `data`, if it does."""
+    import yaml
+
+    file = Path(str(study.done["path"].iloc[0])) / "config.yaml"
+    try:
+        named = (yaml.safe_load(file.read_text(encoding="utf-8")).get("data") or {}).get(key)
+    except (OSError, yaml.YAMLError, AttributeError):
+        return []
+    return [Path(str(named)).expanduser()] if named else []
 
 
 def _base_samples(study: Study, role: str, columns: Sequence[Key], side: int) -> Strip | None:

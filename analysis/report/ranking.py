@@ -51,7 +51,7 @@ def ranking_section(study: Study, means: pd.DataFrame, out: Path) -> Section:
         "share": Column("of the way", lambda v: f"{v:.0%}"),
         "n": Column("runs", lambda v: number(v, 0)),
         "among_best": Column("may be best", lambda v: "yes" if v and replicated else ""),
-    }, out / "tables", folded=len(frame) > 12)  # fmt: skip
+    }, out / "tables", tuple(means.attrs.get("notes", [])), folded=len(frame) > 12)  # fmt: skip
     blocks: list[Block] = [
         Text(_best(study, means)),
         FigureBlock(drawing, caption, f"Ranking of {len(means)} designs"),
@@ -104,7 +104,7 @@ def beside_section(study: Study, means: pd.DataFrame, out: Path) -> Section | No
         blocks.append(FigureBlock(drawing, caption, f"{names} of each design"))
     table = make_table("metrics", "All scores, mean over runs.", frame, shown, out / "tables", folded=len(order) > 6)
     blocks.append(TableBlock(table))
-    return Section("metrics", "The other scores", blocks)
+    return Section("metrics", "The other scores" if len(order) > 1 else "The scores", blocks)
 
 
 def _score_column(study: Study, metric: str) -> Column:

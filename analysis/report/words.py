@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -95,8 +96,10 @@ def digits_for(values: Iterable[float]) -> int:
     finite = [v for v in values if math.isfinite(v)]
     if not finite:
         return 3
-    spread = max(finite) - min(finite) or abs(finite[0]) or 1.0
-    return max(0, min(6, 2 - math.floor(math.log10(spread))))
+    spread, largest = max(finite) - min(finite), max(map(abs, finite))
+    decimals = 2 - math.floor(math.log10(spread or largest or 1.0))
+    # Cosines and the like never need more than three decimals, however close they lie.
+    return max(0, min(decimals, 3 if largest >= 0.1 else 6))
 
 
 def number(value: object, decimals: int | None = None) -> str:
@@ -111,6 +114,21 @@ def number(value: object, decimals: int | None = None) -> str:
         return f"{int(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}").replace("-", "\N{MINUS SIGN}")
     places = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
     return f"{value:.{min(places, 6)}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def readable(text: str) -> str:
+    """Metrics by their labels, and the paper's name after the first mention of each placement."""
+    for name, metric in METRICS.items():
+        text = re.sub(rf"\b{name}\b", metric.label, text)
+    for placement in dict.fromkeys(re.findall(r"\b\w+-\w+\b", text)):
+        if placement_words(placement) != placement:
+            text = re.sub(rf"\b{placement}\b", f"{placement} ({placement_words(placement)})", text, count=1)
+    return text.replace(" %", "%")
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def intervals(low: Iterable[float], high: Iterable[float], decimals: int) -> list[str]:

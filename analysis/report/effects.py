@@ -1,0 +1,136 @@
+"""What each level does: marginal means with intervals, interactions, and whether the tests' assumptions hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.figures.effects import Level, diagnostics, interaction_lines, means_panels
+from analysis.figures.style import save
+from analysis.report.means import score_digits
+from analysis.report.page import Block, FigureBlock, Section, TableBlock
+from analysis.report.study import Study
+from analysis.report.tables import Column, make_table
+from analysis.report.words import factor_words, intervals, level_words, listing, number, p_cell, readable
+from sdpet.positions import INPUTS
+
+SPARE = 5  # runs beyond the levels below which residuals show nothing
+
+
+def levels_section(study: Study, out: Path) -> Section | None:
+    """Marginal means of every factor in the additive model, and the lines of the two factors with most levels."""
+    from analysis import components, marginal_means
+
+    terms = [f for f in study.terms if study.done[f].nunique() > 1]
+    if not terms or len(study.done) <= sum(study.done[f].nunique() for f in terms):
+        return None
+    part = components(study.done, terms)
+    apart = part.nunique() > 1
+    panels, frames, notes = [], [], []
+    for factor in terms:
+        # Part by part: the seeds as block would join the parts, and then no mean over a part is estimable.
+        parts = [
+            marginal_means(study.done[part == one], study.metric, factor, terms, block=study.block)
+            for one in sorted(part.unique())
+        ]
+        means = pd.concat(parts)
+        means = means.loc[_in_order(means.index, factor)]
+        of_level = part.groupby(study.done[factor]).first()
+        panels.append((factor_words(factor), [
+            Level(level_words(factor, level), row["mean"], row["low"], row["high"], int(of_level[level]))
+            for level, row in means.to_dict("index").items()
+        ]))  # fmt: skip
+        frames.append(means.reset_index(names="level").assign(factor=factor))
+        frames[-1]["level"] = frames[-1]["level"].astype(str)
+        notes += [note for table in parts for note in table.attrs.get("notes", []) if note not in notes]
+    frame, digits = pd.concat(frames, ignore_index=True), score_digits(study)
+    frame["interval"] = intervals(frame["low"], frame["high"], digits)
+    drawing = save(means_panels(panels, study.words.axis), "levels", out / "figures")
+    caption = (
+        f"Marginal mean of {study.words.label} for each level with its 95% interval: what the additive model "
+        f"({' + '.join(filter(None, [study.block, *terms]))}) gives, averaged evenly over the levels of the other factors."
+    )
+    if (frame["mean"].notna() & frame["low"].isna()).any():
+        caption += " A mark without a line has no runs to spare for an interval."
+    if apart:
+        caption += (
+            " The design falls into unconnected parts (colour and mark): each mean is over the levels of its own part, "
+            "so only marks of one kind can be compared."
+        )
+    table = make_table("levels", "Marginal means of the levels.", frame, {
+        "factor": Column("factor", lambda v: factor_words(str(v)), numeric=False),
+        "level": Column("level", numeric=False),
+        "mean": Column("mean", lambda v: number(v, digits)),
+        "interval": Column("95% interval"),
+        "n": Column("runs", lambda v: number(v, 0)),
+    }, out / "tables", tuple(notes), folded=True)  # fmt: skip
+    blocks: list[Block] = [FigureBlock(drawing, caption, f"Marginal means of {listing(terms)}"), TableBlock(table)]
+    if len(terms) > 1:
+        blocks += _interaction(study, terms, out)
+    return Section("levels", "What each level does", blocks)
+
+
+def _interaction(study: Study, terms: list[str], out: Path) -> list[Block]:
+    """Lines of the two terms with most levels, if any level of the one meets two of the other."""
+    across, lines = sorted(terms, key=lambda f: -study.done[f].nunique())[:2]
+    cells = study.done.groupby([lines, across])[study.metric].mean().unstack(across)
+    cells = cells[_in_order(cells.columns, across)].loc[_in_order(cells.index, lines)]
+    cells = cells[cells.notna().sum(axis=1) > 1].dropna(axis=1, how="all")
+    if len(cells) < 2 or cells.shape[1] < 2:
+        return []
+    figure = interaction_lines(
+        [level_words(across, level) for level in cells.columns],
+        [(level_words(lines, level), [float(v) for v in row]) for level, row in zip(cells.index, cells.to_numpy(), strict=True)],
+        factor_words(across), factor_words(lines), study.words.axis,
+    )  # fmt: skip
+    drawing = save(figure, "interaction", out / "figures", wide=True)
+    caption = (
+        f"Mean {study.words.label} by {factor_words(across)}, one line for each {factor_words(lines)}. Where lines run "
+        f"parallel, {factor_words(across)} does the same whatever {factor_words(lines)} is; where they do not, the two interact."
+    )
+    if study.has_placements and {across, lines} == {"din", "dout"}:
+        caption += " Only outputs that two or more inputs share have a line."
+    return [FigureBlock(drawing, caption, f"{study.words.label} by {across} and {lines}")]
+
+
+def _in_order(levels: pd.Index, factor: str) -> list:
+    """Positions in datapath order, numbers in order, words as they come."""
+    if factor in ("din", "dout") and set(levels) <= set(INPUTS):
+        return sorted(levels, key=INPUTS.index)
+    return sorted(levels) if pd.api.types.is_numeric_dtype(levels) else list(levels)
+
+
+def assumptions_section(study: Study, out: Path) -> Section | None:
+    """Residuals of the additive model and what the checks of the tests' assumptions say."""
+    from analysis import check_assumptions, residuals
+
+    terms = [f for f in study.terms if study.done[f].nunique() > 1]
+    if not terms or len(study.done) < sum(study.done[f].nunique() for f in terms) + SPARE:
+        return None
+    runs = study.done.set_axis(_run_names(study))
+    left = residuals(runs, study.metric, terms, block=study.block)
+    checks = check_assumptions(runs, study.metric, terms, block=study.block).reset_index(names="check")
+    checks["sentence"] = checks["sentence"].map(readable)
+    drawing = save(diagnostics(left, study.words.label), "residuals", out / "figures", wide=True)
+    caption = (
+        "What the additive model leaves over: on the left it should scatter evenly about zero, on the right follow the "
+        "line, as normal residuals do."
+    )
+    table = make_table("assumptions", "Checks of the assumptions of F.", checks, {
+        "check": Column("check", numeric=False),
+        "p": Column("p", lambda v: p_cell(float(str(v)))),
+        "sentence": Column("what it says", numeric=False),
+    }, out / "tables")  # fmt: skip
+    blocks: list[Block] = [FigureBlock(drawing, caption, "Residuals of the additive model"), TableBlock(table)]
+    return Section("assumptions", "Can the tests be trusted", blocks)
+
+
+def _run_names(study: Study) -> list[str]:
+    """A name a run that a reader can find again; the row number where that is not unique."""
+    seeds = study.done["seed"].astype(str) if "seed" in study.done else [""] * len(study.done)
+    names = [
+        f"{study.label(d)}, seed {s}" if s else study.label(d)
+        for d, s in zip(study.done[study.design], seeds, strict=True)
+    ]
+    return names if len(set(names)) == len(names) else [str(i) for i in range(len(names))]
