@@ -86,9 +86,8 @@ def diagnostics(left: pd.DataFrame, label: str) -> Figure:
         first.set_xlabel(f"fitted {label}")
         first.set_ylabel("residual")
         second.axline((0, 0), slope=1, color=MUTED, linewidth=0.8)
-        second.plot(
-            left["quantile"], left["standardized"], linestyle="", marker="o", markersize=4, color=BLUE, alpha=0.7
-        )
+        dots = {"linestyle": "", "marker": "o", "markersize": 4, "color": BLUE, "alpha": 0.7}
+        second.plot(left["quantile"], left["standardized"], **dots)
         second.set_xlabel("normal quantile")
         second.set_ylabel("standardised residual")
         for ax in (first, second):

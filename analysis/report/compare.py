@@ -56,10 +56,10 @@ def compare_section(study: Study, means: pd.DataFrame, other: str | Path | None,
     }, out / "tables", folded=True)  # fmt: skip
     size = abs(rho)
     strength = "no" if size < 0.2 else "a weak" if size < 0.4 else "a moderate" if size < 0.7 else "a strong"
+    agreement_or_not = "agreement" if rho > 0 or strength == "no" else "disagreement"
     said = (
-        f"Over the {len(shared)} placements that both have, the rank correlation (Spearman, best first) is {number(rho, 2)} "
-        f"({p_words(p)}): {strength} {'agreement' if rho > 0 or strength == 'no' else 'disagreement'} "
-        "in the order of the placements."
+        f"Over the {len(shared)} placements that both have, the rank correlation (Spearman, best first) is "
+        f"{number(rho, 2)} ({p_words(p)}): {strength} {agreement_or_not} in the order of the placements."
     )
     if other is None:
         said += (

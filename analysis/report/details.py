@@ -49,8 +49,8 @@ def costs_section(study: Study, out: Path, means: pd.DataFrame) -> Section | Non
         return None
     drawing = save(cost_panels(panels, study.words.axis, study.higher_is_better), "pareto", out / "figures", wide=True)
     caption = (
-        f"Each mark is a design (mean over its runs): {study.words.label} against what it costs. Red: on the Pareto front, "
-        f"where no other design is both better and cheaper{'; ' + '; '.join(sentences) if sentences else ''}."
+        f"Each mark is a design (mean over its runs): {study.words.label} against what it costs. Red: on the Pareto "
+        f"front, where no other design is both better and cheaper{'; ' + '; '.join(sentences) if sentences else ''}."
     )
     block = FigureBlock(drawing, caption, f"{study.words.label} against cost")
     return Section("cost", "Quality against cost", [block])

@@ -49,7 +49,7 @@ def levels_section(study: Study, out: Path) -> Section | None:
     drawing = save(means_panels(panels, study.words.axis), "levels", out / "figures")
     caption = (
         f"Marginal mean of {study.words.label} for each level with its 95% interval: what the additive model "
-        f"({' + '.join(filter(None, [study.block, *terms]))}) gives, averaged evenly over the levels of the other factors."
+        f"({' + '.join(filter(None, [study.block, *terms]))}) gives, averaged evenly over the other factors' levels."
     )
     if (frame["mean"].notna() & frame["low"].isna()).any():
         caption += " A mark without a line has no runs to spare for an interval."
@@ -81,13 +81,14 @@ def _interaction(study: Study, terms: list[str], out: Path) -> list[Block]:
         return []
     figure = interaction_lines(
         [level_words(across, level) for level in cells.columns],
-        [(level_words(lines, level), [float(v) for v in row]) for level, row in zip(cells.index, cells.to_numpy(), strict=True)],
+        [(level_words(lines, level), [float(v) for v in row]) for level, row in cells.iterrows()],
         factor_words(across), factor_words(lines), study.words.axis,
     )  # fmt: skip
     drawing = save(figure, "interaction", out / "figures", wide=True)
     caption = (
         f"Mean {study.words.label} by {factor_words(across)}, one line for each {factor_words(lines)}. Where lines run "
-        f"parallel, {factor_words(across)} does the same whatever {factor_words(lines)} is; where they do not, the two interact."
+        f"parallel, {factor_words(across)} does the same whatever {factor_words(lines)} is; where they do "
+        "not, the two interact."
     )
     if study.has_placements and {across, lines} == {"din", "dout"}:
         caption += " Only outputs that two or more inputs share have a line."
@@ -128,9 +129,7 @@ def assumptions_section(study: Study, out: Path) -> Section | None:
 
 def _run_names(study: Study) -> list[str]:
     """A name a run that a reader can find again; the row number where that is not unique."""
-    seeds = study.done["seed"].astype(str) if "seed" in study.done else [""] * len(study.done)
-    names = [
-        f"{study.label(d)}, seed {s}" if s else study.label(d)
-        for d, s in zip(study.done[study.design], seeds, strict=True)
-    ]
+    names = [study.label(design) for design in study.done[study.design]]
+    if "seed" in study.done:
+        names = [f"{name}, seed {seed}" for name, seed in zip(names, study.done["seed"], strict=True)]
     return names if len(set(names)) == len(names) else [str(i) for i in range(len(names))]

@@ -21,10 +21,11 @@ def factors_section(study: Study, out: Path) -> Section | None:
     tested = [f for f in study.factors if study.done[f].nunique() > 1]
     if not tested:
         return None
-    alone = oneway(study.done, study.metric, tested).reset_index(names="factor")
+    alone = oneway(study.done, study.metric, tested, block=study.block).reset_index(names="factor")
     terms = [f for f in study.terms if f in tested]
     together = anova(study.done, study.metric, terms, 2, block=study.block) if terms else None
-    groups = [("each factor alone (one-way)", _bars(alone, "eta2", "η²"))]
+    after = f", {study.block} as block" if study.block else ""
+    groups = [(f"each factor alone (one-way{after})", _bars(alone, "eta2", "η²"))]
     if together is not None and len(terms) > 1:
         rows = together.loc[terms].reset_index(names="factor")
         model = " + ".join(filter(None, [study.block, *terms]))
@@ -87,10 +88,13 @@ def _tests() -> dict[str, Column]:
 
 def _oneway_table(study: Study, alone: pd.DataFrame, out: Path) -> Table:
     frame = alone.assign(interval=intervals(alone["eta2_partial_low"], alone["eta2_partial_high"], 2))
-    # With one factor the partial effect sizes are the plain ones.
-    tests = _tests() | {"eta2_partial": Column("η²", lambda v: number(v, 3))}
-    tests |= {"omega2_partial": Column("ω²", lambda v: number(v, 3))}
-    return make_table("oneway", f"One-way ANOVA of {study.words.label}, one factor at a time.", frame, {
+    tests = _tests()
+    caption = f"One-way ANOVA of {study.words.label}: one factor at a time, the others ignored."
+    caption += f" The {study.block} is a block." if study.block else ""
+    if not study.block:  # with one term the partial effect sizes are the plain ones
+        tests |= {"eta2_partial": Column("η²", tests["eta2_partial"].write)}
+        tests |= {"omega2_partial": Column("ω²", tests["omega2_partial"].write)}
+    return make_table("oneway", caption, frame, {
         "factor": Column("factor", lambda v: factor_words(str(v)), numeric=False),
         "levels": Column("levels", lambda v: number(v, 0)),
         "df": Column("df", lambda v: number(v, 0)),

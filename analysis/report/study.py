@@ -50,8 +50,10 @@ class Study:
 
     @property
     def block(self) -> str | None:
-        """The seed is a block when it varies: designs of one seed share data order and noise."""
-        return "seed" if len(self.seeds) > 1 else None
+        """The seed, where each seed was used with several designs: those share data order and noise."""
+        if len(self.seeds) < 2 or self.design not in self.done or self.done["seed"].isna().any():
+            return None
+        return "seed" if (self.done.groupby("seed")[self.design].nunique() > 1).all() else None
 
     @property
     def has_placements(self) -> bool:

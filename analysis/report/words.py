@@ -123,7 +123,7 @@ def readable(text: str) -> str:
     for placement in dict.fromkeys(re.findall(r"\b\w+-\w+\b", text)):
         if placement_words(placement) != placement:
             text = re.sub(rf"\b{placement}\b", f"{placement} ({placement_words(placement)})", text, count=1)
-    return text.replace(" %", "%")
+    return text.replace(") (", "; ").replace(" %", "%")
 
 
 def counted(count: int, noun: str) -> str:
