@@ -88,13 +88,13 @@ def scorer() -> list[Row]:
         )
     )
     held_out = sample_scenes(512, seed=117)
-    texts = model.encode_text([caption(held_out, i) for i in range(512)])
-    rows.append(reported(2, "scorer: mean CLIP-T of decoded renders", float((seen(held_out) * texts).sum(1).mean())))
+    text = model.encode_text([caption(held_out, i) for i in range(512)])
+    rows.append(reported(2, "scorer: mean CLIP-T of decoded renders", float((seen(held_out) * text).sum(1).mean())))
     return rows
 
 
-def base_model(pictures: Path | None = None) -> list[Row]:
-    """Gate 3: samples for every shape and colour on random grounds, judged by a classifier that is not the scorer."""
+def base_model(pictures: Path | None = None, each: int = 6) -> list[Row]:
+    """Gate 3: `each` samples of every shape and colour on random grounds, judged by a classifier, not the scorer."""
     from PIL import Image
 
     from sdpet.base import load_base
@@ -104,7 +104,7 @@ def base_model(pictures: Path | None = None) -> list[Row]:
     from ..world import BACKGROUNDS, COLORS, SHAPES, Caption
 
     rng = np.random.default_rng(121)
-    wanted = [(s, c) for s in range(len(SHAPES)) for c in range(len(COLORS)) for _ in range(6)]
+    wanted = [(s, c) for s in range(len(SHAPES)) for c in range(len(COLORS)) for _ in range(each)]
     grounds = rng.integers(len(BACKGROUNDS), size=len(wanted))
     prompts = [Caption(s, c, c, int(g)).text() for (s, c), g in zip(wanted, grounds, strict=True)]
     images = sample(
@@ -115,8 +115,9 @@ def base_model(pictures: Path | None = None) -> list[Row]:
     right_shape, right_color = answers["shape"] == shape, (answers["color"] == color) & (answers["color2"] == color)
     if pictures is not None:
         pictures.parent.mkdir(parents=True, exist_ok=True)
-        grid = images.reshape(12, 18, 32, 32, 3).transpose(0, 2, 1, 3, 4).reshape(12 * 32, 18 * 32, 3)
-        Image.fromarray(grid).resize((18 * 64, 12 * 64), Image.Resampling.NEAREST).save(pictures)
+        rows = len(images) // 18
+        grid = images.reshape(rows, 18, 32, 32, 3).transpose(0, 2, 1, 3, 4).reshape(rows * 32, 18 * 32, 3)
+        Image.fromarray(grid).resize((18 * 64, rows * 64), Image.Resampling.NEAREST).save(pictures)
     return [
         at_least(
             3,

@@ -2,11 +2,13 @@
 
 Timesteps are drawn with probability proportional to the min-SNR weight (Hang et al., arXiv 2303.09556, gamma 5, for
 noise prediction: min(SNR, 5) / SNR) instead of weighting the loss: the same gradient on average, with less variance.
+First on latents of unit variance, where it learns fastest, then on latents times SCALING_FACTOR, as it is used.
 """
 
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +18,12 @@ import torch.multiprocessing as multiprocessing
 from diffusers import AutoencoderKL
 from transformers import CLIPTextModel
 
-from ..architecture import build_scheduler, build_tokenizer, build_unet
+from ..architecture import SCALING_FACTOR, build_scheduler, build_tokenizer, build_unet
 from ..world import caption, render, sample_scenes
 from .loop import fit, save
 from .vae import encode, to_tensor
 
-STEPS, SCENES, BATCH, LEARNING_RATE, EMA = 7000, 30_000, 16, 1.2e-3, 0.999
+STEPS, LOW_STEPS, SCENES, BATCH, LEARNING_RATE, EMA = 5500, 2200, 30_000, 16, 1.2e-3, 0.999
 CAPTIONS_EACH, DROPOUT = 4, 0.1
 
 
@@ -45,7 +47,7 @@ def prepare(work: Path, vae: AutoencoderKL, text_encoder: CLIPTextModel) -> Path
     return path
 
 
-def _worker(rank: int, world: int, work: Path, steps: int) -> None:
+def _worker(rank: int, world: int, work: Path, quick: float) -> None:
     torch.set_num_threads(1)
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{work.resolve()}/rendezvous", rank=rank, world_size=world)
@@ -58,18 +60,20 @@ def _worker(rank: int, world: int, work: Path, steps: int) -> None:
     weight = (ratio.clamp(max=5) / ratio).numpy()
     weight = weight / weight.sum()
 
-    def loss(step: int) -> torch.Tensor:
-        rng = np.random.default_rng((17, step, rank))
+    def loss(step: int, scale: float = 1.0, stream: int = 17) -> torch.Tensor:
+        rng = np.random.default_rng((stream, step, rank))
         rows = rng.integers(len(latents), size=BATCH)
         said = captions[rows, rng.integers(CAPTIONS_EACH, size=BATCH)]
         said = torch.where(torch.from_numpy(rng.random(BATCH) < DROPOUT), 0, said)
         t = torch.from_numpy(rng.choice(len(weight), size=BATCH, p=weight))
         noise = torch.from_numpy(rng.standard_normal(latents[rows].shape)).float()
         a = alphas[t].view(-1, 1, 1, 1)
-        noisy = a.sqrt() * latents[rows] + (1 - a).sqrt() * noise  # (B, 4, 8, 8)
+        noisy = a.sqrt() * scale * latents[rows] + (1 - a).sqrt() * noise  # (B, 4, 8, 8)
         return (unet(noisy, t, states[said]).sample - noise).square().mean()
 
-    fit("unet", unet, loss, work=work, steps=steps, lr=LEARNING_RATE, ema_decay=EMA, warmup=300)
+    fit("unet", unet, loss, work=work, steps=int(STEPS * quick), lr=LEARNING_RATE, ema_decay=EMA, warmup=300)
+    low = partial(loss, scale=SCALING_FACTOR, stream=18)
+    fit("unet_low", unet, low, work=work, steps=int(LOW_STEPS * quick), lr=0.75 * LEARNING_RATE, ema_decay=EMA)
     if rank == 0:
         save(work / "unet_done.pt", unet.state_dict())
     if world > 1:
@@ -84,5 +88,5 @@ def train(work: Path, quick: float, vae: AutoencoderKL, text_encoder: CLIPTextMo
         prepare(work, vae, text_encoder)
         world = len(os.sched_getaffinity(0))
         (work / "rendezvous").unlink(missing_ok=True)
-        multiprocessing.spawn(_worker, args=(world, work, int(STEPS * quick)), nprocs=world)
+        multiprocessing.spawn(_worker, args=(world, work, quick), nprocs=world)
     return torch.load(done, weights_only=True)

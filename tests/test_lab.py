@@ -1,0 +1,138 @@
+"""The lab as shipped: what it is, that its parts fit together, and that its world says what it shows."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import sdpet.lab
+from sdpet.base import load_base
+from sdpet.lab.check import networks
+from sdpet.lab.convert import text_tower
+from sdpet.lab.digits import load_digits
+from sdpet.lab.pretrain.clip import fits, swap_one
+from sdpet.lab.pretrain.vae import encode, to_tensor, whiten
+from sdpet.lab.scorer import load_scorer
+from sdpet.lab.world import COLORS, UNNAMED, UNSAID, describe, render, repose, sample_scenes, subject_scenes
+
+LAB = Path(sdpet.lab.__file__).parent
+
+
+def test_weights_are_small_and_half_precision():
+    from safetensors import safe_open
+
+    files = list(LAB.rglob("*.safetensors"))
+    assert {f.parent.name for f in files} == {"unet", "vae", "text_encoder", "scorer", "judge"}
+    assert sum(f.stat().st_size for f in files) <= 8_000_000
+    for file in files:
+        with safe_open(file, "pt") as weights:
+            kinds = {weights.get_tensor(k).dtype for k in weights.keys()}  # noqa: SIM118
+        assert kinds <= {torch.float16, torch.int64}, file
+
+
+def test_text_encoder_is_the_scorers_text_tower():
+    base, scorer = load_base("lab"), load_scorer()
+    prompts = ["a photo of a red and blue star on a pink background", "a sks ring"]
+    ids = base.tokenizer(prompts, padding="max_length", return_tensors="pt").input_ids
+    ends = (ids == base.tokenizer.eos_token_id).int().argmax(1)
+    with torch.no_grad():
+        pooled = base.encode_text(prompts)[torch.arange(2), ends] @ scorer.model.text_projection
+    torch.testing.assert_close(torch.nn.functional.normalize(pooled, dim=-1), scorer.encode_text(prompts))
+    assert {k.split(".")[0] for k in text_tower(scorer.model.state_dict())} == {
+        "embeddings", "encoder", "final_layer_norm",
+    }  # fmt: skip
+
+
+def test_every_word_is_one_token():
+    tokenizer = load_base("lab").tokenizer
+    text = "a photo of an outlined red and blue star on a pink background"
+    assert len(tokenizer(text).input_ids) == len(text.split()) + 2
+    assert tokenizer.eos_token_id == max(tokenizer.get_vocab().values())  # open_clip pools at the largest id
+
+
+def test_captions_fit_their_own_scene_and_swapped_ones_do_not():
+    scenes, rng = sample_scenes(400, seed=5), np.random.default_rng(0)
+    said = [describe(scenes, i, rng) for i in range(400)]
+    assert fits(said, scenes).diagonal().all()
+    # What a caption leaves open cannot be contradicted by a word about the outline, so those are set aside.
+    swapped = [swap_one(c, rng) for c in said]
+    told = torch.tensor([dataclasses.replace(a, outlined=UNSAID) != dataclasses.replace(b, outlined=UNSAID)
+                         for a, b in zip(said, swapped, strict=True)])  # fmt: skip
+    assert told.sum() > 200
+    assert not fits(swapped, scenes).diagonal()[told].any()
+
+
+def test_world_is_drawn_from_the_seed_alone():
+    first, again = render(sample_scenes(50, seed=9)), render(sample_scenes(50, seed=9))
+    assert (first == again).all() and (first != render(sample_scenes(50, seed=10))).any()
+    subject = subject_scenes(20, seed=1)
+    assert (subject.color == UNNAMED).all() and (subject.background > 0).all()
+    left, right = subject.rgb.mean(0), subject.rgb2.mean(0)
+    named = np.array(list(COLORS.values()))
+    assert np.linalg.norm(named - left, axis=1).min() > 60 and np.linalg.norm(named - right, axis=1).min() > 60
+    assert (repose(subject, 2).rgb == subject.rgb).all()
+
+
+def test_whitening_changes_latents_but_not_what_is_decoded():
+    from sdpet.lab.architecture import build_vae
+
+    torch.manual_seed(0)
+    vae = build_vae().eval().requires_grad_(False)
+    images = to_tensor(render(sample_scenes(200, seed=3)))
+    with torch.no_grad():
+        before = vae.decode(encode(vae, images)).sample
+        whiten(vae, encode(vae, images))
+        latents = encode(vae, images)
+        torch.testing.assert_close(vae.decode(latents).sample, before, atol=1e-4, rtol=1e-3)
+    flat = latents.permute(1, 0, 2, 3).flatten(1)
+    torch.testing.assert_close(torch.cov(flat), torch.eye(4), atol=1e-3, rtol=0)
+
+
+def test_digits_are_real_and_split():
+    (train, captions), (held_out, _) = load_digits("train"), load_digits("heldout")
+    assert train.shape == (1197, 32, 32, 3) and held_out.shape == (600, 32, 32, 3) and train.dtype == np.uint8
+    assert captions[7] == "a photo of the handwritten digit seven"
+    with pytest.raises(ValueError, match="choose train or heldout"):
+        load_digits("test")
+
+
+@pytest.mark.parametrize("gate", [networks.autoencoder, networks.scorer], ids=["1 autoencoder", "2 scorer"])
+def test_gate(gate):
+    assert [row for row in gate() if row.passed is False] == []
+
+
+def test_gate_3_base_model():
+    assert [row for row in networks.base_model(each=2) if row.passed is False] == []
+
+
+@pytest.mark.slow
+def test_all_gates(tmp_path):
+    """About half an hour on 2 cores: trains the 5-seed study in a new folder."""
+    command = [sys.executable, "-m", "sdpet.lab.check", "--quiet", "--study", str(tmp_path / "lab_check")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_pretraining_resumes_after_a_kill(tmp_path):
+    """A few minutes: the script with a thousandth of the steps, killed, started again, gives the same weights."""
+    import signal
+    import time
+
+    def command(name):
+        work, out = tmp_path / name, tmp_path / f"{name}_out"
+        return [sys.executable, "-m", "sdpet.lab.pretrain", "--work", str(work), "--out", str(out), "--quick", "0.002"]
+
+    subprocess.run(command("whole"), check=True, capture_output=True)
+    killed = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "killed" / "clip_done.pt").exists():
+        time.sleep(0.2)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    subprocess.run(command("killed"), check=True, capture_output=True)
+    for file in ("pipeline/unet/diffusion_pytorch_model.safetensors", "scorer/model.safetensors"):
+        assert (tmp_path / "whole_out" / file).read_bytes() == (tmp_path / "killed_out" / file).read_bytes()
