@@ -20,7 +20,7 @@ class LocalLauncher(Launcher):
         self.hydra_context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Do all jobs; one JobReturn each, in order, whose value is the run's record (or the reason why there is none)."""
+        """Do all jobs; one JobReturn each, in order, whose value is the run's record (or why there is none)."""
         from sdpet.study.launch import launch, usable_cores
         from sdpet.study.plan import Composer, make_plan
 

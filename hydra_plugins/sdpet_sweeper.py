@@ -33,6 +33,7 @@ class GridSweeper(Sweeper):
         from sdpet.study.plan import Composer, make_plan
         from sdpet.study.show import study_report
 
+        assert self.hydra_context is not None and self.config is not None
         composer = Composer(self.hydra_context.config_loader, self.config)
         plan = make_plan(composer, self.combinations(arguments))
         if not plan.jobs:
@@ -51,9 +52,7 @@ class GridSweeper(Sweeper):
         if todo:
             self.launcher.composer = composer  # type: ignore[attr-defined]
             results = self.launcher.launch([list(job.overrides) for job in todo], initial_job_idx=0)
-        text, complete = study_report(
-            plan.jobs, before, plan.dropped, plan.doubled, folder, time.monotonic() - started
-        )
+        text, complete = study_report(plan.jobs, before, plan.dropped, plan.doubled, folder, time.monotonic() - started)
         print(text, flush=True)
         if not complete:
             sys.exit(1)
@@ -61,6 +60,7 @@ class GridSweeper(Sweeper):
 
     def combinations(self, arguments: list[str]) -> list[list[str]]:
         """One list of overrides a job; the first sweep varies slowest, the last one given for a key counts."""
+        assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         levels: dict[str, list[str]] = {}
         for override in parser.parse_overrides([f"{key}={value}" for key, value in self.params.items()] + arguments):

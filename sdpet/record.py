@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,35 @@ __all__ = ["FILE", "STATUSES", "Record", "bin_loss", "identity", "run_id"]
 FORMAT = 1
 FILE = "record.json"
 STATUSES = ("finished", "diverged", "failed")
+
+
+@cache
+def package_versions() -> dict[str, str | None]:
+    """Versions of what the numbers depend on."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    found["sdpet"] = __version__
+    for package in ("torch", "diffusers", "transformers", "lightning", "open_clip_torch"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+@cache
+def commit() -> str | None:
+    """The commit of the checkout this package lies in, with "+" when files differ from it; None outside of one."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        dirty = git("status", "--porcelain", "--untracked-files=no", "--", ".")
+        return git("rev-parse", "HEAD") + ("+" if dirty else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 @dataclass
@@ -45,8 +75,8 @@ class Record:
     seconds: dict[str, float | None] = field(default_factory=dict)
     peak_memory: int | None = None
     loss: list[list[float]] = field(default_factory=list)
-    versions: dict[str, str | None] = field(default_factory=lambda: dict(versions()))
-    git_sha: str | None = field(default_factory=lambda: git_sha())
+    versions: dict[str, str | None] = field(default_factory=lambda: dict(package_versions()))
+    git_sha: str | None = field(default_factory=commit)
     evaluations: list[dict[str, Any]] = field(default_factory=list)  # later scores, by evaluate.py
     format: int = FORMAT
 
@@ -110,7 +140,7 @@ def bin_loss(loss: Iterable[float], points: int = 100) -> list[list[float]]:
     values = list(loss)
     count = min(points, len(values))
     edges = [round(i * len(values) / count) for i in range(count + 1)] if count else []
-    return [[end, math.fsum(values[start:end]) / (end - start)] for start, end in zip(edges, edges[1:], strict=False)]
+    return [[end, math.fsum(values[start:end]) / (end - start)] for start, end in pairwise(edges)]
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -124,35 +154,6 @@ def write_atomically(path: Path, text: str) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-@cache
-def versions() -> dict[str, str | None]:
-    """Versions of what the numbers depend on."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    found["sdpet"] = __version__
-    for package in ("torch", "diffusers", "transformers", "lightning", "open_clip_torch"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
-
-
-@cache
-def git_sha() -> str | None:
-    """The commit of the checkout this package lies in, with "+" when files differ from it; None outside of one."""
-    here = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        dirty = git("status", "--porcelain", "--untracked-files=no", "--", ".")
-        return git("rev-parse", "HEAD") + ("+" if dirty else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def _finite(value: Any) -> Any:

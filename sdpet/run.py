@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sdpet.record import Record, bin_loss, factors
 from sdpet.study.claim import claim
 from sdpet.study.log import open_log
-from sdpet.study.validate import base_folder, data_folders, placement, run_folder, validate
+from sdpet.study.validate import LAB_IMAGES, base_folder, data_folders, placement, run_folder, validate
 
 if TYPE_CHECKING:
     from sdpet.base import BaseModel
@@ -29,7 +29,7 @@ Watch = Callable[[str, int, int], None]  # (phase: train or sample, steps done, 
 
 
 class Stage:
-    """What runs of one process share: base model, task and scorer, loaded when first needed and kept while asked for."""
+    """What runs of one process share: base model, task and scorer, loaded when first needed."""
 
     def __init__(self) -> None:
         self._kept: dict[str, tuple[str, Any]] = {}
@@ -89,7 +89,7 @@ def run(config: Any, stage: Stage | None = None, watch: Watch | None = None) -> 
             shutil.rmtree(folder, ignore_errors=True)
             raise
         record.write(folder)
-        return record
+        return Record.read(folder)  # as everyone else will see it
 
 
 def failure(config: Mapping[str, Any], reason: str) -> Record:
@@ -133,6 +133,7 @@ def _run(config: dict[str, Any], folder: Path, stage: Stage, watch: Watch | None
     )
     try:
         with open_log(config, folder) as log:
+
             def on_step(step: int, loss: float) -> None:
                 log.step(step, loss)
                 if watch:
@@ -246,7 +247,7 @@ def _data_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     if data["kind"] == "captions":
         source = str(folders["folder"]) if folders else data["name"]
         return {"data": source, "heldout_share": data["heldout_share"]}
-    given = {key: None if key not in folders else str(folders[key]) for key in ("subject_dir", "class_dir", "heldout_dir")}
+    given = {key: str(folders[key]) if key in folders else None for key in LAB_IMAGES}
     return {**given, "data": data["name"], **{key: data[key] for key in ("prompt", "class_prompt", "token")}}
 
 

@@ -55,5 +55,6 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 
 def records(study: Path) -> dict[str, bytes]:
-    """The adapters of every complete run in a study's folder, by run_id."""
-    return {path.parent.name: (path.parent / "adapters.safetensors").read_bytes() for path in study.glob("*/record.json")}
+    """The trained weights of every complete run in a study's folder, by run_id."""
+    folders = [path.parent for path in study.glob("*/record.json")]
+    return {f.name: b"".join(file.read_bytes() for file in sorted(f.glob("*.safetensors"))) for f in folders}

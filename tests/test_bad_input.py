@@ -59,7 +59,7 @@ WRONG = [
     (["adapter=attn2o-fni"], ["attn2o-fni", "attn2o-ffni"]),
     (["sampler=euler"], ["euler", "dpm", "plms"]),
     (["eval=vit"], ["vit", "lab"]),
-    (["seed=0,1"], ["seed=0,1", "--multirun"]),
+    (["seed=0,1"], ["seed=0,1", "add -m"]),
 ]
 
 
@@ -78,7 +78,8 @@ def test_one_sentence_names_the_cause_and_the_choices(overrides, says, tiny_fold
 def test_a_folder_without_images(tiny_folder, subject_folders, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no image"):
-        validate(composed(*tiny_overrides(tiny_folder, subject_folders, tmp_path), f"data.class_dir={tmp_path / 'empty'}"))
+        given = tiny_overrides(tiny_folder, subject_folders, tmp_path)
+        validate(composed(*given, f"data.class_dir={tmp_path / 'empty'}"))
 
 
 COMMANDS = [

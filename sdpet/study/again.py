@@ -25,7 +25,9 @@ def stored_config(folder: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{folder} holds no config.yaml: run must be the folder of a run, outputs/<study>/<run_id>.") from None
+        raise ValueError(
+            f"{folder} holds no config.yaml; run must be a run's folder, outputs/<study>/<run_id>."
+        ) from None
     except (OSError, yaml.YAMLError) as error:
         raise ValueError(f"{folder / 'config.yaml'} cannot be read ({' '.join(str(error).split())}).") from None
     if not isinstance(config, dict):

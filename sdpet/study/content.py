@@ -15,7 +15,8 @@ CAPTIONS = (".txt", ".jsonl")
 
 def hash_folder(folder: Path, endings: tuple[str, ...], parts: tuple[str, ...] = ("",)) -> str:
     """Hash of the files with these endings in the named subfolders, by relative path and content."""
-    files = [file for part in parts for file in sorted((folder / part).rglob("*")) if file.name.lower().endswith(endings)]
+    found = [file for part in parts for file in sorted((folder / part).rglob("*"))]
+    files = [file for file in found if file.name.lower().endswith(endings)]
     return _hash_files(folder, tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 
 

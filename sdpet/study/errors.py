@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from hydra.errors import CompactHydraException, MissingConfigException
+from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
 
 from sdpet.study.rules import unknown_key
 
@@ -31,23 +31,23 @@ def run_command(main: Callable[[], Any]) -> None:
 
 def sentence(error: BaseException) -> str:
     """What is wrong and what would be right, in one line."""
-    text = str(error).strip()
-    if isinstance(error, MissingConfigException) and error.options:
-        return f"{_first(text)}; choose one of {', '.join(error.options)}."
+    text = " ".join(str(error).split())
+    if isinstance(error, MissingConfigException) and error.options and "'" in text:
+        group, _, option = (error.missing_cfg_file or text.split("'")[-2]).rpartition("/")
+        return f"there is no {group}={option}; choose one of {', '.join(sorted(error.options))}."
     if "Could not override '" in text:
         return unknown_key(text.split("Could not override '")[1].split("'")[0])
+    if "Ambiguous value for argument" in text:
+        given = text.split("'")[1]
+        return f"{given} lists several values; add -m for a study of them, or write brackets for one list: KEY=[A,B]."
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r}; write KEY=VALUE, with quotes around commas, brackets and blanks."
     if isinstance(error, CompactHydraException):
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        cause = [str(error.__cause__).splitlines()[0]] if error.__cause__ else []
-        return " ".join(lines[:5] + cause) or type(error).__name__
+        cause = f" {str(error.__cause__).splitlines()[0]}" if error.__cause__ else ""
+        return f"{text}{cause}" or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}."
-    return " ".join(text.split()) or type(error).__name__
-
-
-def _first(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " ".join(line for line in lines[:2] if not line.startswith("Available options")).rstrip(".")
+    return text or type(error).__name__
 
 
 def _fail(text: str) -> None:

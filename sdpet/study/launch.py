@@ -10,6 +10,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,18 +94,17 @@ def _in_this_process(queue: Queue, progress: Progress) -> None:
     while True:
         for job in queue.look():
             progress.done(job.name, job.record())
-        job = queue.next()
-        if job is None:
+        waiting = queue.next()
+        if waiting is None:
             if not queue.waiting:
                 return
             time.sleep(POLL / 4)
             continue
-        watch = _share_of(job, progress)
-        record = run(job.config, stage, watch)
+        record = run(waiting.config, stage, _share_of(waiting, progress))
         if record is None:
-            queue.claimed_elsewhere(job)
+            queue.claimed_elsewhere(waiting)
         else:
-            progress.done(job.name, record)
+            progress.done(waiting.name, record)
 
 
 def _share_of(job: Job, progress: Progress) -> Any:
@@ -147,21 +147,17 @@ class Worker:
     def give(self, job: Job) -> None:
         self.job = job
         assert self.process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):  # if it died, that is seen when its reports end
             self.process.stdin.write(json.dumps(job.config).encode() + b"\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it died; seen when its reports end
 
     def stop(self, patience: float = 10.0) -> None:
         """End the process: by closing its input when idle, by SIGTERM in the middle of a run, at last by SIGKILL."""
         if self.job is not None:
             self.process.terminate()
         assert self.process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):
             self.process.stdin.close()
-        except BrokenPipeError:
-            pass
         try:
             self.process.wait(patience)
         except subprocess.TimeoutExpired:
@@ -180,8 +176,8 @@ def _in_workers(queue: Queue, progress: Progress, count: int) -> None:
             for job in queue.look():
                 progress.done(job.name, job.record())
             for worker in pool:
-                if worker.job is None and (job := queue.next()) is not None:
-                    worker.give(job)
+                if worker.job is None and (ready := queue.next()) is not None:
+                    worker.give(ready)
             if not queue.waiting and all(worker.job is None for worker in pool):
                 return
             for key, _ in selector.select(timeout=POLL):

@@ -58,7 +58,7 @@ class Composer:
 
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         values = [o for o in parsed if self._is_plain_value(o)]
-        groups = tuple(o.input_line for o in parsed if not self._is_plain_value(o))
+        groups = tuple(str(o.input_line) for o in parsed if not self._is_plain_value(o))
         if groups not in self._composed:
             config = self._loader.load_sweep_config(self._master, list(groups))
             with open_dict(config):

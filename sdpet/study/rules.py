@@ -17,7 +17,7 @@ INITS = ("zero", "default")
 TASKS = {"dreambooth": "subject", "finetune": "captions"}  # task: the kind of data it takes
 SAMPLERS = ("dpm", "ddim", "plms")
 LOGGERS = ("none", "csv", "wandb")
-PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "bf16-true")
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -92,14 +92,16 @@ def folder_name(value: Any) -> str:
     return value
 
 
-def optional(rule: Rule) -> Rule:
+def optional(rule: Rule, tell: bool = True) -> Rule:
+    """The rule, or null; tell=False keeps the null to ourselves (for what only some methods have)."""
+
     def or_null(value: Any) -> Any:
         if value is None:
             return None
         try:
             return rule(value)
         except ValueError as error:
-            raise ValueError(f"{error}, or null") from None
+            raise ValueError(f"{error}{', or null' if tell else ''}") from None
 
     return or_null
 
@@ -108,13 +110,13 @@ RULES: dict[str, dict[str, Rule]] = {
     "": {"study": folder_name, "seed": whole(0), "output_root": text, "quiet": flag},
     "adapter": {
         "method": choice(METHODS),
-        "din": optional(choice(INPUTS)),
-        "dout": optional(choice(OUTPUTS)),
-        "activation": optional(choice(ACTIVATIONS)),
+        "din": optional(choice(INPUTS), tell=False),
+        "dout": optional(choice(OUTPUTS), tell=False),
+        "activation": optional(choice(ACTIVATIONS), tell=False),
         "mid_dim": optional(whole(1)),
         "params": optional(whole(1)),
-        "scale": optional(number()),
-        "init": optional(choice(INITS)),
+        "scale": optional(number(), tell=False),
+        "init": optional(choice(INITS), tell=False),
     },
     "unet": {
         "name": text,

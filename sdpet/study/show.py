@@ -94,7 +94,9 @@ def scores_table(record: Record) -> str:
     rows = [("", "score", "floor", "ceiling")]
     for name in names:
         anchors = record.anchors.get(name, {})
-        rows.append((name, *map(_number, (record.metrics[name], anchors.get("floor"), anchors.get("ceiling")))))
+        rows.append(
+            (name, _number(record.metrics[name]), _number(anchors.get("floor")), _number(anchors.get("ceiling")))
+        )
     width = max(len(row[0]) for row in rows)
     return "\n".join(f"  {row[0]:<{width}}" + "".join(f"{cell:>10}" for cell in row[1:]) for row in rows)
 
@@ -128,7 +130,7 @@ def study_report(
     skipped = sum(job.folder in before for job in by_status["finished"] + by_status["diverged"])
     done = len(by_status["finished"]) + len(by_status["diverged"]) - skipped
     counts = [f"{done} done in {duration(seconds)}" if done else "", f"{skipped} there before" if skipped else ""]
-    counts += [f"{len(by_status[status])} {status}" for status in ("diverged", "failed", "missing") if by_status[status]]
+    counts += [f"{len(by_status[bad])} {bad}" for bad in ("diverged", "failed", "missing") if by_status[bad]]
     lines = [f"{len(jobs)} runs: {', '.join(filter(None, counts))}"]
     for status in ("diverged", "failed", "missing"):
         for job in by_status[status]:
@@ -140,7 +142,8 @@ def study_report(
         lines.append(f"  dropped   {doubled} jobs that were the same as another one")
     lines.append(f"  results   {folder}")
     complete = not by_status["failed"] and not by_status["missing"]
-    lines.append(f"  next      python -m analysis {folder}" if complete else "  next      the same command does what is missing")
+    following = f"python -m analysis {folder}" if complete else "the same command does what is missing"
+    lines.append(f"  next      {following}")
     return "\n".join(lines), complete
 
 

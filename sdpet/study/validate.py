@@ -99,22 +99,19 @@ def _plain(config: Any) -> dict[str, Any]:
     if isinstance(config, dict):
         return config
     from omegaconf import OmegaConf
-    from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
+    from omegaconf.errors import OmegaConfBaseException
 
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise ValueError(f"{error.full_key} must be given: {error.full_key}=VALUE.") from None
-    except InterpolationToMissingValueError as error:
-        raise ValueError(f"{error.full_key} builds on a value that must be given: {_first_line(error)}.") from None
     except OmegaConfBaseException as error:
-        raise ValueError(f"{error.full_key or 'the config'}: {_first_line(error)}.") from None
+        problem = str(error).splitlines()[0].rstrip(".")
+        _, _, missing = problem.partition("Missing mandatory value: ")
+        if missing:
+            missing = missing if "." in missing or not error.full_key else error.full_key
+            raise ValueError(f"{missing} must be given: {missing}=VALUE.") from None
+        raise ValueError(f"{error.full_key or 'the config'}: {problem}.") from None
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items() if key != "hydra"}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(".")
 
 
 def _check_output(root: Path) -> None:
@@ -178,7 +175,7 @@ def _check_task(task: dict[str, Any], data: dict[str, Any]) -> None:
         if data["token"] not in data["prompt"].split():
             raise ValueError(f"data.token {data['token']!r} must be a word of data.prompt, {data['prompt']!r}.")
         if task["reg_weight"] > 0 and "class_dir" not in folders:
-            raise ValueError("data.class_dir (images of the class) must be given, or train without prior: task.reg_weight=0.")
+            raise ValueError("data.class_dir (images of the class) must be given, or no prior: task.reg_weight=0.")
 
 
 def _uses_lab_scorer(config: Mapping[str, Any]) -> bool:

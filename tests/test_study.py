@@ -1,0 +1,310 @@
+"""Runs and studies as a user starts them: the same records whatever happens on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import pytest
+from study_tools import ROOT, composed, records, start, tiny_overrides, train
+
+from sdpet.positions import PLACEMENTS
+from sdpet.record import Record, run_id
+from sdpet.run import Stage, run
+from sdpet.study.claim import claim
+from sdpet.study.validate import run_folder, validate
+
+SIX = ("-m", "+sweeps=smoke")
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def overrides(tiny_folder, subject_folders, out):
+    return tiny_overrides(tiny_folder, subject_folders, out)
+
+
+@pytest.fixture(scope="session")
+def stage():
+    return Stage()
+
+
+def scores(study):
+    return {path.parent.name: json.loads(path.read_text())["metrics"] for path in study.glob("*/record.json")}
+
+
+def test_a_run_leaves_one_complete_folder(overrides, out, stage):
+    config = composed(*overrides, "logger=csv")
+    record = run(config, stage)
+    folder = run_folder(validate(config))
+    assert record.status == "finished", record.reason
+    assert folder == out / "single" / record.run_id
+    assert record == Record.read(folder)
+    assert record.factors["placement"] == "attn2o-ffni" and record.factors["mid_dim"] >= 1
+    assert set(record.metrics) == set(record.anchors) == {"clip_i", "clip_t", "prior_drift"}
+    assert {"trainable_params", "base_params", "adapters", "bytes"} == set(record.sizes)
+    assert abs(record.sizes["trainable_params"] - 24000) < 1000
+    assert {"train", "per_step", "sample", "score", "total"} == set(record.seconds)
+    assert len(record.loss) == 3 and record.versions["torch"]
+    index = [json.loads(line) for line in (folder / "samples" / "index.jsonl").read_text().splitlines()]
+    assert index and all((folder / "samples" / row["file"]).exists() for row in index)
+    there = {path.name for path in folder.iterdir()}
+    assert {"adapters.safetensors", "adapters.json", "config.yaml", "loss.csv"} < there
+    assert len((folder / "loss.csv").read_text().splitlines()) == 4
+
+
+def test_a_run_asked_for_twice_is_one_run(overrides, out, stage):
+    first = run(composed(*overrides), stage)
+    stamp = (out / "single" / first.run_id / "record.json").stat().st_mtime_ns
+    again = run(composed(*overrides, "quiet=true", "logger=csv"), stage)
+    assert again == first
+    assert [path.name for path in (out / "single").iterdir() if not path.name.startswith(".")] == [first.run_id]
+    assert (out / "single" / first.run_id / "record.json").stat().st_mtime_ns == stamp
+
+
+def test_runs_of_one_process_do_not_leak_into_each_other(overrides, out, stage):
+    """Full tuning, then an adapter: the adapter's run is that of a fresh process."""
+    run(composed(*overrides, "adapter=full", "study=a"), stage)
+    after = run(composed(*overrides, "study=a"), stage)
+    fresh = run(composed(*overrides, "study=b"), Stage())
+    assert after.metrics == fresh.metrics and after.loss == fresh.loss
+    assert records(out / "a")[after.run_id] == records(out / "b")[fresh.run_id]
+
+
+def test_a_run_that_fails_is_recorded_and_tried_again_when_asked(overrides, out, stage, monkeypatch):
+    config = composed(*overrides)
+    with monkeypatch.context() as broken:
+        broken.setattr("sdpet.fit.fit", lambda *a, **k: 1 / 0)
+        record = run(config, stage)
+    folder = out / "single" / record.run_id
+    assert (record.status, record.reason) == ("failed", "ZeroDivisionError: division by zero")
+    assert "Traceback" in (folder / "error.txt").read_text()
+    assert run(config, stage).status == "finished"
+    assert not (folder / "error.txt").exists()
+
+
+def test_a_run_that_diverges_is_recorded_and_not_tried_again(overrides, stage):
+    config = composed(*overrides, "trainer.lr=1e30", "trainer.steps=6")
+    record = run(config, stage)
+    assert record.status == "diverged" and "finite" in record.reason
+    assert record.metrics == {} and record.loss
+    assert run(config, stage) == record
+
+
+def test_what_an_interrupted_run_left_is_cleared_away(overrides, out, stage, monkeypatch):
+    config = composed(*overrides)
+    folder = run_folder(validate(config))
+    (folder / "samples").mkdir(parents=True)
+    (folder / "samples" / "99999.png").write_text("left over")
+    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr("sdpet.fit.fit", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        run(config, stage)
+    assert not folder.exists()
+    assert run(config, stage).status == "finished"
+    assert not (folder / "samples" / "99999.png").exists()
+
+
+def test_a_claim_is_exclusive_and_dies_with_its_owner(tmp_path):
+    with claim(tmp_path / "run") as mine:
+        assert mine
+        with claim(tmp_path / "run") as second:
+            assert not second
+    child = os.fork()
+    if child == 0:
+        with claim(tmp_path / "run"):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    with claim(tmp_path / "run") as after_death:
+        assert after_death
+
+
+def test_a_claimed_run_is_left_alone(overrides, stage):
+    config = composed(*overrides)
+    with claim(run_folder(validate(config))):
+        assert run(config, stage) is None
+
+
+def test_the_placement_study_is_all_placements_and_three_seeds(overrides):
+    """From any folder; what is given on the command line goes before the file."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+
+    from hydra_plugins.sdpet_sweeper import GridSweeper
+    from sdpet.study.plan import Composer, make_plan
+
+    def plan(*arguments):
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            hydra = GlobalHydra.instance().hydra
+            given = [*overrides, *arguments]
+            master = hydra.compose_config("config", list(given), RunMode.MULTIRUN, from_shell=False)
+            sweeper = GridSweeper(master.hydra.sweeper.params)
+            sweeper.hydra_context = type("Context", (), {"config_loader": hydra.config_loader})
+            return make_plan(Composer(hydra.config_loader, master), sweeper.combinations(given))
+
+    study = plan("+sweeps=placement")
+    found = [(job.config["adapter"], job.config["seed"]) for job in study.jobs]
+    cells = {(f"{adapter['din']}-{adapter['dout']}", seed) for adapter, seed in found}
+    assert cells == {(placement, seed) for placement in PLACEMENTS for seed in (0, 1, 2)}
+    assert len(study.jobs) == 60 and not study.dropped
+    assert len({job.config["adapter"]["params"] for job in study.jobs}) == 1
+    assert {job.folder.parent.name for job in study.jobs} == {"placement"}
+    assert study.jobs[0].name == "attn1i-attn1i seed 0"
+
+    mine = plan("+sweeps=placement", "seed=0,1,2,3,4", "study=mine", "trainer.lr=1e-3,2e-3")
+    assert len(mine.jobs) == 200 and {job.folder.parent.name for job in mine.jobs} == {"mine"}
+    assert mine.jobs[0].name == "attn1i-attn1i seed 0 lr 0.001"
+
+    grid = plan("adapter.din=attn1i,attn2o", "adapter.dout=attn1i,ffni,transo", "seed=0,1")
+    assert grid.dropped == ["attn2o-attn1i"] and len(grid.jobs) == 10
+    assert plan("adapter.scale=1,1.0").doubled == 1
+    for job in study.jobs[:3]:  # composed in short, yet as Hydra composes them one by one
+        overridden = [o for o in job.overrides if not o.startswith("+sweeps")]
+        assert run_id(validate(composed(*overridden))) == job.folder.name
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_folder, subject_folders, tmp_path_factory):
+    """The smoke study, done in one go by two workers: its folder and what was said."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    ended = train(*SIX, *tiny_overrides(tiny_folder, subject_folders, out), "hydra.launcher.workers=2", cwd=out)
+    assert ended.returncode == 0, ended.stderr
+    return out / "smoke", ended
+
+
+def test_a_study_says_what_was_done_and_litters_nothing(undisturbed):
+    study, ended = undisturbed
+    assert len(records(study)) == 6
+    assert "6 runs: 6 done" in ended.stdout and f"python -m analysis {study}" in ended.stdout
+    assert ended.stderr == ""
+    assert sorted(path.name for path in study.parent.iterdir()) == [".anchors", "smoke"]
+
+
+def test_a_study_asked_for_again_does_nothing(undisturbed, tiny_folder, subject_folders):
+    study, _ = undisturbed
+    ended = train(*SIX, *tiny_overrides(tiny_folder, subject_folders, study.parent))
+    assert ended.returncode == 0 and "6 there before" in ended.stdout
+
+
+def test_in_this_process_the_results_are_the_same(undisturbed, overrides, out):
+    ended = train(*SIX, *overrides, "hydra.launcher.workers=1", "quiet=true")
+    assert ended.returncode == 0, ended.stderr
+    assert records(out / "smoke") == records(undisturbed[0])
+    assert scores(out / "smoke") == scores(undisturbed[0])
+    assert ended.stdout.startswith("6 runs")
+
+
+def wait_for(condition, process):
+    """True when the condition holds while the process still works."""
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def workers_of(process):
+    import psutil
+
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+SIGNALS = [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("sign", SIGNALS, ids=lambda sign: sign.name)
+def test_killed_and_started_again_it_ends_with_the_same_records(undisturbed, overrides, out, sign):
+    import psutil
+
+    process = start(*SIX, *overrides, "hydra.launcher.workers=2")
+    study = out / "smoke"
+    assert wait_for(lambda: len(records(study)) >= 1, process), process.communicate()[0]
+    workers = workers_of(process)
+    process.send_signal(sign)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode != 0 and len(records(study)) < 6
+    assert "Traceback" not in said
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive
+    if sign != signal.SIGKILL:
+        folders = {path.name for path in study.iterdir() if not path.name.startswith(".")}
+        assert folders == set(records(study))  # nothing half done
+    before = records(study)
+    ended = train(*SIX, *overrides, "hydra.launcher.workers=1")
+    assert ended.returncode == 0 and f"{len(before)} there before" in ended.stdout
+    assert records(study) == records(undisturbed[0])
+
+
+def test_two_processes_on_one_study_share_it(undisturbed, overrides, out):
+    pair = [start(*SIX, *overrides, "hydra.launcher.workers=1", f"logger={name}") for name in ("csv", "none")]
+    said = [process.communicate(timeout=300)[0] for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], said
+    assert records(out / "smoke") == records(undisturbed[0])
+    assert sum(int(text.split("done in")[0].split()[-1]) if "done in" in text else 0 for text in said) >= 6
+
+
+def test_a_failing_run_stops_no_other_and_shows_in_the_exit_status(overrides, out, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "broken.png").write_text("no image")
+    ended = train("-m", *overrides, f"data.class_dir={photos},{out.parent / 'class_copy'}", "study=mixed", "quiet=true")
+    assert ended.returncode == 1  # class_copy does not exist: refused before any work
+    assert not (out / "mixed").exists()
+    good = next(override.split("=")[1] for override in overrides if override.startswith("data.class_dir"))
+    ended = train("-m", *overrides, f"data.class_dir={photos},{good}", "study=mixed", "hydra.launcher.workers=2")
+    assert ended.returncode == 1
+    assert len(records_by_status(out / "mixed", "finished")) == 1
+    (failed,) = records_by_status(out / "mixed", "failed")
+    assert "readable image" in failed.reason and failed.run_id in ended.stdout
+
+
+def records_by_status(study, status):
+    found = [Record.read(path.parent) for path in study.glob("*/record.json")]
+    return [record for record in found if record.status == status]
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_a_failed_run(overrides, out):
+    """As when the system kills a process that takes too much memory."""
+    process = start("-m", *overrides, "seed=0,1", "study=dying", "trainer.steps=100000", "hydra.launcher.workers=2")
+    assert wait_for(lambda: len(list((out / "dying").glob("*/config.yaml"))) == 2, process), process.communicate()[0]
+    for worker in workers_of(process):
+        worker.kill()
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    failed = records_by_status(out / "dying", "failed")
+    assert len(failed) == 2 and all("signal 9" in record.reason for record in failed), said
+
+
+def test_scored_again_the_older_scores_stay(undisturbed):
+    study, _ = undisturbed
+    folder = next(path.parent for path in study.glob("*/record.json"))
+    before = Record.read(folder)
+    score_again(folder, "sampler.guidance=3")
+    after = Record.read(folder)
+    assert (after.metrics, after.protocol) == (before.metrics, before.protocol)
+    (more,) = after.evaluations
+    assert more["protocol"]["sampler"]["guidance"] == 3 and set(more["metrics"]) == set(before.metrics)
+    assert (folder / more["samples"] / "index.jsonl").exists()
+    score_again(folder, "sampler.guidance=3")
+    assert Record.read(folder) == after
+    score_again(folder, "sampler=ddim", "sampler.steps=2")
+    assert [entry["protocol"]["sampler"]["name"] for entry in Record.read(folder).evaluations] == ["dpm", "ddim"]
+    with pytest.raises(ValueError, match="seed"):
+        score_again(folder, "+seed=3")
+
+
+def score_again(folder, *overrides):
+    from hydra import compose, initialize_config_dir
+
+    from sdpet.study.again import evaluate_again
+
+    given = [f"run={folder}", *overrides]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        evaluate_again(compose("evaluate", given), given)
