@@ -34,7 +34,7 @@ class EvalPlan:
     subject_images: int = 16
     class_images: int = 8
     prompts: tuple[str, ...] = (
-        "{prompt} on a white background",
+        "{prompt} on a brown background",
         "{prompt} on a black background",
         "{prompt} on a gray background",
         "{prompt} on a pink background",
