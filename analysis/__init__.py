@@ -2,7 +2,7 @@
 
 Works on a pandas frame with one row a run, from any source, and never imports torch. Public functions, by question:
 
-    load_results(source, status="finished")                       runs of a study folder, a CSV or a frame, one row a run
+    load_results(source, status="finished")                       a study folder, a CSV or a frame; one row a run
     load_paper_heatmap()                                          the paper's 20 placements, one value each
     factor_columns(frame), metric_columns(frame)                  which columns vary as factors / hold scores
 
@@ -26,7 +26,7 @@ Works on a pandas frame with one row a run, from any source, and never imports t
     importance(frame, metric, factors)                            random-forest fANOVA, for orientation
     conclude(frame, metric, factor=None)                          the first paragraph of a report, in plain words
 
-Every frame returned carries `.attrs["notes"]`, a list of sentences a reader must see (rows dropped, terms not estimable).
+Every frame returned carries `.attrs["notes"]`: sentences a reader must see (rows dropped, terms not estimable).
 """
 
 from __future__ import annotations

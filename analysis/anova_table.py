@@ -50,7 +50,7 @@ def anova(
     >>> table = analysis.anova(analysis.load_paper_heatmap(), "clip_similarity", ["din", "dout"])
     >>> table[["df", "F", "p"]].round(3)
                 df      F      p
-    term                        
+    term
     din        7.0  9.932  0.006
     dout       4.0  0.671  0.635
     residual   6.0    NaN    NaN
@@ -89,10 +89,11 @@ def anova(
         rows["residual"]["mean_sq"] = rss / df_residual
     table = pd.DataFrame.from_dict(rows, orient="index", columns=list(COLUMNS))
     table.index.name = "term"
+    partly = [note for note in table["note"] if note and "cannot be tested" not in note]
     table.attrs = {
         "metric": metric, "type": kind, "n": model.n, "rank": rank, "components": parts, "aliased": aliased,
         "r2": 1 - rss / total if total > 0 else float("nan"), "total_sum_sq": total,
-        "notes": model.notes + _sentences(model, parts, rss, total, df_residual) + [n for n in table["note"] if n and "cannot be tested" not in n],
+        "notes": model.notes + _sentences(model, parts, rss, total, df_residual) + partly,
     }  # fmt: skip
     return table
 
@@ -108,7 +109,7 @@ def oneway(
     >>> import analysis
     >>> analysis.oneway(analysis.load_paper_heatmap(), "clip_similarity", ["din", "dout"])[["F", "df", "p"]].round(4)
                   F   df       p
-    factor                      
+    factor
     din     11.9746  9.0  0.0003
     dout     0.7677  6.0  0.6084
     """
@@ -220,7 +221,9 @@ def _determines(factor, others: list) -> bool:
     """Whether each level of the factor goes with one combination of the others' levels."""
     if not others or factor.degree:
         return False
-    pairs = {(int(a), *map(int, b)) for a, b in zip(factor.codes, zip(*(o.codes for o in others), strict=True), strict=True)}
+    pairs = {
+        (int(a), *map(int, b)) for a, b in zip(factor.codes, zip(*(o.codes for o in others), strict=True), strict=True)
+    }
     return len(pairs) == len(factor.levels)
 
 
@@ -239,4 +242,3 @@ def _sentences(model: Model, parts: int, rss: float, total: float, df_residual: 
     elif rss == 0:
         notes.append("The model fits without any residual: F is infinite, and p is 0 only as far as the data go.")
     return notes
-

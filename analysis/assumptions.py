@@ -148,7 +148,10 @@ def _influence(frame, model: Model, out: pd.DataFrame, metric, terms, block, alp
     changed = [t for t in before.index if (before[t] < alpha) != (after.get(t, np.nan) < alpha)]
     if changed:
         t = changed[0]
-        text = f"Without run {who} (Cook distance {cook:.2g}) the verdict on {t} changes: p {before[t]:.2g} -> {after[t]:.2g}."
+        text = (
+            f"Without run {who} (Cook distance {cook:.2g}) the verdict on {t} changes: "
+            f"p = {before[t]:.2g} with it, {after[t]:.2g} without."
+        )
     else:
         text = f"No verdict hangs on the most influential run ({who}, Cook distance {cook:.2g})."
     return _row(cook, np.nan, not changed, text)

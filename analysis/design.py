@@ -128,7 +128,7 @@ class Model:
 
     def contrasts(self, term: Term, sum_coded: bool = False) -> list[bool]:
         """For each factor of the term whether it is coded by contrasts: when its margin is in the model (R's rule)."""
-        have = {frozenset(t) for t in self.terms} | {frozenset()}
+        have: set[frozenset[str]] = {frozenset(t) for t in self.terms} | {frozenset()}
         return [self.factors[f].degree == 0 and frozenset(term) - {f} in have for f in term]
 
     def expected_df(self, term: Term) -> int:
@@ -207,7 +207,7 @@ def build(
 
 
 def trend_values(factor: Factor, raw: bool = False, at: float | None = None) -> np.ndarray:
-    """(levels, degree): polynomials that are orthonormal over the levels; raw: the values themselves (degree 1, scaled).
+    """(levels, degree): polynomials, orthonormal over the levels; raw: the values themselves (degree 1, scaled).
 
     at: the same polynomials at one value of the factor instead, (1, degree).
     """
@@ -216,7 +216,7 @@ def trend_values(factor: Factor, raw: bool = False, at: float | None = None) -> 
     if raw and factor.degree == 1:
         return points[:, None] / (np.abs(x).max() or 1.0)
     center, width = x.mean(), np.ptp(x) or 1.0
-    r = np.linalg.qr(np.vander((x - center) / width, factor.degree + 1, increasing=True), mode="r")
+    r = np.linalg.qr(np.vander((x - center) / width, factor.degree + 1, increasing=True))[1]
     if len(x) <= factor.degree:  # one level: the trend is the constant
         return np.ones((len(points), factor.degree))
     basis = np.linalg.solve(r.T, np.vander((points - center) / width, factor.degree + 1, increasing=True).T).T

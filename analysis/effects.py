@@ -30,9 +30,7 @@ def effect_sizes(F: float, df1: float, df2: float, n: int) -> dict[str, float]:
     }
 
 
-def effect_interval(
-    F: float, df1: float, df2: float, n: int | None = None, level: float = 0.95
-) -> tuple[float, float]:
+def effect_interval(F: float, df1: float, df2: float, n: int | None = None, level: float = 0.95) -> tuple[float, float]:
     """Confidence interval of the explained share of variance, from the noncentral F distribution.
 
     The noncentralities that put the observed F at the two tails are turned into shares: with n (runs) into the share

@@ -63,7 +63,9 @@ def strata(frame: pd.DataFrame, metric: str, terms: Terms, error: Terms) -> pd.D
         base = np.concatenate([base, space], axis=1)
     out = pd.DataFrame.from_dict(rows, orient="index", columns=_COLUMNS)
     out.index = pd.MultiIndex.from_tuples(list(rows), names=["stratum", "term"])
-    out.attrs = {"metric": metric, "notes": model.notes}
+    untested = [":".join(t) for t in tested if not any(":".join(t) == k[1] and "F" in row for k, row in rows.items())]
+    notes = [f"{name} is not tested: its stratum has no residual, or no part of it is left." for name in untested]
+    out.attrs = {"metric": metric, "notes": model.notes + notes}
     return out
 
 
@@ -72,7 +74,8 @@ def repeated_measures(frame: pd.DataFrame, metric: str, within: str, subject: st
 
     Runs of one subject and level are averaged; subjects that miss a level are left out and counted. One row, index
     term; columns F, df, df_residual, p, then the sphericity corrections: gg (Greenhouse & Geisser 1959) and hf (Huynh &
-    Feldt 1976, at most 1), p_gg, p_hf. gg = tr(S)^2 / ((k - 1) tr(S^2)), S the covariance of k - 1 orthonormal contrasts.
+    Feldt 1976, at most 1), p_gg, p_hf. gg = tr(S)^2 / ((k - 1) tr(S^2)), S the covariance of k - 1 orthonormal
+    contrasts.
 
     >>> runs = pd.DataFrame({"seed": [0, 0, 1, 1, 2, 2], "g": list("ab") * 3, "y": [1, 2, 3, 5, 5, 6.0]})
     >>> repeated_measures(runs, "y", "g", "seed")[["F", "df", "df_residual"]].round(3).values.tolist()

@@ -35,7 +35,9 @@ def importance(
         raise ValueError("Give at least one factor.")
     y, coded = response_of(frame, metric), [_factorize(frame[f]) for f in factors]
     ok = np.isfinite(y) & np.all([codes >= 0 for codes, _ in coded], axis=0)
-    out = pd.DataFrame(index=pd.Index(list(factors), name="factor"), columns=["fanova", "permutation", "sd"], dtype=float)
+    out = pd.DataFrame(
+        index=pd.Index(list(factors), name="factor"), columns=["fanova", "permutation", "sd"], dtype=float
+    )
     notes = [f"{int((~ok).sum())} of {len(frame)} runs are left out: a value is missing."] if not ok.all() else []
     if ok.sum() < 5 or np.ptp(y[ok]) == 0:
         notes.append("A forest needs at least five runs and a metric that varies.")
@@ -70,7 +72,9 @@ def importance(
             lost.append(forest.score(X, y[ok]) - forest.score(shuffled, y[ok]))
         out.loc[factor, ["permutation", "sd"]] = float(np.mean(lost)), float(np.std(lost))
     if forest.oob_score_ < 0.1:
-        notes.append(f"The forest predicts unseen runs badly (R^2 {forest.oob_score_:.2f}): do not read its importances.")
+        notes.append(
+            f"The forest predicts unseen runs badly (R^2 {forest.oob_score_:.2f}): do not read its importances."
+        )
     out = out.sort_values("fanova", ascending=False)
     out.attrs = {"metric": metric, "r2_oob": float(forest.oob_score_), "notes": notes}
     return out

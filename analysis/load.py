@@ -24,8 +24,6 @@ _IDENTITY = ("study", "run_id", "status", "reason", "task", "data", "path", "pro
 _SMALLER_IS_BETTER = {"fid", "kid", "prior_drift", "loss", "mse", *COSTS}
 _SIZES = {"trainable_params", "adapters", "bytes"}
 _SECONDS = {"train", "per_step", "sample", "score", "total"}
-# The noise of an evaluation is drawn per seed: that is replication, not another way of scoring.
-_NOT_PROTOCOL = {"seed", "eval_seed", "noise_seed"}
 
 
 def load_results(
@@ -72,7 +70,7 @@ def load_results(
 
 
 def load_paper_heatmap() -> pd.DataFrame:
-    """The 20 placements of Xiang et al. (2023, arXiv 2303.18181), one CLIP similarity each, read off the public heatmap.
+    """The 20 placements of Xiang et al. (2023, arXiv 2303.18181): one CLIP similarity each, off the public heatmap.
 
     Columns din, dout, clip_similarity, placement, component. Accurate to about 0.002; no replicates.
 
@@ -130,9 +128,8 @@ def higher_is_better(metric: str) -> bool:
 
 
 def protocol_hash(protocol: dict[str, Any] | None) -> str:
-    """Twelve hex digits of how the scores were made, without the seeds of the evaluation noise."""
-    kept = {key: value for key, value in (protocol or {}).items() if key not in _NOT_PROTOCOL}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    """Twelve hex digits of how the scores were made: scores compare only where it is equal."""
+    return hashlib.sha256(json.dumps(protocol or {}, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def _looks_like_factor(column: pd.Series) -> bool:

@@ -142,6 +142,8 @@ def contrasts(
     if m.df <= 0:
         out["se"] = np.nan
         out.loc[ok, "note"] = "no residual degrees of freedom, hence no test"
+    elif m.variance == 0:
+        out.loc[ok, "note"] = "the runs of a cell do not vary, so the difference has no error"
     if adjust != "none" and ok.any():
         out.loc[ok, "p"] = adjust_p(out.loc[ok, "p"], adjust)
     out.attrs = {"metric": metric, "adjust": adjust, "notes": m.model.notes + _notes(out, factor, m.df)}
@@ -275,4 +277,3 @@ def _notes(out: pd.DataFrame, factor: str, df: int) -> list[str]:
     if df <= 0:
         notes.append("There are as many parameters as runs: no residual is left for standard errors.")
     return notes
-

@@ -72,7 +72,8 @@ def rank_agreement(
             raise ValueError("With split, give one metric.")
         sign = 1 if higher_is_better(names[0]) else -1
         columns = {
-            v: part.groupby(by, observed=True)[names[0]].mean() * sign for v, part in frame.groupby(split, observed=True)
+            v: part.groupby(by, observed=True)[names[0]].mean() * sign
+            for v, part in frame.groupby(split, observed=True)
         }
     rows, keys = [], list(columns)
     for i, a in enumerate(keys):

@@ -1,10 +1,9 @@
-"""Mixed models: random seeds, subjects or tasks; REML, F tests with Satterthwaite or Kenward-Roger degrees of freedom."""
+"""Mixed models: random seeds, subjects or tasks; F tests with Satterthwaite or Kenward-Roger degrees of freedom."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 from scipy import special
 

@@ -107,8 +107,8 @@ def dunnett(
     """Each level against a baseline, with p and intervals that hold for all comparisons together (Dunnett 1955).
 
     Layout as in `contrasts`. alternative: two-sided, greater or less (than the baseline). The multivariate t
-    probabilities are computed by quadrature, exact to about 1e-9, where the estimates of the levels are independent (the factor alone,
-    or a complete block design); otherwise the correlations are replaced by the nearest ones of that form (Hsu, J. Am.
+    probabilities are computed by quadrature, exact to about 1e-9, where the estimates of the levels are independent
+    (the factor alone, or a complete block design); otherwise the nearest correlations of that form are used (Hsu, J. Am.
     Stat. Assoc. 87 (1992) 151), which a note says.
 
     >>> frame = pd.DataFrame({"g": list("aaabbbccc"), "y": [1, 2, 3, 2, 3, 4, 8, 9, 10.0]})
@@ -152,7 +152,8 @@ def best_set(
     level: mean, n; gap (how much better it is than the best of the others; negative: worse) with simultaneous interval
     low, high; p (that it is as good as the best: one-sided Dunnett test with this level as the baseline); in_set (p at
     least 1 - level). maximize: whether large values are good; default: by the metric's name. Reference: Hsu, Multiple
-    Comparisons (1996), section 4.1; Ann. Stat. 12 (1984) 1136. attrs notes say when the joint probabilities are approximate.
+    Comparisons (1996), section 4.1; Ann. Stat. 12 (1984) 1136. attrs notes say when the joint
+    probabilities are approximate.
 
     >>> frame = pd.DataFrame({"g": list("aaabbbccc"), "y": [1, 2, 3, 2, 3, 4, 8, 9, 10.0]})
     >>> best_set(frame, "y", "g")["in_set"].to_dict()
@@ -191,15 +192,11 @@ def _with_the_best(m: Means, value: np.ndarray, level: float) -> tuple[np.ndarra
     gram = m.root @ m.root.T * m.variance
     se = np.sqrt(np.maximum(np.diag(gram)[:, None] + np.diag(gram)[None, :] - 2 * gram, 0.0))
     d, p, high = np.empty(k), np.empty(k), np.empty(k)
-    seen: dict[bytes, float] = {}  # levels with equal loadings share the critical value
     for i in range(k):
         others = [j for j in range(k) if j != i]
         loading, fits = _loadings(m, i, others)
         exact &= fits
-        key = np.round(np.sort(loading), 10).tobytes()
-        if key not in seen:
-            seen[key] = one_factor_ppf(level, loading, m.df, False)
-        d[i] = seen[key]
+        d[i] = one_factor_ppf(level, loading, m.df, False)
         worse = (value[others] - value[i]) / se[i, others]
         p[i] = float(one_factor_sf(np.array(worse.max()), loading, m.df, False))
         high[i] = max(0.0, float(np.min(value[i] - value[others] + d[i] * se[i, others])))

@@ -57,7 +57,13 @@ def studentized_range_ppf(level: float, k: int, df: float) -> float:
 
 def one_factor_ppf(level: float, loading: np.ndarray, df: float, two_sided: bool) -> float:
     """The critical value t with P(max < t) = level."""
-    return _solve(lambda t: float(one_factor_sf(np.array(t), loading, df, two_sided)), 1 - level)
+    return _one_factor_ppf(level, tuple(np.sort(np.round(loading, 12)).tolist()), df, two_sided)
+
+
+@lru_cache(maxsize=1024)
+def _one_factor_ppf(level: float, loading: tuple[float, ...], df: float, two_sided: bool) -> float:
+    values = np.array(loading)
+    return _solve(lambda t: float(one_factor_sf(np.array(t), values, df, two_sided)), 1 - level)
 
 
 def one_factor_loadings(correlation: np.ndarray) -> np.ndarray:
@@ -84,7 +90,7 @@ def _solve(sf: Callable[[float], float], alpha: float) -> float:
     high = 4.0
     while sf(high) > alpha:
         high *= 2
-    return float(brentq(lambda x: sf(x) - alpha, -high, high, xtol=1e-11))
+    return float(brentq(lambda x: sf(x) - alpha, -high, high, xtol=1e-9))
 
 
 def _normal_nodes() -> tuple[np.ndarray, np.ndarray]:
@@ -93,13 +99,22 @@ def _normal_nodes() -> tuple[np.ndarray, np.ndarray]:
     return z, 8.5 * w * np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
 
 
+@lru_cache(maxsize=64)
+def _scale_nodes(df: float) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of the mean over s, where df s^2 is chi-square."""
+    x, w = _legendre(_OUTER)
+    low, high = np.sqrt(stats.chi2.ppf([1e-15, 1 - 1e-15], df) / df)
+    s = low + (high - low) * (x + 1) / 2
+    return s, w * np.exp(stats.chi2.logpdf(df * s * s, df)) * 2 * df * s * (high - low) / 2
+
+
 @lru_cache(maxsize=4)
 def _legendre(n: int) -> tuple[np.ndarray, np.ndarray]:
     return leggauss(n)
 
 
 def _tail(p: np.ndarray, bonferroni: np.ndarray) -> np.ndarray:
-    """Where 1 - probability has lost its digits, the Bonferroni bound, which far out in the tail is the value itself."""
+    """Where 1 - probability has lost its digits, the Bonferroni bound: far out in the tail it is the value itself."""
     return np.where(p < 1e-9, np.minimum(bonferroni, 1e-9), p)
 
 
@@ -107,8 +122,5 @@ def _mean_over_s(t: np.ndarray, df: float, inside: Callable[[np.ndarray], np.nda
     """1 - E inside(t s), where df s^2 is chi-square; t of any shape."""
     if df >= _MANY:
         return np.clip(1 - inside(t[..., None])[..., 0], 0.0, 1.0)
-    x, w = _legendre(_OUTER)
-    low, high = np.sqrt(stats.chi2.ppf([1e-15, 1 - 1e-15], df) / df)
-    s = low + (high - low) * (x + 1) / 2
-    weight = w * np.exp(stats.chi2.logpdf(df * s * s, df)) * 2 * df * s * (high - low) / 2
+    s, weight = _scale_nodes(df)
     return np.clip(1 - inside(t[..., None] * s) @ weight, 0.0, 1.0)

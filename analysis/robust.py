@@ -185,7 +185,8 @@ def aligned_ranks(frame: pd.DataFrame, metric: str, factors: Sequence[str]) -> p
     grid with impossible cells is refused (use placement as one factor and `kruskal`). Index term; columns F, df,
     df_residual, p.
 
-    >>> frame = pd.DataFrame({"a": list("xxyy") * 3, "b": list("uvuv") * 3, "y": [1, 2, 5, 9, 2, 1, 6, 8, 1, 3, 4, 9.5]})
+    >>> frame = pd.DataFrame({"a": list("xxyy") * 3, "b": list("uvuv") * 3})
+    >>> frame["y"] = [1, 2, 5, 9, 2, 1, 6, 8, 1, 3, 4, 9.5]
     >>> (aligned_ranks(frame, "y", ["a", "b"])["p"] < 0.05).tolist()
     [True, True, True]
     """
@@ -195,6 +196,9 @@ def aligned_ranks(frame: pd.DataFrame, metric: str, factors: Sequence[str]) -> p
         raise ValueError(
             f"The aligned rank transform needs every combination of {', '.join(factors)}, and some do not occur."
         )
+    notes = list(model.notes)
+    if len(model.weight) == model.n:
+        notes.append("There is one run in each cell, so no residual is left and no term can be tested.")
     data = pd.DataFrame(codes)
     y = pd.Series(model.response)
     means = {
@@ -205,18 +209,18 @@ def aligned_ranks(frame: pd.DataFrame, metric: str, factors: Sequence[str]) -> p
     rows = {}
     for name in interactions(factors, len(factors)):
         term = tuple(name.split(":"))
-        effect = sum(
-            (-1) ** (len(term) - k) * means[s] for k in range(len(term) + 1) for s in combinations(term, k)
-        )
+        effect = sum((-1) ** (len(term) - k) * means[s] for k in range(len(term) + 1) for s in combinations(term, k))
         aligned = y - means[tuple(factors)] + effect
         # Ties must stay ties after the subtractions: round to well above their rounding error.
-        digits = 9 - int(np.floor(np.log10(max(float(y.abs().max()), 1e-300))))
+        digits = 9 - int(np.floor(np.log10(float(y.abs().max()) or 1.0)))
         data["rank"] = stats.rankdata(np.round(aligned, digits))
         table = anova(data, "rank", interactions(factors, len(factors)))
         rows[name] = {**table.loc[name, ["F", "df", "p"]], "df_residual": table.loc["residual", "df"]}
     out = pd.DataFrame.from_dict(rows, orient="index")[["F", "df", "df_residual", "p"]]
     out.index.name = "term"
-    out.attrs = {"metric": metric, "notes": model.notes}
+    if out["F"].isna().any() and not notes:
+        notes.append("Some terms cannot be tested: a factor has one level, or the aligned ranks do not vary.")
+    out.attrs = {"metric": metric, "notes": notes}
     return out
 
 

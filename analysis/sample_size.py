@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -64,8 +64,8 @@ def detectable(
 ) -> pd.Series:
     """The smallest effect the study at hand would find with power `target`, in units of the metric.
 
-    Entries: residual_sd; cohen_f and eta2 = f^2 / (1 + f^2) of the F test; range (distance of two levels when all others
-    lie in their middle, the arrangement that is hardest to find: f s sqrt(2 levels)); pair (difference of two levels,
+    Entries: residual_sd; cohen_f and eta2 = f^2 / (1 + f^2) of the F test; range (distance of two levels when all
+    others lie in their middle, the arrangement that is hardest to find: f s sqrt(2 levels)); pair (difference of two levels,
     each with the average number of runs, t test without adjustment); runs (a level, on average). NaN with a note in
     attrs where there is no residual.
 
@@ -79,8 +79,8 @@ def detectable(
     levels = frame[factor].nunique()
     out = dict.fromkeys(("residual_sd", "cohen_f", "eta2", "range", "pair"), float("nan"))
     if df1 > 0 and df2 > 0 and s > 0:
-        f = float(brentq(lambda x: _power(x, df1, df2, n, alpha) - target, 0.0, 1e3))
-        difference = brentq(lambda d: _t_power(d, df2, alpha) - target, 0.0, 1e4)
+        f = _root(lambda x: _power(x, df1, df2, n, alpha) - target)
+        difference = _root(lambda d: _t_power(d, df2, alpha) - target)
         out = {
             "residual_sd": s, "cohen_f": f, "eta2": f * f / (1 + f * f), "range": f * s * np.sqrt(2 * levels),
             "pair": float(difference * s * np.sqrt(2 * levels / n)),
@@ -116,6 +116,14 @@ def runs_to_tell(
         if _t_power(abs(difference) / s / np.sqrt(2 / n), levels * (n - 1), alpha) >= target:
             return int(n)
     raise ValueError(f"A difference of {difference} is too small against a residual spread of {s:.3g}.")
+
+
+def _root(gap: Callable[[float], float]) -> float:
+    """The zero of an increasing function that is negative at 0."""
+    high = 1.0
+    while gap(high) < 0:
+        high *= 2
+    return float(brentq(gap, 0.0, high, xtol=1e-12))
 
 
 def _power(f: float, df1: float, df2: float, n: float, alpha: float) -> float:

@@ -145,7 +145,7 @@ def _reduce_dense(model: Model, blocks: dict, columns: dict, width: int) -> tupl
         part *= root[rows, None]
         top = np.concatenate([top, part])
         if len(top) > width + 1:
-            top = np.linalg.qr(top, mode="r")
+            top = np.asarray(np.linalg.qr(top, mode="r"))
     if len(top) == width + 1 and len(root) > width + 1:
         return top[:width, :width], top[:width, width], float(top[width, width] ** 2)
     return top[:, :width], top[:, width], 0.0

@@ -30,8 +30,8 @@ def trends(
     terms: further factors of the model. degree: highest trend (default: 3, or one less than the levels); what the
     levels show beyond it is the row "lack of fit". log: the trend is over the logarithm, as suits factors that double.
     Each trend is adjusted for the lower ones; the residual is that of the model with the factor as levels. Index
-    trend; columns slope (of the linear trend alone, metric per unit or per factor e), sum_sq, df, F, p, eta2_partial, omega2_partial. Reference:
-    Draper & Smith, Applied Regression Analysis (1998), ch. 22.
+    trend; columns slope (of the linear trend alone, metric per unit or, with log, per factor e), sum_sq, df, F, p,
+    eta2_partial, omega2_partial. Reference: Draper & Smith, Applied Regression Analysis (1998), ch. 22.
 
     >>> frame = pd.DataFrame({"m": [1, 2, 4, 8] * 3, "y": [1, 2.1, 3.2, 4, 1.2, 2, 2.9, 4.1, 0.9, 2.2, 3.1, 3.9]})
     >>> trends(frame, "y", "m", log=True)["p"].lt(0.05).to_dict()

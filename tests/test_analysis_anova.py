@@ -194,7 +194,7 @@ DEGENERATE = {
     "one run a cell": ({"a": list("wxyz"), "y": [1, 2, 3, 4.0]}, "no residual is left"),
     "no variance in the cells": ({"a": list("xxyy"), "y": [0.1, 0.1, 0.3, 0.3]}, "without any residual"),
     "constant metric": ({"a": list("xxyy"), "y": [0.1] * 4}, "constant"),
-    "missing values": ({"a": list("xxyy") + [None], "y": [1, 2, np.nan, 4.0, 5]}, "2 of 5 runs are left out"),
+    "missing values": ({"a": [*"xxyy", None], "y": [1, 2, np.nan, 4.0, 5]}, "2 of 5 runs are left out"),
     "infinite value": ({"a": list("xxyy"), "y": [1, 2, np.inf, 4.0]}, "1 of 4 runs are left out"),
     "two runs": ({"a": list("xy"), "y": [1.0, 2]}, "no residual is left"),
     "one run": ({"a": ["x"], "y": [1.0]}, "only one level"),

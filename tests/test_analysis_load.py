@@ -1,0 +1,97 @@
+"""Loading results: run folders, CSV files and frames; what is left out is said, what cannot be compared is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import analysis
+
+
+def write(folder, number, status="finished", seed=0, sampler="dpm", **factors):
+    path = folder / f"run{number}"
+    (path / "samples").mkdir(parents=True)
+    record = {
+        "format": 1, "run_id": f"id{number}", "study": "placement", "status": status, "reason": None,
+        "factors": {"placement": "attn2o-ffni", "din": "attn2o", "dout": "ffni", "scale": 1.0, "method": "adapter",
+                    "seed": seed, **factors},
+        "task": {"name": "dreambooth", "data": "lab"},
+        "metrics": {"clip_i": 0.5 + number / 100, "prior_drift": None} if status == "finished" else {},
+        "anchors": {"clip_i": {"floor": 0.1, "ceiling": None}},
+        "protocol": {"sampler": sampler, "eval_seed": "run seed"},
+        "sizes": {"trainable_params": 100, "base_params": 10**6, "adapters": 7, "bytes": 500},
+        "seconds": {"train": 1.0, "per_step": 0.01, "sample": 2.0, "score": 0.1, "total": 3.5}, "peak_memory": None,
+        "loss": [[1, 0.5]], "versions": {}, "git_sha": None,
+    }  # fmt: skip
+    (path / "record.json").write_text(json.dumps(record))
+
+
+def test_a_study_folder_is_one_row_a_run(tmp_path):
+    for number in range(4):
+        write(tmp_path / "a", number, seed=number % 2)
+    write(tmp_path / "a", 8, status="diverged")
+    write(tmp_path / "b", 3)  # the same run a second time
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "record.json").write_text("{")
+    frame = analysis.load_results(tmp_path)
+    assert len(frame) == 4 and frame["run_id"].is_unique
+    row = frame.iloc[1]
+    assert (row["din"], row["seed"], row["clip_i"], row["clip_i_floor"]) == ("attn2o", 1, 0.51, 0.1)
+    assert (row["seconds_per_step"], row["trainable_params"], row["task"], row["data"]) == (
+        0.01,
+        100,
+        "dreambooth",
+        "lab",
+    )
+    assert np.isnan(row["clip_i_ceiling"]) and np.isnan(row["prior_drift"]) and row["path"].endswith("run1")
+    said = " ".join(frame.attrs["notes"])
+    assert "1 diverged" in said and "more than once" in said and "could not be read" in said
+    assert analysis.metric_columns(frame) == ["clip_i", "prior_drift"]
+    assert analysis.factor_columns(frame) == [] and analysis.factor_columns(frame, seed=True) == ["seed"]
+    assert len(analysis.load_results(tmp_path, status=None)) == 5
+
+
+def test_scores_made_in_different_ways_are_not_mixed(tmp_path):
+    write(tmp_path, 0, seed=0)
+    write(tmp_path, 1, seed=1)
+    assert analysis.load_results(tmp_path)["protocol_hash"].nunique() == 1
+    write(tmp_path, 2, sampler="ddim")
+    with pytest.raises(ValueError, match="scored in 2 different ways"):
+        analysis.load_results(tmp_path)
+    assert "cannot be compared" in analysis.load_results(tmp_path, mixed_protocols="flag").attrs["notes"][0]
+
+
+def test_csv_and_frames(tmp_path):
+    heat = analysis.load_paper_heatmap()
+    heat.drop(columns=["placement", "component"]).to_csv(tmp_path / "heat.csv", index=False)
+    frame = analysis.load_results(tmp_path / "heat.csv")
+    assert frame["placement"].tolist() == heat["placement"].tolist()
+    assert analysis.metric_columns(frame) == ["clip_similarity"]
+    assert analysis.factor_columns(frame) == ["placement", "din", "dout"]
+    wandb = pd.DataFrame(
+        {
+            "Name": ["x", "y", "z"],
+            "State": ["finished", "finished", "crashed"],
+            "adapter.din": ["a", "b", "b"],
+            "adapter.dout": ["a", "b", "b"],
+            "clip_i": [0.1, 0.2, None],
+        }
+    )
+    frame = analysis.load_results(wandb)
+    assert frame["placement"].tolist() == ["a-a", "b-b"] and "1 crashed" in frame.attrs["notes"][0]
+    again = analysis.load_results(frame)
+    assert again["placement"].equals(frame["placement"])
+
+
+@pytest.mark.parametrize("content", [None, "", "folder"])
+def test_nothing_to_load_is_one_sentence(tmp_path, content):
+    path = tmp_path / "runs"
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_text(content)
+    with pytest.raises(ValueError, match=r"^[^\n]+\.?$"):
+        analysis.load_results(path)
