@@ -10,6 +10,7 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from sdpet.record import Record
@@ -52,13 +53,14 @@ class Composer:
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
         self._loader, self._master = loader, master
         self._composed: dict[tuple[str, ...], DictConfig] = {}
+        self._parsed: dict[str, tuple[Override, bool]] = {}
 
     def __call__(self, overrides: Sequence[str]) -> DictConfig:
         from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-        values = [o for o in parsed if self._is_plain_value(o)]
-        groups = tuple(str(o.input_line) for o in parsed if not self._is_plain_value(o))
+        parsed = [self._parse(override) for override in overrides]
+        values = [override for override, plain in parsed if plain]
+        groups = tuple(str(override.input_line) for override, plain in parsed if not plain)
         if groups not in self._composed:
             config = self._loader.load_sweep_config(self._master, list(groups))
             with open_dict(config):
@@ -68,10 +70,15 @@ class Composer:
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
         return config
 
-    def _is_plain_value(self, override: Any) -> bool:
-        key = override.key_or_group
-        plain = override.package is None and not (override.is_add() or override.is_delete() or override.is_force_add())
-        return plain and not key.startswith("hydra") and not self._loader.get_group_options(key)
+    def _parse(self, text: str) -> tuple[Override, bool]:
+        """The override, and whether it only sets a value (and chooses no group, adds or deletes no key)."""
+        if text not in self._parsed:
+            override = OverridesParser.create().parse_override(text)
+            key = override.key_or_group
+            changes_keys = override.is_add() or override.is_delete() or override.is_force_add()
+            chooses = override.package is not None or bool(self._loader.get_group_options(key))
+            self._parsed[text] = (override, not (changes_keys or chooses or key.startswith("hydra")))
+        return self._parsed[text]
 
 
 def make_plan(composer: Composer, sweep: Iterable[Sequence[str]]) -> Plan:
