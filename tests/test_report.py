@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from fake_study import planted_share, write_study
+from fake_study import planted_share, write_full_tuning, write_study
 
 import analysis
 from analysis.report import Report, write_report
@@ -210,6 +210,24 @@ def test_forms_are_designs_too(tmp_path: Path) -> None:
     assert "relu, scale 2" in page.words
     F = analysis.anova(analysis.load_results(tmp_path), "clip_i", ["activation", "scale"], 2, block="seed")["F"]
     assert f"{F['activation']:.2f}" in page.words
+
+
+def test_full_tuning_is_a_reference_beside_the_placements(tmp_path: Path) -> None:
+    write_study(tmp_path, seeds=[0, 1], samples=0)
+    before = pd.read_csv(write_report(tmp_path).page.parent / "tables" / "oneway.csv")
+    for seed in (0, 1):
+        write_full_tuning(tmp_path, seed)
+    report = write_report(tmp_path)
+    page, tables = Page(report.page.read_text(encoding="utf-8")), report.page.parent / "tables"
+    pd.testing.assert_frame_equal(pd.read_csv(tables / "oneway.csv"), before)
+    assert pd.read_csv(tables / "ranking.csv")["design"][0] == "full"
+    assert cells(page, "cell") == 20 and "as it has no level of the factors: full" in page.words
+
+
+def test_a_study_of_failures_says_why(tmp_path: Path) -> None:
+    write_study(tmp_path, ["attn2o-ffni"], seeds=[0], failed=[("attn2o-ffni", 0)])
+    with pytest.raises(ValueError, match=r"has a score .*Out of memory"):
+        write_report(tmp_path)
 
 
 def test_compare_with_another_study(tmp_path: Path) -> None:
