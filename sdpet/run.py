@@ -141,7 +141,7 @@ def _run(config: dict[str, Any], folder: Path, stage: Stage, watch: Watch | None
 
             result = fit(
                 base, handle, task, seed=seed, on_step=on_step,
-                **{key: train[key] for key in ("steps", "lr", "weight_decay", "warmup", "clip", "precision")},
+                **{key: train[key] for key in ("steps", "lr", "weight_decay", "warmup", "schedule", "clip", "precision")},
             )  # fmt: skip
             record.loss = bin_loss(result.loss)
             record.peak_memory = result.peak_memory_bytes
@@ -158,7 +158,7 @@ def _run(config: dict[str, Any], folder: Path, stage: Stage, watch: Watch | None
             except FloatingPointError as error:
                 record.status, record.reason = "diverged", str(error)
             record.seconds["total"] = time.perf_counter() - started
-            log.close(record, folder)
+            log.summarize(record, folder)
     finally:
         handle.detach()
     return record
@@ -223,6 +223,7 @@ def hush() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for name in ("lightning.pytorch", "lightning.fabric", "lightning", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.formatwarning = lambda message, *place, **more: f"note: {message}\n"
     warnings.filterwarnings("ignore", module=r"(lightning|torch|diffusers|transformers|open_clip|torchmetrics)\..*")
 
 
