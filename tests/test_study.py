@@ -191,14 +191,6 @@ def test_a_study_asked_for_again_does_nothing(undisturbed, tiny_folder, subject_
     assert ended.returncode == 0 and "6 there before" in ended.stdout
 
 
-def test_in_this_process_the_results_are_the_same(undisturbed, overrides, out):
-    ended = train(*SIX, *overrides, "hydra.launcher.workers=1", "quiet=true")
-    assert ended.returncode == 0, ended.stderr
-    assert records(out / "smoke") == records(undisturbed[0])
-    assert scores(out / "smoke") == scores(undisturbed[0])
-    assert ended.stdout.startswith("6 runs")
-
-
 def wait_for(condition, process):
     """True when the condition holds while the process still works."""
     deadline = time.monotonic() + 200
@@ -236,9 +228,11 @@ def test_killed_and_started_again_it_ends_with_the_same_records(undisturbed, ove
         folders = {path.name for path in study.iterdir() if not path.name.startswith(".")}
         assert folders == set(records(study))  # nothing half done
     before = records(study)
-    ended = train(*SIX, *overrides, "hydra.launcher.workers=1")
+    ended = train(*SIX, *overrides, "hydra.launcher.workers=1", "quiet=true")
     assert ended.returncode == 0 and f"{len(before)} there before" in ended.stdout
-    assert records(study) == records(undisturbed[0])
+    assert ended.stdout.startswith("6 runs") and ended.stderr == ""
+    assert records(study) == records(undisturbed[0])  # also: the same in this process as in workers
+    assert scores(study) == scores(undisturbed[0])
 
 
 def test_two_processes_on_one_study_share_it(undisturbed, overrides, out):
@@ -257,7 +251,7 @@ def test_a_failing_run_stops_no_other_and_shows_in_the_exit_status(overrides, ou
     assert ended.returncode == 1  # class_copy does not exist: refused before any work
     assert not (out / "mixed").exists()
     good = next(override.split("=")[1] for override in overrides if override.startswith("data.class_dir"))
-    ended = train("-m", *overrides, f"data.class_dir={photos},{good}", "study=mixed", "hydra.launcher.workers=2")
+    ended = train("-m", *overrides, f"data.class_dir={photos},{good}", "study=mixed", "hydra.launcher.workers=1")
     assert ended.returncode == 1
     assert len(records_by_status(out / "mixed", "finished")) == 1
     (failed,) = records_by_status(out / "mixed", "failed")
@@ -308,3 +302,21 @@ def score_again(folder, *overrides):
     given = [f"run={folder}", *overrides]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         evaluate_again(compose("evaluate", given), given)
+
+
+@pytest.mark.slow
+def test_wandb_keeps_runs_of_one_process_apart(overrides, out):
+    """Offline; each run is closed, the failed one as failed."""
+    ended = train("-m", *overrides, "seed=0,1", "study=wb", "logger=wandb", "hydra.launcher.workers=1")
+    assert ended.returncode == 0, ended.stderr
+    files = sorted((out / "wb" / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(files) == 2
+    for file in files:
+        assert file.read_bytes().count(b"trainable_params") == 1
+
+
+@pytest.mark.slow
+def test_other_launchers_do_the_same_study(undisturbed, overrides, out):
+    ended = train(*SIX, *overrides, "hydra/launcher=basic")
+    assert ended.returncode == 0, ended.stderr
+    assert records(out / "smoke") == records(undisturbed[0])

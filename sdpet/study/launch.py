@@ -151,18 +151,25 @@ class Worker:
             self.process.stdin.write(json.dumps(job.config).encode() + b"\n")
             self.process.stdin.flush()
 
-    def stop(self, patience: float = 10.0) -> None:
-        """End the process: by closing its input when idle, by SIGTERM in the middle of a run, at last by SIGKILL."""
+    def ask_to_end(self) -> None:
+        """By SIGTERM in the middle of a run, which it then clears away; by the end of its input when idle."""
+        assert self.process.stdin is not None
         if self.job is not None:
             self.process.terminate()
-        assert self.process.stdin is not None
-        with suppress(BrokenPipeError):
-            self.process.stdin.close()
+        else:
+            with suppress(BrokenPipeError):
+                self.process.stdin.close()
+
+    def wait(self, patience: float = 10.0) -> None:
+        """Wait for the end, and bring it about if need be."""
         try:
             self.process.wait(patience)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.reports.close()
 
 
@@ -193,10 +200,9 @@ def _in_workers(queue: Queue, progress: Progress, count: int) -> None:
                 selector.register(pool[-1].reports, selectors.EVENT_READ, pool[-1])
     finally:
         for worker in pool:
-            if worker.job is not None:
-                worker.process.terminate()  # all at once, then wait for each
+            worker.ask_to_end()
         for worker in pool:
-            worker.stop()
+            worker.wait()
 
 
 def _heed(worker: Worker, report: dict[str, Any], queue: Queue, progress: Progress) -> None:
@@ -218,7 +224,7 @@ def _bury(worker: Worker, progress: Progress) -> None:
 
     code = worker.process.wait()
     job, worker.job = worker.job, None
-    worker.stop()
+    worker.wait()
     if job is None:
         return
     hint = "; was memory short?" if code == -9 else ""

@@ -19,7 +19,7 @@ from sdpet.study.launch import share
 
 
 def main(descriptor: int) -> None:
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     reports = open(descriptor, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 (open as long as the process)
     configs: queue.Queue[str | None] = queue.Queue()
@@ -34,6 +34,11 @@ def main(descriptor: int) -> None:
         busy.clear()
         event: dict[str, Any] = {"event": "claimed"} if record is None else {"event": "done", "status": record.status}
         reports.write(json.dumps(event) + "\n")
+
+
+def _terminate(number: int, frame: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the run under way is being cleared away
+    sys.exit(128 + number)
 
 
 def _read(configs: queue.Queue[str | None], busy: threading.Event) -> None:
