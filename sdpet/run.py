@@ -141,7 +141,7 @@ def _run(config: dict[str, Any], folder: Path, stage: Stage, watch: Watch | None
 
             result = fit(
                 base, handle, task, seed=seed, on_step=on_step,
-                **{key: train[key] for key in ("steps", "lr", "weight_decay", "warmup", "schedule", "clip", "precision")},
+                **{key: train[key] for key in TRAINER_KEYS},
             )  # fmt: skip
             record.loss = bin_loss(result.loss)
             record.peak_memory = result.peak_memory_bytes
