@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Stage", "run", "validate"]
 
 Watch = Callable[[str, int, int], None]  # (phase: train or sample, steps done, steps in all)
+TRAINER_KEYS = ("steps", "lr", "weight_decay", "warmup", "schedule", "clip", "precision")  # what fit() takes
 
 
 class Stage:
