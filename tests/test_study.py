@@ -79,7 +79,7 @@ def test_runs_of_one_process_do_not_leak_into_each_other(overrides, out, stage):
 def test_a_run_that_fails_is_recorded_and_tried_again_when_asked(overrides, out, stage, monkeypatch):
     config = composed(*overrides)
     with monkeypatch.context() as broken:
-        broken.setattr("sdpet.fit.fit", lambda *a, **k: 1 / 0)
+        broken.setattr("sdpet.fit.fit_together", lambda *a, **k: 1 / 0)
         record = run(config, stage)
     folder = out / "single" / record.run_id
     assert (record.status, record.reason) == ("failed", "ZeroDivisionError: division by zero")
@@ -102,7 +102,7 @@ def test_what_an_interrupted_run_left_is_cleared_away(overrides, out, stage, mon
     (folder / "samples").mkdir(parents=True)
     (folder / "samples" / "99999.png").write_text("left over")
     with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
-        broken.setattr("sdpet.fit.fit", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr("sdpet.fit.fit_together", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
         run(config, stage)
     assert not folder.exists()
     assert run(config, stage).status == "finished"
