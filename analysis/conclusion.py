@@ -193,10 +193,15 @@ def _anchors(frame: pd.DataFrame, metric: str, factor: str) -> list[str]:
     best = max((g for g in groups if len(g)), key=lambda g: g.mean())
     floor, value = float(frame[f"{metric}_floor"].mean()), floor_plus(frame, metric, sign, float(best.mean()))
     means = marginal_means(frame.assign(gain=gain), "gain", factor)
-    t = (means["mean"] / means["se"]).max()
-    # The best of many levels is chosen by its mean: Bonferroni over the levels. Without replicates, a sign test.
-    p = float(stats.t.sf(t, means["df"].iloc[0])) * len(means) if np.isfinite(t) else 0.5 ** int((gain > 0).sum())
-    if not (best.mean() > 0 and p < _ALPHA):
+    t = (means["mean"] / means["se"]).abs().max()
+    # The level that moved most is chosen among all: Bonferroni over the levels. Without replicates, a sign test.
+    rose, fell = int((gain > 0).sum()), int((gain < 0).sum())
+    alone = 2 * float(stats.binom.sf(max(rose, fell) - 1, rose + fell, 0.5)) if rose + fell else 1.0
+    p = 2 * float(stats.t.sf(t, means["df"].iloc[0])) * len(means) if np.isfinite(t) else alone
+    if p < _ALPHA and best.mean() <= 0:
+        return [f"Every level is worse in {metric} than the model untuned ({floor:.3g}); the best one comes nearest "
+                f"({value:.3g})."]  # fmt: skip
+    if not p < _ALPHA:
         return [f"No level moved {metric} from its floor ({floor:.3g}, the model untuned): the training did not show "
                 "in it, so differences here mean little."]  # fmt: skip
     ceiling = frame.get(f"{metric}_ceiling", pd.Series(dtype=float)).mean()

@@ -154,7 +154,7 @@ def _read_folder(folder: Path, notes: list[str]) -> tuple[pd.DataFrame, list[str
     unreadable, twice = [], 0
     for path in _find_records(folder):
         try:
-            record = json.loads(path.read_text())
+            record = json.loads(path.read_bytes())
             row = _flatten(record, path)
         except (OSError, ValueError, TypeError, AttributeError, KeyError):
             unreadable.append(str(path))

@@ -33,6 +33,7 @@ def mixed(
 
     y = X b + sum_k Z_k u_k + e, var(u_k) = s_k^2 I; hypotheses as in the type II table, Q_T' X b = 0.
 
+    >>> import numpy as np
     >>> rng = np.random.default_rng(1)
     >>> runs = pd.DataFrame({"g": list("abc") * 4, "seed": np.repeat(range(4), 3)})
     >>> runs["y"] = runs["g"].map({"a": 0, "b": 2, "c": 4}) + rng.normal(size=4)[runs["seed"]] + rng.normal(size=12)

@@ -108,7 +108,7 @@ def dunnett(
 
     Layout as in `contrasts`. alternative: two-sided, greater or less (than the baseline). The multivariate t
     probabilities are computed by quadrature, exact to about 1e-9, where the estimates of the levels are independent
-    (the factor alone, or a complete block design); otherwise the nearest correlations of that form are used (Hsu, J. Am.
+    (the factor alone, or a complete block design); otherwise the nearest correlations of that form (Hsu, J. Am.
     Stat. Assoc. 87 (1992) 151), which a note says.
 
     >>> frame = pd.DataFrame({"g": list("aaabbbccc"), "y": [1, 2, 3, 2, 3, 4, 8, 9, 10.0]})

@@ -65,9 +65,9 @@ def detectable(
     """The smallest effect the study at hand would find with power `target`, in units of the metric.
 
     Entries: residual_sd; cohen_f and eta2 = f^2 / (1 + f^2) of the F test; range (distance of two levels when all
-    others lie in their middle, the arrangement that is hardest to find: f s sqrt(2 levels)); pair (difference of two levels,
-    each with the average number of runs, t test without adjustment); runs (a level, on average). NaN with a note in
-    attrs where there is no residual.
+    others lie in their middle, the arrangement that is hardest to find: f s sqrt(2 levels)); pair (difference of two
+    levels, each with the average number of runs, t test without adjustment); runs (a level, on average). NaN with a
+    note in attrs where there is no residual.
 
     >>> frame = pd.DataFrame({"g": list("aaabbbccc"), "y": [1, 2, 3, 2, 3, 4, 8, 9, 10.0]})
     >>> detectable(frame, "y", "g").round(2).to_dict()

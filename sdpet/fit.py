@@ -21,13 +21,15 @@ from sdpet.methods import Handle
 from sdpet.tasks import Task
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+SCHEDULES = ("constant", "cosine")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Training options; fit() takes the same as keyword arguments. Make one early to have them checked.
 
-    steps: optimiser steps; lr, weight_decay: AdamW's; warmup: steps of linear growth of lr, then constant;
+    steps: optimiser steps; lr, weight_decay: AdamW's; warmup: steps of linear growth of lr; schedule: what follows,
+    "constant" or "cosine" (half a cosine down to zero at the last step);
     clip: largest gradient norm, or None; precision: Lightning's name, such as "32-true" or "bf16-mixed".
     """
 
@@ -37,6 +39,7 @@ class TrainConfig:
     warmup: int = 0
     clip: float | None = None
     precision: str = "32-true"
+    schedule: str = "constant"
 
     def __post_init__(self) -> None:
         for name, value, least in (("steps", self.steps, 1), ("warmup", self.warmup, 0)):
@@ -50,10 +53,14 @@ class TrainConfig:
             raise ValueError(f"trainer.clip must be a positive number or null, not {self.clip!r}.")
         if self.precision not in PRECISIONS:
             raise ValueError(f"trainer.precision {self.precision!r} is unknown; choose one of {', '.join(PRECISIONS)}.")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"trainer.schedule {self.schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}.")
 
     def lr_at(self, step: int) -> float:
-        """Learning rate of a step counted from 0: linear growth over `warmup` steps, then constant."""
-        return self.lr * min(1.0, (step + 1) / (self.warmup + 1))
+        """Learning rate of a step counted from 0: linear growth over `warmup` steps, then what `schedule` says."""
+        if step < self.warmup or self.schedule == "constant":
+            return self.lr * min(1.0, (step + 1) / (self.warmup + 1))
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, self.steps - self.warmup)))
 
 
 @dataclass(frozen=True)
@@ -79,13 +86,14 @@ def fit(
     warmup: int = 0,
     clip: float | None = None,
     precision: str = "32-true",
+    schedule: str = "constant",
     on_step: Callable[[int, float], None] | None = None,
 ) -> FitResult:
     """Train handle.parameters() on the task; on_step(step, loss) is called after each step, counted from 1.
 
     A loss that is not finite ends training with diverged=True, before it can reach the weights.
     """
-    config = TrainConfig(steps, lr, weight_decay, warmup, clip, precision)
+    config = TrainConfig(steps, lr, weight_decay, warmup, clip, precision, schedule)
     return fit_together(base, [Member(handle, seed, config, on_step)], task)[0]
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import re
 import subprocess
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sdpet import __version__
+from sdpet.files import atomically
 from sdpet.study.validate import identity, placement, run_id
 
 __all__ = ["FILE", "STATUSES", "Record", "bin_loss", "identity", "run_id"]
@@ -88,7 +88,7 @@ class Record:
         content = {"format": content.pop("format"), **content}
         text = json.dumps(_finite(content), indent=1)
         text = re.sub(r"\[\s+([-\d.e]+),\s+([-\d.e]+|null)\s+\]", r"[\1, \2]", text)  # pairs of the loss on one line
-        write_atomically(folder / FILE, text + "\n")
+        atomically(folder / FILE, lambda file: file.write_text(text + "\n", encoding="utf-8"))
 
     @classmethod
     def read(cls, folder: str | Path) -> Record:
@@ -141,19 +141,6 @@ def bin_loss(loss: Iterable[float], points: int = 100) -> list[list[float]]:
     count = min(points, len(values))
     edges = [round(i * len(values) / count) for i in range(count + 1)] if count else []
     return [[end, math.fsum(values[start:end]) / (end - start)] for start, end in pairwise(edges)]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """All of the text or nothing is at `path`, also after a crash of the machine."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _finite(value: Any) -> Any:

@@ -29,6 +29,7 @@ __all__ = ["Stage", "fleet_key", "run", "run_together", "validate"]
 
 Watch = Callable[[str, int, int], None]  # (phase: train or sample, steps done, steps in all)
 Done = Callable[[int, Record | None], None]
+TRAINER_KEYS = ("steps", "lr", "weight_decay", "warmup", "schedule", "clip", "precision")  # what fit() takes
 
 
 class Stage:
@@ -116,7 +117,9 @@ def run_together(
 
 def fleet_key(config: Mapping[str, Any]) -> str:
     """Runs whose validated configs give equal keys can be trained together."""
-    trainer = {k: v for k, v in config["trainer"].items() if k not in ("lr", "weight_decay", "warmup", "clip")}
+    trainer = {
+        k: v for k, v in config["trainer"].items() if k not in ("lr", "weight_decay", "warmup", "schedule", "clip")
+    }
     shared = {key: config[key] for key in ("unet", "task", "data", "sampler", "eval", "output_root")}
     alone = config["adapter"]["method"] != "adapter" or trainer["precision"] == "16-mixed"
     return json.dumps([shared, trainer, run_id(config) if alone else None], sort_keys=True)
@@ -206,8 +209,7 @@ def _run(
             for (own, folder, state), design, handle, frame, log in zip(
                 runs, designs, handles, frames, logs, strict=True
             ):
-                keys = ("steps", "lr", "weight_decay", "warmup", "clip", "precision")
-                options = TrainConfig(**{key: own["trainer"][key] for key in keys})
+                options = TrainConfig(**{key: own["trainer"][key] for key in TRAINER_KEYS})
                 for step, loss in enumerate((state or {"loss": []})["loss"]):
                     log.step(step + 1, loss)
                 members.append(Member(handle, own["seed"], options, _on_step(log, watch, options.steps), state))
@@ -248,7 +250,7 @@ def _run(
                     save_samples(scores, runs[i][1] / "samples")
             for (_, folder, _), record, log in zip(runs, records, logs, strict=True):
                 record.seconds["total"] = (time.perf_counter() - started) / len(runs)
-                log.close(record, folder)
+                log.summarize(record, folder)
     finally:
         for handle in handles:
             handle.detach()
@@ -325,6 +327,7 @@ def hush() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for name in ("lightning.pytorch", "lightning.fabric", "lightning", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.formatwarning = lambda message, *place, **more: f"note: {message}\n"
     warnings.filterwarnings("ignore", module=r"(lightning|torch|diffusers|transformers|open_clip|torchmetrics)\..*")
 
 

@@ -72,6 +72,13 @@ def write_study(
     return folder
 
 
+def write_full_tuning(folder: Path, seed: int, reached: float = 0.98) -> None:
+    """Add a run that tunes the whole UNet, which has neither placement nor form."""
+    factors = dict.fromkeys(("placement", "din", "dout", "activation", "mid_dim", "scale", "init"))
+    factors |= {"method": "full", "lr": 0.0006, "steps": 300, "seed": seed}
+    _write_run(folder, "placement", factors, "dreambooth", reached, "finished", 0, np.random.default_rng(seed))
+
+
 def _factors(placement: str, seed: int, form: dict) -> dict:
     din, dout = placement.split("-")
     factors = {
@@ -107,8 +114,8 @@ def _write_run(
             "sampler": {"name": "dpm", "steps": 20, "guidance": 2.5, "eta": 0.0}, "eval_seed": "run seed",
             "images": {"subject": samples, "prompt": 2, "class": 2},
         },
-        "sizes": {"trainable_params": 26050 if conv else 23760 + 64 * (factors["mid_dim"] - 8), "base_params": 2330000,
-                  "adapters": 12 if conv else 7, "bytes": 50000},
+        "sizes": {"trainable_params": 26050 if conv else 23760, "base_params": 2330000, "adapters": 7,
+                  "bytes": 50000},
         "seconds": {"train": 9.0 + conv, "per_step": 0.03, "sample": 2.4, "score": 0.2, "total": 12.0 + conv},
         "peak_memory": 410_000_000 + 1_000_000 * factors["seed"],
         "loss": [[int(s), float(v)] for s, v in zip(steps, curve, strict=True)],

@@ -261,6 +261,9 @@ def test_conclusions_say_what_the_tests_say():
     noise = study.assign(clip_i=rng.normal(0.6, 0.02, len(study)))
     text = analysis.conclude(noise, "clip_i")
     assert "cannot tell whether the placement matters" in text and "No level moved clip_i from its floor" in text
+    assert "Every level is worse in clip_i than the model untuned (1)" in analysis.conclude(
+        study.assign(clip_i_floor=1.0), "clip_i"
+    )
     assert "nothing to explain" in analysis.conclude(study.assign(clip_i=0.5), "clip_i")
     two = pd.concat([study.assign(task="dreambooth"), noise.assign(task="finetune")])
     assert analysis.conclude(two, "clip_i").count("\n") == 1

@@ -36,7 +36,9 @@ def equal(a, b):
     return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-@pytest.mark.parametrize("options", [{}, {"clip": 0.01, "warmup": 3, "weight_decay": 0.3}])
+@pytest.mark.parametrize(
+    "options", [{}, {"clip": 0.01, "warmup": 3, "weight_decay": 0.3}, {"schedule": "cosine", "warmup": 1}]
+)
 def test_fit_equals_a_plain_loop(tiny_base, task, options):
     ours, result = train(tiny_base, task, **options)
     handle = build(tiny_base, RECIPE, 0)
@@ -44,7 +46,10 @@ def test_fit_equals_a_plain_loop(tiny_base, task, options):
     optimizer = torch.optim.AdamW(parameters, weight_decay=options.get("weight_decay", 0.01), fused=True)
     losses = []
     for step in range(6):
-        optimizer.param_groups[0]["lr"] = 1e-2 * min(1, (step + 1) / (options.get("warmup", 0) + 1))
+        lr = 1e-2 * min(1, (step + 1) / (options.get("warmup", 0) + 1))
+        if "schedule" in options:
+            lr = 1e-2 * [0.5, 1.0, 0.9045085, 0.6545085, 0.3454915, 0.0954915][step]
+        optimizer.param_groups[0]["lr"] = lr
         batch = task.batch(0, step)
         loss = task.loss(tiny_base.unet(batch.noisy, batch.timesteps, batch.text).sample, batch)
         optimizer.zero_grad()

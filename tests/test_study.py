@@ -191,14 +191,6 @@ def test_a_study_asked_for_again_does_nothing(undisturbed, tiny_folder, subject_
     assert ended.returncode == 0 and "6 there before" in ended.stdout
 
 
-def test_in_this_process_the_results_are_the_same(undisturbed, overrides, out):
-    ended = train(*SIX, *overrides, "hydra.launcher.workers=1", "quiet=true")
-    assert ended.returncode == 0, ended.stderr
-    assert records(out / "smoke") == records(undisturbed[0])
-    assert scores(out / "smoke") == scores(undisturbed[0])
-    assert ended.stdout.startswith("6 runs")
-
-
 def wait_for(condition, process):
     """True when the condition holds while the process still works."""
     deadline = time.monotonic() + 200
@@ -236,9 +228,11 @@ def test_killed_and_started_again_it_ends_with_the_same_records(undisturbed, ove
         folders = {path.name for path in study.iterdir() if not path.name.startswith(".")}
         assert folders == set(records(study))  # nothing half done
     before = records(study)
-    ended = train(*SIX, *overrides, "hydra.launcher.workers=1")
+    ended = train(*SIX, *overrides, "hydra.launcher.workers=1", "quiet=true")
     assert ended.returncode == 0 and f"{len(before)} there before" in ended.stdout
-    assert records(study) == records(undisturbed[0])
+    assert ended.stdout.startswith("6 runs") and ended.stderr == ""
+    assert records(study) == records(undisturbed[0])  # also: the same in this process as in workers
+    assert scores(study) == scores(undisturbed[0])
 
 
 def test_two_processes_on_one_study_share_it(undisturbed, overrides, out):
@@ -257,7 +251,7 @@ def test_a_failing_run_stops_no_other_and_shows_in_the_exit_status(overrides, ou
     assert ended.returncode == 1  # class_copy does not exist: refused before any work
     assert not (out / "mixed").exists()
     good = next(override.split("=")[1] for override in overrides if override.startswith("data.class_dir"))
-    ended = train("-m", *overrides, f"data.class_dir={photos},{good}", "study=mixed", "hydra.launcher.workers=2")
+    ended = train("-m", *overrides, f"data.class_dir={photos},{good}", "study=mixed", "hydra.launcher.workers=1")
     assert ended.returncode == 1
     assert len(records_by_status(out / "mixed", "finished")) == 1
     (failed,) = records_by_status(out / "mixed", "failed")
@@ -308,3 +302,92 @@ def score_again(folder, *overrides):
     given = [f"run={folder}", *overrides]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         evaluate_again(compose("evaluate", given), given)
+
+
+@pytest.mark.slow
+def test_wandb_keeps_runs_of_one_process_apart(overrides, out):
+    """Offline; each run is closed, the failed one as failed."""
+    ended = train("-m", *overrides, "seed=0,1", "study=wb", "logger=wandb", "hydra.launcher.workers=1")
+    assert ended.returncode == 0, ended.stderr
+    files = sorted((out / "wb" / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(files) == 2
+    for file in files:
+        assert file.read_bytes().count(b"trainable_params") == 1
+
+
+@pytest.mark.slow
+def test_other_launchers_do_the_same_study(undisturbed, overrides, out):
+    ended = train(*SIX, *overrides, "hydra/launcher=basic")
+    assert ended.returncode == 0, ended.stderr
+    assert records(out / "smoke") == records(undisturbed[0])
+
+
+def test_a_study_in_fleets_is_the_study_one_by_one(undisturbed, overrides, out):
+    """With a run that cannot share (full tuning) and one that diverges; each has its folder, log and status."""
+    from safetensors.numpy import load
+
+    fleet = ("hydra/launcher=fleet", "hydra.launcher.workers=1", "logger=csv")
+    ended = train(*SIX, *overrides, *fleet)
+    assert ended.returncode == 0, ended.stderr
+    ours, theirs = records(out / "smoke"), records(undisturbed[0])
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        a, b = load(ours[name]), load(theirs[name])
+        assert a.keys() == b.keys()
+        difference = sum(float(((a[key] - b[key]) ** 2).sum()) for key in a)
+        assert difference < 1e-8 * sum(float((b[key] ** 2).sum()) for key in b)
+        assert len((out / "smoke" / name / "loss.csv").read_text().splitlines()) == 4
+    for name, metrics in scores(out / "smoke").items():
+        assert metrics == pytest.approx(scores(undisturbed[0])[name], abs=2e-3)
+    mixed = ["adapter=attn2o-ffni,full", "trainer.lr=1e-3,1e30", "trainer.steps=6", "study=mixed"]
+    ended = train("-m", *overrides, *mixed, *fleet[:1], "hydra.launcher.workers=2")
+    statuses = sorted(Record.read(path.parent).status for path in (out / "mixed").glob("*/record.json"))
+    assert statuses == ["diverged", "diverged", "finished", "finished"]
+    assert ended.returncode == 0 and not list((out / "mixed").glob(".checkpoints/*"))
+
+
+def test_a_fleet_with_too_little_memory_is_halved(overrides, out, monkeypatch):
+    """An error stops only the runs that have it alone."""
+    import sdpet.fit
+    from sdpet.run import run_together
+
+    sizes, original = [], sdpet.fit.fit_together
+
+    def small(base, members, *more):
+        sizes.append(len(members))
+        if len(members) > 1:
+            raise MemoryError("out of memory")
+        if members[0].seed == 2:
+            raise ZeroDivisionError("its own fault")
+        return original(base, members, *more)
+
+    monkeypatch.setattr("sdpet.fit.fit_together", small)
+    records = run_together([composed(*overrides, f"seed={seed}", "study=oom") for seed in range(3)], Stage())
+    assert sizes == [3, 2, 1, 1, 1]
+    assert [record.status for record in records] == ["finished", "finished", "failed"]
+    assert records[2].reason == "ZeroDivisionError: its own fault"
+
+
+def test_a_killed_fleet_goes_on_from_its_checkpoint(overrides, out, monkeypatch):
+    from sdpet.run import run_together
+    from sdpet.study.checkpoint import checkpoint_file
+
+    configs = [composed(*overrides, f"seed={seed}", "study=again", "logger=csv") for seed in range(2)]
+    whole = run_together([composed(*overrides, f"seed={seed}", "study=whole") for seed in range(2)], Stage())
+    monkeypatch.setattr("sdpet.study.checkpoint.SECONDS", 0.0)
+    stop = iter([False, False, False, True])
+
+    def watch(phase, done, total):
+        if next(stop):  # after two steps of both: in the third
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_together(configs, Stage(), watch)
+    folders = [run_folder(validate(config)) for config in configs]
+    assert all(checkpoint_file(folder).exists() and not folder.exists() for folder in folders)
+    seen = []
+    again = run_together(configs, Stage(), lambda phase, done, total: seen.append(done) if phase == "train" else None)
+    assert min(seen) > 1 and [record.loss for record in again] == [record.loss for record in whole]
+    assert records(out / "again") == records(out / "whole")
+    assert not any(checkpoint_file(folder).exists() for folder in folders)
+    assert len((folders[0] / "loss.csv").read_text().splitlines()) == 4

@@ -69,7 +69,8 @@ def interaction_lines(
         ax.set_xlabel(x_label)
         ax.set_ylabel(y_label)
         ax.grid(axis="y")
-        ax.legend(title=line_label, loc="upper left", bbox_to_anchor=(1, 1), alignment="left")
+        columns_of_legend = min(len(lines), 4)
+        ax.legend(title=line_label, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns_of_legend, alignment="left")
     return figure
 
 

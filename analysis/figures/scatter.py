@@ -49,7 +49,7 @@ def _name_points(ax: Axes, points: Sequence[tuple[str, float, float]]) -> None:
                              (-6, 8, "right"), (6, -10, "left"), (-6, -10, "right")):  # fmt: skip
             note = ax.annotate(name, (x, y), (dx, dy), textcoords="offset points", fontsize=7.5, color=MUTED, ha=side,
                                va="center" if dy == 0 else "baseline")  # fmt: skip
-            box = note.get_window_extent(renderer)
+            box = note.get_window_extent(renderer).padded(3)
             if frame.x0 <= box.x0 and box.x1 <= frame.x1 + 20 and not box.count_overlaps(others):
                 taken.append(box)
                 break
@@ -65,7 +65,7 @@ def cost_panels(panels: Sequence[CostPanel], y_label: str, higher_is_better: boo
     A panel is (cost with unit, [(design, cost, score)], designs on the Pareto front); the front is red and joined.
     """
     with styled():
-        figure = new_figure(1.0 + 2.7 * len(panels), 3.4)
+        figure = new_figure(0.9 + 2.25 * len(panels), 3.2)
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for ax, (x_label, designs, front) in zip(axes, panels, strict=True):
             for name, cost, score in designs:
@@ -76,7 +76,10 @@ def cost_panels(panels: Sequence[CostPanel], y_label: str, higher_is_better: boo
             ax.plot([c for c, *_ in steps], [s for _, s, _ in steps], color=VERMILION, linewidth=1, alpha=0.7)
             if steps:
                 cost, score, name = (max if higher_is_better else min)(steps, key=lambda step: step[1])
-                ax.annotate(name, (cost, score), (0, 7), textcoords="offset points", fontsize=8, ha="center")
+                costs = [c for _, c, _ in designs]
+                left = cost <= (min(costs) + max(costs)) / 2
+                ax.annotate(name, (cost, score), (7 if left else -7, 0), textcoords="offset points", fontsize=8,
+                            va="center", ha="left" if left else "right")  # fmt: skip
             ax.set_xlabel(x_label)
             ax.margins(0.14)
             ax.locator_params(axis="x", nbins=4)

@@ -104,6 +104,8 @@ def save(figure: Figure, name: str, folder: Path, wide: bool = False) -> Drawing
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     buffer = io.StringIO()
     with styled():
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # it is settled now, and need not be worked out for each file
         figure.savefig(buffer, format="svg", metadata=nothing)
         figure.savefig(folder / f"{name}.png", dpi=200, facecolor="white", transparent=False)
     text = buffer.getvalue()

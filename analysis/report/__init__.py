@@ -78,7 +78,7 @@ def write_report(
         kicker=f"{study.source} · {counted(len(study.done), 'run')} · {date.today().isoformat()}",
         conclusion=said,
         warnings=study.notes,
-        facts=_facts(study),
+        facts=_facts(study, score_digits(study)),
         sections=[section for section in sections if isinstance(section, Section)],
         colophon="Made by python -m analysis. Every figure is also in report/figures, every table in report/tables.",
     )
@@ -93,7 +93,7 @@ def _title(study: Study) -> str:
     return "Which factor matters?" if study.factors else "One design, scored"
 
 
-def _facts(study: Study) -> list[tuple[str, str]]:
+def _facts(study: Study, digits: int) -> list[tuple[str, str]]:
     """The study in a line: what was run and what was measured."""
     facts = [("study", study.name), ("score", study.words.label)]
     designs = study.done[study.design].nunique() if study.design in study.done else 0
@@ -108,9 +108,9 @@ def _facts(study: Study) -> list[tuple[str, str]]:
         facts.append(("compute", _duration(float(study.runs["seconds_total"].sum()))))
     floor, ceiling = study.mean_anchor("floor"), study.mean_anchor("ceiling")
     if floor == floor:
-        facts.append(("floor (base model)", number(floor)))
+        facts.append(("floor (base model)", number(floor, digits)))
     if ceiling == ceiling:
-        facts.append(("ceiling", number(ceiling)))
+        facts.append(("ceiling", number(ceiling, digits)))
     return facts
 
 

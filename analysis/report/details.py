@@ -19,6 +19,7 @@ from analysis.report.tables import Column, make_table
 from analysis.report.words import counted, level_words, listing, number
 
 MAX_CURVES = 400  # single runs drawn; more would be a grey band and megabytes
+SAME = 1.05  # costs that differ by less are taken as the same: what is left is measurement noise
 
 # Costs of a run: column -> (text, factor to the unit shown). Kept where they are recorded.
 COSTS = {
@@ -37,7 +38,7 @@ def costs_section(study: Study, out: Path, means: pd.DataFrame) -> Section | Non
         if column not in study.done:
             continue
         cost = means["design"].map(study.done.groupby(study.design)[column].mean()) * factor
-        if cost.nunique() < 2:
+        if not cost.min() > 0 or cost.max() < SAME * cost.min():
             continue
         directions = {"mean": "max" if study.higher_is_better else "min", column: "min"}
         designs = pareto(means.assign(**{column: cost}), directions, "design")

@@ -22,21 +22,22 @@ def levels_section(study: Study, out: Path) -> Section | None:
     """Marginal means of every factor in the additive model, and the lines of the two factors with most levels."""
     from analysis import components, marginal_means
 
-    terms = [f for f in study.terms if study.done[f].nunique() > 1]
-    if not terms or len(study.done) <= sum(study.done[f].nunique() for f in terms):
+    runs = study.modelled
+    terms = [f for f in study.terms if runs[f].nunique() > 1]
+    if not terms or len(runs) <= sum(runs[f].nunique() for f in terms):
         return None
-    part = components(study.done, terms)
+    part = components(runs, terms)
     apart = part.nunique() > 1
     panels, frames, notes = [], [], []
     for factor in terms:
         # Part by part: the seeds as block would join the parts, and then no mean over a part is estimable.
         parts = [
-            marginal_means(study.done[part == one], study.metric, factor, terms, block=study.block)
+            marginal_means(runs[part == one], study.metric, factor, terms, block=study.block)
             for one in sorted(part.unique())
         ]
         means = pd.concat(parts)
         means = means.loc[_in_order(means.index, factor)]
-        of_level = part.groupby(study.done[factor]).first()
+        of_level = part.groupby(runs[factor]).first()
         panels.append((factor_words(factor), [
             Level(level_words(factor, level), row["mean"], row["low"], row["high"], int(of_level[level]))
             for level, row in means.to_dict("index").items()
@@ -73,8 +74,8 @@ def levels_section(study: Study, out: Path) -> Section | None:
 
 def _interaction(study: Study, terms: list[str], out: Path) -> list[Block]:
     """Lines of the two terms with most levels, if any level of the one meets two of the other."""
-    across, lines = sorted(terms, key=lambda f: -study.done[f].nunique())[:2]
-    cells = study.done.groupby([lines, across])[study.metric].mean().unstack(across)
+    across, lines = sorted(terms, key=lambda f: -study.modelled[f].nunique())[:2]
+    cells = study.modelled.groupby([lines, across])[study.metric].mean().unstack(across)
     cells = cells[_in_order(cells.columns, across)].loc[_in_order(cells.index, lines)]
     cells = cells[cells.notna().sum(axis=1) > 1].dropna(axis=1, how="all")
     if len(cells) < 2 or cells.shape[1] < 2:
@@ -106,10 +107,11 @@ def assumptions_section(study: Study, out: Path) -> Section | None:
     """Residuals of the additive model and what the checks of the tests' assumptions say."""
     from analysis import check_assumptions, residuals
 
-    terms = [f for f in study.terms if study.done[f].nunique() > 1]
-    if not terms or len(study.done) < sum(study.done[f].nunique() for f in terms) + SPARE:
+    runs = study.modelled
+    terms = [f for f in study.terms if runs[f].nunique() > 1]
+    if not terms or len(runs) < sum(runs[f].nunique() for f in terms) + SPARE:
         return None
-    runs = study.done.set_axis(_run_names(study))
+    runs = runs.set_axis(_run_names(study, runs))
     left = residuals(runs, study.metric, terms, block=study.block)
     checks = check_assumptions(runs, study.metric, terms, block=study.block).reset_index(names="check")
     checks["sentence"] = checks["sentence"].map(readable)
@@ -127,9 +129,9 @@ def assumptions_section(study: Study, out: Path) -> Section | None:
     return Section("assumptions", "Can the tests be trusted", blocks)
 
 
-def _run_names(study: Study) -> list[str]:
+def _run_names(study: Study, runs: pd.DataFrame) -> list[str]:
     """A name a run that a reader can find again; the row number where that is not unique."""
-    names = [study.label(design) for design in study.done[study.design]]
-    if "seed" in study.done:
-        names = [f"{name}, seed {seed}" for name, seed in zip(names, study.done["seed"], strict=True)]
+    names = [study.label(design) for design in runs[study.design]]
+    if "seed" in runs:
+        names = [f"{name}, seed {seed}" for name, seed in zip(names, runs["seed"], strict=True)]
     return names if len(set(names)) == len(names) else [str(i) for i in range(len(names))]

@@ -18,12 +18,13 @@ def factors_section(study: Study, out: Path) -> Section | None:
     """F bars, the one-way table and the additive type II table."""
     from analysis import anova, oneway
 
-    tested = [f for f in study.factors if study.done[f].nunique() > 1]
+    runs = study.modelled
+    tested = [f for f in study.factors if runs[f].nunique() > 1]
     if not tested:
         return None
-    alone = oneway(study.done, study.metric, tested, block=study.block).reset_index(names="factor")
+    alone = oneway(runs, study.metric, tested, block=study.block).reset_index(names="factor")
     terms = [f for f in study.terms if f in tested]
-    together = anova(study.done, study.metric, terms, 2, block=study.block) if terms else None
+    together = anova(runs, study.metric, terms, 2, block=study.block) if terms else None
     after = f", {study.block} as block" if study.block else ""
     groups = [(f"each factor alone (one-way{after})", _bars(alone, "eta2", "η²"))]
     if together is not None and len(terms) > 1:
@@ -60,6 +61,8 @@ def _sentence(alone: pd.DataFrame, study: Study) -> str:
             " Input and output are not orthogonal, as many pairs cannot exist; the additive model tests each beyond "
             "the other, with degrees of freedom counted by rank."
         )
+    if study.references:
+        said += f" Not in these tests, as it has no level of the factors: {listing(study.references)}."
     return said
 
 

@@ -62,9 +62,9 @@ def design_means(study: Study) -> pd.DataFrame:
 
 def placement_means(study: Study, means: pd.DataFrame) -> pd.Series:
     """Mean score by placement: that of the ranking where designs are placements, else the mean over all forms."""
-    if study.design == "placement":
-        return means.set_index("design")["mean"]
-    return study.done.groupby("placement")[study.metric].mean()
+    plain = study.done.groupby("placement")[study.metric].mean()
+    of_design = means.set_index("design")["mean"]
+    return of_design[plain.index] if set(plain.index) <= set(of_design.index) else plain
 
 
 def score_digits(study: Study) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -75,6 +76,10 @@ def render(
         loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["labelled"] = lambda svg, alt: svg.replace("<svg ", f'<svg aria-label="{escape(alt)}" ', 1)
+    # "p < 0.001" and "F = 3" stay on one line.
+    environment.filters["joined"] = lambda text: re.sub(
+        r"\b([pF]) ([<=]) ", "\\1\N{NO-BREAK SPACE}\\2\N{NO-BREAK SPACE}", text
+    )
     return environment.get_template("report.html.j2").render(
         title=title, kicker=kicker, conclusion=conclusion, warnings=warnings, facts=facts, sections=sections,
         colophon=colophon,

@@ -65,11 +65,20 @@ class Study:
         """Main effects of the additive model: din and dout stand for the placement."""
         return [f for f in self.factors if f != "placement" or not {"din", "dout"} & set(self.factors)]
 
+    @property
+    def modelled(self) -> pd.DataFrame:
+        """The runs that have a level of every factor: full tuning, say, has no placement and is a reference only."""
+        return self.done.dropna(subset=self.factors)
+
+    @property
+    def references(self) -> list[str]:
+        """Designs that are shown but in no test of a factor."""
+        beside = self.done.index.difference(self.modelled.index)
+        return [self.label(d) for d in self.done.loc[beside, self.design].unique()] if len(beside) else []
+
     def label(self, design: object) -> str:
         """A design's name for people."""
-        if self.design == "placement":
-            return level_words("placement", design)
-        return str(design)
+        return level_words("placement", design)
 
     def mean_anchor(self, end: str, metric: str | None = None) -> float:
         """Mean of the runs' own floor or ceiling; NaN where none is recorded."""
@@ -124,7 +133,12 @@ def _factors(done: pd.DataFrame, runs: pd.DataFrame, asked: Sequence[str] | None
             raise ValueError(f"Unknown factor {unknown!r}; the factors that vary in {path} are {', '.join(choices)}.")
         return list(asked)
     varying = factor_columns(done) if len(done) else []
-    return [f for f in varying if f not in ("mid_dim", "lr") or not _follows_placement(done, f)]
+    kept = [f for f in varying if f not in ("mid_dim", "lr") or not _follows_placement(done, f)]
+    if "placement" in kept and done["placement"].isna().any():
+        # Designs without a placement are references; what sets only them apart is no factor of the study.
+        placed = done[done["placement"].notna()]
+        kept = [f for f in kept if placed[f].nunique() > 1]
+    return kept
 
 
 def _follows_placement(done: pd.DataFrame, factor: str) -> bool:
@@ -138,7 +152,10 @@ def _with_design(done: pd.DataFrame, factors: list[str]) -> tuple[pd.DataFrame, 
     """The runs with a column that tells designs apart, and its name; the placement alone where nothing else varies."""
     parts = [f for f in factors if f not in ("din", "dout", "seed")]
     if parts == ["placement"] or (not parts and "placement" in done):
-        return done, "placement"
+        if not done["placement"].isna().any() or "method" not in done:
+            return done, "placement"
+        done[DESIGN] = done["placement"].fillna(done["method"])
+        return done, DESIGN
     if not parts:
         parts = [f for f in factors if f != "seed"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -35,8 +34,9 @@ def save_adapters(adapters: Adapters, folder: str | Path) -> None:
         "blocks": list(adapters.blocks),
         "parameters": adapters.num_parameters(),
     }
-    _write(folder / WEIGHTS, safetensors.torch.save(tensors, metadata={"format": "pt"}))
-    _write(folder / DESIGN, (json.dumps(design, indent=1) + "\n").encode())
+    weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
+    atomically(folder / WEIGHTS, lambda partial: partial.write_bytes(weights))
+    atomically(folder / DESIGN, lambda partial: partial.write_text(json.dumps(design, indent=1) + "\n"))
 
 
 def load_adapters(unet: nn.Module, folder: str | Path, spec: AdapterSpec | None = None) -> Adapters:
@@ -111,18 +111,6 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file so that it is there as a whole or not at all, also when the machine stops."""
-
-    def write(partial: Path) -> None:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-
-    atomically(path, write)
 
 
 def read_pickled(path: Path) -> dict[str, Tensor]:

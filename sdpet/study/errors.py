@@ -12,6 +12,8 @@ from hydra.errors import CompactHydraException, MissingConfigException, Override
 
 from sdpet.study.rules import unknown_key
 
+STOPPED = "Interrupted; the same command goes on where this one stopped."
+
 
 def run_command(main: Callable[[], Any]) -> None:
     """Run a command's main function; exits 1 with one sentence for a user's error, 130 or 143 when interrupted."""
@@ -25,7 +27,7 @@ def run_command(main: Callable[[], Any]) -> None:
     except (CompactHydraException, ValueError, OSError) as error:
         _fail(sentence(error))
     except KeyboardInterrupt:
-        print("\nInterrupted; the same command goes on where this one stopped.", file=sys.stderr)
+        print(f"\n{STOPPED}", file=sys.stderr)
         sys.exit(130)
 
 
@@ -56,4 +58,6 @@ def _fail(text: str) -> None:
 
 
 def _terminate(number: int, frame: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: runs under way are being cleared away
+    print(f"\n{STOPPED}", file=sys.stderr)
     sys.exit(128 + number)

@@ -17,10 +17,10 @@ class NoLog:
 
     def step(self, step: int, loss: float) -> None: ...
 
-    def close(self, record: Record, folder: Path) -> None: ...
+    def summarize(self, record: Record, folder: Path) -> None: ...
 
 
-class CsvLog:
+class CsvLog(NoLog):
     """loss.csv in the run's folder: step, loss."""
 
     def __init__(self, path: Path) -> None:
@@ -31,11 +31,11 @@ class CsvLog:
     def step(self, step: int, loss: float) -> None:
         self._writer.writerow([step, loss])
 
-    def close(self, record: Record, folder: Path) -> None:
+    def close(self) -> None:
         self._file.close()
 
 
-class WandbLog:
+class WandbLog(NoLog):
     """One W&B run per run: losses as they come; scores, anchors and some samples at the end."""
 
     def __init__(self, run: Any) -> None:
@@ -44,7 +44,7 @@ class WandbLog:
     def step(self, step: int, loss: float) -> None:
         self._run.log({"loss": loss}, step=step)
 
-    def close(self, record: Record, folder: Path) -> None:
+    def summarize(self, record: Record, folder: Path) -> None:
         import wandb
 
         pictures = sorted((folder / "samples").glob("*.png"))[:8]
@@ -55,7 +55,7 @@ class WandbLog:
 
 
 @contextmanager
-def open_log(config: Mapping[str, Any], folder: Path) -> Iterator[NoLog | CsvLog | WandbLog]:
+def open_log(config: Mapping[str, Any], folder: Path) -> Iterator[NoLog]:
     """The log that config["logger"] asks for; closed whatever happens inside the block."""
     logger = config["logger"]
     if logger["name"] == "csv":
@@ -63,21 +63,21 @@ def open_log(config: Mapping[str, Any], folder: Path) -> Iterator[NoLog | CsvLog
         try:
             yield log
         finally:
-            log._file.close()
+            log.close()
     elif logger["name"] == "wandb":
         import wandb
 
         from sdpet.record import factors
+        from sdpet.study.plan import name_of
 
-        root = folder.parent.resolve()
         run = wandb.init(
             project=logger["project"],
             entity=logger["entity"],
             mode=logger["mode"],
             group=config["study"],
-            name=f"{folder.name}",
+            name=name_of(dict(config)),
             config={**factors(config), "run_id": folder.name, "config": dict(config)},
-            dir=str(root),
+            dir=str(folder.parent.resolve()),
             settings=wandb.Settings(silent=True, console="off"),
         )
         failed = True

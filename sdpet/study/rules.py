@@ -17,6 +17,7 @@ INITS = ("zero", "default")
 TASKS = {"dreambooth": "subject", "finetune": "captions"}  # task: the kind of data it takes
 SAMPLERS = ("dpm", "ddim", "plms")
 LOGGERS = ("none", "csv", "wandb")
+SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -154,6 +155,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "lr": number(0, above=True),
         "weight_decay": number(0),
         "warmup": whole(0),
+        "schedule": choice(SCHEDULES),
         "clip": optional(number(0, above=True)),
     },
     "sampler": {
