@@ -55,6 +55,10 @@ def test_numbers_that_are_not_finite_become_null(tmp_path):
 def test_writing_is_atomic(tmp_path, monkeypatch):
     a_record(metrics={"clip_i": 0.5}).write(tmp_path)
     before = (tmp_path / FILE).read_bytes()
+    with (tmp_path / FILE).open("rb") as reader:  # who is reading goes on with the whole old file
+        a_record(metrics={"clip_i": 0.7}).write(tmp_path)
+        assert reader.read() == before
+    before = (tmp_path / FILE).read_bytes()
     monkeypatch.setattr("os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError):
         a_record(metrics={"clip_i": 0.9}).write(tmp_path)

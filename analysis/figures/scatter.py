@@ -50,7 +50,7 @@ def _name_points(ax: Axes, points: Sequence[tuple[str, float, float]]) -> None:
             note = ax.annotate(name, (x, y), (dx, dy), textcoords="offset points", fontsize=7.5, color=MUTED, ha=side,
                                va="center" if dy == 0 else "baseline")  # fmt: skip
             box = note.get_window_extent(renderer).padded(3)
-            if frame.x0 <= box.x0 and box.x1 <= frame.x1 + 20 and not box.count_overlaps(others):
+            if frame.x0 <= box.x0 and box.x1 <= frame.x1 and not box.count_overlaps(others):
                 taken.append(box)
                 break
             note.remove()

@@ -116,7 +116,7 @@ def meaning(study: Study) -> list[Row]:
     halves = [[study.scores(d, "clip_i", seeds).mean() for d in study.placements] for seeds in ((0, 1), (2, 3, 4))]
     paper = load_paper_heatmap()
     published = {
-        f"{din}-{dout}": v for din, dout, v in zip(paper["din"], paper["dout"], paper.iloc[:, -1], strict=True)
+        f"{din}-{dout}": v for din, dout, v in zip(paper["din"], paper["dout"], paper["clip_similarity"], strict=True)
     }
     means = np.array([group.mean() for group in groups])
     floor, ceiling = study.anchor("clip_i", "floor"), study.anchor("clip_i", "ceiling")
