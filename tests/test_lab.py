@@ -14,10 +14,22 @@ from sdpet.base import load_base
 from sdpet.lab.check import networks
 from sdpet.lab.convert import text_tower
 from sdpet.lab.digits import load_digits
+from sdpet.lab.judge import load_judge
 from sdpet.lab.pretrain.clip import fits, swap_one
 from sdpet.lab.pretrain.vae import encode, to_tensor, whiten
 from sdpet.lab.scorer import load_scorer
-from sdpet.lab.world import COLORS, UNNAMED, UNSAID, describe, render, repose, sample_scenes, subject_scenes
+from sdpet.lab.world import (
+    BACKGROUNDS,
+    COLORS,
+    SHAPES,
+    UNNAMED,
+    UNSAID,
+    describe,
+    render,
+    repose,
+    sample_scenes,
+    subject_scenes,
+)
 
 LAB = Path(sdpet.lab.__file__).parent
 
@@ -98,6 +110,20 @@ def test_digits_are_real_and_split():
     assert captions[7] == "a photo of the handwritten digit seven"
     with pytest.raises(ValueError, match="choose train or heldout"):
         load_digits("test")
+
+
+def test_diffusers_own_pipeline_draws_what_the_prompt_says():
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(LAB / "pipeline", safety_checker=None, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    prompts = ["a photo of a red star on a black background", "a photo of a blue circle on a white background"]
+    source = [torch.Generator().manual_seed(i) for i in range(2)]
+    drawn = pipeline(prompts, height=32, width=32, num_inference_steps=25, guidance_scale=2.5, generator=source)
+    answers = load_judge().judge(np.stack([np.asarray(image) for image in drawn.images]))
+    assert [SHAPES[i] for i in answers["shape"]] == ["star", "circle"]
+    assert [list(COLORS)[i] for i in answers["color"]] == ["red", "blue"]
+    assert [list(BACKGROUNDS)[i] for i in answers["background"]] == ["black", "white"]
 
 
 @pytest.mark.parametrize("gate", [networks.autoencoder, networks.scorer], ids=["1 autoencoder", "2 scorer"])
