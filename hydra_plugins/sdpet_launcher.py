@@ -43,8 +43,8 @@ class LocalLauncher(Launcher):
 class FleetLauncher(LocalLauncher):
     """Runs that share model, task, trainer, sampler and evaluation are trained together, up to `size` of them.
 
-    size: a whole number, or "auto" for 16, beyond which larger fleets were measured to gain nothing; where memory is
-    too little for a fleet, halves of it are tried. workers: as in `local`.
+    size: a whole number, or "auto" for 16 (a fixed number: what fits is not measured yet); where memory is too little
+    for a fleet, halves of it are tried. workers: as in `local`.
     """
 
     def __init__(self, workers: int | str = "auto", size: int | str = "auto") -> None:
