@@ -1,4 +1,7 @@
-"""The launcher `local`: a study's runs in worker processes of this machine. Registered with Hydra by its folder."""
+"""The launchers `local` and `fleet`: a study's runs in worker processes of this machine, one by one or many at once.
+
+Registered with Hydra by their folder.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,30 @@ class LocalLauncher(Launcher):
             raise ValueError(f"hydra.launcher.workers must be auto or a whole number of at least 1, not {workers!r}.")
         composer = getattr(self, "composer", None) or Composer(self.hydra_context.config_loader, self.config)
         jobs = make_plan(composer, job_overrides).jobs
-        launch(jobs, workers, quiet=self.config.quiet)
+        launch(jobs, workers, quiet=self.config.quiet, size=self.fleet_size())
         return [_job_return(job.overrides, job.record()) for job in jobs]
+
+    def fleet_size(self) -> int:
+        """Runs that are trained together at most."""
+        return 1
+
+
+class FleetLauncher(LocalLauncher):
+    """Runs that share model, task, trainer, sampler and evaluation are trained together, up to `size` of them.
+
+    size: a whole number, or "auto" for 16 (a fixed number: what fits is not measured yet); where memory is too little
+    for a fleet, halves of it are tried. workers: as in `local`.
+    """
+
+    def __init__(self, workers: int | str = "auto", size: int | str = "auto") -> None:
+        super().__init__(workers)
+        self.size = size
+
+    def fleet_size(self) -> int:
+        size = 16 if self.size == "auto" else self.size
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise ValueError(f"hydra.launcher.size must be auto or a whole number of at least 1, not {size!r}.")
+        return size
 
 
 def _job_return(overrides: Sequence[str], record: object) -> JobReturn:

@@ -1,4 +1,4 @@
-"""Training: Lightning's Trainer around a loop that is a function of (seed, step)."""
+"""Training: Lightning's Trainer around a loop that is a function of (seed, step), for one run or a fleet of them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ import math
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any
 
-import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch import Trainer
 
 from sdpet.base import BaseModel
+from sdpet.loop import Alone, Crew, Loop, Member
 from sdpet.memory import PeakMemory
 from sdpet.methods import Handle
 from sdpet.tasks import Task
@@ -95,16 +94,42 @@ def fit(
     A loss that is not finite ends training with diverged=True, before it can reach the weights.
     """
     config = TrainConfig(steps, lr, weight_decay, warmup, clip, precision, schedule)
-    run = _Run(base, handle, task, config, seed, on_step)
+    return fit_together(base, [Member(handle, seed, config, on_step)], task)[0]
+
+
+def fit_together(
+    base: BaseModel,
+    members: Sequence[Member],
+    task: Task,
+    crew: Crew | None = None,
+    save: Callable[[int, Callable[[int], dict[str, Any]]], None] | None = None,
+) -> list[FitResult]:
+    """Train a fleet: every member exactly as `fit` would alone, on one pass of the UNet a step for all of them.
+
+    crew: the fleet that the members' handles are of (`build_fleet`); None for one run that has the UNet to itself.
+    save(step, state): called after each step; state(i) is what member i needs to go on, to be given as its `state`.
+    A member whose loss is not finite leaves the fleet with diverged=True; the others go on. Seconds are a member's
+    share of what the fleet took. ValueError unless steps, precision and the step to begin at are the same for all.
+    """
+    first = members[0]
+    start_at = _equal("steps already done", [(member.state or {"step": 0})["step"] for member in members])
+    steps = _equal("steps", [member.config.steps for member in members])
+    precision = _equal("precision", [member.config.precision for member in members])
+    if len(members) > 1 and (crew is None or precision == "16-mixed"):
+        raise ValueError(
+            "16-mixed shares one loss scale and cannot be trained in a fleet; choose 32-true or bf16-mixed."
+            if crew is not None
+            else f"{len(members)} members need the fleet their adapters are of."
+        )
+    loop = Loop(base, members, crew or Alone(), task, save)
     memory = PeakMemory(base.device)
     start = time.perf_counter()
     with _quiet(), _ctrl_c_passes():
         trainer = Trainer(
             accelerator="cpu" if base.device.type == "cpu" else "gpu",
             devices=1 if base.device.index is None else [base.device.index],
-            precision=config.precision,  # type: ignore[arg-type]
-            max_steps=steps,
-            max_epochs=1,
+            precision=first.config.precision,  # type: ignore[arg-type]
+            max_epochs=1,  # of steps; Lightning's max_steps would count those of every optimiser
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -112,70 +137,27 @@ def fit(
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
-        trainer.fit(run, range(steps))
-    seconds = time.perf_counter() - start
-    return FitResult(run.losses, seconds, statistics.median(run.times), memory.peak(), run.diverged)
-
-
-class _Run(LightningModule):
-    """One run as Lightning sees it: a step is a function of its number.
-
-    The optimisation is manual, so that a step that is not finite can be refused. UNet, parameters and task are kept
-    from Lightning's sight (in a tuple), as it would walk, move and switch modes of the whole frozen model.
-    """
-
-    def __init__(
-        self,
-        base: BaseModel,
-        handle: Handle,
-        task: Task,
-        config: TrainConfig,
-        seed: int,
-        on_step: Callable[[int, float], None] | None,
-    ):
-        super().__init__()
-        self.automatic_optimization = False
-        self._held = (base.unet, list(handle.parameters()), task)
-        self._config, self._seed, self._on_step = config, seed, on_step
-        self.losses: list[float] = []
-        self.times: list[float] = []
-        self.diverged = False
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW on the trained parameters alone; every frozen weight has requires_grad False and no gradient."""
-        return torch.optim.AdamW(
-            self._held[1],
-            lr=self._config.lr,
-            weight_decay=self._config.weight_decay,
-            fused=self._config.precision != "16-mixed",
+        if start_at < steps:
+            trainer.fit(loop, range(start_at, steps))
+    seconds, peak = time.perf_counter() - start, memory.peak()
+    before = [sum((member.state or {"times": []})["times"]) for member in members]
+    spent = [sum(times) - done for times, done in zip(loop.times, before, strict=True)]
+    return [
+        FitResult(
+            loss=loop.losses[i],
+            seconds=before[i] + seconds * spent[i] / (sum(spent) or 1),
+            seconds_per_step=statistics.median(loop.times[i]),
+            peak_memory_bytes=peak,
+            diverged=loop.diverged[i],
         )
+        for i in range(len(members))
+    ]
 
-    def training_step(self, step: int) -> None:
-        start = time.perf_counter()
-        unet, _, task = self._held
-        batch = task.batch(self._seed, step)
-        prediction = unet(batch.noisy, batch.timesteps, encoder_hidden_states=batch.text, return_dict=False)[0]
-        loss = task.loss(prediction, batch)
-        value = loss.item()
-        self.losses.append(value)
-        if math.isfinite(value):
-            self._descend(loss, step)
-        else:
-            self.diverged = True
-            self.trainer.should_stop = True
-        self.times.append(time.perf_counter() - start)
-        if self._on_step is not None:
-            self._on_step(step + 1, value)
 
-    def _descend(self, loss: torch.Tensor, step: int) -> None:
-        optimizer = cast(LightningOptimizer, self.optimizers())
-        for group in optimizer.param_groups:
-            group["lr"] = self._config.lr_at(step)
-        self.manual_backward(loss)
-        if self._config.clip is not None:
-            self.clip_gradients(optimizer.optimizer, self._config.clip, "norm")
-        optimizer.step()
-        optimizer.zero_grad()
+def _equal(what: str, values: Sequence[Any]) -> Any:
+    if len(set(values)) > 1:
+        raise ValueError(f"Members of a fleet must have equal {what}, not {', '.join(map(str, sorted(set(values))))}.")
+    return values[0]
 
 
 @contextlib.contextmanager

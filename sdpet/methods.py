@@ -7,10 +7,10 @@ handle comes from sdpet.adapters, the one of full fine-tuning is here.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -18,6 +18,9 @@ from sdpet.adapters.spec import AdapterSpec
 from sdpet.base import BaseModel
 from sdpet.files import atomically
 from sdpet.seeds import isolated
+
+if TYPE_CHECKING:
+    from sdpet.adapters.fleet import Fleet
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,23 @@ def build(base: BaseModel, design: Design, seed: int = 0) -> Handle:
     """
     with isolated(seed, "init"):
         return METHODS[design.method](base, design)
+
+
+def build_fleet(base: BaseModel, designs: Sequence[Design], seeds: Sequence[int]) -> Fleet:
+    """Adapters of several designs on one UNet; each member's initial values are those that `build` gives it alone.
+
+    ValueError for full fine-tuning: it changes the UNet itself, which the members share.
+    """
+    from sdpet.adapters.fleet import Fleet
+    from sdpet.adapters.handle import unattached
+
+    members = []
+    for design, seed in zip(designs, seeds, strict=True):
+        if design.spec is None:
+            raise ValueError(f"method {design.method!r} changes the UNet and cannot share it; train it alone.")
+        with isolated(seed, "init"):
+            members.append(unattached(base.unet, design.spec))
+    return Fleet(base.unet, members)
 
 
 def load(base: BaseModel, folder: str | Path) -> Handle:

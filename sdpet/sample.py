@@ -13,6 +13,7 @@ from sdpet.base import BaseModel
 from sdpet.seeds import generator
 
 Progress = Callable[[int, int], None]  # (UNet steps done, UNet steps in all)
+NOT_FINITE = "sampling gave values that are not finite; the design has diverged."
 
 
 def _dpm(config: dict[str, Any]) -> Any:
@@ -65,7 +66,6 @@ class SamplerConfig:
             raise ValueError(f"eta {self.eta} needs the sampler ddim; {self.name} takes eta 0 only.")
 
 
-@torch.no_grad()
 def sample(
     base: BaseModel,
     prompts: Sequence[str],
@@ -80,21 +80,50 @@ def sample(
     number of images denoised together. `progress(done, total)` is called after each denoising step of a chunk.
     Raises FloatingPointError when the model's output is not finite (a diverged design).
     """
-    if len(prompts) != len(seeds):
-        raise ValueError(f"{len(prompts)} prompts came with {len(seeds)} seeds; give one seed an image.")
+    images = sample_together(base, prompts, [seeds], sampler, progress, chunk)[0]
+    if images is None:
+        raise FloatingPointError(NOT_FINITE)
+    return images
+
+
+@torch.no_grad()
+def sample_together(
+    base: BaseModel,
+    prompts: Sequence[str],
+    seeds: Sequence[Sequence[int]],
+    sampler: SamplerConfig,
+    progress: Progress | None = None,
+    chunk: int = 32,
+) -> list[np.ndarray | None]:
+    """Images of all members of a fleet in one denoising loop: as `sample` gives them for each, None where not finite.
+
+    seeds: those of each member's images, in order of the members' rows; the prompts are the same for all.
+    """
+    wrong = next((len(own) for own in seeds if len(own) != len(prompts)), None)
+    if wrong is not None:
+        raise ValueError(f"{len(prompts)} prompts came with {wrong} seeds; give one seed an image.")
     unique = list(dict.fromkeys(prompts))
     states = base.encode_text(["", *unique])  # (1 + U, L, D), the empty prompt first
     rows = torch.tensor([1 + unique.index(prompt) for prompt in prompts])
-    starts = range(0, len(prompts), chunk)
-    images = []
+    size = max(1, chunk // len(seeds))  # images of each member
+    starts = range(0, len(prompts), size)
+    drawn: list[list[np.ndarray]] = [[] for _ in seeds]
+    finite = [True] * len(seeds)
     for number, start in enumerate(starts):
-        text = states[rows[start : start + chunk]]
+        part = slice(start, start + size)
+        text = states[rows[part]].repeat(len(seeds), 1, 1)  # member after member
         report = _chunk_progress(progress, number, len(starts))
-        latents = denoise(base, text, states[:1], list(seeds[start : start + chunk]), sampler, report)
-        if not torch.isfinite(latents).all():
-            raise FloatingPointError("sampling gave values that are not finite; the design has diverged.")
-        images.append(base.decode(latents))
-    return np.concatenate(images) if images else np.zeros((0, base.image_size, base.image_size, 3), np.uint8)
+        latents = denoise(base, text, states[:1], [seed for own in seeds for seed in own[part]], sampler, report)
+        shares = latents.unflatten(0, (len(seeds), -1))  # (K, n, C, h, w)
+        for k, share in enumerate(shares):
+            finite[k] = finite[k] and bool(torch.isfinite(share).all())
+        images = base.decode(torch.nan_to_num(latents))
+        for k, own_images in enumerate(np.split(images, len(seeds))):
+            drawn[k].append(own_images)
+        if not any(finite):
+            break
+    empty = np.zeros((0, base.image_size, base.image_size, 3), np.uint8)
+    return [np.concatenate([empty, *own]) if ok else None for own, ok in zip(drawn, finite, strict=True)]
 
 
 def denoise(
@@ -111,15 +140,15 @@ def denoise(
     sources = [generator(seed, "image") for seed in seeds]
     x = _noise(base, sources) * scheduler.init_noise_sigma
     guided = sampler.guidance != 1
-    if guided:
-        text = torch.cat([empty.expand(len(seeds), -1, -1), text])  # (2 N, L, D)
+    if guided:  # an image's two rows stand together, so that the rows of each member of a fleet do
+        text = torch.stack([empty.expand(len(seeds), -1, -1), text], dim=1).flatten(0, 1)  # (2 N, L, D)
     for i, t in enumerate(scheduler.timesteps):
         model_input = scheduler.scale_model_input(x, t)
         if guided:
-            model_input = torch.cat([model_input, model_input])
+            model_input = model_input.repeat_interleave(2, dim=0)
         out = base.unet(model_input, t, encoder_hidden_states=text, return_dict=False)[0]
         if guided:
-            without, with_text = out.chunk(2)
+            without, with_text = out.unflatten(0, (-1, 2)).unbind(1)
             out = without + sampler.guidance * (with_text - without)
         extra = {"eta": sampler.eta, "variance_noise": _noise(base, sources)} if sampler.eta else {}
         x = scheduler.step(out, t, x, return_dict=False, **extra)[0]

@@ -79,7 +79,7 @@ def test_runs_of_one_process_do_not_leak_into_each_other(overrides, out, stage):
 def test_a_run_that_fails_is_recorded_and_tried_again_when_asked(overrides, out, stage, monkeypatch):
     config = composed(*overrides)
     with monkeypatch.context() as broken:
-        broken.setattr("sdpet.fit.fit", lambda *a, **k: 1 / 0)
+        broken.setattr("sdpet.fit.fit_together", lambda *a, **k: 1 / 0)
         record = run(config, stage)
     folder = out / "single" / record.run_id
     assert (record.status, record.reason) == ("failed", "ZeroDivisionError: division by zero")
@@ -102,7 +102,7 @@ def test_what_an_interrupted_run_left_is_cleared_away(overrides, out, stage, mon
     (folder / "samples").mkdir(parents=True)
     (folder / "samples" / "99999.png").write_text("left over")
     with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
-        broken.setattr("sdpet.fit.fit", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr("sdpet.fit.fit_together", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
         run(config, stage)
     assert not folder.exists()
     assert run(config, stage).status == "finished"
@@ -320,3 +320,74 @@ def test_other_launchers_do_the_same_study(undisturbed, overrides, out):
     ended = train(*SIX, *overrides, "hydra/launcher=basic")
     assert ended.returncode == 0, ended.stderr
     assert records(out / "smoke") == records(undisturbed[0])
+
+
+def test_a_study_in_fleets_is_the_study_one_by_one(undisturbed, overrides, out):
+    """With a run that cannot share (full tuning) and one that diverges; each has its folder, log and status."""
+    from safetensors.numpy import load
+
+    fleet = ("hydra/launcher=fleet", "hydra.launcher.workers=1", "logger=csv")
+    ended = train(*SIX, *overrides, *fleet)
+    assert ended.returncode == 0, ended.stderr
+    ours, theirs = records(out / "smoke"), records(undisturbed[0])
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        a, b = load(ours[name]), load(theirs[name])
+        assert a.keys() == b.keys()
+        difference = sum(float(((a[key] - b[key]) ** 2).sum()) for key in a)
+        assert difference < 1e-8 * sum(float((b[key] ** 2).sum()) for key in b)
+        assert len((out / "smoke" / name / "loss.csv").read_text().splitlines()) == 4
+    for name, metrics in scores(out / "smoke").items():
+        assert metrics == pytest.approx(scores(undisturbed[0])[name], abs=2e-3)
+    mixed = ["adapter=attn2o-ffni,full", "trainer.lr=1e-3,1e30", "trainer.steps=6", "study=mixed"]
+    ended = train("-m", *overrides, *mixed, *fleet[:1], "hydra.launcher.workers=2")
+    statuses = sorted(Record.read(path.parent).status for path in (out / "mixed").glob("*/record.json"))
+    assert statuses == ["diverged", "diverged", "finished", "finished"]
+    assert ended.returncode == 0 and not list((out / "mixed").glob(".checkpoints/*"))
+
+
+def test_a_fleet_with_too_little_memory_is_halved(overrides, out, monkeypatch):
+    """An error stops only the runs that have it alone."""
+    import sdpet.fit
+    from sdpet.run import run_together
+
+    sizes, original = [], sdpet.fit.fit_together
+
+    def small(base, members, *more):
+        sizes.append(len(members))
+        if len(members) > 1:
+            raise MemoryError("out of memory")
+        if members[0].seed == 2:
+            raise ZeroDivisionError("its own fault")
+        return original(base, members, *more)
+
+    monkeypatch.setattr("sdpet.fit.fit_together", small)
+    records = run_together([composed(*overrides, f"seed={seed}", "study=oom") for seed in range(3)], Stage())
+    assert sizes == [3, 2, 1, 1, 1]
+    assert [record.status for record in records] == ["finished", "finished", "failed"]
+    assert records[2].reason == "ZeroDivisionError: its own fault"
+
+
+def test_a_killed_fleet_goes_on_from_its_checkpoint(overrides, out, monkeypatch):
+    from sdpet.run import run_together
+    from sdpet.study.checkpoint import checkpoint_file
+
+    configs = [composed(*overrides, f"seed={seed}", "study=again", "logger=csv") for seed in range(2)]
+    whole = run_together([composed(*overrides, f"seed={seed}", "study=whole") for seed in range(2)], Stage())
+    monkeypatch.setattr("sdpet.study.checkpoint.SECONDS", 0.0)
+    stop = iter([False, False, False, True])
+
+    def watch(phase, done, total):
+        if next(stop):  # after two steps of both: in the third
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_together(configs, Stage(), watch)
+    folders = [run_folder(validate(config)) for config in configs]
+    assert all(checkpoint_file(folder).exists() and not folder.exists() for folder in folders)
+    seen = []
+    again = run_together(configs, Stage(), lambda phase, done, total: seen.append(done) if phase == "train" else None)
+    assert min(seen) > 1 and [record.loss for record in again] == [record.loss for record in whole]
+    assert records(out / "again") == records(out / "whole")
+    assert not any(checkpoint_file(folder).exists() for folder in folders)
+    assert len((folders[0] / "loss.csv").read_text().splitlines()) == 4

@@ -88,11 +88,14 @@ class Adapters(nn.Module):
     def _connect(self, blocks: Mapping[str, nn.Module]) -> None:
         din, dout = position(self.spec.din), position(self.spec.dout)
         for path, block in blocks.items():
-            edge = Edge(din.reads, dout.writes, self._addition(self.by_block[path]))
+            edge = Edge(din.reads, dout.writes, self.addition(path))
             self._edges.append(edge)
             self._undo.append(connect(block, path, edge))
 
-    def _addition(self, adapter: nn.Sequential) -> Callable[[Tensor, Tensor], Tensor]:
+    def addition(self, path: str) -> Callable[[Tensor, Tensor], Tensor]:
+        """add(value, read): what the adapter of that block makes of a value, given what it read."""
+        adapter = self.by_block[path]
+
         def add(value: Tensor, read: Tensor) -> Tensor:
             up: Any = adapter[-1]  # nn.Linear or nn.Conv2d
             if up.weight.device != read.device:
@@ -119,10 +122,15 @@ def attach(unet: nn.Module, spec: AdapterSpec, *, seed: int | None = None, along
     """
     blocks = matching_blocks(unet, spec)
     if not alongside:
-        _refuse_second(unet)
+        refuse_second(unet)
     adapters = Adapters(spec, _build(blocks, spec, seed))
     adapters._connect(blocks)
     return adapters
+
+
+def unattached(unet: nn.Module, spec: AdapterSpec) -> Adapters:
+    """The adapters that `attach` would put into the UNet, drawn from the global generator, without connecting them."""
+    return Adapters(spec, _build(matching_blocks(unet, spec), spec, None))
 
 
 def matching_blocks(unet: nn.Module, spec: AdapterSpec) -> dict[str, nn.Module]:
@@ -181,7 +189,8 @@ def _placed(adapter: nn.Sequential, block: nn.Module) -> nn.Sequential:
     return adapter.to(device=like.device, dtype=torch.float64 if like.dtype == torch.float64 else torch.float32)
 
 
-def _refuse_second(unet: nn.Module) -> None:
+def refuse_second(unet: nn.Module) -> None:
+    """ValueError when the UNet carries adapters."""
     taken = next((path for path, module in unet.named_modules() if is_connected(module)), None)
     if taken is not None:
         raise ValueError(

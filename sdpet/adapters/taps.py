@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -21,17 +22,34 @@ from sdpet.positions import Tap
 
 
 @dataclass(eq=False)
+class Shares:
+    """How the rows of a batch are shared out, in order: share i has counts[i] of sum(counts) equal parts."""
+
+    counts: list[int]
+
+    def split(self, value: Tensor) -> list[Tensor]:
+        """Views of value (B, ...), one a share. ValueError when the rows cannot be shared out evenly."""
+        rows, rest = divmod(len(value), sum(self.counts))
+        if rest:
+            raise ValueError(
+                f"A fleet of {sum(self.counts)} members got a batch of {len(value)} rows; give each as many."
+            )
+        return list(value.split([count * rows for count in self.counts]))
+
+
+@dataclass(eq=False)
 class Edge:
     """One way through a block: from the sum of the values at the taps `reads` to the value at the taps `writes`.
 
-    rewrite(value, read): the new value at a tap of `writes`, given its value and what was read. It gets the whole
-    batch, so that a function over several adapters may rewrite a slice of the batch for each.
+    rewrite(value, read): the new value at a tap of `writes`, given its value and what was read.
+    share: None where it gets the whole batch, or whose share of the batch it gets and gives (of which shares).
     """
 
     reads: tuple[Tap, ...]
     writes: tuple[Tap, ...]
     rewrite: Callable[[Tensor, Tensor], Tensor]
     active: bool = True
+    share: tuple[Shares, int] | None = None
 
 
 class Wiring:
@@ -45,6 +63,7 @@ class Wiring:
         self.name = name
         self.edges: list[Edge] = []
         self._seen: dict[Tap, Tensor] = {}
+        self._parts: dict[tuple[Tap, Shares], list[Tensor]] = {}  # what was seen, shared out
         self._hooks: list[RemovableHandle] = []
 
     def hook(self, block: nn.Module) -> None:
@@ -52,7 +71,7 @@ class Wiring:
         for handle in self._hooks:
             handle.remove()
         self._hooks = []
-        self._seen.clear()
+        self._forget()
         if not self.edges:
             return
         self._hooks.append(block.register_forward_pre_hook(self._begin))
@@ -68,10 +87,14 @@ class Wiring:
         self._hooks.append(block.register_forward_hook(self._end, always_call=True))
 
     def _begin(self, module: nn.Module, args: Any) -> None:
-        self._seen.clear()
+        self._forget()
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
         self._seen.clear()
+        self._parts.clear()
 
     def _enter(self, tap: Tap, index: int, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         if tap.argument in kwargs:
@@ -88,17 +111,35 @@ class Wiring:
         edges = [edge for edge in self.edges if edge.active]
         if any(tap in edge.reads for edge in edges):
             self._seen[tap] = self._checked(tap, value)
+        shared: dict[Shares, list[Edge]] = {}
         for edge in edges:
-            if tap in edge.writes:
+            if tap in edge.writes and edge.share is None:
                 value = edge.rewrite(value, self._read(edge))
+            elif tap in edge.writes and edge.share is not None:
+                shared.setdefault(edge.share[0], []).append(edge)
+        for shares, writers in shared.items():  # one split and one cat, however many write here
+            parts = shares.split(value)
+            for edge in writers:
+                index = edge.share[1]  # type: ignore[index]
+                parts[index] = edge.rewrite(parts[index], self._read(edge))
+            value = torch.cat(parts)
         return value
 
     def _read(self, edge: Edge) -> Tensor:
         first, *others = edge.reads
-        total = self._seen[first]
+        total = self._part(first, edge)
         for tap in others:
-            total = self._seen[tap] + total
+            total = self._part(tap, edge) + total
         return total
+
+    def _part(self, tap: Tap, edge: Edge) -> Tensor:
+        """What was seen at the tap, of the batch or of the edge's share of it."""
+        if edge.share is None:
+            return self._seen[tap]
+        shares, index = edge.share
+        if (tap, shares) not in self._parts:
+            self._parts[tap, shares] = shares.split(self._seen[tap])
+        return self._parts[tap, shares][index]
 
     def _checked(self, tap: Tap, value: Any) -> Tensor:
         place = f"{tap.side}put {tap.argument}".strip() + f" of {tap.path or 'the block'} in {self.name}"

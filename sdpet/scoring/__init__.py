@@ -1,6 +1,6 @@
 """Scores of images: pure metrics, what a finished run draws, and the protocol that says how scores were made."""
 
-from sdpet.scoring.evaluate import Evaluation, evaluate_run, protocol, save_samples
+from sdpet.scoring.evaluate import Evaluation, evaluate_run, evaluate_together, protocol, save_samples
 from sdpet.scoring.metrics import Scorer, clip_i, clip_t, fid
 from sdpet.scoring.plan import EvalPlan, Shot
 
@@ -12,6 +12,7 @@ __all__ = [
     "clip_i",
     "clip_t",
     "evaluate_run",
+    "evaluate_together",
     "fid",
     "protocol",
     "save_samples",

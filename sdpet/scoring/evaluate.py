@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,10 @@ import numpy as np
 
 from sdpet.base import BaseModel
 from sdpet.files import atomically
-from sdpet.sample import Progress, SamplerConfig, sample
+from sdpet.sample import NOT_FINITE, Progress, SamplerConfig, sample_together
 from sdpet.scoring.metrics import Scorer
 from sdpet.scoring.plan import EvalPlan, hash_text, image_seeds
+from sdpet.scoring.remembering import Remembering
 
 if TYPE_CHECKING:
     from sdpet.tasks import Task
@@ -49,19 +51,46 @@ def evaluate_run(
     seed: the run's seed; evaluation noise derives from it unless plan.eval_seed is given.
     Raises FloatingPointError when samples are not finite (record the run as diverged).
     """
+    evaluation = evaluate_together(base, task, scorer, sampler, [seed], plan, progress)[0]
+    if evaluation is None:
+        raise FloatingPointError(NOT_FINITE)
+    return evaluation
+
+
+def evaluate_together(
+    base: BaseModel,
+    task: Task,
+    scorer: Scorer,
+    sampler: SamplerConfig,
+    seeds: Sequence[int],
+    plan: EvalPlan | None = None,
+    progress: Progress | None = None,
+) -> list[Evaluation | None]:
+    """`evaluate_run` for all members of a fleet at once; None where samples are not finite.
+
+    seeds: the members', in order of their rows. Seconds are a member's share.
+    """
     plan = plan or EvalPlan()
     shots = task.shots(plan)
-    seeds = image_seeds(shots, seed if plan.eval_seed is None else plan.eval_seed)
+    noise = [image_seeds(shots, seed if plan.eval_seed is None else plan.eval_seed) for seed in seeds]
     start = time.perf_counter()
-    images = sample(base, [shot.prompt for shot in shots], seeds, sampler, progress, plan.chunk)
-    drawn = time.perf_counter()
-    metrics = task.scores(images, shots, scorer)
-    index = [
-        {"file": f"{i:05d}.png", "prompt": shot.prompt, "seed": image_seed, "role": shot.role}
-        for i, (shot, image_seed) in enumerate(zip(shots, seeds, strict=True))
-    ]
-    seconds = {"sample": drawn - start, "score": time.perf_counter() - drawn}
-    return Evaluation(metrics, protocol(base, task, scorer, sampler, plan), images, index, seconds)
+    drawn = sample_together(base, [shot.prompt for shot in shots], noise, sampler, progress, plan.chunk)
+    sampled = time.perf_counter()
+    remembering = Remembering(scorer)
+    if finite := [images for images in drawn if images is not None]:
+        remembering.look_at(np.concatenate(finite))
+    metrics = [None if images is None else task.scores(images, shots, remembering) for images in drawn]
+    seconds = {"sample": (sampled - start) / len(seeds), "score": (time.perf_counter() - sampled) / len(seeds)}
+    made_by = protocol(base, task, scorer, sampler, plan)
+    evaluations: list[Evaluation | None] = []
+    for images, scores, image_noise in zip(drawn, metrics, noise, strict=True):
+        index = [
+            {"file": f"{i:05d}.png", "prompt": shot.prompt, "seed": image_seed, "role": shot.role}
+            for i, (shot, image_seed) in enumerate(zip(shots, image_noise, strict=True))
+        ]
+        ended = images is None or scores is None
+        evaluations.append(None if ended else Evaluation(scores, made_by, images, index, dict(seconds)))  # type: ignore[arg-type]
+    return evaluations
 
 
 def protocol(

@@ -34,12 +34,13 @@ def usable_cores() -> int:
     return cores
 
 
-def launch(jobs: Sequence[Job], workers: int, quiet: bool = False) -> None:
+def launch(jobs: Sequence[Job], workers: int, quiet: bool = False, size: int = 1) -> None:
     """Do all the jobs; returns when each has a record (its status tells), done here or by another process.
 
-    workers: processes; 1 does the runs in this process. Interrupted, it leaves no half record and no process.
+    workers: processes; 1 does the runs in this process. size: runs that are trained together at most, as a fleet.
+    Interrupted, it leaves no half record and no process.
     """
-    queue = Queue(jobs)
+    queue = Queue(jobs, size, workers)
     progress = Progress(len(jobs), quiet)
     try:
         if min(workers, len(jobs)) <= 1:
@@ -51,15 +52,34 @@ def launch(jobs: Sequence[Job], workers: int, quiet: bool = False) -> None:
 
 
 class Queue:
-    """Jobs to do, in order; those that another process has claimed come last, when it has let go of them."""
+    """Jobs to do, in fleets, in order; those that another process has claimed come last, when it has let go of them."""
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
+    def __init__(self, jobs: Sequence[Job], size: int = 1, workers: int = 1) -> None:
         self._ready = deque(jobs)
+        self._again: deque[list[Job]] = deque()  # fleets that a process died of
+        self._size, self._workers = size, workers
         self._elsewhere: list[Job] = []
         self._next_look = 0.0
 
-    def next(self) -> Job | None:
-        return self._ready.popleft() if self._ready else None
+    def next(self) -> list[Job]:
+        """A fleet: the next job and those that can be trained with it, but no more than leaves some for each worker."""
+        if self._again:
+            return self._again.popleft()
+        if not self._ready or self._size == 1:
+            return [self._ready.popleft()] if self._ready else []
+        from sdpet.run import fleet_key
+
+        key = fleet_key(self._ready[0].config)
+        fitting = [job for job in self._ready if fleet_key(job.config) == key]
+        fleet = fitting[: min(self._size, -(-len(fitting) // self._workers))]
+        taken = {job.folder for job in fleet}
+        self._ready = deque(job for job in self._ready if job.folder not in taken)
+        return fleet
+
+    def halves(self, fleet: list[Job]) -> None:
+        """The fleet is to be tried again, in two."""
+        half = (len(fleet) + 1) // 2
+        self._again.extend(part for part in (fleet[:half], fleet[half:]) if part)
 
     def claimed_elsewhere(self, job: Job) -> None:
         self._elsewhere.append(job)
@@ -88,32 +108,34 @@ class Queue:
 
 
 def _in_this_process(queue: Queue, progress: Progress) -> None:
-    from sdpet.run import Stage, run
+    from sdpet.run import Stage, run_together
 
     stage = Stage()
     while True:
         for job in queue.look():
             progress.done(job.name, job.record())
-        waiting = queue.next()
-        if waiting is None:
+        fleet = queue.next()
+        if not fleet:
             if not queue.waiting:
                 return
             time.sleep(POLL / 4)
             continue
-        record = run(waiting.config, stage, _share_of(waiting, progress))
-        if record is None:
-            queue.claimed_elsewhere(waiting)
-        else:
-            progress.done(waiting.name, record)
+        records = run_together([job.config for job in fleet], stage, _share_of(fleet, progress))
+        for job, record in zip(fleet, records, strict=True):
+            if record is None:
+                queue.claimed_elsewhere(job)
+            else:
+                progress.done(job.name, record)
 
 
-def _share_of(job: Job, progress: Progress) -> Any:
+def _share_of(fleet: Sequence[Job], progress: Progress) -> Any:
     last = [0.0]
 
     def watch(phase: str, done: int, total: int) -> None:
         if time.monotonic() - last[0] > 0.2:
             last[0] = time.monotonic()
-            progress.share(job.name, share(phase, done, total))
+            for job in fleet:
+                progress.share(job.name, share(phase, done, total))
 
     return watch
 
@@ -124,7 +146,7 @@ def share(phase: str, done: int, total: int) -> float:
 
 
 class Worker:
-    """A process that does runs one after another: configs go in as JSON lines, what happens comes back as such.
+    """A process that does fleets one after another: a JSON line of configs goes in, what happens comes back as lines.
 
     It ends when its input ends, so it does not outlive this process, even a killed one.
     """
@@ -141,20 +163,27 @@ class Worker:
             env={**os.environ, "PYTHONPATH": path, **dict.fromkeys(THREADS, "1")},
         )
         os.close(write_end)
-        self.reports = open(read_end, encoding="utf-8")  # noqa: SIM115 (closed in stop)
-        self.job: Job | None = None
+        self.reports = read_end
+        self._partial = b""
+        self.fleet: list[Job] = []
 
-    def give(self, job: Job) -> None:
-        self.job = job
+    def read(self) -> list[dict[str, Any]] | None:
+        """What the process has reported since the last call; None when it is dead."""
+        content = os.read(self.reports, 1 << 16)
+        *lines, self._partial = (self._partial + content).split(b"\n")
+        return [json.loads(line) for line in lines] if content else None
+
+    def give(self, fleet: list[Job]) -> None:
+        self.fleet = fleet
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):  # if it died, that is seen when its reports end
-            self.process.stdin.write(json.dumps(job.config).encode() + b"\n")
+            self.process.stdin.write(json.dumps([job.config for job in fleet]).encode() + b"\n")
             self.process.stdin.flush()
 
     def ask_to_end(self) -> None:
         """By SIGTERM in the middle of a run, which it then clears away; by the end of its input when idle."""
         assert self.process.stdin is not None
-        if self.job is not None:
+        if self.fleet:
             self.process.terminate()
         else:
             with suppress(BrokenPipeError):
@@ -170,7 +199,7 @@ class Worker:
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):
             self.process.stdin.close()
-        self.reports.close()
+        os.close(self.reports)
 
 
 def _in_workers(queue: Queue, progress: Progress, count: int) -> None:
@@ -183,19 +212,20 @@ def _in_workers(queue: Queue, progress: Progress, count: int) -> None:
             for job in queue.look():
                 progress.done(job.name, job.record())
             for worker in pool:
-                if worker.job is None and (ready := queue.next()) is not None:
-                    worker.give(ready)
-            if not queue.waiting and all(worker.job is None for worker in pool):
+                if not worker.fleet and (fleet := queue.next()):
+                    worker.give(fleet)
+            if not queue.waiting and not any(worker.fleet for worker in pool):
                 return
             for key, _ in selector.select(timeout=POLL):
                 worker = key.data
-                line = worker.reports.readline()
-                if line:
-                    _heed(worker, json.loads(line), queue, progress)
+                reports = worker.read()
+                if reports is not None:
+                    for report in reports:
+                        _heed(worker, report, queue, progress)
                     continue
                 selector.unregister(worker.reports)  # it died
                 pool.remove(worker)
-                _bury(worker, progress)
+                _bury(worker, queue, progress)
                 pool.append(Worker())
                 selector.register(pool[-1].reports, selectors.EVENT_READ, pool[-1])
     finally:
@@ -206,31 +236,36 @@ def _in_workers(queue: Queue, progress: Progress, count: int) -> None:
 
 
 def _heed(worker: Worker, report: dict[str, Any], queue: Queue, progress: Progress) -> None:
-    job = worker.job
-    assert job is not None
     if report["event"] == "share":
-        progress.share(job.name, report["share"])
+        for job in worker.fleet:
+            progress.share(job.name, report["share"])
         return
-    worker.job = None
-    if report["event"] == "claimed":
-        queue.claimed_elsewhere(job)
-    else:
-        progress.done(job.name, job.record())
+    fleet, worker.fleet = worker.fleet, []
+    for i, job in enumerate(fleet):
+        if i in report["claimed"]:
+            queue.claimed_elsewhere(job)
+        else:
+            progress.done(job.name, job.record())
 
 
-def _bury(worker: Worker, progress: Progress) -> None:
-    """Record that the run failed which a worker was doing when it died."""
+def _bury(worker: Worker, queue: Queue, progress: Progress) -> None:
+    """See to the runs that a worker was doing when it died: a fleet is tried again in halves, a single one failed."""
     from sdpet.run import failure
 
     code = worker.process.wait()
-    job, worker.job = worker.job, None
+    fleet, worker.fleet = worker.fleet, []
     worker.wait()
-    if job is None:
+    if len(fleet) > 1:
+        for job in fleet:
+            if job.complete:
+                progress.done(job.name, job.record())
+        queue.halves([job for job in fleet if not job.complete])
         return
     hint = "; was memory short?" if code == -9 else ""
-    with claim(job.folder) as mine:
-        if mine and job.record() is None:
-            reason = f"the process died with {'signal ' + str(-code) if code < 0 else 'status ' + str(code)}{hint}"
-            job.folder.mkdir(parents=True, exist_ok=True)
-            failure(job.config, reason).write(job.folder)
-    progress.done(job.name, job.record())
+    for job in fleet:
+        with claim(job.folder) as mine:
+            if mine and job.record() is None:
+                reason = f"the process died with {'signal ' + str(-code) if code < 0 else 'status ' + str(code)}{hint}"
+                job.folder.mkdir(parents=True, exist_ok=True)
+                failure(job.config, reason).write(job.folder)
+        progress.done(job.name, job.record())

@@ -1,7 +1,7 @@
 """A worker process of a study: `python -m sdpet.study.worker FD`, started by sdpet.study.launch.
 
-Reads one config a line from standard input and writes one JSON line an event to the file descriptor FD. The end of
-its input means that no more is to be done or that the parent died: an unfinished run is then left to others.
+Reads the configs of one fleet a line from standard input and writes one JSON line an event to the file descriptor FD.
+The end of its input means that no more is to be done or that the parent died: an unfinished run is then left to others.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ def main(descriptor: int) -> None:
     busy = threading.Event()
     threading.Thread(target=_read, args=(configs, busy), daemon=True).start()
 
-    from sdpet.run import Stage, run
+    from sdpet.run import Stage, run_together
 
     stage = Stage()
     while (line := configs.get()) is not None:
-        record = run(json.loads(line), stage, _watch(reports))
+        records = run_together(json.loads(line), stage, _watch(reports))
         busy.clear()
-        event: dict[str, Any] = {"event": "claimed"} if record is None else {"event": "done", "status": record.status}
-        reports.write(json.dumps(event) + "\n")
+        claimed = [i for i, record in enumerate(records) if record is None]
+        reports.write(json.dumps({"event": "done", "claimed": claimed}) + "\n")
 
 
 def _terminate(number: int, frame: Any) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch.nn import functional
@@ -20,6 +21,13 @@ class Batch:
     text: torch.Tensor  # (B, L, D)
     target: torch.Tensor  # (B, C, h, w), the noise or the velocity
     weight: torch.Tensor  # (B,), share of each image's mean squared error in the loss
+
+
+def concatenated(batches: Sequence[Batch]) -> Batch:
+    """One batch of all their images, in order."""
+    if len(batches) == 1:
+        return batches[0]
+    return Batch(*(torch.cat([getattr(batch, field.name) for batch in batches]) for field in fields(Batch)))
 
 
 def noised(

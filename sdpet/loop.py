@@ -1,0 +1,165 @@
+"""The training loop of a fleet as Lightning sees it; a run trained alone is a fleet of one."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
+
+from sdpet.base import BaseModel
+from sdpet.methods import Handle
+from sdpet.tasks import Task
+from sdpet.tasks.batch import Batch, concatenated
+
+if TYPE_CHECKING:
+    from sdpet.fit import TrainConfig
+
+
+@dataclass
+class Member:
+    """One run of a fleet: what is trained, its seed and options; on_step(step, loss) counts steps from 1.
+
+    state: what `Loop.state` gave for it when it was left unfinished, or None to begin at step 0.
+    """
+
+    handle: Handle
+    seed: int
+    config: TrainConfig
+    on_step: Callable[[int, float], None] | None = None
+    state: dict[str, Any] | None = None
+
+
+class Crew(Protocol):
+    """Who shares the batch (sdpet.adapters.fleet.Fleet): numbers of the members in order of their rows."""
+
+    @property
+    def aboard(self) -> list[int]: ...
+    def leave(self, index: int) -> None: ...
+
+
+class Alone:
+    """The crew of a run that has the UNet to itself."""
+
+    def __init__(self) -> None:
+        self.aboard = [0]
+
+    def leave(self, index: int) -> None:
+        self.aboard.remove(index)
+
+
+class Loop(LightningModule):
+    """A step is a function of its number: batch, loss and AdamW of each member, on one pass of the UNet.
+
+    The loss that is differentiated is the sum of the members' own, and each weight is in one of them, so gradients are
+    those of training alone. The optimisation is manual, so that a step that is not finite can be refused. UNet,
+    parameters and task are kept from Lightning's sight (in a tuple), as it would walk, move and switch modes of the
+    whole frozen model.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        members: Sequence[Member],
+        crew: Crew,
+        task: Task,
+        save: Callable[[int, Callable[[int], dict[str, Any]]], None] | None = None,
+    ):
+        super().__init__()
+        self.automatic_optimization = False
+        self._held = (base.unet, members, crew, task)
+        self._save = save
+        states = [member.state or {} for member in members]
+        self.losses: list[list[float]] = [list(state.get("loss", [])) for state in states]
+        self.times: list[list[float]] = [list(state.get("times", [])) for state in states]
+        self.diverged = [False] * len(members)
+        self._resume()
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """One AdamW a member, as if alone; frozen weights have requires_grad False and no gradient."""
+        return self._adamw
+
+    def training_step(self, step: int) -> None:
+        start = time.perf_counter()
+        unet, members, crew, task = self._held
+        aboard = list(crew.aboard)
+        batches = self._batches([members[i].seed for i in aboard], step)
+        batch = concatenated(batches)
+        prediction = unet(batch.noisy, batch.timesteps, encoder_hidden_states=batch.text, return_dict=False)[0]
+        shares = prediction.split([len(own.noisy) for own in batches])
+        losses = torch.stack([task.loss(share, own) for share, own in zip(shares, batches, strict=True)])
+        values: list[float] = losses.tolist()
+        finite = [place for place, value in enumerate(values) if math.isfinite(value)]
+        if finite:
+            self.manual_backward(losses.sum() if len(finite) == len(values) else losses[finite].sum())
+        for place, (i, value) in enumerate(zip(aboard, values, strict=True)):
+            self.losses[i].append(value)
+            if place in finite:
+                self._descend(i, step)
+            else:
+                self.diverged[i] = True
+                self._adamw[i].zero_grad()  # not finite either
+                crew.leave(i)
+        seconds = (time.perf_counter() - start) / len(aboard)
+        for i in aboard:
+            self.times[i].append(seconds)
+        for i, value in zip(aboard, values, strict=True):
+            if (report := members[i].on_step) is not None:
+                report(step + 1, value)
+        if self._save is not None:
+            self._save(step + 1, self.state)
+        if not crew.aboard:
+            self.trainer.should_stop = True
+
+    def state(self, i: int) -> dict[str, Any]:
+        """All that a member needs to go on after the step it has done, alone or in any fleet."""
+        member = self._held[1][i]
+        return {
+            "step": len(self.losses[i]),
+            "parameters": [parameter.detach().cpu().clone() for parameter in member.handle.parameters()],
+            "optimizer": copy.deepcopy(self._adamw[i].state_dict()),
+            "loss": list(self.losses[i]),
+            "times": list(self.times[i]),
+        }
+
+    def _batches(self, seeds: Sequence[int], step: int) -> list[Batch]:
+        """Members of one seed see the same data and noise; it is made once."""
+        made: dict[int, Batch] = {}
+        for seed in seeds:
+            if seed not in made:
+                made[seed] = self._held[3].batch(seed, step)
+        return [made[seed] for seed in seeds]
+
+    def _descend(self, i: int, step: int) -> None:
+        config, optimizer = self._held[1][i].config, self._optimizer(i)
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr_at(step)
+        if config.clip is not None:
+            self.clip_gradients(optimizer.optimizer, config.clip, "norm")
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def _optimizer(self, i: int) -> LightningOptimizer:
+        found: Any = self.optimizers()
+        return found[i] if isinstance(found, list) else found
+
+    @torch.no_grad()
+    def _resume(self) -> None:
+        """Make the optimisers; give members that were left unfinished their weights and optimisers' state back."""
+        self._adamw: list[torch.optim.Optimizer] = []
+        for member in self._held[1]:
+            config, parameters = member.config, list(member.handle.parameters())
+            optimizer = torch.optim.AdamW(
+                parameters, lr=config.lr, weight_decay=config.weight_decay, fused=config.precision != "16-mixed"
+            )
+            if member.state is not None:
+                for parameter, value in zip(parameters, member.state["parameters"], strict=True):
+                    parameter.copy_(value)
+                optimizer.load_state_dict(copy.deepcopy(member.state["optimizer"]))  # it may be kept
+            self._adamw.append(optimizer)
