@@ -10,6 +10,7 @@ EXAMPLE = """\
 example:
   python -m analysis outputs/placement
   python -m analysis outputs/placement --metric clip_t --factors din,dout
+  python -m analysis outputs/form --model "clip_i ~ activation * scale"
   python -m analysis outputs/placement --compare outputs/other
   python -m analysis analysis/data/xiang2023_dreambooth_heatmap.csv --out paper-report
 
@@ -34,6 +35,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("study", metavar="STUDY", help="a study's folder, such as outputs/placement, or a CSV file")
     p.add_argument("--metric", help="score to analyse (default: clip_i, or fid where there is no clip_i)")
     p.add_argument("--factors", help="factors to test, with commas (default: all that vary)")
+    p.add_argument(
+        "--model",
+        help='score and terms of the joint model, as "clip_i ~ din + dout + din:dout"; a*b is a + b + a:b '
+        "(default: the factors that vary, without interactions)",
+    )
     p.add_argument("--compare", metavar="OTHER", help="a second study or CSV (default: the paper's heatmap)")
     p.add_argument("--out", metavar="FOLDER", help="where the report goes (default: STUDY/report)")
     p.add_argument("--quiet", action="store_true", help="print nothing but errors")
@@ -47,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from analysis.report import write_report
 
-        report = write_report(asked.study, asked.metric, factors, asked.compare, asked.out)
+        if asked.model and (asked.metric or factors):
+            raise ValueError("--model names the score and the factors; leave --metric and --factors out.")
+        report = write_report(asked.study, asked.metric, factors, asked.compare, asked.out, asked.model)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -280,3 +280,27 @@ def test_the_report_never_imports_torch(tmp_path: Path) -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_the_model_asked_for_is_the_model_tested(tmp_path):
+    runs = pd.DataFrame(
+        [
+            {
+                "activation": a,
+                "scale": s,
+                "seed": seed,
+                "clip_i": 0.1 * i + 0.05 * i * j + 0.01 * ((seed * 7 + i + 2 * j) % 5),
+            }
+            for i, a in enumerate(("relu", "silu", "ident"))
+            for j, s in enumerate((0.5, 1.0))
+            for seed in range(4)
+        ]
+    )
+    runs.to_csv(tmp_path / "form.csv", index=False)
+    write_report(tmp_path / "form.csv", out=tmp_path / "report", model="clip_i ~ activation * scale")
+    table = pd.read_csv(tmp_path / "report" / "tables" / "additive.csv", index_col="term")
+    expected = analysis.anova(runs, "clip_i", "activation * scale", block="seed")
+    assert list(table.index) == ["seed", "activation", "scale", "activation:scale", "residual"]
+    assert table["F"].to_list()[1:4] == pytest.approx(expected["F"].to_list()[1:4])
+    with pytest.raises(ValueError, match="activation, scale"):
+        write_report(tmp_path / "form.csv", out=tmp_path / "wrong", model="clip_i ~ activation + nose")

@@ -26,11 +26,13 @@ def write_report(
     factors: Sequence[str] | None = None,
     compare: str | Path | None = None,
     out: str | Path | None = None,
+    model: str | None = None,
 ) -> Report:
     """Write `out/index.html`, `out/figures` and `out/tables` for a study folder or a CSV.
 
-    metric: the score to analyse; factors: the columns to test; compare: a second study (default: the paper's heatmap
-    where placements can be compared). out: default `report` in the study's folder; for a CSV `outputs/<name>/report`.
+    metric: the score to analyse; factors: the columns to test; model: both together with the terms of the joint model,
+    as "clip_i ~ din * dout". compare: a second study (default: the paper's heatmap where placements can be compared).
+    out: default `report` in the study's folder; for a CSV `outputs/<name>/report`.
     Raises ValueError, with one sentence that names the choices, when there is nothing to report on.
     """
     from analysis.report import details, pictures
@@ -41,7 +43,7 @@ def write_report(
     from analysis.report.means import conclusion, design_means, score_digits
     from analysis.report.ranking import beside_section, ranking_section
 
-    study = read_study(source, metric, factors)
+    study = read_study(source, metric, factors, model)
     if out is not None:
         folder = Path(out)
     elif study.source.is_dir():
@@ -56,6 +58,7 @@ def write_report(
     order = list(zip(means["design"], means["mean"], strict=True))
     command = f"python -m analysis {source}" + (f" --metric {metric}" if metric else "")
     command += f" --factors {','.join(factors)}" if factors else ""
+    command += f' --model "{model}"' if model else ""
     command += f" --compare {compare}" if compare else ""
     sections = [
         heatmap_section(study, means, folder) if several else None,

@@ -15,7 +15,7 @@ from analysis.report.words import factor_words, intervals, listing, number, p_ce
 
 
 def factors_section(study: Study, out: Path) -> Section | None:
-    """F bars, the one-way table and the additive type II table."""
+    """F bars, the one-way table and the type II table of the joint model."""
     from analysis import anova, oneway
 
     runs = study.modelled
@@ -23,7 +23,7 @@ def factors_section(study: Study, out: Path) -> Section | None:
     if not tested:
         return None
     alone = oneway(runs, study.metric, tested, block=study.block).reset_index(names="factor")
-    terms = [f for f in study.terms if f in tested]
+    terms = [term for term in study.model or study.terms if set(term.split(":")) <= set(tested)]
     together = anova(runs, study.metric, terms, 2, block=study.block) if terms else None
     after = f", {study.block} as block" if study.block else ""
     groups = [(f"each factor alone (one-way{after})", _bars(alone, "eta2", "η²"))]
@@ -110,9 +110,10 @@ def _additive_table(study: Study, together: pd.DataFrame, out: Path) -> Table:
     frame = together.reset_index(names="term")
     frame["interval"] = intervals(frame["eta2_partial_low"], frame["eta2_partial_high"], 2)
     caption = (
-        f"Additive model of {study.words.label}: each term beyond all others (type II), degrees of freedom by rank."
-        + (f" The {study.block} is a block." if study.block else "")
+        f"{'Model' if study.model else 'Additive model'} of {study.words.label}: each term beyond all others that do "
+        "not contain it (type II), degrees of freedom by rank."
     )
+    caption += f" The {study.block} is a block." if study.block else ""
     return make_table("additive", caption, frame, {
         "term": Column("term", lambda v: factor_words(str(v)), numeric=False),
         "sum_sq": Column("sum of squares", number),

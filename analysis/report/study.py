@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.design import parse_model
 from analysis.load import factor_columns, higher_is_better, load_results, metric_columns
 from analysis.report.words import Metric, factor_words, level_words, listing, metric_words
 
@@ -24,6 +25,7 @@ class Study:
 
     runs: every run, whatever its end. done: finished runs that have the score. metric: column of the score.
     factors: columns that vary, without the seed. design: column that tells designs apart ("placement" or "design").
+    model: terms of the joint model, where they were asked for.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Study:
     factors: list[str]
     design: str
     notes: list[str] = field(default_factory=list)
+    model: list[str] = field(default_factory=list)
 
     @property
     def words(self) -> Metric:
@@ -51,6 +54,8 @@ class Study:
     @property
     def block(self) -> str | None:
         """The seed, where each seed was used with several designs: those share data order and noise."""
+        if "seed" in self.factors:  # asked for as a factor
+            return None
         if len(self.seeds) < 2 or self.design not in self.done or self.done["seed"].isna().any():
             return None
         return "seed" if (self.done.groupby("seed")[self.design].nunique() > 1).all() else None
@@ -98,8 +103,14 @@ class Study:
         return found
 
 
-def read_study(source: str | Path, metric: str | None = None, factors: Sequence[str] | None = None) -> Study:
+def read_study(
+    source: str | Path, metric: str | None = None, factors: Sequence[str] | None = None, model: str | None = None
+) -> Study:
     """Load a study folder or CSV and settle score and factors. ValueError names the choices where one is unknown."""
+    terms: list[str] = []
+    if model is not None:
+        metric, terms = parse_model(model)
+        factors = list(dict.fromkeys(name for term in terms for name in term.split(":")))
     path = Path(source)
     # Failed runs have no protocol; only the runs that are compared must have been scored alike.
     runs = load_results(path, status=None, mixed_protocols="flag")
@@ -121,7 +132,7 @@ def read_study(source: str | Path, metric: str | None = None, factors: Sequence[
     notes = [str(note) for note in runs.attrs.get("notes", []) if "protocol_hash" not in note]
     done, design = _with_design(done, chosen)
     name = str(runs["study"].iloc[0]) if "study" in runs and runs["study"].nunique() == 1 else path.stem
-    return Study(name, path, runs, done, metric, metrics, chosen, design, notes)
+    return Study(name, path, runs, done, metric, metrics, chosen, design, notes, terms)
 
 
 def _factors(done: pd.DataFrame, runs: pd.DataFrame, asked: Sequence[str] | None, path: Path) -> list[str]:

@@ -56,8 +56,8 @@ def metric_words(name: str) -> Metric:
 
 
 def factor_words(name: str) -> str:
-    """A factor for people: `input (din)`."""
-    return FACTORS.get(name, name)
+    """A factor for people: `input (din)`; the factors of an interaction are joined by a cross."""
+    return " × ".join(FACTORS.get(part, part) for part in name.split(":"))
 
 
 def level_words(factor: str, level: object) -> str:
