@@ -33,9 +33,13 @@ test: lint
 test-slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
 
-# The lab's gates: about half an hour on 2 cores the first time, for it runs the study with 5 seeds.
+# The lab's gates: about 20 minutes on 2 cores the first time, for it runs the study with 5 seeds.
 check: setup
 	$(BIN)/python -m sdpet.lab.check
+
+bench: setup
+	$(BIN)/python bench/anova.py
+	$(BIN)/python bench/fleet.py
 
 clean:
 	rm -rf .venv build outputs .pytest_cache .mypy_cache .ruff_cache

@@ -137,7 +137,7 @@ def test_gate_3_base_model():
 
 @pytest.mark.slow
 def test_all_gates(tmp_path):
-    """About half an hour on 2 cores: trains the 5-seed study in a new folder."""
+    """About 20 minutes on 2 cores: trains the 5-seed study in a new folder."""
     command = [sys.executable, "-m", "sdpet.lab.check", "--quiet", "--study", str(tmp_path / "lab_check")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

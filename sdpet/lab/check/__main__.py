@@ -2,7 +2,7 @@
 
 Measures whether the lab is good enough to experiment on: five gates, printed as a table; the exit status is 0 only if
 all hold. Gates 1 to 3 look at the networks (a minute). Gates 4 and 5 look at a study of all 20 placements and of
-full fine-tuning with 5 seeds; runs that are missing in its folder are trained first (about half an hour on 2 cores).
+full fine-tuning with 5 seeds; runs that are missing in its folder are trained first (about 20 minutes on 2 cores).
 """
 
 from __future__ import annotations
