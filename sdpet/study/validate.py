@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -116,8 +116,13 @@ def _plain(config: Any) -> dict[str, Any]:
 
 def _check_output(root: Path) -> None:
     there = next(folder for folder in (root, *root.absolute().parents) if folder.exists() or folder.is_symlink())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"output_root {root} cannot be written ({there} is {_what(there)}); give another folder.")
+    try:
+        with tempfile.TemporaryFile(dir=there):  # permissions alone do not tell: root, read-only file systems
+            pass
+    except OSError:
+        raise ValueError(
+            f"output_root {root} cannot be written ({there} is {_what(there)}); give another folder."
+        ) from None
 
 
 def _what(path: Path) -> str:
