@@ -3,70 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpet.record import Record, bin_loss, factors
+from sdpet.stage import Stage, anchors_of, design_of, eval_plan, hush
 from sdpet.study.checkpoint import Keeper, read_checkpoint, remove_checkpoint
 from sdpet.study.claim import claim
 from sdpet.study.log import open_log
-from sdpet.study.validate import LAB_IMAGES, base_folder, data_folders, placement, run_folder, run_id, validate
+from sdpet.study.validate import run_folder, run_id, validate
 
 if TYPE_CHECKING:
-    from sdpet.base import BaseModel
     from sdpet.methods import Handle
-    from sdpet.scoring import EvalPlan, Evaluation, Scorer
-    from sdpet.tasks import Task
+    from sdpet.scoring import Evaluation
 
-__all__ = ["Stage", "fleet_key", "run", "run_together", "validate"]
+__all__ = ["fleet_key", "run", "run_together", "validate"]
 
 Watch = Callable[[str, int, int], None]  # (phase: train or sample, steps done, steps in all)
 Done = Callable[[int, Record | None], None]
 TRAINER_KEYS = ("steps", "lr", "weight_decay", "warmup", "schedule", "clip", "precision")  # what fit() takes
-
-
-class Stage:
-    """What runs of one process share: base model, task and scorer, loaded when first needed."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, tuple[str, Any]] = {}
-        self.most: int | None = None  # members of a fleet that memory was found to be enough for
-
-    def base(self, config: Mapping[str, Any]) -> BaseModel:
-        from sdpet.base import load_base
-
-        unet, device = config["unet"], config["trainer"]["device"]
-        key = [str(base_folder(config)), unet["dtype"], device]
-        return self._keep("base", key, lambda: load_base(unet["name"], base_folder(config), device, unet["dtype"]))
-
-    def scorer(self, config: Mapping[str, Any]) -> Scorer:
-        from hydra.utils import instantiate
-
-        arguments = config["eval"]["scorer"]
-        return self._keep("scorer", arguments, lambda: instantiate(arguments))
-
-    def task(self, config: Mapping[str, Any]) -> Task:
-        """Latents and text states are computed once a task, whatever the number of runs."""
-        from hydra.utils import instantiate
-
-        arguments = {k: v for k, v in config["task"].items() if k != "name"} | _data_arguments(config)
-        arguments["batch_size"] = config["trainer"]["batch_size"]
-        base = self.base(config)
-        return self._keep("task", [arguments, id(base)], lambda: instantiate(arguments, _partial_=True)(base=base))
-
-    def _keep(self, what: str, key: Any, make: Callable[[], Any]) -> Any:
-        text = json.dumps(key, sort_keys=True, default=str)
-        if what not in self._kept or self._kept[what][0] != text:
-            self._kept.pop(what, None)  # free the old one before the new one is made
-            self._kept[what] = (text, make())
-        return self._kept[what][1]
 
 
 def run(config: Any, stage: Stage | None = None, watch: Watch | None = None) -> Record | None:
@@ -197,7 +157,7 @@ def _run(
     frames = [anchors_of(own, stage) for own, _, _ in runs]
     base_params = sum(p.numel() for p in base.unet.parameters())
     started = time.perf_counter()
-    designs = [_design(own, base) for own, _, _ in runs]
+    designs = [design_of(own, base) for own, _, _ in runs]
     seeds = [own["seed"] for own, _, _ in runs]
     fleet = None if len(runs) == 1 else build_fleet(base, designs, seeds)
     handles: Sequence[Handle] = fleet.members if fleet else [build(base, designs[0], seeds[0])]
@@ -286,74 +246,6 @@ def evaluate(config: Any, folder: Path, stage: Stage | None = None, watch: Watch
         return evaluate_run(base, task, scorer, sampler, config["seed"], eval_plan(config), _sampling(watch))
     finally:
         handle.detach()
-
-
-def anchors_of(config: Mapping[str, Any], stage: Stage) -> dict[str, dict[str, float | None]]:
-    """Floor and ceiling of each metric, kept in output_root/.anchors for all runs that share them."""
-    from hydra.utils import instantiate
-
-    from sdpet.anchors import anchors
-
-    base, task, scorer = stage.base(config), stage.task(config), stage.scorer(config)
-    cache = Path(config["output_root"]).expanduser() / ".anchors"
-    return anchors(base, task, scorer, instantiate(config["sampler"]), config["seed"], eval_plan(config), cache)
-
-
-def protocol_of(config: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
-    """How scores under this config are made; needs no sampling."""
-    from hydra.utils import instantiate
-
-    from sdpet.scoring import protocol
-
-    hush()
-    base, task, scorer = stage.base(config), stage.task(config), stage.scorer(config)
-    made_by = protocol(base, task, scorer, instantiate(config["sampler"]), eval_plan(config))
-    return json.loads(json.dumps(made_by))  # as it reads in a record
-
-
-def eval_plan(config: Mapping[str, Any]) -> EvalPlan:
-    from hydra.utils import instantiate
-
-    return instantiate({key: value for key, value in config["eval"].items() if key != "scorer"}, _convert_="all")
-
-
-def hush() -> None:
-    """Silence what libraries say to their own developers; called before they are imported."""
-    import logging
-
-    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
-        os.environ.setdefault(name, "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning", "torch.distributed"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.formatwarning = lambda message, *place, **more: f"note: {message}\n"
-    warnings.filterwarnings("ignore", module=r"(lightning|torch|diffusers|transformers|open_clip|torchmetrics)\..*")
-
-
-def _design(config: Mapping[str, Any], base: BaseModel) -> Any:
-    from dataclasses import replace
-
-    from sdpet.adapters import AdapterSpec, mid_dim_for
-    from sdpet.methods import Design
-
-    adapter = config["adapter"]
-    if adapter["method"] != "adapter":
-        return Design(adapter["method"])
-    form = {key: adapter[key] for key in ("activation", "scale", "init")}
-    spec = AdapterSpec.parse(str(placement(adapter)), **form, mid_dim=adapter["mid_dim"] or 1)
-    if adapter["mid_dim"] is None:
-        spec = replace(spec, mid_dim=mid_dim_for(base.unet, spec, adapter["params"]))
-    return Design("adapter", spec)
-
-
-def _data_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    data, folders = config["data"], data_folders(config)
-    if data["kind"] == "captions":
-        source = str(folders["folder"]) if folders else data["name"]
-        return {"data": source, "heldout_share": data["heldout_share"]}
-    given = {key: str(folders[key]) if key in folders else None for key in LAB_IMAGES}
-    return {**given, "data": data["name"], **{key: data[key] for key in ("prompt", "class_prompt", "token")}}
 
 
 def _sizes(folder: Path, handle: Handle, base_params: int) -> dict[str, int | None]:

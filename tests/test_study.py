@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -12,7 +14,8 @@ from study_tools import ROOT, composed, records, start, tiny_overrides, train
 
 from sdpet.positions import PLACEMENTS
 from sdpet.record import Record, run_id
-from sdpet.run import Stage, run
+from sdpet.run import run
+from sdpet.stage import Stage
 from sdpet.study.claim import claim
 from sdpet.study.validate import run_folder, validate
 
@@ -391,3 +394,23 @@ def test_a_killed_fleet_goes_on_from_its_checkpoint(overrides, out, monkeypatch)
     assert records(out / "again") == records(out / "whole")
     assert not any(checkpoint_file(folder).exists() for folder in folders)
     assert len((folders[0] / "loss.csv").read_text().splitlines()) == 4
+
+
+def test_a_signal_that_strikes_in_a_destructor_still_ends_the_process():
+    program = """
+import os, signal, time
+from sdpet.study.stopping import exit_on_sigterm
+class Struck:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+exit_on_sigterm("farewell")
+try:
+    Struck()
+    time.sleep(20)
+finally:
+    print("cleared away", flush=True)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=15)
+    assert ended.returncode == 143 and ended.stdout == "cleared away\n"
+    assert ended.stderr.strip() == "farewell"

@@ -85,7 +85,8 @@ def evaluate_again(given: Any, overrides: Sequence[str]) -> None:
 
 def _evaluate(config: dict[str, Any], folder: Path, record: Record, quiet: bool) -> tuple[dict[str, Any], bool]:
     """The entry of these scores, and whether it is new."""
-    from sdpet.run import Stage, anchors_of, evaluate, protocol_of
+    from sdpet.run import evaluate
+    from sdpet.stage import Stage, anchors_of, protocol_of
 
     stage = Stage()
     protocol = protocol_of(config, stage)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -11,13 +10,14 @@ from typing import Any
 from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
 
 from sdpet.study.rules import unknown_key
+from sdpet.study.stopping import exit_on_sigterm
 
 STOPPED = "Interrupted; the same command goes on where this one stopped."
 
 
 def run_command(main: Callable[[], Any]) -> None:
     """Run a command's main function; exits 1 with one sentence for a user's error, 130 or 143 when interrupted."""
-    signal.signal(signal.SIGTERM, _terminate)
+    exit_on_sigterm(STOPPED)
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         main()
         return
@@ -55,9 +55,3 @@ def sentence(error: BaseException) -> str:
 def _fail(text: str) -> None:
     print(f"error: {text}", file=sys.stderr)
     sys.exit(1)
-
-
-def _terminate(number: int, frame: Any) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: runs under way are being cleared away
-    print(f"\n{STOPPED}", file=sys.stderr)
-    sys.exit(128 + number)

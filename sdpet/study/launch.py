@@ -108,7 +108,8 @@ class Queue:
 
 
 def _in_this_process(queue: Queue, progress: Progress) -> None:
-    from sdpet.run import Stage, run_together
+    from sdpet.run import run_together
+    from sdpet.stage import Stage
 
     stage = Stage()
     while True:

@@ -16,17 +16,19 @@ import time
 from typing import Any
 
 from sdpet.study.launch import share
+from sdpet.study.stopping import exit_on_sigterm
 
 
 def main(descriptor: int) -> None:
-    signal.signal(signal.SIGTERM, _terminate)
+    exit_on_sigterm()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     reports = open(descriptor, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 (open as long as the process)
     configs: queue.Queue[str | None] = queue.Queue()
     busy = threading.Event()
     threading.Thread(target=_read, args=(configs, busy), daemon=True).start()
 
-    from sdpet.run import Stage, run_together
+    from sdpet.run import run_together
+    from sdpet.stage import Stage
 
     stage = Stage()
     while (line := configs.get()) is not None:
@@ -34,11 +36,6 @@ def main(descriptor: int) -> None:
         busy.clear()
         claimed = [i for i, record in enumerate(records) if record is None]
         reports.write(json.dumps({"event": "done", "claimed": claimed}) + "\n")
-
-
-def _terminate(number: int, frame: Any) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the run under way is being cleared away
-    sys.exit(128 + number)
 
 
 def _read(configs: queue.Queue[str | None], busy: threading.Event) -> None:
