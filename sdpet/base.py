@@ -75,6 +75,13 @@ class BaseModel:
         states = self.text_encoder(tokens.input_ids.to(self.device))[0]  # (U, L, D)
         return states[[unique.index(prompt) for prompt in prompts]]
 
+    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """What the UNet predicts (B, C, h, w) for noisy latents (B, C, h, w) at timesteps (B,) or () and text states.
+
+        text: rows of what `encode_text` gives, (B, L, D). The only place that calls the UNet.
+        """
+        return self.unet(noisy, timesteps, encoder_hidden_states=text, return_dict=False)[0]
+
     @torch.no_grad()
     def encode_images(self, images: np.ndarray | torch.Tensor, chunk: int = 64) -> torch.Tensor:
         """Latents (N, C, h, w) of uint8 images (N, H, W, 3): the posterior's mean, shifted and scaled."""

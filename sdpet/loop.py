@@ -58,7 +58,7 @@ class Loop(LightningModule):
     """A step is a function of its number: batch, loss and AdamW of each member, on one pass of the UNet.
 
     The loss that is differentiated is the sum of the members' own, and each weight is in one of them, so gradients are
-    those of training alone. The optimisation is manual, so that a step that is not finite can be refused. UNet,
+    those of training alone. The optimisation is manual, so that a step that is not finite can be refused. The base,
     parameters and task are kept from Lightning's sight (in a tuple), as it would walk, move and switch modes of the
     whole frozen model.
     """
@@ -73,7 +73,7 @@ class Loop(LightningModule):
     ):
         super().__init__()
         self.automatic_optimization = False
-        self._held = (base.unet, members, crew, task)
+        self._held = (base, members, crew, task)
         self._save = save
         states = [member.state or {} for member in members]
         self.losses: list[list[float]] = [list(state.get("loss", [])) for state in states]
@@ -87,11 +87,11 @@ class Loop(LightningModule):
 
     def training_step(self, step: int) -> None:
         start = time.perf_counter()
-        unet, members, crew, task = self._held
+        base, members, crew, task = self._held
         aboard = list(crew.aboard)
         batches = self._batches([members[i].seed for i in aboard], step)
         batch = concatenated(batches)
-        prediction = unet(batch.noisy, batch.timesteps, encoder_hidden_states=batch.text, return_dict=False)[0]
+        prediction = base.predict(batch.noisy, batch.timesteps, batch.text)
         shares = prediction.split([len(own.noisy) for own in batches])
         losses = torch.stack([task.loss(share, own) for share, own in zip(shares, batches, strict=True)])
         values: list[float] = losses.tolist()

@@ -146,7 +146,7 @@ def denoise(
         model_input = scheduler.scale_model_input(x, t)
         if guided:
             model_input = model_input.repeat_interleave(2, dim=0)
-        out = base.unet(model_input, t, encoder_hidden_states=text, return_dict=False)[0]
+        out = base.predict(model_input, t, text)
         if guided:
             without, with_text = out.unflatten(0, (-1, 2)).unbind(1)
             out = without + sampler.guidance * (with_text - without)
