@@ -1,11 +1,11 @@
 # make study: set up, run the embedded study of all 20 placements, write its report.
-# make test:  set up, lint, type-check and test.
+# make test:  set up, lint, type-check, build the docs and test.
 PYTHON ?= python3
 BIN := .venv/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup study report test test-slow lint check bench clean
+.PHONY: setup study report test test-slow lint docs notebooks check bench clean
 
 setup: .venv/ready
 
@@ -28,7 +28,16 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+# docs: build/site/index.html; any warning is an error.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/mkdocs build --quiet
+
+# notebooks: run them and put copies with outputs into the docs.
+notebooks: setup
+	rm -rf docs/notebooks
+	$(BIN)/jupyter nbconvert --execute --to markdown --output-dir docs/notebooks notebooks/*.ipynb
+
+test: lint docs
 	OMP_NUM_THREADS=1 $(BIN)/pytest
 
 test-slow: setup

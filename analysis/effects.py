@@ -38,10 +38,10 @@ def effect_interval(F: float, df1: float, df2: float, n: int | None = None, leve
     lambda / (lambda + df2), the scale of eta2_partial in a design of this size (R's effectsize). An interval that
     begins at 0 says that the data do not exclude "no effect".
 
-    >>> [round(x, 3) for x in effect_interval(11.97, 9, 10)]
-    [0.69, 0.957]
-    >>> [round(x, 3) for x in effect_interval(11.97, 9, 10, n=20)]
-    [0.527, 0.918]
+    >>> tuple(round(x, 3) for x in effect_interval(11.97, 9, 10))
+    (0.69, 0.957)
+    >>> tuple(round(x, 3) for x in effect_interval(11.97, 9, 10, n=20))
+    (0.527, 0.918)
     """
     if not (df1 > 0 and df2 > 0) or np.isnan(F):
         return float("nan"), float("nan")
