@@ -84,11 +84,14 @@ class Record:
         """Write record.json atomically. Numbers that are not finite become null: JSON has none."""
         if self.status not in STATUSES:
             raise ValueError(f"status must be one of {', '.join(STATUSES)}, not {self.status!r}.")
-        content = asdict(self)
-        content = {"format": content.pop("format"), **content}
-        text = json.dumps(_finite(content), indent=1)
+        text = json.dumps(self.content(), indent=1)
         text = re.sub(r"\[\s+([-\d.e]+),\s+([-\d.e]+|null)\s+\]", r"[\1, \2]", text)  # pairs of the loss on one line
         atomically(folder / FILE, lambda file: file.write_text(text + "\n", encoding="utf-8"))
+
+    def content(self) -> dict[str, Any]:
+        """The record as it reads in record.json."""
+        content = asdict(self)
+        return _finite({"format": content.pop("format"), **content})
 
     @classmethod
     def read(cls, folder: str | Path) -> Record:

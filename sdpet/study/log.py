@@ -1,90 +1,117 @@
-"""Where the loss of a run goes while it trains, besides its record: nowhere, a CSV file, or Weights & Biases."""
+"""Where the loss and the images of a run go while it trains, besides its record: nowhere, CSV, TensorBoard or W&B."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from sdpet.record import Record
+
+VALIDATION = "validation"  # the name of the images drawn during training: a folder, a tag, a key
 
 
 class NoLog:
     """Keeps nothing; the loss is in the record anyway."""
 
-    def step(self, step: int, loss: float) -> None: ...
+    def step(self, step: int, loss: float) -> None:
+        """The loss of a step; steps count from 1. A run that goes on where it stopped tells its first steps again."""
 
-    def summarize(self, record: Record, folder: Path) -> None: ...
+    def images(self, step: int, images: Sequence[np.ndarray]) -> None:
+        """Images drawn after a step: uint8, (H, W, 3) each."""
+
+    def summarize(self, record: Record, folder: Path) -> None:
+        """The run is trained and scored, and its samples and weights lie in `folder`."""
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Nothing more comes; `error` is what ended the run before its time."""
 
 
 class CsvLog(NoLog):
-    """loss.csv in the run's folder: step, loss."""
+    """loss.csv in the run's folder: step, loss; images as validation/<step>_<number>.png."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w", newline="", encoding="utf-8")
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file = (folder / "loss.csv").open("w", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file)
         self._writer.writerow(["step", "loss"])
 
     def step(self, step: int, loss: float) -> None:
         self._writer.writerow([step, loss])
 
-    def close(self) -> None:
+    def images(self, step: int, images: Sequence[np.ndarray]) -> None:
+        from PIL import Image
+
+        folder = self._folder / VALIDATION
+        folder.mkdir(exist_ok=True)
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(folder / f"{step:06d}_{i}.png")
+
+    def close(self, error: BaseException | None = None) -> None:
         self._file.close()
 
 
-class WandbLog(NoLog):
-    """One W&B run per run: losses as they come; scores, anchors and some samples at the end."""
+class TensorBoardLog(NoLog):
+    """Event files in the run's folder; `tensorboard --logdir outputs/<study>` shows a study with its factors."""
 
-    def __init__(self, run: Any) -> None:
-        self._run = run
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder / "tensorboard"))
+        self._last = 0
 
     def step(self, step: int, loss: float) -> None:
-        self._run.log({"loss": loss}, step=step)
+        self._writer.add_scalar("loss", loss, step)
+        self._last = step
+
+    def images(self, step: int, images: Sequence[np.ndarray]) -> None:
+        self._add_images(VALIDATION, step, images)
 
     def summarize(self, record: Record, folder: Path) -> None:
-        import wandb
+        import numpy as np
+        from PIL import Image
 
-        pictures = sorted((folder / "samples").glob("*.png"))[:8]
-        if pictures:
-            self._run.log({"samples": [wandb.Image(str(picture)) for picture in pictures]})
-        self._run.summary.update({"status": record.status, **record.metrics})
-        self._run.summary.update({"anchors": record.anchors, "sizes": record.sizes, "seconds": record.seconds})
+        pictures = [np.asarray(Image.open(path).convert("RGB")) for path in sorted((folder / "samples").glob("*.png"))]
+        self._add_images("samples", self._last, pictures[:16])
+        # TensorBoard takes texts, numbers and truth values; full tuning, say, has no din.
+        factors = {key: value for key, value in record.factors.items() if value is not None}
+        self._writer.add_hparams(factors, {f"scores/{name}": v for name, v in record.metrics.items()}, run_name=".")
+
+    def close(self, error: BaseException | None = None) -> None:
+        self._writer.close()
+
+    def _add_images(self, tag: str, step: int, images: Sequence[np.ndarray]) -> None:
+        import numpy as np
+
+        if len(images):
+            self._writer.add_images(tag, np.stack(images), step, dataformats="NHWC")
 
 
 @contextmanager
 def open_log(config: Mapping[str, Any], folder: Path) -> Iterator[NoLog]:
-    """The log that config["logger"] asks for; closed whatever happens inside the block."""
-    logger = config["logger"]
-    if logger["name"] == "csv":
-        log = CsvLog(folder / "loss.csv")
-        try:
-            yield log
-        finally:
-            log.close()
-    elif logger["name"] == "wandb":
-        import wandb
+    """The log that a validated config["logger"] asks for; closed whatever happens inside the block."""
+    log = _make(config, folder)
+    try:
+        yield log
+    except BaseException as error:
+        log.close(error)
+        raise
+    log.close()
 
-        from sdpet.record import factors
-        from sdpet.study.plan import name_of
 
-        run = wandb.init(
-            project=logger["project"],
-            entity=logger["entity"],
-            mode=logger["mode"],
-            group=config["study"],
-            name=name_of(dict(config)),
-            config={**factors(config), "run_id": folder.name, "config": dict(config)},
-            dir=str(folder.parent.resolve()),
-            settings=wandb.Settings(silent=True, console="off"),
-        )
-        failed = True
-        try:
-            yield WandbLog(run)
-            failed = False
-        finally:  # one process does several runs: each must be closed, or the next one is merged into it
-            run.finish(exit_code=int(failed))
-    else:
-        yield NoLog()
+def _make(config: Mapping[str, Any], folder: Path) -> NoLog:
+    match config["logger"]["name"]:
+        case "csv":
+            return CsvLog(folder)
+        case "tensorboard":
+            return TensorBoardLog(folder)
+        case "wandb":
+            from sdpet.study.log_wandb import WandbLog
+
+            return WandbLog(config, folder)
+    return NoLog()

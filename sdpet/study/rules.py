@@ -16,7 +16,7 @@ ACTIVATIONS = ("relu", "sig", "silu", "ident")
 INITS = ("zero", "default")
 TASKS = {"dreambooth": "subject", "finetune": "captions"}  # task: the kind of data it takes
 SAMPLERS = ("dpm", "ddim", "plms")
-LOGGERS = ("none", "csv", "wandb")
+LOGGERS = ("none", "csv", "tensorboard", "wandb")
 SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 DTYPES = ("float32", "float16", "bfloat16")
@@ -179,7 +179,7 @@ RULES: dict[str, dict[str, Rule]] = {
     "logger": {
         "name": choice(LOGGERS),
         "project": text,
-        "mode": choice(("offline", "online", "disabled")),
+        "mode": choice(("auto", "offline", "online", "disabled")),
         "entity": optional(text),
     },
 }

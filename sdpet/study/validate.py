@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import tempfile
 from collections.abc import Mapping
@@ -33,6 +34,7 @@ def validate(config: Any) -> dict[str, Any]:
     _check_design(checked["adapter"])
     _check_base(checked["unet"], checked["trainer"])
     _check_task(checked["task"], checked["data"])
+    _check_logger(checked["logger"])
     if checked["sampler"]["eta"] and checked["sampler"]["name"] != "ddim":
         raise ValueError("sampler.eta above 0 needs sampler=ddim.")
     if checked["sampler"]["steps"] > 1000:
@@ -181,6 +183,22 @@ def _check_task(task: dict[str, Any], data: dict[str, Any]) -> None:
             raise ValueError(f"data.token {data['token']!r} must be a word of data.prompt, {data['prompt']!r}.")
         if task["reg_weight"] > 0 and "class_dir" not in folders:
             raise ValueError("data.class_dir (images of the class) must be given, or no prior: task.reg_weight=0.")
+
+
+def _check_logger(logger: dict[str, Any]) -> None:
+    name = logger["name"]
+    if name in ("tensorboard", "wandb") and importlib.util.find_spec(name) is None:
+        raise ValueError(f"logger={name} needs the package {name}: pip install {name}.")
+    if name != "wandb":
+        return
+    lacking = [key for key in ("project", "mode", "entity") if key not in logger]
+    if lacking:
+        raise ValueError(f"logger.{lacking[0]} must be given for W&B; choose the whole group by logger=wandb.")
+    if logger["mode"] == "online":
+        from sdpet.study.log_wandb import has_account
+
+        if not has_account():
+            raise ValueError("logger.mode=online needs a W&B account: wandb login, or logger.mode=offline.")
 
 
 def _uses_lab_scorer(config: Mapping[str, Any]) -> bool:

@@ -1,0 +1,162 @@
+"""Loggers: what a run tells each of them is there to be read, and runs of one process stay apart."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from study_tools import composed, tiny_overrides
+
+from sdpet.record import Record
+from sdpet.run import run, run_together
+from sdpet.study.log import open_log
+from sdpet.study.log_wandb import wandb_id
+from sdpet.study.validate import run_folder, validate
+
+DIVERGING = "trainer.lr=1e30"
+
+
+@pytest.fixture
+def overrides(tiny_folder, subject_folders, tmp_path, monkeypatch):
+    for key in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    return [*tiny_overrides(tiny_folder, subject_folders, tmp_path / "outputs"), "quiet=true"]
+
+
+def inspected(file: Path, *options: str) -> list[dict]:
+    """An offline run as W&B's own tool reads it."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", *options, "--json", str(file)]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    return [json.loads(out)] if "--summary" in options else [json.loads(line) for line in out.splitlines()]
+
+
+def offline_runs(study: Path, wandb_id: str) -> list[Path]:
+    return sorted((study / "wandb").glob(f"offline-run-*-{wandb_id}*/*.wandb"))
+
+
+def history(file: Path, key: str) -> dict[int, float]:
+    items = [entry["history"]["item"] for entry in inspected(file) if entry["type"] == "history"]
+    return {item["_step"]: item[key] for item in items if key in item}
+
+
+def test_a_fleet_is_one_wandb_run_for_each_run(overrides, tmp_path):
+    """Three runs open at once, one diverges: each W&B run holds its own, and all that its record holds."""
+    each = (["seed=0"], ["seed=1"], ["seed=0", DIVERGING])
+    configs = [composed(*overrides, "study=fleet", "logger=wandb", *own) for own in each]
+    records = run_together(configs)
+    assert [record.status for record in records] == ["finished", "finished", "diverged"]
+    for record in records:
+        (file,) = offline_runs(tmp_path / "outputs" / "fleet", wandb_id("fleet", record.run_id))
+        summary = inspected(file, "--summary")[0]
+        assert summary["state"] == ("finished" if record.status == "finished" else "failed")
+        assert summary["name"] == f"attn2o-ffni seed {record.factors['seed']}"
+        told = summary["config"]
+        assert {key: told.get(key) for key in record.factors} == record.factors and told["study"] == "fleet"
+        kept = summary["summary"]
+        expected = {key: value for key, value in record.content().items() if key != "loss"}
+        assert kept["record"] == json.loads(json.dumps(expected))
+        assert {key: kept[key] for key in record.metrics} == record.metrics
+        losses = history(file, "loss")
+        if record.status == "finished":
+            assert losses == {step: pytest.approx(loss, rel=1e-6) for step, loss in record.loss}
+            pictures = kept["samples"]["filenames"]
+            assert pictures and all((file.parent / "files" / name).is_file() for name in pictures)
+            assert kept["sample_table"]["nrows"] == 2
+        entries = inspected(file)
+        assert next(e["run"]["run_group"] for e in entries if e["type"] == "run") == "fleet"
+        (artifact,) = [e["artifact"] for e in entries if e["type"] == "artifact" and e["artifact"]["type"] == "adapter"]
+        named = {entry["path"] for entry in artifact["manifest"]["contents"]}
+        assert named == {"adapters.safetensors", "adapters.json"}
+
+
+def test_a_run_that_fails_or_is_stopped_is_not_finished(overrides, tmp_path):
+    """Failed by an error, stopped by Ctrl-C, then done: the same id all along, and the end it came to."""
+    config = validate(composed(*overrides, "study=ends", "logger=wandb"))
+    folder = run_folder(config)
+    folder.mkdir(parents=True)
+    own_id = wandb_id("ends", folder.name)
+    for error, state, code in ((RuntimeError("no more memory"), "failed", 1), (KeyboardInterrupt(), "failed", 255)):
+        with pytest.raises(type(error)), open_log(config, folder) as log:
+            log.step(1, 0.5)
+            raise error
+        summary = inspected(offline_runs(folder.parent, own_id)[-1], "--summary")[0]
+        assert (summary["state"], summary["exit_code"]) == (state, code)
+        assert summary["summary"]["status"] == ("failed" if code == 1 else "interrupted")
+    assert run(config).status == "finished"
+    states = [inspected(file, "--summary")[0]["state"] for file in offline_runs(folder.parent, own_id)]
+    assert states == ["failed", "failed", "finished"]
+
+
+def test_wandb_ids_follow_the_run_and_the_study():
+    assert wandb_id("a", "0123") == wandb_id("a", "0123")
+    assert len({wandb_id("a", "0123"), wandb_id("b", "0123"), wandb_id("a", "4567")}) == 3
+
+
+def test_steps_that_wandb_has_are_not_told_again(overrides, monkeypatch, tmp_path):
+    """A run resumed online, as a stand-in for W&B's run sees it: its first steps are there already."""
+    import wandb
+
+    told = []
+
+    class Resumed:
+        step, resumed, summary = 2, True, {}
+
+        def log(self, values, step=None):
+            told.append((step, values))
+
+        def finish(self, exit_code):
+            told.append(("end", exit_code))
+
+    monkeypatch.setattr(wandb, "init", lambda **asked: told.append(asked) or Resumed())
+    config = validate(composed(*overrides, "logger=wandb"))
+    with open_log(config, run_folder(config)) as log:
+        for step in range(1, 5):
+            log.step(step, 0.1 * step)
+    asked, *rest = told
+    assert asked["id"] == wandb_id("single", run_folder(config).name) and asked["resume"] == "allow"
+    assert asked["mode"] == "offline"  # auto, without an account
+    assert [step for step, _ in rest] == [3, 4, "end"]
+
+
+@pytest.mark.parametrize("logger", ["csv", "tensorboard"])
+def test_losses_images_and_scores_are_read_back(overrides, logger, tmp_path):
+    config = validate(composed(*overrides, f"logger={logger}"))
+    record = run(config)
+    folder = run_folder(config)
+    images = [np.full((8, 8, 3), 40 * i, np.uint8) for i in range(2)]
+    if logger == "csv":
+        with (folder / "loss.csv").open() as file:
+            rows = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
+        with open_log(config, folder) as log:
+            log.images(2, images)
+        from PIL import Image
+
+        for i, image in enumerate(images):
+            assert np.array_equal(np.asarray(Image.open(folder / "validation" / f"000002_{i}.png")), image)
+    else:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(folder / "tensorboard")).Reload()
+        rows = [(event.step, event.value) for event in events.Scalars("loss")]
+        shown = {tag: events.Scalars(tag)[-1].value for tag in events.Tags()["scalars"] if tag.startswith("scores/")}
+        assert shown == {f"scores/{k}": pytest.approx(v, rel=1e-6) for k, v in record.metrics.items()}
+        assert events.Images("samples")
+    assert rows == [(step, pytest.approx(loss, rel=1e-6)) for step, loss in record.loss]
+
+
+def test_the_record_is_the_same_with_every_logger(overrides, tmp_path):
+    """Where the loss goes changes no result: one run_id, one set of weights."""
+    kept = []
+    for logger in ("none", "tensorboard", "wandb"):
+        config = composed(*overrides, f"logger={logger}", f"study=with_{logger}")
+        record = run(config)
+        assert record == Record.read(run_folder(validate(config)))
+        kept.append((record.run_id, record.metrics, [value for _, value in record.loss]))
+    assert kept[0] == kept[1] == kept[2]
