@@ -1,56 +1,59 @@
-"""The command `sdpet`: what is neither training nor analysis. Thin: each part is also a module of its own."""
+"""The command `sdpet`: what is neither training nor analysis. Thin: each part is a module with `main(arguments)`."""
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
+import importlib
+import os
 import sys
 from collections.abc import Sequence
 
-EXAMPLE = """example: sdpet doctor
-
-commands:
-  sdpet doctor         is all there that a study needs?
-  sdpet lab check      measure the lab (VAE, scorer, base model) against its gates
-  sdpet lab pretrain   make the lab's weights anew (hours)
-
-Training and analysis: python train.py --help, python evaluate.py --help, python -m analysis --help
-"""
-LAB = {"check": "sdpet.lab.check", "pretrain": "sdpet.lab.pretrain"}
+# command -> the module whose main(arguments) does it, and what it is for
+COMMANDS = {
+    "doctor": ("sdpet.study.doctor", "is all there that a study needs?"),
+    "lab": ("sdpet.lab.command", "check the lab against its gates, or make its weights anew"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Exits 0 when done, 1 with one sentence for an error the user can mend, 2 for a wrong command line, 130 when
+    interrupted. The environment variable HYDRA_FULL_ERROR=1 shows tracebacks, as it does for train.py."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(
-        "sdpet", description=EXAMPLE, usage=argparse.SUPPRESS, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("command", choices=["doctor", "lab"], help=argparse.SUPPRESS)
-    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     if not given or given[0] in ("-h", "--help"):
-        print(EXAMPLE, end="")
+        print(overview(), end="")
         return
-    options = parser.parse_args(given)
-    if options.command == "doctor":
-        from sdpet.study.doctor import doctor
+    command, *rest = given
+    if command not in COMMANDS:
+        print(f"error: there is no command {command!r}; choose one of {', '.join(COMMANDS)}.", file=sys.stderr)
+        sys.exit(2)
+    run = importlib.import_module(COMMANDS[command][0]).main
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        sys.exit(run(rest))
+    try:
+        sys.exit(run(rest))
+    except (ValueError, OSError) as error:
+        from sdpet.study.errors import sentence
 
-        sys.exit(0 if doctor() else 1)
-    _lab(options.rest)
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        sys.exit(130)
 
 
-def _lab(rest: list[str]) -> None:
-    """Hand over to a module of the lab, with the options that follow."""
-    if not rest or rest[0] not in LAB:
-        helped = bool(rest) and rest[0] in ("-h", "--help")
-        text = f"example: sdpet lab check; choose one of {', '.join(LAB)}."
-        print(text, file=sys.stdout if helped else sys.stderr)
-        sys.exit(0 if helped else 2)
-    module = LAB[rest[0]]
-    if importlib.util.find_spec(module) is None:
-        sys.exit(f"error: this installation lacks {module}.")
-    import runpy
-
-    sys.argv = [f"sdpet lab {rest[0]}", *rest[1:]]
-    runpy.run_module(module, run_name="__main__", alter_sys=False)
+def overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  sdpet {name:<{width}}  {purpose}" for name, (_, purpose) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "example: sdpet doctor",
+            "",
+            "commands, each with --help:",
+            *lines,
+            "",
+            "Training and analysis: python train.py --help, python evaluate.py --help, python -m analysis --help",
+            "",
+        ]
+    )
 
 
 if __name__ == "__main__":

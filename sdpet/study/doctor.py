@@ -17,6 +17,16 @@ from sdpet.study.validate import LAB
 PACKAGES = ("torch", "diffusers", "transformers", "lightning", "hydra-core", "open_clip_torch", "statsmodels")
 
 
+def main(arguments: list[str]) -> int:
+    """The command: exit status 0 when nothing is missing."""
+    if arguments:
+        helped = arguments[0] in ("-h", "--help")
+        text = "example: sdpet doctor (it takes no options)"
+        print(text, file=sys.stdout if helped else sys.stderr)
+        return 0 if helped else 2
+    return 0 if doctor() else 1
+
+
 def doctor() -> bool:
     """Print the checks; True when nothing is missing."""
     well = True

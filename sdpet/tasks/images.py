@@ -77,7 +77,17 @@ def read(files: list[Path], size: int, what: str = "image") -> tuple[np.ndarray,
 
 
 def square(image: Any, size: int) -> np.ndarray:
-    """RGB uint8 (size, size, 3): upright, transparency over white, shorter side resized (antialiased), centre crop."""
+    """RGB uint8 (size, size, 3): as `upright`, shorter side resized (antialiased), centre crop."""
+    from PIL import Image, ImageOps
+
+    image = upright(image)
+    if image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+    return np.asarray(image)
+
+
+def upright(image: Any) -> Any:
+    """A PIL image of any mode as 8-bit RGB: turned as its EXIF data say, 16 bits scaled, transparency over white."""
     from PIL import Image, ImageOps
 
     image = ImageOps.exif_transpose(image)
@@ -86,7 +96,4 @@ def square(image: Any, size: int) -> np.ndarray:
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
-    if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-    return np.asarray(image)
+    return image.convert("RGB")

@@ -1,0 +1,28 @@
+"""`sdpet lab check` and `sdpet lab pretrain`."""
+
+from __future__ import annotations
+
+import importlib.util
+import runpy
+import sys
+
+MODULES = {"check": "sdpet.lab.check", "pretrain": "sdpet.lab.pretrain"}
+HELP = """example: sdpet lab check
+
+  sdpet lab check      measure the lab (VAE, scorer, base model) against its gates
+  sdpet lab pretrain   make the lab's weights anew (hours)
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Hand over to a module of the lab, with the options that follow."""
+    if not arguments or arguments[0] not in MODULES:
+        helped = bool(arguments) and arguments[0] in ("-h", "--help")
+        print(HELP, end="", file=sys.stdout if helped else sys.stderr)
+        return 0 if helped else 2
+    module = MODULES[arguments[0]]
+    if importlib.util.find_spec(module) is None:
+        raise ValueError(f"this installation lacks {module}.")
+    sys.argv = [f"sdpet lab {arguments[0]}", *arguments[1:]]
+    runpy.run_module(module, run_name="__main__", alter_sys=False)
+    return 0
