@@ -38,7 +38,7 @@ notebooks: setup
 	$(BIN)/jupyter nbconvert --execute --to markdown --output-dir docs/notebooks notebooks/*.ipynb
 
 test: lint docs
-	OMP_NUM_THREADS=1 $(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 test-slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
