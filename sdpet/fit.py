@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
+import torch.distributed
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
 
 from sdpet.base import BaseModel
 from sdpet.loop import Alone, Crew, Loop, Member
@@ -20,6 +25,10 @@ from sdpet.memory import PeakMemory
 from sdpet.methods import Handle
 from sdpet.tasks import Task
 
+if TYPE_CHECKING:
+    from sdpet.ranks import Rank
+
+TIMEOUT = timedelta(minutes=10)  # of ranks for each other; one of them may be writing a checkpoint
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 SCHEDULES = ("constant", "cosine")
 
@@ -103,13 +112,15 @@ def fit_together(
     task: Task,
     crew: Crew | None = None,
     save: Callable[[int, Callable[[int], dict[str, Any]]], None] | None = None,
+    rank: Rank | None = None,
 ) -> list[FitResult]:
     """Train a fleet: every member exactly as `fit` would alone, on one pass of the UNet a step for all of them.
 
     crew: the fleet that the members' handles are of (`build_fleet`); None for one run that has the UNet to itself.
     save(step, state): called after each step; state(i) is what member i needs to go on, to be given as its `state`.
     A member whose loss is not finite leaves the fleet with diverged=True; the others go on. Seconds are a member's
-    share of what the fleet took. ValueError unless steps, precision and the step to begin at are the same for all.
+    share of what the fleet took. rank: this process's place where several train one run: each takes its share of every
+    batch, gradients are summed, and all end with the weights that one process gives, within rounding. ValueError unless steps, precision and the step to begin at are the same for all.
     """
     first = members[0]
     start_at = _equal("steps already done", [(member.state or {"step": 0})["step"] for member in members])
@@ -121,13 +132,13 @@ def fit_together(
             if crew is not None
             else f"{len(members)} members need the fleet their adapters are of."
         )
-    loop = Loop(base, members, crew or Alone(), task, save)
+    loop = Loop(base, members, crew or Alone(), task, save, rank)
     memory = PeakMemory(base.device)
     start = time.perf_counter()
-    with _quiet(), _ctrl_c_passes():
+    with _quiet(), _ctrl_c_passes(), _group_ended(rank):
         trainer = Trainer(
             accelerator="cpu" if base.device.type == "cpu" else "gpu",
-            devices=1 if base.device.index is None else [base.device.index],
+            **_places(base, rank),
             precision=first.config.precision,  # type: ignore[arg-type]
             max_epochs=1,  # of steps; Lightning's max_steps would count those of every optimiser
             logger=False,
@@ -152,6 +163,60 @@ def fit_together(
         )
         for i in range(len(members))
     ]
+
+
+def _places(base: BaseModel, rank: Rank | None) -> dict[str, Any]:
+    """The Trainer's arguments that say where it runs. The environment is ours: inside a job of Slurm's, Lightning would
+    take every process for one of its ranks."""
+    if rank is None:
+        devices = 1 if base.device.index is None else [base.device.index]
+        return {"devices": devices, "plugins": [LightningEnvironment()]}
+    backend = "gloo" if base.device.type == "cpu" else "nccl"
+    ddp = DDPStrategy(cluster_environment=_Place(rank), process_group_backend=backend, timeout=TIMEOUT)
+    return {"devices": rank.per_node, "num_nodes": rank.nodes, "strategy": ddp}
+
+
+class _Place(LightningEnvironment):
+    """The rank of this process as Lightning asks for it; all processes are started already."""
+
+    def __init__(self, rank: Rank) -> None:
+        super().__init__()
+        self._rank = rank
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    @property
+    def main_address(self) -> str:
+        return self._rank.address
+
+    @property
+    def main_port(self) -> int:
+        return self._rank.port
+
+    def local_rank(self) -> int:
+        return self._rank.local
+
+    def node_rank(self) -> int:
+        return self._rank.rank // self._rank.per_node
+
+
+@contextlib.contextmanager
+def _group_ended(rank: Rank | None) -> Iterator[None]:
+    """The process group and its address are this training's alone: the next run may have others."""
+    names = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE")  # Lightning sets and removes them
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        if rank is not None:
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
 
 
 def _equal(what: str, values: Sequence[Any]) -> Any:

@@ -6,10 +6,11 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+import torch.distributed
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 
@@ -20,6 +21,7 @@ from sdpet.tasks.batch import Batch, concatenated
 
 if TYPE_CHECKING:
     from sdpet.fit import TrainConfig
+    from sdpet.ranks import Rank
 
 
 @dataclass
@@ -70,16 +72,19 @@ class Loop(LightningModule):
         crew: Crew,
         task: Task,
         save: Callable[[int, Callable[[int], dict[str, Any]]], None] | None = None,
+        rank: Rank | None = None,
     ):
         super().__init__()
         self.automatic_optimization = False
         self._held = (base, members, crew, task)
-        self._save = save
+        self._save, self._rank = save, rank
         states = [member.state or {} for member in members]
         self.losses: list[list[float]] = [list(state.get("loss", [])) for state in states]
         self.times: list[list[float]] = [list(state.get("times", [])) for state in states]
         self.diverged = [False] * len(members)
         self._resume()
+        if rank is not None:  # what Lightning's DDP is to average: then it must see it
+            self.trained = torch.nn.ParameterList(members[0].handle.parameters())
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """One AdamW a member, as if alone; frozen weights have requires_grad False and no gradient."""
@@ -89,15 +94,16 @@ class Loop(LightningModule):
         start = time.perf_counter()
         base, members, crew, task = self._held
         aboard = list(crew.aboard)
-        batches = self._batches([members[i].seed for i in aboard], step)
+        batches = [self._share(batch) for batch in self._batches([members[i].seed for i in aboard], step)]
         batch = concatenated(batches)
         prediction = base.predict(batch.noisy, batch.timesteps, batch.text)
         shares = prediction.split([len(own.noisy) for own in batches])
         losses = torch.stack([task.loss(share, own) for share, own in zip(shares, batches, strict=True)])
-        values: list[float] = losses.tolist()
+        values: list[float] = self._over_ranks(losses).tolist()
         finite = [place for place, value in enumerate(values) if math.isfinite(value)]
         if finite:
-            self.manual_backward(losses.sum() if len(finite) == len(values) else losses[finite].sum())
+            total = losses.sum() if len(finite) == len(values) else losses[finite].sum()
+            self.manual_backward(total if self._rank is None else total * self._rank.world)  # DDP gives the mean
         for place, (i, value) in enumerate(zip(aboard, values, strict=True)):
             self.losses[i].append(value)
             if place in finite:
@@ -127,6 +133,20 @@ class Loop(LightningModule):
             "loss": list(self.losses[i]),
             "times": list(self.times[i]),
         }
+
+    def _share(self, batch: Batch) -> Batch:
+        """This process's images of a batch: every `world`-th, so that images of subject and class go to each."""
+        if self._rank is None:
+            return batch
+        mine = slice(self._rank.rank, None, self._rank.world)
+        return Batch(*(getattr(batch, field.name)[mine] for field in fields(Batch)))
+
+    def _over_ranks(self, losses: torch.Tensor) -> torch.Tensor:
+        """The losses (members,) of whole batches: a loss is a weighted sum over images."""
+        total = losses.detach().clone()
+        if self._rank is not None:
+            torch.distributed.all_reduce(total)
+        return total
 
     def _batches(self, seeds: Sequence[int], step: int) -> list[Batch]:
         """Members of one seed see the same data and noise; it is made once."""

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdpet.ranks import company, count, orders, started_as
 from sdpet.record import Record, bin_loss, factors
 from sdpet.stage import Stage, anchors_of, design_of, eval_plan, hush
 from sdpet.study.checkpoint import Keeper, read_checkpoint, remove_checkpoint
@@ -19,6 +20,7 @@ from sdpet.study.log import open_log
 from sdpet.study.validate import run_folder, run_id, validate
 
 if TYPE_CHECKING:
+    from sdpet.fit import TrainConfig
     from sdpet.methods import Handle
     from sdpet.scoring import Evaluation
 
@@ -58,7 +60,13 @@ def run_together(
         if done:
             done(i, records[i])
 
+    rank = started_as(checked[0])
+    if rank is not None and rank.rank > 0:
+        orders(checked[0]).follow()
+        return [Record.find(folder) for folder in folders]
     with ExitStack() as claims:
+        if rank is not None:
+            claims.callback(orders(checked[0]).give, {})
         todo: dict[int, list[int]] = {}  # runs by the step at which they go on
         states: dict[int, dict[str, Any] | None] = {}
         for i, folder in enumerate(folders):
@@ -81,7 +89,7 @@ def fleet_key(config: Mapping[str, Any]) -> str:
         k: v for k, v in config["trainer"].items() if k not in ("lr", "weight_decay", "warmup", "schedule", "clip")
     }
     shared = {key: config[key] for key in ("unet", "task", "data", "sampler", "eval", "output_root")}
-    alone = config["adapter"]["method"] != "adapter" or trainer["precision"] == "16-mixed"
+    alone = config["adapter"]["method"] != "adapter" or trainer["precision"] == "16-mixed" or count(config) > 1
     return json.dumps([shared, trainer, run_id(config) if alone else None], sort_keys=True)
 
 
@@ -145,7 +153,7 @@ def _run(
     import torch
     from hydra.utils import instantiate
 
-    from sdpet.fit import TrainConfig, fit_together
+    from sdpet.fit import fit_together
     from sdpet.loop import Alone, Member
     from sdpet.methods import build, build_fleet
     from sdpet.sample import NOT_FINITE
@@ -169,7 +177,7 @@ def _run(
             for (own, folder, state), design, handle, frame, log in zip(
                 runs, designs, handles, frames, logs, strict=True
             ):
-                options = TrainConfig(**{key: own["trainer"][key] for key in TRAINER_KEYS})
+                options = options_of(own)
                 for step, loss in enumerate((state or {"loss": []})["loss"]):
                     log.step(step + 1, loss)
                 members.append(Member(handle, own["seed"], options, _on_step(log, watch, options.steps), state))
@@ -184,9 +192,9 @@ def _run(
                     )
                 )
             keeper = Keeper([folder for _, folder, _ in runs], lambda: crew.aboard if designs[0].spec else [])
-            for (_, folder, _), handle, record, result in zip(
-                runs, handles, records, fit_together(base, members, task, fleet, keeper), strict=True
-            ):
+            with company(config, runs[0][1]) as rank:
+                results = fit_together(base, members, task, fleet, keeper, rank)
+            for (_, folder, _), handle, record, result in zip(runs, handles, records, results, strict=True):
                 record.loss = bin_loss(result.loss)
                 record.peak_memory = result.peak_memory_bytes
                 record.seconds = {"train": result.seconds, "per_step": result.seconds_per_step}
@@ -217,6 +225,13 @@ def _run(
         if fleet:
             fleet.detach()
     yield from enumerate(records)
+
+
+def options_of(config: Mapping[str, Any]) -> TrainConfig:
+    """How a run of this config is trained."""
+    from sdpet.fit import TrainConfig
+
+    return TrainConfig(**{key: config["trainer"][key] for key in TRAINER_KEYS})
 
 
 def _on_step(log: Any, watch: Watch | None, steps: int) -> Callable[[int, float], None]:

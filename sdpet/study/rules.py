@@ -150,6 +150,8 @@ RULES: dict[str, dict[str, Rule]] = {
         "device": text,
         "precision": choice(PRECISIONS),
         "threads": whole(1),
+        "devices": whole(1),
+        "num_nodes": whole(1),
         "steps": whole(1),
         "batch_size": whole(1),
         "lr": number(0, above=True),

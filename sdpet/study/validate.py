@@ -161,8 +161,16 @@ def _check_base(unet: dict[str, Any], trainer: dict[str, Any]) -> None:
             f"format, with {', '.join(PIPELINE_PARTS)}."
         )
     device = trainer["device"]
+    processes = trainer.get("devices", 1) * trainer.get("num_nodes", 1)
     if device != "cpu" and device.split(":")[0] != "cuda":
         raise ValueError(f"trainer.device must be cpu, cuda or cuda:N, not {device!r}.")
+    if processes > 1 and ":" in device:
+        raise ValueError(f"trainer.device {device} is one GPU; with trainer.devices above 1 give cuda (or cpu).")
+    if trainer["batch_size"] % processes:
+        raise ValueError(
+            f"trainer.batch_size {trainer['batch_size']} must be a multiple of trainer.devices x trainer.num_nodes, "
+            f"{processes}: it counts the images of a step on all of them together."
+        )
     if device == "cpu" and unet["dtype"] != "float32":
         raise ValueError(f"unet.dtype {unet['dtype']} needs a GPU; on the CPU use float32 (of {', '.join(DTYPES)}).")
 
