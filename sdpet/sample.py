@@ -1,42 +1,19 @@
-"""Draw images: diffusers' schedulers in a short denoising loop with classifier-free guidance."""
+"""Draw images: a short denoising loop with classifier-free guidance; the update rules are in sdpet.samplers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from sdpet.base import BaseModel
+from sdpet.samplers import SAMPLERS, Sampler, add_noise
 from sdpet.seeds import generator
 
 Progress = Callable[[int, int], None]  # (UNet steps done, UNet steps in all)
 NOT_FINITE = "sampling gave values that are not finite; the design has diverged."
-
-
-def _dpm(config: dict[str, Any]) -> Any:
-    from diffusers import DPMSolverMultistepScheduler
-
-    return DPMSolverMultistepScheduler.from_config(
-        config, algorithm_type="dpmsolver++", solver_order=2, timestep_spacing="linspace"
-    )
-
-
-def _ddim(config: dict[str, Any]) -> Any:
-    from diffusers import DDIMScheduler
-
-    return DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=False, timestep_spacing="leading")
-
-
-def _plms(config: dict[str, Any]) -> Any:
-    from diffusers import PNDMScheduler
-
-    return PNDMScheduler.from_config(config, skip_prk_steps=True, set_alpha_to_one=False, timestep_spacing="leading")
-
-
-SAMPLERS: dict[str, Callable[[dict[str, Any]], Any]] = {"dpm": _dpm, "ddim": _ddim, "plms": _plms}
 
 
 @dataclass(frozen=True)
@@ -58,12 +35,32 @@ class SamplerConfig:
             raise ValueError(f"sampler {self.name!r} is unknown; choose one of {', '.join(SAMPLERS)}.")
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or not 1 <= self.steps <= 1000:
             raise ValueError(f"sampler steps must be a whole number from 1 to 1000, not {self.steps!r}.")
+        if self.name == "dpm" and self.steps > 999:  # its timesteps run from 999 to 1: one more would be there twice
+            raise ValueError(f"the sampler dpm takes at most 999 steps, not {self.steps}.")
         if not 0 <= self.guidance < float("inf"):
             raise ValueError(f"guidance must be a number of at least 0, not {self.guidance!r}.")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must lie between 0 and 1, not {self.eta!r}.")
         if self.eta and self.name != "ddim":
             raise ValueError(f"eta {self.eta} needs the sampler ddim; {self.name} takes eta 0 only.")
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where denoising starts; by default at noise of the model's own size, drawn from each image's seed.
+
+    size: (h, w) of the latents. seeds: of the starting noise of each image, instead of the image's own.
+    latents: (N or 1, C, h, w) of images, to which the noise of the first step taken is added.
+    strength: share of the sampler's steps that are taken, 0 to 1; int(strength * steps) of them, the last ones.
+    """
+
+    size: tuple[int, int] | None = None
+    seeds: Sequence[int] | None = None
+    latents: torch.Tensor | None = None
+    strength: float = 1.0
+
+    def skipped(self, steps: int) -> int:
+        return steps - int(self.strength * steps)
 
 
 def sample(
@@ -133,34 +130,53 @@ def denoise(
     seeds: Sequence[int],
     sampler: SamplerConfig,
     report: Callable[[int, int], None] | None = None,
+    start: Start | None = None,
 ) -> torch.Tensor:
     """Latents (N, C, h, w) for text states (N, L, D); `empty` (1, L, D) are those of the empty prompt."""
-    scheduler = SAMPLERS[sampler.name](dict(base.scheduler.config))
-    scheduler.set_timesteps(sampler.steps, device=base.device)
+    start = start or Start()
+    passes = SAMPLERS[sampler.name](base.scheduler, sampler.steps, start.skipped(sampler.steps), sampler.eta)
     sources = [generator(seed, "image") for seed in seeds]
-    x = _noise(base, sources) * scheduler.init_noise_sigma
+    x = _begin(base, start, passes, sources)
     guided = sampler.guidance != 1
     if guided:  # an image's two rows stand together, so that the rows of each member of a fleet do
         text = torch.stack([empty.expand(len(seeds), -1, -1), text], dim=1).flatten(0, 1)  # (2 N, L, D)
-    for i, t in enumerate(scheduler.timesteps):
-        model_input = scheduler.scale_model_input(x, t)
+    for i, t in enumerate(passes.timesteps):
+        rows = x.to(base.dtype)
         if guided:
-            model_input = model_input.repeat_interleave(2, dim=0)
-        out = base.predict(model_input, t, text)
+            rows = rows.repeat_interleave(2, dim=0)
+        out = base.predict(rows, torch.tensor(t, device=base.device), text).to(x.dtype)
         if guided:
             without, with_text = out.unflatten(0, (-1, 2)).unbind(1)
             out = without + sampler.guidance * (with_text - without)
-        extra = {"eta": sampler.eta, "variance_noise": _noise(base, sources)} if sampler.eta else {}
-        x = scheduler.step(out, t, x, return_dict=False, **extra)[0]
+        x = passes.step(out, i, x, _noise(base, sources, x.shape[1:]) if sampler.eta else None)
         if report:
-            report(i + 1, len(scheduler.timesteps))
+            report(i + 1, len(passes.timesteps))
     return x
 
 
-def _noise(base: BaseModel, sources: Sequence[torch.Generator]) -> torch.Tensor:
-    """Standard normal (N, C, h, w), image i from its own generator (on the CPU: the same on every device)."""
-    noise = torch.stack([torch.randn(base.latent_shape, generator=source) for source in sources])
-    return noise.to(base.device, base.dtype)
+def _begin(base: BaseModel, start: Start, passes: Sampler, sources: Sequence[torch.Generator]) -> torch.Tensor:
+    """Latents (N, C, h, w) before the first step; the first draw of every source is taken, whether used or not."""
+    channels, height, width = base.latent_shape
+    if start.latents is not None:
+        height, width = start.latents.shape[-2:]
+    elif start.size is not None:
+        height, width = start.size
+    noise = _noise(base, sources, (channels, height, width))
+    if start.seeds is not None:
+        noise = _noise(base, [generator(seed, "image") for seed in start.seeds], (channels, height, width))
+    if start.latents is None:
+        return noise
+    latents = start.latents.to(noise).expand_as(noise)
+    return add_noise(base.scheduler, latents, noise, passes.timesteps[0]) if passes.timesteps else latents
+
+
+def _noise(base: BaseModel, sources: Sequence[torch.Generator], shape: Sequence[int]) -> torch.Tensor:
+    """Standard normal (N, C, h, w), image i from its own generator (on the CPU: the same on every device).
+
+    At least float32: in half precision only the networks compute, for rounding would add up over the steps.
+    """
+    noise = torch.stack([torch.randn(tuple(shape), generator=source) for source in sources])
+    return noise.to(base.device, torch.promote_types(base.dtype, torch.float32))
 
 
 def _chunk_progress(progress: Progress | None, number: int, chunks: int) -> Callable[[int, int], None] | None:

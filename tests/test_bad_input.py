@@ -40,6 +40,7 @@ WRONG = [
     (["seed=-1"], ["seed", "at least 0"]),
     (["sampler.name=euler"], ["dpm, ddim, plms"]),
     (["sampler.steps=0"], ["sampler.steps", "at least 1"]),
+    (["sampler.steps=1000"], ["sampler.steps", "999", "dpm"]),
     (["sampler.guidance=-2"], ["sampler.guidance", "at least 0"]),
     (["sampler.eta=0.5"], ["sampler.eta", "ddim"]),
     (["eval.prompts=[a red one]"], ["{prompt}", "a red one"]),

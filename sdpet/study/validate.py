@@ -37,8 +37,10 @@ def validate(config: Any) -> dict[str, Any]:
     _check_logger(checked["logger"])
     if checked["sampler"]["eta"] and checked["sampler"]["name"] != "ddim":
         raise ValueError("sampler.eta above 0 needs sampler=ddim.")
-    if checked["sampler"]["steps"] > 1000:
-        raise ValueError(f"sampler.steps must be at most 1000, not {checked['sampler']['steps']}.")
+    most = 999 if checked["sampler"]["name"] == "dpm" else 1000
+    if checked["sampler"]["steps"] > most:
+        name, steps = checked["sampler"]["name"], checked["sampler"]["steps"]
+        raise ValueError(f"sampler.steps must be at most {most} with sampler={name}, not {steps}.")
     for template in checked["eval"].get("prompts", []):
         if "{prompt}" not in template:
             raise ValueError(f"eval.prompts has {template!r}, which lacks {{prompt}}, where the subject's prompt goes.")
