@@ -1,12 +1,11 @@
-"""The frozen base model: a Stable Diffusion pipeline folder, loaded piece by piece.
+"""The frozen base model: the parts of a Stable Diffusion pipeline, loaded piece by piece.
 
-The lab and Stable Diffusion v1 go through the same code: scaling factor, prediction type and noise schedule are
-read from the folder's configs.
+The lab and Stable Diffusion v1, v2 and XL go through the same code: scaling factor, prediction type and noise schedule
+are read from the configs, and the further conditions of XL are hidden behind `encode_text` and `predict`.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-LAB_FOLDER = Path(__file__).parent / "lab" / "pipeline"
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+from sdpet import sdxl
+from sdpet.source import ARCHITECTURES, Source, find_source
+
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -26,7 +26,8 @@ class BaseModel:
     """A frozen text-to-image latent diffusion model; adapters are attached to `unet` and taken off again.
 
     `scheduler` is a DDPMScheduler: the training noise schedule, from whose config samplers are made.
-    `weight_hash` identifies the weights and configs on disk (hex digits).
+    `weight_hash` identifies the weights and configs on disk. `side`: of its images where that is not what the UNet's
+    config says. `text_encoder_2`, `tokenizer_2` and `zero_empty` (the empty prompt is zeros) are Stable Diffusion XL's.
     """
 
     unet: Any
@@ -36,6 +37,10 @@ class BaseModel:
     scheduler: Any
     name: str
     weight_hash: str
+    side: int | None = None
+    text_encoder_2: Any = None
+    tokenizer_2: Any = None
+    zero_empty: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -48,13 +53,22 @@ class BaseModel:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, h, w) of the latents of an image of `image_size`."""
-        size = self.unet.config.sample_size
+        size = self.image_size // self.downsampling
         return (self.unet.config.in_channels, size, size)
 
     @property
     def image_size(self) -> int:
         """Side of the model's square images in pixels."""
-        return self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.side or self.unet.config.sample_size * self.downsampling
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels of an image along one latent."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def is_xl(self) -> bool:
+        return self.text_encoder_2 is not None
 
     @property
     def prediction_type(self) -> str:
@@ -63,23 +77,25 @@ class BaseModel:
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Non-pooled text states (N, L, D), padded to the tokenizer's length; equal prompts are computed once."""
+        """Rows of conditioning (N, L, D), one a prompt, to be passed to `predict`; equal prompts are computed once.
+
+        Non-pooled text states, padded to the tokenizer's length; of Stable Diffusion XL also the pooled text (see sdxl).
+        """
         unique = list(dict.fromkeys(prompts))
-        tokens = self.tokenizer(
-            unique,
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        states = self.text_encoder(tokens.input_ids.to(self.device))[0]  # (U, L, D)
-        return states[[unique.index(prompt) for prompt in prompts]]
+        if self.is_xl:
+            rows = sdxl.encode_text(self, unique)
+        else:
+            rows = self.text_encoder(tokenize(self.tokenizer, unique).to(self.device))[0]  # (U, L, D)
+        return rows[[unique.index(prompt) for prompt in prompts]]
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """What the UNet predicts (B, C, h, w) for noisy latents (B, C, h, w) at timesteps (B,) or () and text states.
 
         text: rows of what `encode_text` gives, (B, L, D). The only place that calls the UNet.
         """
+        if self.is_xl:
+            states, added = sdxl.conditions(self, noisy, text)
+            return self.unet(noisy, timesteps, states, added_cond_kwargs=added, return_dict=False)[0]
         return self.unet(noisy, timesteps, encoder_hidden_states=text, return_dict=False)[0]
 
     @torch.no_grad()
@@ -89,9 +105,9 @@ class BaseModel:
         pixels = torch.as_tensor(images).permute(0, 3, 1, 2)  # (N, 3, H, W), uint8
         latents = []
         for part in pixels.split(chunk):
-            x = part.to(self.device, self.dtype) / 127.5 - 1
+            x = part.to(self.device, self.vae.dtype) / 127.5 - 1
             latents.append((self.vae.encode(x).latent_dist.mean - shift) * scale)
-        return torch.cat(latents)
+        return torch.cat(latents).to(self.dtype)
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor, chunk: int = 64) -> np.ndarray:
@@ -99,7 +115,9 @@ class BaseModel:
         shift, scale = self._affine()
         images = []
         for part in latents.split(chunk):
-            x = self.vae.decode((part / scale + shift).to(self.dtype), return_dict=False)[0]  # (n, 3, H, W) in [-1, 1]
+            x = self.vae.decode((part / scale + shift).to(self.vae.dtype), return_dict=False)[
+                0
+            ]  # (n, 3, H, W) in [-1, 1]
             x = ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
             images.append(x.permute(0, 2, 3, 1).cpu())
         return torch.cat(images).numpy()
@@ -113,46 +131,94 @@ class BaseModel:
         return (0.0 if shift is None else shift), self.vae.config.scaling_factor
 
 
+def tokenize(tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
+    """Token ids (N, L), cut and padded to the tokenizer's length."""
+    length = tokenizer.model_max_length
+    tokens = tokenizer(list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return tokens.input_ids
+
+
 def load_base(
-    name: str = "lab", path: str | Path | None = None, device: str = "cpu", dtype: str = "float32"
+    name: str = "lab",
+    path: str | Path | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    *,
+    use_ema: bool = False,
+    config: str | Path | None = None,
+    image_size: int | None = None,
 ) -> BaseModel:
     """Load a base model, frozen and in evaluation mode.
 
     name: "lab" for the small world shipped with the package, else only a label for `path`.
-    path: a diffusers Stable Diffusion folder or a hub id such as "CompVis/stable-diffusion-v1-4"; None with name
-        "lab" is the shipped folder, with any other name the name itself is taken as folder or hub id.
+    path: a diffusers Stable Diffusion folder, a hub id such as "CompVis/stable-diffusion-v1-4" or an original
+        checkpoint file; None with name "lab" is the shipped folder, with any other name the name is taken as path.
+    use_ema, config: of a checkpoint file, see `find_source`. image_size: of square images, None for the model's own.
     dtype: "float32", "float16" or "bfloat16", whatever is stored on disk.
-    Raises ValueError in one sentence for a missing or incomplete folder, an unknown dtype or an unknown device.
+    Raises ValueError in one sentence for what is missing or incomplete, an unknown dtype or an unknown device.
     """
-    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
-
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}.")
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device!r} was asked for, but this machine has no usable CUDA device; choose 'cpu'.")
-    folder = find_folder(name, path)
-    torch_dtype = DTYPES[dtype]
-
-    def frozen(cls: Any, part: str) -> Any:
-        module = cls.from_pretrained(folder / part, torch_dtype=torch_dtype, local_files_only=True)
-        return module.requires_grad_(False).eval().to(device)
-
-    scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
-    if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
-        raise ValueError(
-            f"{folder} predicts {scheduler.config.prediction_type!r}; sdpet knows epsilon and v_prediction."
-        )
+    source = find_source(name if path is None and name != "lab" else path, use_ema, config)
     with _no_progress_bars():
-        return BaseModel(
-            unet=frozen(UNet2DConditionModel, "unet"),
-            vae=frozen(AutoencoderKL, "vae"),
-            text_encoder=frozen(CLIPTextModel, "text_encoder"),
-            tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-            scheduler=scheduler,
-            name=name,
-            weight_hash=hash_folder(folder),
-        )
+        parts = (_read_checkpoint if source.is_checkpoint else _read_folder)(source, DTYPES[dtype])
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        if part in parts:
+            parts[part].requires_grad_(False).eval().to(device)
+    base = BaseModel(name=name, weight_hash=source.content_hash(), side=image_size, **parts)
+    if base.prediction_type not in ("epsilon", "v_prediction"):
+        raise ValueError(f"{source.path} predicts {base.prediction_type!r}; sdpet knows epsilon and v_prediction.")
+    if base.image_size % base.downsampling:
+        raise ValueError(f"unet.image_size must be a multiple of {base.downsampling}, not {base.image_size}.")
+    if dtype == "float16" and base.vae.config.get("force_upcast") and base.is_xl:
+        base.vae.float()  # its activations overflow float16
+    return base
+
+
+def _read_folder(source: Source, dtype: torch.dtype) -> dict[str, Any]:
+    """The parts of a pipeline folder by the names they have in BaseModel."""
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    classes = {
+        "unet": UNet2DConditionModel,
+        "vae": AutoencoderKL,
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": CLIPTextModelWithProjection,
+        "tokenizer": CLIPTokenizer,
+        "tokenizer_2": CLIPTokenizer,
+    }
+    parts: dict[str, Any] = {"scheduler": DDPMScheduler.from_pretrained(source.path / "scheduler")}
+    for part in source.parts:
+        if part.startswith("tokenizer"):
+            parts[part] = classes[part].from_pretrained(source.path / part, local_files_only=True)
+        elif part != "scheduler":
+            options = {"torch_dtype": dtype, "variant": source.variant(part), "local_files_only": True}
+            parts[part] = classes[part].from_pretrained(source.path / part, **options)
+    if "text_encoder_2" in parts:
+        parts["zero_empty"] = sdxl.zeros_for_empty(source.path)
+    return parts
+
+
+def _read_checkpoint(source: Source, dtype: torch.dtype) -> dict[str, Any]:
+    from diffusers import DDPMScheduler
+
+    from sdpet.compvis.load import load_checkpoint
+    from sdpet.compvis.tokens import clip_tokenizer
+
+    networks = load_checkpoint(source, dtype)
+    there = (source.configs / "scheduler").is_dir()
+    schedule = (source.configs if there else ARCHITECTURES / "v1") / "scheduler"
+    if (source.configs / "tokenizer").is_dir():
+        from transformers import CLIPTokenizer
+
+        tokenizer = CLIPTokenizer.from_pretrained(source.configs / "tokenizer", local_files_only=True)
+    else:
+        tokenizer = clip_tokenizer()
+    scheduler = DDPMScheduler.from_pretrained(schedule)
+    return {**vars(networks), "tokenizer": tokenizer, "scheduler": scheduler}
 
 
 @contextmanager
@@ -167,46 +233,3 @@ def _no_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def find_folder(name: str, path: str | Path | None) -> Path:
-    """The local folder of a base model, fetched from the hub if `path` looks like a hub id and is no folder here."""
-    wanted = path if path is not None else (LAB_FOLDER if name == "lab" else name)
-    folder = Path(wanted).expanduser()
-    if not folder.is_dir() and _looks_like_hub_id(str(wanted)):
-        from huggingface_hub import snapshot_download
-
-        patterns = [f"{part}/*{end}" for part in PARTS for end in (".json", ".txt", "model.safetensors")]
-        try:
-            folder = Path(snapshot_download(str(wanted), allow_patterns=patterns))
-        except Exception as error:
-            raise ValueError(
-                f"the base model {str(wanted)!r} is neither a folder here nor to be had from the hub "
-                f"({type(error).__name__}); give unet.path the path of a diffusers pipeline folder."
-            ) from error
-    missing = [part for part in PARTS if not (folder / part).is_dir()]
-    if missing:
-        raise ValueError(
-            f"the base model folder {folder} lacks {', '.join(missing)}; expected is a diffusers Stable Diffusion "
-            f"pipeline folder with {', '.join(PARTS)}."
-        )
-    return folder
-
-
-def _looks_like_hub_id(text: str) -> bool:
-    return text.count("/") == 1 and not text.startswith((".", "~", "/")) and not text.endswith("/")
-
-
-def hash_folder(folder: str | Path) -> str:
-    """Hex hash of a pipeline folder's content: weights, configs and vocabulary, by relative path."""
-    digest = hashlib.blake2b(digest_size=16)
-    folder = Path(folder)
-    files = [file for part in PARTS for file in sorted((folder / part).rglob("*")) if file.is_file()]
-    for file in files:
-        if file.suffix not in (".safetensors", ".bin", ".json", ".txt"):
-            continue
-        digest.update(f"{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\0".encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 24):
-                digest.update(block)
-    return digest.hexdigest()

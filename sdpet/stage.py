@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdpet.study.validate import LAB_IMAGES, base_folder, data_folders, placement
+from sdpet.study.validate import LAB_IMAGES, data_folders, placement
 
 if TYPE_CHECKING:
     from sdpet.base import BaseModel
@@ -32,8 +32,11 @@ class Stage:
         from sdpet.base import load_base
 
         unet, device = config["unet"], config["trainer"]["device"]
-        key = [str(base_folder(config)), unet["dtype"], device]
-        return self._keep("base", key, lambda: load_base(unet["name"], base_folder(config), device, unet["dtype"]))
+        more = {key: unet[key] for key in ("use_ema", "config", "image_size") if unet.get(key)}
+        arguments = {"name": unet["name"], "path": unet["path"], "device": device, "dtype": unet["dtype"], **more}
+        if unet["path"] is None:
+            arguments["name"] = "lab"
+        return self._keep("base", arguments, lambda: load_base(**arguments))
 
     def scorer(self, config: Mapping[str, Any]) -> Scorer:
         from hydra.utils import instantiate

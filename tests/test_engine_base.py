@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sdpet.base import hash_folder, load_base
+from sdpet.base import load_base
+from sdpet.source import find_source
 from sdpet.tasks import DreamBoothTask, FinetuneTask
 from sdpet.tasks.batch import draw
 from sdpet.tasks.images import load_captioned, load_folder
@@ -29,12 +30,12 @@ def test_base_is_frozen_and_hashed_by_content(tiny_folder, tiny_base, tmp_path):
     assert not any(p.requires_grad for module in modules for p in module.parameters())
     assert (tiny_base.image_size, tiny_base.latent_shape) == (32, (4, 8, 8))
     copy = shutil.copytree(tiny_folder, tmp_path / "copy")
-    assert hash_folder(copy) == tiny_base.weight_hash
+    assert find_source(copy).content_hash() == tiny_base.weight_hash
     weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    assert hash_folder(copy) != tiny_base.weight_hash
+    assert find_source(copy).content_hash() != tiny_base.weight_hash
 
 
 def test_scaling_factor_and_shift_come_from_the_config(tiny_folder, tiny_base, tmp_path, noise_images):
@@ -59,7 +60,7 @@ def test_text_states_follow_their_prompts(tiny_base):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"name": "x", "path": "/nowhere/model"}, "expected is a diffusers Stable Diffusion pipeline folder"),
+        ({"name": "x", "path": "/nowhere/model"}, "unet.path must be a Stable Diffusion pipeline folder"),
         ({"dtype": "float8"}, "float32, float16, bfloat16"),
         ({"device": "cuda:99"}, "no usable CUDA device"),
     ],

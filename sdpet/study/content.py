@@ -16,8 +16,17 @@ CAPTIONS = (".txt", ".jsonl")
 def hash_folder(folder: Path, endings: tuple[str, ...], parts: tuple[str, ...] = ("",)) -> str:
     """Hash of the files with these endings in the named subfolders, by relative path and content."""
     found = [file for part in parts for file in sorted((folder / part).rglob("*"))]
-    files = [file for file in found if file.name.lower().endswith(endings)]
+    return hash_files(folder, [file for file in found if file.name.lower().endswith(endings)])
+
+
+def hash_files(folder: Path, files: Iterable[Path]) -> str:
+    """Hash of these files below `folder`, by relative path and content."""
     return _hash_files(folder, tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+def hash_file(file: Path) -> str:
+    """Hash of one file's content, whatever it is called."""
+    return _hash_files(file, ((file, file.stat().st_size, file.stat().st_mtime_ns),))
 
 
 @cache

@@ -124,6 +124,9 @@ RULES: dict[str, dict[str, Rule]] = {
         "path": optional(text),
         "dtype": choice(DTYPES),
         "guidance": number(0),
+        "use_ema": flag,
+        "config": optional(text),
+        "image_size": optional(whole(8)),
     },
     "task": {
         "_target_": text,

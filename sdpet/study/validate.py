@@ -12,7 +12,8 @@ from typing import Any
 
 import sdpet
 from sdpet.positions import PLACEMENTS, check_placement
-from sdpet.study.content import CAPTIONS, IMAGES, PIPELINE_PARTS, WEIGHTS, hash_folder
+from sdpet.source import source_of
+from sdpet.study.content import CAPTIONS, IMAGES, WEIGHTS, hash_folder
 from sdpet.study.rules import DTYPES, TASKS, check_values
 
 LAB = Path(sdpet.__file__).parent / "lab"
@@ -32,7 +33,7 @@ def validate(config: Any) -> dict[str, Any]:
     checked = check_values(_plain(config))
     _check_output(Path(checked["output_root"]).expanduser())
     _check_design(checked["adapter"])
-    _check_base(checked["unet"], checked["trainer"])
+    _check_base(checked["unet"], checked["trainer"], checked["quiet"])
     _check_task(checked["task"], checked["data"])
     _check_logger(checked["logger"])
     if checked["sampler"]["eta"] and checked["sampler"]["name"] != "ddim":
@@ -56,7 +57,8 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "seed": config["seed"],
         "adapter": config["adapter"],
-        "unet": {"dtype": unet["dtype"], "weights": hash_folder(base_folder(config), WEIGHTS, PIPELINE_PARTS)},
+        "unet": {"dtype": unet["dtype"], "weights": source_of(unet).content_hash()}
+        | {key: unet[key] for key in ("image_size",) if unet.get(key) is not None},
         "task": _without(config["task"], "_target_"),
         "data": _without(data, "noun", *content) | content,
         "trainer": config["trainer"],
@@ -69,11 +71,6 @@ def run_id(config: Mapping[str, Any]) -> str:
     """12 hex digits that name the run of a validated config; equal for equal `identity`."""
     text = json.dumps(identity(config), sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-
-
-def base_folder(config: Mapping[str, Any]) -> Path:
-    path = config["unet"]["path"]
-    return LAB / "pipeline" if path is None else Path(path).expanduser()
 
 
 def data_folders(config: Mapping[str, Any]) -> dict[str, Path]:
@@ -153,15 +150,12 @@ def _check_design(adapter: dict[str, Any]) -> None:
             raise InadmissiblePlacement(str(error)) from None
 
 
-def _check_base(unet: dict[str, Any], trainer: dict[str, Any]) -> None:
-    folder = LAB / "pipeline" if unet["path"] is None else Path(unet["path"]).expanduser()
-    missing = [part for part in PIPELINE_PARTS if not (folder / part).is_dir()]
-    if missing:
-        what = "does not exist" if not folder.is_dir() else f"lacks {', '.join(missing)}"
-        raise ValueError(
-            f"the base model's folder {folder} {what}; unet.path must be a Stable Diffusion folder in diffusers' "
-            f"format, with {', '.join(PIPELINE_PARTS)}."
-        )
+def _check_base(unet: dict[str, Any], trainer: dict[str, Any], quiet: bool) -> None:
+    source = source_of(unet, quiet)
+    if unet.get("image_size") is not None:
+        step = 2 ** (len(source.config("vae")["block_out_channels"]) - 1)
+        if unet["image_size"] % step:
+            raise ValueError(f"unet.image_size must be a multiple of {step}, not {unet['image_size']}.")
     device = trainer["device"]
     processes = trainer.get("devices", 1) * trainer.get("num_nodes", 1)
     if device != "cpu" and device.split(":")[0] != "cuda":

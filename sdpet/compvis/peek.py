@@ -1,0 +1,139 @@
+"""What a checkpoint file holds, read without torch and without executing what is pickled in it.
+
+`torch.save` writes a zip archive whose `data.pkl` is a list of instructions to a small machine; among them are names
+of functions to call. Reading the list is harmless, running it is not: a file can name any function of any module.
+"""
+
+from __future__ import annotations
+
+import json
+import pickletools
+import struct
+import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import IO
+
+UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
+EMA = "model_ema."
+# What plain tensors in dictionaries are made of.
+_TENSORS = {
+    "collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor",
+    "torch._utils _rebuild_parameter", "torch.nn.parameter Parameter", "torch Size", "torch device", "_codecs encode",
+    *(f"torch {name}" for name in "float16 bfloat16 float32 float64 int8 uint8 int16 int32 int64 bool".split()),
+}  # fmt: skip
+# What training tools leave beside the weights: packages, and names of the standard library. Nothing of it is ever
+# imported, inert stand-ins take its place (see `load`).
+_TOOLS = ("pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities", "omegaconf", "numpy")
+_PLAIN = {
+    "collections defaultdict", "builtins dict", "builtins list", "builtins set", "builtins object", "builtins int",
+    "builtins float", "builtins str", "builtins tuple", "argparse Namespace", "pathlib PosixPath",
+    "pathlib WindowsPath", "copyreg _reconstructor",
+}  # fmt: skip
+
+
+@dataclass
+class Contents:
+    """names: strings in the file, the keys of its weights among them; objects: what it would import, "module name"."""
+
+    names: set[str] = field(default_factory=set)
+    objects: set[str] = field(default_factory=set)
+
+    def __contains__(self, prefix: str) -> bool:
+        return any(name.startswith(prefix) for name in self.names)
+
+
+def check_checkpoint(file: Path, use_ema: bool) -> None:
+    """ValueError, in one sentence, unless the file is a Stable Diffusion v1 checkpoint that is safe to read."""
+    found = contents(file)
+    refuse_code(file, found)
+    if "conditioner.embedders." in found or "cond_stage_model.model." in found:
+        raise ValueError(
+            f"{file} is a checkpoint of Stable Diffusion 2 or XL; original files are read of v1 only, so give "
+            "unet.path its pipeline folder in diffusers' format (unet=sd21 or unet=sdxl)."
+        )
+    missing = [prefix for prefix in (UNET, VAE, TEXT) if prefix not in found]
+    if missing:
+        raise ValueError(f"{file} is no Stable Diffusion v1 checkpoint: it holds no weights named {missing[0]}*.")
+    if use_ema and EMA + "diffusion_model" not in found:
+        raise ValueError(f"{file} holds no EMA weights ({EMA}*); set unet.use_ema=false.")
+
+
+def refuse_code(file: Path, found: Contents) -> None:
+    """ValueError when reading the file in the ordinary way would call functions that have no place in it."""
+    if code := sorted(name for name in found.objects if not is_data(name)):
+        raise ValueError(
+            f"{file} was not read, as it could run code of its maker's choice on this machine: besides weights it "
+            f"names {code[0].replace(' ', '.')}{f' and {len(code) - 1} more' if len(code) > 1 else ''}; give the "
+            "model's .safetensors file or its folder in diffusers' format, or another copy from a source you trust."
+        )
+
+
+def is_data(name: str) -> bool:
+    """Whether what the file would import ("module name") is part of a tensor, or a stand-in can take its place."""
+    module, _, attribute = name.partition(" ")
+    storage = module in ("torch", "torch.storage") and attribute.endswith("Storage")
+    return name in _TENSORS or storage or is_replaced(name)
+
+
+def is_replaced(name: str) -> bool:
+    """Whether an inert stand-in takes its place: what training tools leave there (callbacks, counters)."""
+    return name in _PLAIN or name.split(" ")[0].split(".")[0] in _TOOLS
+
+
+def contents(file: Path) -> Contents:
+    """ValueError when the file is neither a checkpoint of torch.save nor of safetensors."""
+    return _contents(file, file.stat().st_mtime_ns)
+
+
+@cache
+def _contents(file: Path, changed: int) -> Contents:
+    try:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                name = next(name for name in archive.namelist() if name.split("/")[-1] == "data.pkl")
+                with archive.open(name) as stream:
+                    return _scan([stream.read()])
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if stream.read(1) == b"{" and length < file.stat().st_size:
+                header = json.loads(b"{" + stream.read(length - 1))
+                return Contents(names=set(header) - {"__metadata__"})
+            stream.seek(0)
+            return _scan(_legacy(stream))
+    except (OSError, StopIteration, ValueError, struct.error, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{file} is neither a checkpoint written by torch.save nor a .safetensors file, or it is damaged "
+            f"({type(error).__name__})."
+        ) from error
+
+
+def _legacy(stream: IO[bytes]) -> Iterable[IO[bytes]]:
+    """Before torch 1.6 a file was four pickles, one after the other: number, version, machine, weights."""
+    for _ in range(4):
+        yield stream
+
+
+def _scan(pickles: Iterable[bytes | IO[bytes]]) -> Contents:
+    found = Contents()
+    for pickle in pickles:
+        recent: list[str] = []  # STACK_GLOBAL takes module and name from the stack
+        for opcode, argument, _ in pickletools.genops(pickle):
+            if opcode.name in ("GLOBAL", "INST"):
+                found.objects.add(_today(str(argument)))
+            elif opcode.name == "STACK_GLOBAL":
+                found.objects.add(_today(" ".join(recent[-2:])))
+            elif isinstance(argument, str):
+                found.names.add(argument)
+                recent = [*recent[-1:], argument]
+    return found
+
+
+def _today(name: str) -> str:
+    """Names of Python 2, in which the older formats are written, as Python 3 has them."""
+    module, _, attribute = name.partition(" ")
+    module, attribute = NAME_MAPPING.get((module, attribute), (module, attribute))
+    return f"{IMPORT_MAPPING.get(module, module)} {attribute}"
