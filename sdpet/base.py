@@ -79,7 +79,7 @@ class BaseModel:
     def encode_text(self, prompts: Sequence[str]) -> torch.Tensor:
         """Rows of conditioning (N, L, D), one a prompt, to be passed to `predict`; equal prompts are computed once.
 
-        Non-pooled text states, padded to the tokenizer's length; of Stable Diffusion XL also the pooled text (see sdxl).
+        Non-pooled text states, padded to the tokenizer's length; of Stable Diffusion XL also pooled text (see sdxl).
         """
         unique = list(dict.fromkeys(prompts))
         if self.is_xl:

@@ -159,16 +159,14 @@ def test_config_files_agree_with_the_table_of_positions(overrides):
 def test_the_rules_name_what_the_code_knows():
     """The rules repeat some names so that they need no torch; here they are held against the code."""
     from sdpet.adapters.spec import ACTIVATIONS, INITS
-    from sdpet.base import DTYPES, PARTS
+    from sdpet.base import DTYPES
     from sdpet.fit import PRECISIONS
     from sdpet.methods import METHODS
     from sdpet.sample import SAMPLERS
-    from sdpet.study.content import PIPELINE_PARTS
 
     assert rules.ACTIVATIONS == ACTIVATIONS and rules.INITS == INITS
     assert set(rules.METHODS) == set(METHODS) and set(rules.SAMPLERS) == set(SAMPLERS)
     assert set(rules.DTYPES) == set(DTYPES) and set(rules.PRECISIONS) == set(PRECISIONS)
-    assert set(PIPELINE_PARTS) == set(PARTS)
     assert set(INPUTS) > set(OUTPUTS)
 
 
