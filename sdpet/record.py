@@ -71,6 +71,7 @@ class Record:
     metrics: dict[str, float] = field(default_factory=dict)
     anchors: dict[str, dict[str, float | None]] = field(default_factory=dict)  # metric: floor and ceiling
     protocol: dict[str, Any] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)  # scores asked for and not had: why
     sizes: dict[str, int | None] = field(default_factory=dict)
     seconds: dict[str, float | None] = field(default_factory=dict)
     peak_memory: int | None = None

@@ -157,12 +157,12 @@ def _run(
     from sdpet.loop import Alone, Member
     from sdpet.methods import build, build_fleet
     from sdpet.sample import NOT_FINITE
-    from sdpet.scoring import evaluate_together, save_samples
+    from sdpet.scoring import evaluate_together, save_noise_map, save_samples
 
     config = runs[0][0]
     torch.set_num_threads(config["trainer"]["threads"])
-    base, task, scorer = stage.base(config), stage.task(config), stage.scorer(config)
-    frames = [anchors_of(own, stage) for own, _, _ in runs]
+    base, task, scorers = stage.base(config), stage.task(config), stage.scorers(config)
+    frames = [anchors_of(own, stage, keep=True) for own, _, _ in runs]
     base_params = sum(p.numel() for p in base.unet.parameters())
     started = time.perf_counter()
     designs = [design_of(own, base) for own, _, _ in runs]
@@ -207,7 +207,7 @@ def _run(
             if scored:
                 sampler, plan = instantiate(config["sampler"]), eval_plan(config)
                 found = evaluate_together(
-                    base, task, scorer, sampler, [seeds[i] for i in scored], plan, _sampling(watch)
+                    base, task, scorers, sampler, [seeds[i] for i in scored], plan, _sampling(watch)
                 )
                 for i, scores in zip(scored, found, strict=True):
                     if scores is None:
@@ -215,7 +215,9 @@ def _run(
                         continue
                     records[i].metrics, records[i].protocol = scores.metrics, scores.protocol
                     records[i].seconds |= scores.seconds
+                    records[i].missing = scores.missing
                     save_samples(scores, runs[i][1] / "samples")
+                    save_noise_map(scores, runs[i][1])
             for (_, folder, _), record, log in zip(runs, records, logs, strict=True):
                 record.seconds["total"] = (time.perf_counter() - started) / len(runs)
                 log.summarize(record, folder)
@@ -254,11 +256,11 @@ def evaluate(config: Any, folder: Path, stage: Stage | None = None, watch: Watch
 
     stage = stage or Stage()
     torch.set_num_threads(config["trainer"]["threads"])
-    base, task, scorer = stage.base(config), stage.task(config), stage.scorer(config)
+    base, task, scorers = stage.base(config), stage.task(config), stage.scorers(config)
     handle = load(base, folder)
     try:
         sampler = instantiate(config["sampler"])
-        return evaluate_run(base, task, scorer, sampler, config["seed"], eval_plan(config), _sampling(watch))
+        return evaluate_run(base, task, scorers, sampler, config["seed"], eval_plan(config), _sampling(watch))
     finally:
         handle.detach()
 

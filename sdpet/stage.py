@@ -12,13 +12,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdpet.study.validate import LAB_IMAGES, data_folders, placement
+from sdpet.study.validate import LAB_IMAGES, SCORER_KEYS, data_folders, placement, scorers
 
 if TYPE_CHECKING:
     from sdpet.base import BaseModel
     from sdpet.methods import Design
-    from sdpet.scoring import EvalPlan, Scorer
+    from sdpet.scoring import EvalPlan, Scorers
     from sdpet.tasks import Task
+
+# What eval names and a task has no use for, and what the rest is called in scores.
+UNUSED = {"dreambooth": ("features",), "finetune": ("diversity",)}
+SCORER_NAMES = {"scorer": "clip"}
 
 
 class Stage:
@@ -38,11 +42,17 @@ class Stage:
             arguments["name"] = "lab"
         return self._keep("base", arguments, lambda: load_base(**arguments))
 
-    def scorer(self, config: Mapping[str, Any]) -> Scorer:
-        from hydra.utils import instantiate
+    def scorers(self, config: Mapping[str, Any]) -> Scorers:
+        """Those that the task needs of the ones eval names. ValueError (one sentence) for what cannot be had."""
+        from sdpet.scoring.scorers import load
 
-        arguments = config["eval"]["scorer"]
-        return self._keep("scorer", arguments, lambda: instantiate(arguments))
+        hush()
+        unused = UNUSED[config["task"]["name"]]
+        wanted = {name: item for name, item in scorers(config["eval"]).items() if name not in unused}
+        strict = config["eval"].get("strict", True)
+        cache = Path(config["output_root"]).expanduser() / ".features"
+        makers = {SCORER_NAMES.get(name, name.rpartition(".")[2]): _maker(item) for name, item in wanted.items()}
+        return self._keep("scorers", [wanted, strict, str(cache)], lambda: load(makers, strict, cache))
 
     def task(self, config: Mapping[str, Any]) -> Task:
         """Latents and text states are computed once a task, whatever the number of runs."""
@@ -61,15 +71,20 @@ class Stage:
         return self._kept[what][1]
 
 
-def anchors_of(config: Mapping[str, Any], stage: Stage) -> dict[str, dict[str, float | None]]:
-    """Floor and ceiling of each metric, kept in output_root/.anchors for all runs that share them."""
+def anchors_of(config: Mapping[str, Any], stage: Stage, keep: bool = False) -> dict[str, dict[str, float | None]]:
+    """Floor and ceiling of each metric, kept in output_root/.anchors for all runs that share them.
+
+    keep: the floor's images are also put beside the runs, in output_root/<study>/base/seed<seed>.
+    """
     from hydra.utils import instantiate
 
     from sdpet.anchors import anchors
 
-    base, task, scorer = stage.base(config), stage.task(config), stage.scorer(config)
-    cache = Path(config["output_root"]).expanduser() / ".anchors"
-    return anchors(base, task, scorer, instantiate(config["sampler"]), config["seed"], eval_plan(config), cache)
+    base, task, scorers = stage.base(config), stage.task(config), stage.scorers(config)
+    root = Path(config["output_root"]).expanduser()
+    samples = root / config["study"] / "base" / f"seed{config['seed']}" if keep else None
+    sampler, plan = instantiate(config["sampler"]), eval_plan(config)
+    return anchors(base, task, scorers, sampler, config["seed"], plan, root / ".anchors", samples=samples)
 
 
 def protocol_of(config: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
@@ -79,15 +94,16 @@ def protocol_of(config: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
     from sdpet.scoring import protocol
 
     hush()
-    base, task, scorer = stage.base(config), stage.task(config), stage.scorer(config)
-    made_by = protocol(base, task, scorer, instantiate(config["sampler"]), eval_plan(config))
+    base, task, scorers = stage.base(config), stage.task(config), stage.scorers(config)
+    made_by = protocol(base, task, scorers, instantiate(config["sampler"]), eval_plan(config))
     return json.loads(json.dumps(made_by))  # as it reads in a record
 
 
 def eval_plan(config: Mapping[str, Any]) -> EvalPlan:
     from hydra.utils import instantiate
 
-    return instantiate({key: value for key, value in config["eval"].items() if key != "scorer"}, _convert_="all")
+    apart = ("similarity", "strict", *SCORER_KEYS)
+    return instantiate({key: value for key, value in config["eval"].items() if key not in apart}, _convert_="all")
 
 
 def hush() -> None:
@@ -119,6 +135,12 @@ def design_of(config: Mapping[str, Any], base: BaseModel) -> Design:
     if adapter["mid_dim"] is None:
         spec = replace(spec, mid_dim=mid_dim_for(base.unet, spec, adapter["params"]))
     return Design("adapter", spec)
+
+
+def _maker(arguments: Mapping[str, Any]) -> Callable[[], Any]:
+    from hydra.utils import instantiate
+
+    return lambda: instantiate(arguments)
 
 
 def _data_arguments(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -100,7 +100,8 @@ def test_a_run_is_drawn_and_scored_by_role(tiny_base, task, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "index.jsonl").read_text().splitlines()]
     stored = np.stack([np.asarray(Image.open(tmp_path / row["file"])) for row in rows])
     assert rows == result.index and np.array_equal(stored, images)
-    assert task.scores(stored, task.shots(PLAN), scorer) == pytest.approx(result.metrics, abs=1e-6)
+    of_images = {name: value for name, value in result.metrics.items() if name != "noise_difference"}
+    assert task.scores(stored, task.shots(PLAN), scorer) == pytest.approx(of_images, abs=1e-6)
 
 
 def test_evaluation_noise_is_the_seeds_and_shared_by_designs(tiny_base, task):
@@ -136,6 +137,7 @@ def test_anchors_are_the_untuned_base_and_real_images(tiny_base, task, tmp_path,
         "clip_i": pytest.approx(real),
         "clip_t": None,
         "prior_drift": None,
+        "noise_difference": None,
     }
     calls = []
     monkeypatch.setattr(sdpet.anchors, "evaluate_run", lambda *a: calls.append(a) or evaluate_run(*a))
@@ -161,7 +163,7 @@ def test_finetuning_is_scored_by_distance(tiny_base):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # 9 images are enough for 6 features
         frame = anchors(tiny_base, task, scorer, SAMPLER, 0, PLAN)
-    assert set(frame) == {"fid", "clip_t"}
+    assert set(frame) == {"fid", "fid_infinity", "clip_t"}
     assert frame["fid"]["ceiling"] == pytest.approx(
         fid(tiny_base.through_vae(pictures(20)[:9]), pictures(20, 1), scorer)
     )

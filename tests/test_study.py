@@ -49,7 +49,11 @@ def test_a_run_leaves_one_complete_folder(overrides, out, stage):
     assert folder == out / "single" / record.run_id
     assert record == Record.read(folder)
     assert record.factors["placement"] == "attn2o-ffni" and record.factors["mid_dim"] >= 1
-    assert set(record.metrics) == set(record.anchors) == {"clip_i", "clip_t", "prior_drift"}
+    assert set(record.metrics) == set(record.anchors) == {"clip_i", "clip_t", "prior_drift", "noise_difference"}
+    base = folder.parent / "base" / "seed0"
+    assert sorted(p.name for p in base.rglob("*")) == sorted(
+        p.name for p in [*folder.rglob("samples/*"), folder / "samples", folder / "noise_difference.npz"]
+    )
     assert {"trainable_params", "base_params", "adapters", "bytes"} == set(record.sizes)
     assert abs(record.sizes["trainable_params"] - 24000) < 1000
     assert {"train", "per_step", "sample", "score", "total"} == set(record.seconds)

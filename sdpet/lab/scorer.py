@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     import open_clip
@@ -30,6 +30,12 @@ class LabScorer:
     """
 
     name = "lab-clip"
+    preparation: ClassVar[dict[str, str]] = {
+        "resize": "bilinear, antialiased, to 64 (torch)",
+        "crop": "none",
+        "value_range": "-1 to 1",
+        "dtype": "float32",
+    }
 
     def __init__(self, model: open_clip.CLIP, tokenizer: CLIPTokenizer, weight_hash: str) -> None:
         self.model = model.eval().requires_grad_(False)

@@ -1,13 +1,22 @@
 """Scores of images: pure metrics, what a finished run draws, and the protocol that says how scores were made."""
 
-from sdpet.scoring.evaluate import Evaluation, evaluate_run, evaluate_together, protocol, save_samples
-from sdpet.scoring.metrics import Scorer, clip_i, clip_t, fid
+from sdpet.scoring.evaluate import (
+    Evaluation,
+    evaluate_run,
+    evaluate_together,
+    protocol,
+    save_noise_map,
+    save_samples,
+)
+from sdpet.scoring.metrics import clip_i, clip_t, fid
 from sdpet.scoring.plan import EvalPlan, Shot
+from sdpet.scoring.scorers import Scorer, Scorers
 
 __all__ = [
     "EvalPlan",
     "Evaluation",
     "Scorer",
+    "Scorers",
     "Shot",
     "clip_i",
     "clip_t",
@@ -15,5 +24,6 @@ __all__ = [
     "evaluate_together",
     "fid",
     "protocol",
+    "save_noise_map",
     "save_samples",
 ]

@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,10 @@ import numpy as np
 from sdpet.base import BaseModel
 from sdpet.files import atomically
 from sdpet.sample import NOT_FINITE, Progress, SamplerConfig, sample_together
-from sdpet.scoring.metrics import Scorer
+from sdpet.scoring import noise
+from sdpet.scoring.measures import described
 from sdpet.scoring.plan import EvalPlan, hash_text, image_seeds
-from sdpet.scoring.remembering import Remembering
+from sdpet.scoring.scorers import Scorer, Scorers
 
 if TYPE_CHECKING:
     from sdpet.tasks import Task
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 class Evaluation:
     """Scores of one run, how they were made, and the images uint8 (N, H, W, 3) they were made from.
 
-    index: one row an image, keys file, prompt, seed, role; seconds: keys sample and score.
+    index: one row an image, keys file, prompt, seed, role; seconds: keys sample and score; missing: why a score or
+    scorer that was asked for is not there; noise_map: float32 (h, w), see `noise_differences`, or None.
     """
 
     metrics: dict[str, float]
@@ -35,12 +37,14 @@ class Evaluation:
     images: np.ndarray
     index: list[dict[str, Any]]
     seconds: dict[str, float]
+    missing: dict[str, str] = field(default_factory=dict)
+    noise_map: np.ndarray | None = None
 
 
 def evaluate_run(
     base: BaseModel,
     task: Task,
-    scorer: Scorer,
+    scorer: Scorer | Scorers,
     sampler: SamplerConfig,
     seed: int,
     plan: EvalPlan | None = None,
@@ -60,7 +64,7 @@ def evaluate_run(
 def evaluate_together(
     base: BaseModel,
     task: Task,
-    scorer: Scorer,
+    scorer: Scorer | Scorers,
     sampler: SamplerConfig,
     seeds: Sequence[int],
     plan: EvalPlan | None = None,
@@ -70,39 +74,51 @@ def evaluate_together(
 
     seeds: the members', in order of their rows. Seconds are a member's share.
     """
-    plan = plan or EvalPlan()
+    plan, scorers = plan or EvalPlan(), Scorers.of(scorer)
     shots = task.shots(plan)
-    noise = [image_seeds(shots, seed if plan.eval_seed is None else plan.eval_seed) for seed in seeds]
+    noise_of = [seed if plan.eval_seed is None else plan.eval_seed for seed in seeds]
+    noise_seeds = [image_seeds(shots, seed) for seed in noise_of]
     start = time.perf_counter()
-    drawn = sample_together(base, [shot.prompt for shot in shots], noise, sampler, progress, plan.chunk)
+    drawn = sample_together(base, [shot.prompt for shot in shots], noise_seeds, sampler, progress, plan.chunk)
     sampled = time.perf_counter()
-    remembering = Remembering(scorer)
-    if finite := [images for images in drawn if images is not None]:
-        remembering.look_at(np.concatenate(finite))
-    metrics = [None if images is None else task.scores(images, shots, remembering) for images in drawn]
+    no_map = noise.lacking(task, plan)
+    maps = None if no_map else noise.noise_differences(base, task, noise_of, plan)
+    made_by = protocol(base, task, scorers, sampler, plan)
+    missing = dict(scorers.missing) | ({noise.METRIC: no_map} if no_map and task.name == "dreambooth" else {})
+    try:
+        metrics = [None if images is None else task.scores(images, shots, scorers, plan) for images in drawn]
+    finally:
+        scorers.forget()
     seconds = {"sample": (sampled - start) / len(seeds), "score": (time.perf_counter() - sampled) / len(seeds)}
-    made_by = protocol(base, task, scorer, sampler, plan)
     evaluations: list[Evaluation | None] = []
-    for images, scores, image_noise in zip(drawn, metrics, noise, strict=True):
+    for i, (images, scores) in enumerate(zip(drawn, metrics, strict=True)):
+        own_map = None if maps is None or not np.isfinite(maps[i]).all() else maps[i]
+        if images is None or scores is None:
+            evaluations.append(None)
+            continue
+        if own_map is not None:
+            scores[noise.METRIC] = float(own_map.mean(dtype=np.float64))
         index = [
-            {"file": f"{i:05d}.png", "prompt": shot.prompt, "seed": image_seed, "role": shot.role}
-            for i, (shot, image_seed) in enumerate(zip(shots, image_noise, strict=True))
+            {"file": f"{n:05d}.png", "prompt": shot.prompt, "seed": image_seed, "role": shot.role}
+            for n, (shot, image_seed) in enumerate(zip(shots, noise_seeds[i], strict=True))
         ]
-        ended = images is None or scores is None
-        evaluations.append(None if ended else Evaluation(scores, made_by, images, index, dict(seconds)))  # type: ignore[arg-type]
+        evaluations.append(Evaluation(scores, made_by, images, index, dict(seconds), dict(missing), own_map))
     return evaluations
 
 
 def protocol(
-    base: BaseModel, task: Task, scorer: Scorer, sampler: SamplerConfig, plan: EvalPlan | None = None
+    base: BaseModel, task: Task, scorer: Scorer | Scorers, sampler: SamplerConfig, plan: EvalPlan | None = None
 ) -> dict[str, Any]:
-    """How scores are made; two scores compare only if their protocols are equal. Needs no sampling."""
-    plan = plan or EvalPlan()
+    """How scores are made; two scores compare only if this agrees, as to what is of all and to the entry in "scores".
+
+    Needs no sampling.
+    """
+    plan, scorers = plan or EvalPlan(), Scorers.of(scorer)
     shots = task.shots(plan)
+    scores = described(task.measures(scorers, plan), shots, scorers)
+    if noise.lacking(task, plan) is None:
+        scores[noise.METRIC] = noise.described(task, plan)
     return {
-        "scorer": scorer.name,
-        "scorer_hash": scorer.weight_hash,
-        "resize": getattr(scorer, "resize", None),  # images of another size than the scorer's
         "sampler": asdict(sampler),
         "images": dict(Counter(shot.role for shot in shots)),
         "prompts_hash": hash_text(json.dumps([[shot.prompt, shot.role, shot.text] for shot in shots])),
@@ -112,6 +128,7 @@ def protocol(
         "image_bits": 8,
         "score_dtype": "float64",
         **task.reference_protocol(),
+        "scores": scores,
     }
 
 
@@ -125,3 +142,15 @@ def save_samples(evaluation: Evaluation, folder: str | Path) -> None:
         Image.fromarray(image).save(folder / row["file"])
     lines = "".join(json.dumps(row) + "\n" for row in evaluation.index)
     atomically(folder / "index.jsonl", lambda file: file.write_text(lines, encoding="utf-8"))
+
+
+def save_noise_map(evaluation: Evaluation, folder: Path) -> None:
+    """Write noise_difference.npz (key "map") into the folder, if there is a map."""
+    if evaluation.noise_map is not None:
+        with_map = evaluation.noise_map
+
+        def write(file: Path) -> None:
+            with file.open("wb") as stream:  # by name, numpy would add an ending
+                np.savez(stream, map=with_map)
+
+        atomically(folder / "noise_difference.npz", write)

@@ -1,81 +1,45 @@
-"""Metrics as pure functions of 8-bit images uint8 (N, H, W, 3) and a scorer."""
+"""The main metrics as plain functions of 8-bit images uint8 (N, H, W, 3) and a scorer."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
-import torch
+
+from sdpet.scoring.distances import frechet
+from sdpet.scoring.scorers import CLIP, Scorer, Scorers
 
 
-class Scorer(Protocol):
-    """An image-text model: unit vectors of images uint8 (N, 3, H, W) and of texts."""
-
-    name: str
-    weight_hash: str
-
-    def encode_image(self, images: torch.Tensor) -> torch.Tensor: ...
-    def encode_text(self, texts: list[str]) -> torch.Tensor: ...
-
-
-def clip_i(images: np.ndarray, references: np.ndarray, scorer: Scorer) -> float:
+def clip_i(images: np.ndarray, references: np.ndarray, scorer: Scorer | Scorers, name: str = CLIP) -> float:
     """Mean cosine over all pairs of an image and a reference (the paper's CLIP similarity)."""
+    scorers = Scorers.of(scorer)
     # The mean of all products is the product of the means.
-    a, b = features(images, scorer).double(), features(references, scorer).double()
-    return float(a.mean(dim=0) @ b.mean(dim=0))
+    return float(scorers.features(name, images).mean(dim=0) @ scorers.reference_features(name, references).mean(dim=0))
 
 
-def clip_t(images: np.ndarray, texts: Sequence[str], scorer: Scorer) -> float:
-    """Mean cosine of each image and its own text."""
-    unique = list(dict.fromkeys(texts))
-    text = scorer.encode_text(unique).double().cpu()[[unique.index(t) for t in texts]]  # (N, D)
-    return float((features(images, scorer).double() * text).sum(dim=1).mean())
+def clip_t(images: np.ndarray, texts: Sequence[str], scorer: Scorer | Scorers) -> float:
+    """Mean cosine of each image and its own text (a hundredth of what is elsewhere called the CLIP score)."""
+    scorers = Scorers.of(scorer)
+    return float((scorers.features(CLIP, images) * scorers.texts(list(texts))).sum(dim=1).mean())
 
 
-def fid(images: np.ndarray, references: np.ndarray, scorer: Scorer) -> float:
-    """Fréchet distance (Heusel et al. 2017) between Gaussians fitted to the scorer's unit image features, in float64.
+def fid(
+    images: np.ndarray, references: np.ndarray, scorer: Scorer | Scorers, name: str = CLIP, raw: bool = False
+) -> float:
+    """Fréchet distance between Gaussians fitted to the scorer's image features, in float64.
 
-    Unit features make it much smaller than Inception's FID; the two do not compare. Warns when there are no more
-    images than features (the covariance is then singular); raises ValueError for fewer than two images.
+    Unit features (raw=False) make it much smaller than Inception's FID; the two do not compare. Warns when there are no
+    more images than features (the covariance is then singular); raises ValueError for fewer than two images.
     """
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
+    scorers = Scorers.of(scorer)
     fewest = min(len(images), len(references))
     if fewest < 2:
         raise ValueError(f"FID needs at least two images on each side, not {len(images)} and {len(references)}.")
-    tower = _ImageTower(scorer, images)
-    if fewest <= tower.num_features:
+    a = scorers.features(name, images, raw)
+    if fewest <= a.shape[1]:
         warnings.warn(
-            f"FID of {fewest} images in {tower.num_features} features is singular; draw more images.",
+            f"FID of {fewest} images in {a.shape[1]} features is singular; draw more images.",
             stacklevel=2,
         )
-    metric = FrechetInceptionDistance(feature=tower)
-    metric.update(_channels_first(references), real=True)
-    metric.update(_channels_first(images), real=False)
-    return float(metric.compute())
-
-
-@torch.no_grad()
-def features(images: np.ndarray, scorer: Scorer, chunk: int = 128) -> torch.Tensor:
-    """Unit image features (N, D) of images uint8 (N, H, W, 3), on the CPU."""
-    if not len(images):
-        raise ValueError("there are no images to score.")
-    return torch.cat([scorer.encode_image(part).cpu() for part in _channels_first(images).split(chunk)])
-
-
-class _ImageTower(torch.nn.Module):
-    """A scorer's image side as the feature extractor that torchmetrics asks for; float64 keeps its result so."""
-
-    def __init__(self, scorer: Scorer, images: np.ndarray):
-        super().__init__()
-        self._scorer = scorer
-        self.num_features = features(images[:1], scorer).shape[1]
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return features(images.permute(0, 2, 3, 1).numpy(), self._scorer).double()
-
-
-def _channels_first(images: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+    return frechet(a, scorers.reference_features(name, references, raw))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,19 +32,23 @@ class OpenClipScorer:
                 f"({type(error).__name__}); give the path of a checkpoint on this machine, or take eval=lab."
             ) from error
         self.name = f"{model}/{pretrained}" if pretrained in tags else model
-        self.resize = "as open_clip prepares images for this model"
+        self.preparation = _preparation(clip)
         self._clip = clip.requires_grad_(False).eval()
         self._preprocess, self._tokenize, self._device = preprocess, open_clip.get_tokenizer(model), device
-        self.weight_hash = _hash_weights(clip)
+        self.weight_hash = hash_weights(clip)
 
     @torch.no_grad()
-    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
-        """Unit vectors (N, D) of images uint8 (N, 3, H, W)."""
+    def encode_raw(self, images: torch.Tensor) -> torch.Tensor:
+        """Features (N, D) of images uint8 (N, 3, H, W), as long as the model makes them."""
         from PIL import Image
 
         pictures = [Image.fromarray(image) for image in images.permute(0, 2, 3, 1).cpu().numpy()]
         pixels = torch.stack([self._preprocess(picture) for picture in pictures]).to(self._device)
-        return self._clip.encode_image(pixels, normalize=True).float()
+        return self._clip.encode_image(pixels).float()
+
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        """Unit vectors (N, D) of images uint8 (N, 3, H, W)."""
+        return torch.nn.functional.normalize(self.encode_raw(images), dim=-1)
 
     @torch.no_grad()
     def encode_text(self, texts: list[str]) -> torch.Tensor:
@@ -51,7 +56,20 @@ class OpenClipScorer:
         return self._clip.encode_text(self._tokenize(texts).to(self._device), normalize=True).float()
 
 
-def _hash_weights(model: torch.nn.Module) -> str:
+def _preparation(clip: torch.nn.Module) -> dict[str, Any]:
+    """What open_clip's preprocessing of this model does, in words."""
+    given: Any = getattr(clip.visual, "preprocess_cfg", None) or {}
+    size = getattr(clip.visual, "image_size", None)
+    return {
+        "resize": f"{given.get('interpolation')}, antialiased, {given.get('resize_mode')} side to {size} (PIL)",
+        "crop": "centre",
+        "value_range": f"mean {list(given.get('mean') or ())}, std {list(given.get('std') or ())}",
+        "dtype": "float32",
+    }
+
+
+def hash_weights(model: torch.nn.Module) -> str:
+    """Hex hash of a model's state dict."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())

@@ -109,6 +109,7 @@ def _evaluate(config: dict[str, Any], folder: Path, record: Record, quiet: bool)
         "metrics": scores.metrics,
         "anchors": frame,
         "protocol": scores.protocol,
+        "missing": scores.missing,
         "seconds": scores.seconds,
         "samples": name,
         "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -19,6 +19,9 @@ SAMPLERS = ("dpm", "ddim", "plms")
 LOGGERS = ("none", "csv", "tensorboard", "wandb")
 SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+DISTANCES = ("fid", "kid", "precision_recall", "density_coverage", "cmmd")
+SUITES = ("objects", "living")  # files of sdpet/scoring/suites
+PLACES = ("{prompt}", "{subject}")  # of a template for prompts
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -74,6 +77,16 @@ def target(value: Any) -> dict[str, Any]:
     return value
 
 
+def targets(value: Any) -> dict[str, Any]:
+    """Objects by name; names become those of metrics."""
+    taken = ("clip", "features", "diversity", "lpips")
+    if not isinstance(value, dict) or not all(str(name).isidentifier() and name not in taken for name in value):
+        raise ValueError(
+            f"must be mappings with _target_ by name (none of {', '.join(taken)}), as in conf/eval/full.yaml"
+        )
+    return {name: target(item) for name, item in value.items() if item is not None}
+
+
 def flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError("must be true or false")
@@ -84,6 +97,22 @@ def texts(value: Any) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(item, str) and item.strip() for item in value):
         raise ValueError("must be a list of texts")
     return value
+
+
+def templates(value: Any) -> list[str] | str:
+    """Prompts with a place for the subject, or the name of a suite."""
+    if isinstance(value, str):
+        return choice(SUITES)(value)
+    for template in texts(value):
+        if not any(place in template for place in PLACES):
+            raise ValueError(f"has {template!r}, which lacks {{prompt}}, where the subject's prompt goes")
+    return value
+
+
+def several(options: Sequence[str]) -> Rule:
+    """A list of some of these."""
+    one = choice(options)
+    return lambda value: [one(item) for item in texts(value)]
 
 
 def folder_name(value: Any) -> str:
@@ -173,11 +202,17 @@ RULES: dict[str, dict[str, Rule]] = {
     "eval": {
         "_target_": text,
         "scorer": target,
+        "similarity": targets,
+        "features": optional(target),
+        "diversity": optional(target),
+        "strict": flag,
         "subject_images": whole(1),
         "class_images": whole(0),
-        "prompts": texts,
+        "prompts": templates,
         "prompt_images": whole(0),
         "images": whole(2),
+        "distances": several(DISTANCES),
+        "noise_images": whole(0),
         "eval_seed": optional(whole(0)),
         "chunk": whole(1),
     },

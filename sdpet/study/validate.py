@@ -18,6 +18,7 @@ from sdpet.study.rules import DTYPES, TASKS, check_values
 
 LAB = Path(sdpet.__file__).parent / "lab"
 LAB_IMAGES = {"subject_dir": "subject", "class_dir": "class", "heldout_dir": "subject_heldout"}
+SCORER_KEYS = ("scorer", "features", "diversity")  # of eval, and all of eval.similarity
 FORM = ("din", "dout", "activation", "scale", "init")
 
 
@@ -42,10 +43,7 @@ def validate(config: Any) -> dict[str, Any]:
     if checked["sampler"]["steps"] > most:
         name, steps = checked["sampler"]["name"], checked["sampler"]["steps"]
         raise ValueError(f"sampler.steps must be at most {most} with sampler={name}, not {steps}.")
-    for template in checked["eval"].get("prompts", []):
-        if "{prompt}" not in template:
-            raise ValueError(f"eval.prompts has {template!r}, which lacks {{prompt}}, where the subject's prompt goes.")
-    if _uses_lab_scorer(checked) and not (LAB / "scorer").is_dir():
+    if any(map(_uses_lab_scorer, scorers(checked["eval"]).values())) and not (LAB / "scorer").is_dir():
         raise ValueError(f"the lab's scorer {LAB / 'scorer'} is not there; make it with python -m sdpet.lab.pretrain.")
     return checked
 
@@ -63,7 +61,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         "data": _without(data, "noun", *content) | content,
         "trainer": config["trainer"],
         "sampler": _without(config["sampler"], "_target_"),
-        "eval": _without(config["eval"], "_target_", "chunk") | {"scorer": _scorer_identity(config)},
+        "eval": _eval_identity(config["eval"]),
     }
 
 
@@ -205,14 +203,25 @@ def _check_logger(logger: dict[str, Any]) -> None:
             raise ValueError("logger.mode=online needs a W&B account: wandb login, or logger.mode=offline.")
 
 
-def _uses_lab_scorer(config: Mapping[str, Any]) -> bool:
-    return config["eval"]["scorer"]["_target_"].startswith("sdpet.lab.")
+def scorers(plan: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The objects that a validated `eval` names, by their key."""
+    single = {key: plan[key] for key in SCORER_KEYS if plan.get(key)}
+    return single | {f"similarity.{name}": item for name, item in (plan.get("similarity") or {}).items()}
 
 
-def _scorer_identity(config: Mapping[str, Any]) -> dict[str, Any]:
+def _eval_identity(plan: Mapping[str, Any]) -> dict[str, Any]:
+    rest = _without(plan, "_target_", "chunk", "strict", "similarity", *SCORER_KEYS)
+    return rest | {key: _scorer_identity(item) for key, item in scorers(plan).items()}
+
+
+def _uses_lab_scorer(scorer: Mapping[str, Any]) -> bool:
+    return scorer["_target_"].startswith("sdpet.lab.scorer.")
+
+
+def _scorer_identity(scorer: Mapping[str, Any]) -> dict[str, Any]:
     """The scorer's arguments; paths count by the content of what lies there."""
-    arguments = _without(config["eval"]["scorer"], "device")
-    if _uses_lab_scorer(config):
+    arguments = _without(scorer, "device")
+    if _uses_lab_scorer(scorer):
         arguments["folder"] = arguments.get("folder", str(LAB / "scorer"))
     for key, value in arguments.items():
         path = Path(value).expanduser() if isinstance(value, str) and key != "_target_" else None

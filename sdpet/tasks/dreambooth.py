@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from sdpet.base import BaseModel
-from sdpet.scoring.metrics import Scorer, clip_i, clip_t
-from sdpet.scoring.plan import EvalPlan, Shot, hash_images
+from sdpet.scoring.measures import Measure, of_subject, score
+from sdpet.scoring.plan import EvalPlan, Shot, fill, hash_images
+from sdpet.scoring.scorers import Scorer, Scorers
 from sdpet.seeds import generator
 from sdpet.tasks.batch import Batch, draw, noised, weighted_mse
 from sdpet.tasks.images import load_folder
@@ -68,7 +69,9 @@ class DreamBoothTask:
         self._class = None
         if reg_weight > 0:
             assert class_dir is not None
-            self._class = _latents_and_mirrored(base, load_folder(class_dir, size, "class"))
+            class_images = load_folder(class_dir, size, "class")
+            self.class_hash = hash_images(class_images)
+            self._class = _latents_and_mirrored(base, class_images)
         states = base.encode_text([prompt, class_prompt])
         counts = [batch_size] if self._class is None else [batch_size, batch_size]
         self._text = states[: len(counts)].repeat_interleave(batch_size, dim=0)  # (B, L, D)
@@ -85,32 +88,45 @@ class DreamBoothTask:
     def loss(self, prediction: torch.Tensor, batch: Batch) -> torch.Tensor:
         return weighted_mse(prediction, batch)
 
+    @property
+    def class_latents(self) -> torch.Tensor | None:
+        """Latents (N, C, h, w) of the class images; None where there are none."""
+        return None if self._class is None else self._class[0]
+
     def shots(self, plan: EvalPlan) -> list[Shot]:
         """The subject's prompt, the plan's prompts about the subject, and the class's prompt."""
-        prompts = [template.replace("{prompt}", self.prompt) for template in plan.prompts]
+        prompts = [fill(template, self.prompt, self.token) for template in plan.prompts]
         return [
             *[Shot(self.prompt, "subject", self._without_token(self.prompt))] * plan.subject_images,
             *[Shot(p, "prompt", self._without_token(p)) for p in prompts for _ in range(plan.prompt_images)],
             *[Shot(self.class_prompt, "class", self.class_prompt)] * plan.class_images,
         ]
 
-    def scores(self, images: np.ndarray, shots: Sequence[Shot], scorer: Scorer) -> dict[str, float]:
-        """clip_i of subject samples; clip_t of subject and prompt samples; prior_drift, clip_i of class samples."""
-        roles = np.array([shot.role for shot in shots])
-        ours = roles != "class"
-        scores = {
-            "clip_i": clip_i(images[roles == "subject"], self.references, scorer),
-            "clip_t": clip_t(images[ours], [shot.text for shot in shots if shot.role != "class"], scorer),
-        }
-        if not ours.all():
-            scores["prior_drift"] = clip_i(images[~ours], self.references, scorer)
-        return scores
+    def measures(self, scorers: Scorers, plan: EvalPlan) -> list[Measure]:
+        return of_subject(scorers)
 
-    def ceiling(self, scorer: Scorer, plan: EvalPlan) -> dict[str, float]:
-        """clip_i of further images of the subject, through the VAE as every generated image is."""
+    def scores(
+        self, images: np.ndarray, shots: Sequence[Shot], scorer: Scorer | Scorers, plan: EvalPlan | None = None
+    ) -> dict[str, float]:
+        """clip_i of subject samples; clip_t of subject and prompt samples; prior_drift, clip_i of class samples; ...
+
+        See `sdpet.scoring.measures.of_subject`.
+        """
+        scorers = Scorers.of(scorer)
+        return score(self.measures(scorers, plan or EvalPlan()), images, shots, self.references, scorers)
+
+    def ceiling(self, scorer: Scorer | Scorers, plan: EvalPlan) -> dict[str, float]:
+        """What of the subject's samples is scored without text, of further images of the subject.
+
+        Through the VAE as every generated image is.
+        """
         if self.heldout_images is None:
             return {}
-        return {"clip_i": clip_i(self.base.through_vae(self.heldout_images), self.references, scorer)}
+        scorers = Scorers.of(scorer)
+        images = self.base.through_vae(self.heldout_images)
+        measures = [m for m in self.measures(scorers, plan) if m.roles == ("subject",)]
+        shots = [Shot(self.prompt, "subject", "")] * len(images)
+        return score(measures, images, shots, self.references, scorers)
 
     def ceiling_hash(self, plan: EvalPlan) -> str | None:
         """Identifies the real images behind the ceiling."""

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from sdpet.base import BaseModel
-from sdpet.scoring.metrics import Scorer, clip_t, fid
+from sdpet.scoring.measures import Measure, of_set, score
 from sdpet.scoring.plan import EvalPlan, Shot, hash_images
+from sdpet.scoring.scorers import Scorer, Scorers
 from sdpet.seeds import generator
 from sdpet.tasks.batch import Batch, draw, noised, weighted_mse
 from sdpet.tasks.images import load_captioned, square
@@ -85,18 +86,21 @@ class FinetuneTask:
         captions = itertools.islice(itertools.cycle(self.heldout_captions), plan.images)
         return [Shot(caption, "prompt", caption) for caption in captions]
 
-    def scores(self, images: np.ndarray, shots: Sequence[Shot], scorer: Scorer) -> dict[str, float]:
-        """fid against the held-out images, clip_t against the captions."""
-        return {
-            "fid": fid(images, self.references, scorer),
-            "clip_t": clip_t(images, [shot.text for shot in shots], scorer),
-        }
+    def measures(self, scorers: Scorers, plan: EvalPlan) -> list[Measure]:
+        return of_set(scorers, plan)
 
-    def ceiling(self, scorer: Scorer, plan: EvalPlan) -> dict[str, float]:
+    def scores(
+        self, images: np.ndarray, shots: Sequence[Shot], scorer: Scorer | Scorers, plan: EvalPlan | None = None
+    ) -> dict[str, float]:
+        """fid and the plan's other distances from the held-out images, clip_t against the captions."""
+        scorers = Scorers.of(scorer)
+        return score(self.measures(scorers, plan or EvalPlan()), images, shots, self.references, scorers)
+
+    def ceiling(self, scorer: Scorer | Scorers, plan: EvalPlan) -> dict[str, float]:
         """Scores of as many real training images through the VAE: what learning the training set perfectly gives."""
         real = self.base.through_vae(self.images[: plan.images])
-        captions = self.captions[: plan.images]
-        return {"fid": fid(real, self.references, scorer), "clip_t": clip_t(real, captions, scorer)}
+        shots = [Shot(caption, "prompt", caption) for caption in self.captions[: plan.images]]
+        return self.scores(real, shots, scorer, plan)
 
     def ceiling_hash(self, plan: EvalPlan) -> str | None:
         """Identifies the real images behind the ceiling."""
