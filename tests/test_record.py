@@ -17,7 +17,7 @@ from sdpet.study import rules
 from sdpet.study.validate import validate
 
 KEYS = [
-    "format", "run_id", "study", "status", "factors", "task", "reason", "metrics", "anchors", "protocol", "sizes",
+    "format", "run_id", "study", "status", "factors", "task", "reason", "metrics", "anchors", "protocol", "missing", "sizes",
     "seconds", "peak_memory", "loss", "versions", "git_sha", "evaluations",
 ]  # fmt: skip
 
