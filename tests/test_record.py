@@ -17,8 +17,8 @@ from sdpet.study import rules
 from sdpet.study.validate import validate
 
 KEYS = [
-    "format", "run_id", "study", "status", "factors", "task", "reason", "metrics", "anchors", "protocol", "missing", "sizes",
-    "seconds", "peak_memory", "loss", "versions", "git_sha", "evaluations",
+    "format", "run_id", "study", "status", "factors", "task", "reason", "metrics", "anchors", "protocol", "missing",
+    "sizes", "seconds", "peak_memory", "loss", "versions", "git_sha", "evaluations",
 ]  # fmt: skip
 
 
@@ -134,7 +134,7 @@ def test_every_default_enters_the_identity(overrides):
     for group in ("adapter", "trainer"):
         assert entered[group] == config[group]
     assert set(entered["task"]) == set(config["task"]) - {"_target_"}
-    assert set(entered["eval"]) == set(config["eval"]) - {"_target_", "chunk"}
+    assert set(entered["eval"]) == set(config["eval"]) - {"_target_", "chunk", "strict"}
 
 
 def test_factors_of_full_tuning_are_null(overrides):

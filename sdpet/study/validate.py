@@ -210,8 +210,10 @@ def scorers(plan: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _eval_identity(plan: Mapping[str, Any]) -> dict[str, Any]:
-    rest = _without(plan, "_target_", "chunk", "strict", "similarity", *SCORER_KEYS)
-    return rest | {key: _scorer_identity(item) for key, item in scorers(plan).items()}
+    """strict is left out: it changes no score, only whether one may be missing."""
+    found = _without(plan, "_target_", "chunk", "strict")
+    found |= {key: _scorer_identity(plan[key]) for key in SCORER_KEYS if plan.get(key)}
+    return found | {"similarity": {k: _scorer_identity(v) for k, v in (plan.get("similarity") or {}).items()}}
 
 
 def _uses_lab_scorer(scorer: Mapping[str, Any]) -> bool:
