@@ -134,7 +134,7 @@ def _open(config: Mapping[str, Any], folder: Path) -> wandb.Run:
                 "task": config["task"]["name"],
                 "data": config["data"]["name"],
                 "config": dict(config),
-            },  # fmt: skip
+            },
             dir=str(folder.parent.resolve()),
             settings=wandb.Settings(silent=True, console="off"),
         )
