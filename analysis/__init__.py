@@ -2,7 +2,7 @@
 
 Works on a pandas frame with one row a run, from any source, and never imports torch. Public functions, by question:
 
-    load_results(source, status="finished")                       a study folder, a CSV or a frame; one row a run
+    load_results(source, status="finished")                       a study folder, a CSV, W&B or a frame; one row a run
     load_paper_heatmap()                                          the paper's 20 placements, one value each
     factor_columns(frame), metric_columns(frame)                  which columns vary as factors / hold scores
 

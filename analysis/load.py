@@ -1,4 +1,4 @@
-"""Read the runs of a study into a tidy frame, one row a run: from run folders, a CSV (also a W&B export) or a frame."""
+"""Read the runs of a study into a tidy frame, one row a run: from run folders, a CSV, W&B or a frame."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from analysis.load_wandb import PREFIX, offline_files, read_offline, read_project
 
 FACTORS = (
     "placement", "din", "dout", "activation", "mid_dim", "scale", "init", "method", "lr", "steps", "seed",
@@ -31,8 +33,9 @@ def load_results(
 ) -> pd.DataFrame:
     """One row a run, with the factors, metrics, anchors and costs of each run as columns.
 
-    source: a folder (every record.json below it is read), a CSV file, or a frame that is already loaded. Columns of a
-    W&B export such as `adapter.din` are also found under their last name. `placement` is added where only din and
+    source: a folder (every record.json below it is read, or else its offline runs of W&B), a CSV file, a frame that is
+    already loaded, or a project at W&B, as "wandb:entity/project" or "wandb:entity/project/study". Columns of a W&B
+    export such as `adapter.din` are also found under their last name. `placement` is added where only din and
     dout are given. status: keep only runs with this status (None keeps all); what is left out is said in
     `frame.attrs["notes"]`. mixed_protocols: "refuse" raises ValueError when runs of one task were scored in different
     ways, because their scores cannot be compared; "flag" only notes it.
@@ -50,12 +53,17 @@ def load_results(
         notes += source.attrs.get("notes", [])
     else:
         path = Path(source)
-        if path.is_dir():
+        if str(source).startswith(PREFIX):
+            rows, metrics = read_project(str(source), _flatten)
+            frame = pd.DataFrame(rows)
+        elif path.is_dir():
             frame, metrics = _read_folder(path, notes)
         elif path.is_file():
             frame, metrics = _read_csv(path), []
         else:
-            raise ValueError(f"{path} does not exist; give a study folder, a CSV file or a frame.")
+            raise ValueError(
+                f"{path} does not exist; give a study folder, a CSV file, a frame or wandb:ENTITY/PROJECT."
+            )
     frame = _tidy(frame)
     if len(frame) == 0:
         raise ValueError("The results hold no run.")
@@ -129,7 +137,16 @@ def higher_is_better(metric: str) -> bool:
 
 def protocol_hash(protocol: dict[str, Any] | None) -> str:
     """Twelve hex digits of how the scores were made: scores compare only where it is equal."""
-    return hashlib.sha256(json.dumps(protocol or {}, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(_plain(protocol or {}), sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _plain(value: Any) -> Any:
+    """Whole numbers as int: W&B keeps 20.0 as 20."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _looks_like_factor(column: pd.Series) -> bool:
@@ -145,7 +162,8 @@ def _find_records(folder: Path) -> Iterator[Path]:
         if "record.json" in files:
             folders.clear()  # a run folder holds no other runs, but maybe thousands of samples
             yield Path(root) / "record.json"
-        folders.sort()
+        # Neither the untuned base model's samples, nor a report, nor W&B's own files hold runs.
+        folders[:] = sorted(name for name in folders if name not in ("base", "report", "wandb"))
 
 
 def _read_folder(folder: Path, notes: list[str]) -> tuple[pd.DataFrame, list[str]]:
@@ -166,6 +184,9 @@ def _read_folder(folder: Path, notes: list[str]) -> tuple[pd.DataFrame, list[str
         notes.append(f"{len(unreadable)} record(s) could not be read and are left out, the first is {unreadable[0]}.")
     if twice:
         notes.append(f"{twice} run(s) are in the folder more than once and are counted once.")
+    if not rows and offline_files(folder):
+        found, names = read_offline(folder, _flatten)
+        return pd.DataFrame(found), names
     if not rows:
         raise ValueError(f"{folder} holds no run with a readable record.json.")
     return pd.DataFrame(list(rows.values())), list(metrics)
@@ -192,7 +213,7 @@ def _flatten(record: dict[str, Any], path: Path) -> dict[str, Any]:
     row.update({f"seconds_{key}": v for key, v in (record.get("seconds") or {}).items() if key in _SECONDS})
     row["peak_memory"] = record.get("peak_memory")
     row["path"] = str(path.parent)
-    row["protocol_hash"] = protocol_hash(record.get("protocol"))
+    row["protocol_hash"] = protocol_hash(record["protocol"]) if record.get("protocol") else None  # none was scored
     return row
 
 

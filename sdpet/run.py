@@ -16,7 +16,7 @@ from sdpet.record import Record, bin_loss, factors
 from sdpet.stage import Stage, anchors_of, design_of, eval_plan, hush
 from sdpet.study.checkpoint import Keeper, read_checkpoint, remove_checkpoint
 from sdpet.study.claim import claim
-from sdpet.study.log import open_log
+from sdpet.study.log import open_log, tell_failure
 from sdpet.study.validate import run_folder, run_id, validate
 
 if TYPE_CHECKING:
@@ -116,7 +116,9 @@ def _attempt(
         if len(fleet) == 1:
             cause = error.__cause__ if type(error).__name__ == "InstantiationException" and error.__cause__ else error
             (folders[fleet[0]] / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-            finish(fleet[0], failure(configs[fleet[0]], f"{type(cause).__name__}: {cause}"))
+            record = failure(configs[fleet[0]], f"{type(cause).__name__}: {cause}")
+            finish(fleet[0], record)
+            tell_failure(configs[fleet[0]], folders[fleet[0]], record)
             return
         if _is_memory(error):
             stage.most = max(1, len(fleet) // 2)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from study_tools import composed, tiny_overrides
+from study_tools import ROOT, composed, tiny_overrides
 
 from sdpet.record import Record
 from sdpet.run import run, run_together
@@ -27,7 +27,10 @@ def overrides(tiny_folder, subject_folders, tmp_path, monkeypatch):
         monkeypatch.delenv(key, raising=False)
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
-    return [*tiny_overrides(tiny_folder, subject_folders, tmp_path / "outputs"), "quiet=true"]
+    yield [*tiny_overrides(tiny_folder, subject_folders, tmp_path / "outputs"), "quiet=true"]
+    import wandb
+
+    wandb.teardown()  # processes started later would share W&B's service with this one
 
 
 def inspected(file: Path, *options: str) -> list[dict]:
@@ -92,6 +95,16 @@ def test_a_run_that_fails_or_is_stopped_is_not_finished(overrides, tmp_path):
     assert run(config).status == "finished"
     states = [inspected(file, "--summary")[0]["state"] for file in offline_runs(folder.parent, own_id)]
     assert states == ["failed", "failed", "finished"]
+
+
+def test_a_run_that_fails_before_it_trains_is_at_wandb_with_its_reason(overrides, tmp_path):
+    config = composed(*overrides, "study=broken", "logger=wandb", "eval.scorer._target_=tiny_scorer.Nothing")
+    record = run(config)
+    assert record.status == "failed"
+    (file,) = offline_runs(tmp_path / "outputs" / "broken", wandb_id("broken", record.run_id))
+    summary = inspected(file, "--summary")[0]
+    assert (summary["state"], summary["summary"]["status"]) == ("failed", "failed")
+    assert summary["summary"]["reason"] == record.reason and "Nothing" in record.reason
 
 
 def test_wandb_ids_follow_the_run_and_the_study():
@@ -160,3 +173,80 @@ def test_the_record_is_the_same_with_every_logger(overrides, tmp_path):
         assert record == Record.read(run_folder(validate(config)))
         kept.append((record.run_id, record.metrics, [value for _, value in record.loss]))
     assert kept[0] == kept[1] == kept[2]
+
+
+def test_a_study_reads_the_same_from_wandb_as_from_its_folder(overrides, tmp_path, monkeypatch):
+    """Offline runs through W&B's tool, a project through W&B's Api, the folder: one frame. No torch is needed."""
+    import pandas as pd
+    import wandb
+
+    import analysis
+
+    configs = [composed(*overrides, "study=three", "logger=wandb", f"seed={s}", *more)
+               for s, more in ((0, []), (1, []), (2, [DIVERGING]))]  # fmt: skip
+    run_together(configs)
+    study = tmp_path / "outputs" / "three"
+    folder = analysis.load_results(study, status=None).sort_values("seed", ignore_index=True)
+    offline = analysis.load_results(study / "wandb", status=None).sort_values("seed", ignore_index=True)
+    pd.testing.assert_frame_equal(
+        offline.drop(columns="path"), folder.drop(columns="path"), check_like=True, check_dtype=False
+    )
+    assert analysis.metric_columns(offline) == analysis.metric_columns(folder)
+
+    summaries = [inspected(file, "--summary")[0] for file in sorted((study / "wandb").glob("offline-run-*/*.wandb"))]
+    summaries.append({"run_id": "lost", "state": "crashed", "config": summaries[0]["config"] | {"run_id": "lost"},
+                      "summary": {"loss": 0.5}})  # fmt: skip
+    asked = []
+
+    class Api:
+        def runs(self, path, filters=None, **more):
+            asked.append((path, filters))
+            return [type("Run", (), {"id": s["run_id"], "state": s["state"], "config": s["config"],
+                                     "summary_metrics": s["summary"], "url": "https://wandb/" + s["run_id"]})
+                    for s in summaries]  # fmt: skip
+
+    monkeypatch.setattr(wandb, "Api", Api)
+    online = analysis.load_results("wandb:me/adapters/three", status=None).sort_values("seed", ignore_index=True)
+    assert asked == [("me/adapters", {"group": "three"})]
+    lost = online[online["run_id"] == "lost"].iloc[0]
+    assert (lost["status"], lost["reason"]) == ("failed", "W&B says crashed")
+    kept = online[online["run_id"] != "lost"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(
+        kept.drop(columns="path"), folder.drop(columns="path"), check_like=True, check_dtype=False
+    )
+
+    code = (
+        "import sys, analysis; "
+        f"frame = analysis.load_results({str(study / 'wandb')!r}); assert len(frame) == 2, frame; "
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    with pytest.raises(ValueError, match=r"wandb:ENTITY/PROJECT"):
+        analysis.load_results("wandb:adapters")
+    with pytest.raises(ValueError, match="holds no"):
+        analysis.load_results(tmp_path)
+
+
+def test_an_offline_run_that_was_killed_is_not_finished(tmp_path):
+    """By SIGKILL, so that W&B cannot say goodbye; tried again, the later try counts."""
+    import analysis
+
+    code = """
+import sys, os, time, wandb
+run = wandb.init(project="p", id="aa", dir=sys.argv[1], mode="offline", reinit="create_new", resume="allow",
+                 config={"run_id": "aa", "study": "s", "din": "ffni", "dout": "transo", "seed": int(sys.argv[2])},
+                 settings=wandb.Settings(silent=True, console="off"))
+for step in range(2000):
+    run.log({"loss": 1.0 / (step + 1), "note": "x" * 200}, step=step + 1)
+if sys.argv[2] == "0":
+    time.sleep(2)
+    os.kill(os.getpid(), 9)
+run.summary.update({"clip_i": 0.5, "record": {"run_id": "aa", "status": "finished", "metrics": {"clip_i": 0.5},
+                                              "factors": {"seed": int(sys.argv[2])}}})
+run.finish()
+"""
+    for seed, status in (("0", "unfinished"), ("1", "finished")):
+        ended = subprocess.run([sys.executable, "-c", code, str(tmp_path), seed], check=False)
+        assert ended.returncode == (-9 if seed == "0" else 0)
+        frame = analysis.load_results(tmp_path, status=None)
+        assert list(frame["status"]) == [status] and list(frame["seed"]) == [int(seed)]

@@ -16,6 +16,7 @@ from typing import Any
 
 import sdpet
 from sdpet.study.claim import claim
+from sdpet.study.log import tell_failure
 from sdpet.study.plan import Job
 from sdpet.study.show import Progress
 
@@ -268,5 +269,7 @@ def _bury(worker: Worker, queue: Queue, progress: Progress) -> None:
             if mine and job.record() is None:
                 reason = f"the process died with {'signal ' + str(-code) if code < 0 else 'status ' + str(code)}{hint}"
                 job.folder.mkdir(parents=True, exist_ok=True)
-                failure(job.config, reason).write(job.folder)
+                record = failure(job.config, reason)
+                record.write(job.folder)
+                tell_failure(job.config, job.folder, record)
         progress.done(job.name, job.record())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +102,15 @@ def open_log(config: Mapping[str, Any], folder: Path) -> Iterator[NoLog]:
         log.close(error)
         raise
     log.close()
+
+
+def tell_failure(config: Mapping[str, Any], folder: Path, record: Record) -> None:
+    """Let a log that is kept elsewhere than in the run's folder know of a run that failed, or whose process died."""
+    if config["logger"]["name"] == "wandb":
+        from sdpet.study import log_wandb
+
+        with suppress(Exception):  # the record tells it too, and the other runs of a study go on
+            log_wandb.tell_failure(config, folder, record)
 
 
 def _make(config: Mapping[str, Any], folder: Path) -> NoLog:

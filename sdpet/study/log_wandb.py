@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdpet.record import factors
+from sdpet.record import FILE, factors
 from sdpet.study.log import VALIDATION, NoLog
 from sdpet.study.plan import name_of
 
@@ -30,13 +30,17 @@ INTERRUPTED = 255  # the exit code by which W&B's own hooks tell Ctrl-C
 
 
 class WandbLog(NoLog):
-    """Losses and images as they come; scores, samples and adapter at the end; "failed" unless the run finished."""
+    """Losses and images as they come; scores, samples and adapter at the end; "failed" unless the run finished.
+
+    The status in the summary is to be believed before W&B's state: a process that is killed cannot tell W&B its end.
+    """
 
     def __init__(self, config: Mapping[str, Any], folder: Path) -> None:
         self._run = _open(config, folder)
         # Where an online run is resumed, the steps that W&B has already are told again.
         self._known = self._run.step if self._run.resumed else 0
-        self._status: str | None = None
+        self._status = "training"
+        self._run.summary.update({"status": self._status})
 
     def step(self, step: int, loss: float) -> None:
         if step > self._known:
@@ -89,7 +93,10 @@ class WandbLog(NoLog):
 
         described = {**record.factors, **record.metrics, "study": record.study, "run_id": record.run_id}
         artifact = wandb.Artifact(f"adapter-{record.run_id}", type="adapter", metadata=described)
-        for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            return
+        for file in [*files, *sorted(set(folder.glob("*.json")) - {folder / FILE})]:
             artifact.add_file(str(file), policy="immutable")  # no copy outside the run's folder
         self._run.log_artifact(artifact)
 
@@ -105,7 +112,20 @@ def has_account() -> bool:
     import wandb
 
     wandb.setup(settings=wandb.Settings(silent=True))
-    return bool(wandb.login(prompt=False, verify=False))
+    try:
+        return bool(wandb.login(prompt=False, verify=False))
+    finally:
+        wandb.teardown()  # or processes started from here would share W&B's service with this one
+
+
+def tell_failure(config: Mapping[str, Any], folder: Path, record: Record) -> None:
+    """Give the W&B run of a run that could not say how it ended its record. No other log may be open here."""
+    import wandb
+
+    log = WandbLog(config, folder)
+    log.summarize(record, folder)
+    log.close()
+    wandb.teardown()
 
 
 def _open(config: Mapping[str, Any], folder: Path) -> wandb.Run:
