@@ -75,11 +75,11 @@ class BaseModel:
         """What the UNet predicts: "epsilon" or "v_prediction"."""
         return self.scheduler.config.prediction_type
 
-    @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> torch.Tensor:
         """Rows of conditioning (N, L, D), one a prompt, to be passed to `predict`; equal prompts are computed once.
 
         Non-pooled text states, padded to the tokenizer's length; of Stable Diffusion XL also pooled text (see sdxl).
+        The encoder is frozen, so there is a gradient only where a learned token embedding is hooked in.
         """
         unique = list(dict.fromkeys(prompts))
         if self.is_xl:

@@ -15,7 +15,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 
 from sdpet.base import BaseModel
-from sdpet.methods import Handle
+from sdpet.methods import EmbeddingTuning, Handle
 from sdpet.tasks import Task
 from sdpet.tasks.batch import Batch, concatenated
 
@@ -78,6 +78,7 @@ class Loop(LightningModule):
         self.automatic_optimization = False
         self._held = (base, members, crew, task)
         self._save, self._rank = save, rank
+        self._text_is_learned = any(isinstance(member.handle, EmbeddingTuning) for member in members)
         states = [member.state or {} for member in members]
         self.losses: list[list[float]] = [list(state.get("loss", [])) for state in states]
         self.times: list[list[float]] = [list(state.get("times", [])) for state in states]
@@ -96,7 +97,8 @@ class Loop(LightningModule):
         aboard = list(crew.aboard)
         batches = [self._share(batch) for batch in self._batches([members[i].seed for i in aboard], step)]
         batch = concatenated(batches)
-        prediction = base.predict(batch.noisy, batch.timesteps, batch.text)
+        text = base.encode_text(batch.prompts) if self._text_is_learned else batch.text
+        prediction = base.predict(batch.noisy, batch.timesteps, text)
         shares = prediction.split([len(own.noisy) for own in batches])
         losses = torch.stack([task.loss(share, own) for share, own in zip(shares, batches, strict=True)])
         values: list[float] = self._over_ranks(losses).tolist()

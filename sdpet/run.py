@@ -188,12 +188,12 @@ def _run(
                         run_id=folder.name,
                         study=own["study"],
                         status="finished",
-                        factors=factors(own, design.spec.mid_dim if design.spec else None),
+                        factors=factors(own, design.mid_dim),
                         task=task.describe(),
                         anchors=frame,
                     )
                 )
-            keeper = Keeper([folder for _, folder, _ in runs], lambda: crew.aboard if designs[0].spec else [])
+            keeper = Keeper([folder for _, folder, _ in runs], lambda: crew.aboard)
             with company(config, runs[0][1]) as rank:
                 results = fit_together(base, members, task, fleet, keeper, rank)
             for (_, folder, _), handle, record, result in zip(runs, handles, records, results, strict=True):

@@ -121,13 +121,20 @@ def hush() -> None:
 
 
 def design_of(config: Mapping[str, Any], base: BaseModel) -> Design:
-    """The design of a config; a width of null becomes the one whose parameters come nearest to `params`."""
+    """The design of a config; a width or rank of null becomes the one whose parameters come nearest to `params`."""
     from dataclasses import replace
 
     from sdpet.adapters import AdapterSpec, mid_dim_for
     from sdpet.methods import Design
 
     adapter = config["adapter"]
+    if adapter["method"] == "lora":
+        from sdpet.methods.lora import rank_for
+
+        rank = adapter["mid_dim"] or rank_for(base.unet, adapter["params"])
+        return Design("lora", rank=rank, scale=adapter["scale"])
+    if adapter["method"] == "embedding":
+        return Design("embedding", token=config["data"]["token"])
     if adapter["method"] != "adapter":
         return Design(adapter["method"])
     form = {key: adapter[key] for key in ("activation", "scale", "init")}

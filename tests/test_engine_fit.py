@@ -1,6 +1,5 @@
 """Training: equal to a plain loop, repeatable, without leaks from run to run."""
 
-import dataclasses
 import math
 import signal
 
@@ -9,7 +8,7 @@ import torch
 
 from sdpet.adapters.spec import AdapterSpec
 from sdpet.fit import TrainConfig, fit
-from sdpet.methods import Design, build, load
+from sdpet.methods import Design, build
 from sdpet.tasks import DreamBoothTask
 
 RECIPE = Design("adapter", AdapterSpec.parse("attn2o-ffni", mid_dim=4))
@@ -135,44 +134,3 @@ def test_bf16_mixed_trains(tiny_base, task):
 def test_training_options_are_checked(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         TrainConfig(**{"steps": 1, "lr": 1e-3} | wrong)
-
-
-def output(base, task):
-    batch = task.batch(0, 0)
-    with torch.no_grad():
-        return base.unet(batch.noisy, batch.timesteps, batch.text).sample
-
-
-@pytest.mark.parametrize("design", [RECIPE, Design("full")], ids=["adapter", "full"])
-def test_methods_share_one_interface(tiny_base, task, tmp_path, design):
-    untuned = output(tiny_base, task)
-    handle = build(tiny_base, design, 0)
-    assert torch.equal(output(tiny_base, task), untuned)
-    fit(tiny_base, handle, task, steps=3, lr=1e-2, seed=0)
-    tuned = output(tiny_base, task)
-    assert not torch.equal(tuned, untuned)
-    assert handle.num_parameters() == sum(p.numel() for p in handle.parameters())
-    handle.save(tmp_path)
-    handle.disable()
-    assert torch.equal(output(tiny_base, task), untuned)
-    handle.enable()
-    assert torch.equal(output(tiny_base, task), tuned)
-    handle.detach()
-    assert torch.equal(output(tiny_base, task), untuned)
-    assert not any(p.requires_grad for p in tiny_base.unet.parameters())
-    loaded = load(tiny_base, tmp_path)
-    assert torch.equal(output(tiny_base, task), tuned)
-    loaded.detach()
-    assert torch.equal(output(tiny_base, task), untuned)
-    assert not list(tmp_path.glob("*.tmp"))
-
-
-def test_method_errors(tiny_base, tmp_path):
-    with pytest.raises(ValueError, match="adapter, full"):
-        Design("lora2")
-    with pytest.raises(ValueError, match="needs an adapter spec"):
-        Design("adapter")
-    with pytest.raises(ValueError, match="takes no adapter spec"):
-        dataclasses.replace(RECIPE, method="full")
-    with pytest.raises(ValueError, match="holds neither"):
-        load(tiny_base, tmp_path)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sdpet.files import atomically
 
-SECONDS = 60.0  # between checkpoints
+SECONDS = 60.0  # between checkpoints, at least
+SHARE = 0.05  # of the time spent on writing them, at most: the weights of a whole UNet are large
 
 
 def checkpoint_file(run_folder: Path) -> Path:
@@ -46,11 +48,16 @@ class Keeper:
 
     def __init__(self, folders: list[Path], aboard: Callable[[], list[int]]) -> None:
         self._folders, self._aboard = folders, aboard
-        self._last = time.monotonic()
+        self._last, self._wait = time.monotonic(), SECONDS
 
     def __call__(self, step: int, state: Callable[[int], dict[str, Any]]) -> None:
-        if time.monotonic() - self._last < SECONDS:
+        began = time.monotonic()
+        if began - self._last < self._wait:
             return
-        for i in self._aboard():
-            write_checkpoint(self._folders[i], state(i))
+        try:
+            for i in self._aboard():
+                write_checkpoint(self._folders[i], state(i))
+        except OSError as error:  # a full disk must not end the training
+            warnings.warn(f"no checkpoint was written ({error}); the run goes on without.", stacklevel=2)
         self._last = time.monotonic()
+        self._wait = max(SECONDS, (self._last - began) / SHARE)

@@ -11,7 +11,7 @@ from sdpet.positions import INPUTS, OUTPUTS
 
 Rule = Callable[[Any], Any]  # gives the value in its canonical type, or raises ValueError with "must be ..."
 
-METHODS = ("adapter", "full")
+METHODS = ("adapter", "full", "lora", "embedding")
 ACTIVATIONS = ("relu", "sig", "silu", "ident")
 INITS = ("zero", "default")
 TASKS = {"dreambooth": "subject", "finetune": "captions"}  # task: the kind of data it takes

@@ -20,6 +20,7 @@ LAB = Path(sdpet.__file__).parent / "lab"
 LAB_IMAGES = {"subject_dir": "subject", "class_dir": "class", "heldout_dir": "subject_heldout"}
 SCORER_KEYS = ("scorer", "features", "diversity")  # of eval, and all of eval.similarity
 FORM = ("din", "dout", "activation", "scale", "init")
+TAKES = {"full": (), "lora": ("mid_dim", "params", "scale"), "embedding": ()}  # keys of adapter; method adapter: all
 
 
 class InadmissiblePlacement(ValueError):
@@ -129,19 +130,21 @@ def _what(path: Path) -> str:
 
 
 def _check_design(adapter: dict[str, Any]) -> None:
-    if adapter["method"] != "adapter":
-        given = [key for key in (*FORM, "mid_dim", "params") if adapter[key] is not None]
-        if given:
-            raise ValueError(f"method {adapter['method']} takes no adapter; set adapter.{given[0]}=null.")
-        return
-    lacking = [key for key in FORM if adapter[key] is None]
+    method = adapter["method"]
+    takes = TAKES.get(method, (*FORM, "mid_dim", "params"))
+    given = [key for key in (*FORM, "mid_dim", "params") if adapter[key] is not None and key not in takes]
+    if given:
+        raise ValueError(f"method {method} takes no {given[0]}; set adapter.{given[0]}=null.")
+    lacking = [key for key in FORM if adapter[key] is None and key in takes]
     if lacking:
-        raise ValueError(f"adapter.{lacking[0]} must be given when adapter.method is adapter.")
+        raise ValueError(f"adapter.{lacking[0]} must be given when adapter.method is {method}.")
+    if not takes:
+        return
     if (adapter["mid_dim"] is None) == (adapter["params"] is None):
         if adapter["mid_dim"] is None:
             raise ValueError("adapter.mid_dim (a width) or adapter.params (a number of parameters) must be given.")
         adapter["params"] = None  # a width given by hand goes before the default size
-    if placement(adapter) not in PLACEMENTS:
+    if method == "adapter" and placement(adapter) not in PLACEMENTS:
         try:
             check_placement(adapter["din"], adapter["dout"])
         except ValueError as error:

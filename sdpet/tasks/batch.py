@@ -21,19 +21,23 @@ class Batch:
     text: torch.Tensor  # (B, L, D)
     target: torch.Tensor  # (B, C, h, w), the noise or the velocity
     weight: torch.Tensor  # (B,), share of each image's mean squared error in the loss
+    prompts: tuple[str, ...]  # B of them, what `text` was made from
 
 
 def concatenated(batches: Sequence[Batch]) -> Batch:
     """One batch of all their images, in order."""
     if len(batches) == 1:
         return batches[0]
-    return Batch(*(torch.cat([getattr(batch, field.name) for batch in batches]) for field in fields(Batch)))
+    tensors = [field.name for field in fields(Batch) if field.name != "prompts"]
+    parts = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in tensors}
+    return Batch(**parts, prompts=tuple(prompt for batch in batches for prompt in batch.prompts))
 
 
 def noised(
     base: BaseModel,
     latents: torch.Tensor,
     text: torch.Tensor,
+    prompts: Sequence[str],
     weight: torch.Tensor,
     seed: int,
     step: int,
@@ -54,7 +58,7 @@ def noised(
         kept = scheduler.alphas_cumprod.to(t.device)[t]
         snr = kept / (1 - kept)
         weight = weight * (snr.clamp(max=min_snr) / (snr + 1 if velocity else snr))
-    return Batch(scheduler.add_noise(latents, noise, t), t, text, target, weight)
+    return Batch(scheduler.add_noise(latents, noise, t), t, text, target, weight, tuple(prompts))
 
 
 def weighted_mse(prediction: torch.Tensor, batch: Batch) -> torch.Tensor:

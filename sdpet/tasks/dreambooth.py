@@ -75,6 +75,7 @@ class DreamBoothTask:
         states = base.encode_text([prompt, class_prompt])
         counts = [batch_size] if self._class is None else [batch_size, batch_size]
         self._text = states[: len(counts)].repeat_interleave(batch_size, dim=0)  # (B, L, D)
+        self._prompts = [p for p in (prompt, class_prompt)[: len(counts)] for _ in range(batch_size)]
         weights = torch.tensor([1.0, self.reg_weight][: len(counts)]) / batch_size
         self._weight = weights.repeat_interleave(batch_size).to(base.device)  # (B,)
 
@@ -83,7 +84,8 @@ class DreamBoothTask:
         latents = [self._draw(self._subject, seed, step, "subject")]
         if self._class is not None:
             latents.append(self._draw(self._class, seed, step, "class"))
-        return noised(self.base, torch.cat(latents), self._text, self._weight, seed, step, self.min_snr)
+        given = torch.cat(latents), self._text, self._prompts, self._weight
+        return noised(self.base, *given, seed, step, self.min_snr)
 
     def loss(self, prediction: torch.Tensor, batch: Batch) -> torch.Tensor:
         return weighted_mse(prediction, batch)

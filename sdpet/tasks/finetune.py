@@ -62,9 +62,9 @@ class FinetuneTask:
         # Latents (2, N, C, h, w), the second half mirrored as pixels, which is exact where mirroring latents is not.
         views = [images, images[:, :, ::-1].copy()] if flip > 0 else [images]
         self._latents = torch.stack([base.encode_images(view) for view in views])
-        unique = ["", *dict.fromkeys(self.captions)]
-        place = {caption: row for row, caption in enumerate(unique)}
-        self._text = base.encode_text(unique)  # (1 + U, L, D), the empty caption first
+        self._unique = ["", *dict.fromkeys(self.captions)]
+        place = {caption: row for row, caption in enumerate(self._unique)}
+        self._text = base.encode_text(self._unique)  # (1 + U, L, D), the empty caption first
         self._caption_row = torch.tensor([place[caption] for caption in self.captions])
         self._weight = torch.full((batch_size,), 1 / batch_size, device=base.device)
 
@@ -74,9 +74,10 @@ class FinetuneTask:
         source = generator(seed, step, "captions and flips")
         dropped = torch.rand(self.batch_size, generator=source) < self.dropout
         mirrored = torch.rand(self.batch_size, generator=source) < self.flip
-        text = self._text[self._caption_row[rows].masked_fill(dropped, 0).to(self._text.device)]
+        captions = self._caption_row[rows].masked_fill(dropped, 0)
+        text, prompts = self._text[captions.to(self._text.device)], [self._unique[row] for row in captions.tolist()]
         latents = self._latents[mirrored.long().to(self._latents.device), rows.to(self._latents.device)]
-        return noised(self.base, latents, text, self._weight, seed, step, self.min_snr)
+        return noised(self.base, latents, text, prompts, self._weight, seed, step, self.min_snr)
 
     def loss(self, prediction: torch.Tensor, batch: Batch) -> torch.Tensor:
         return weighted_mse(prediction, batch)

@@ -1,0 +1,87 @@
+"""Full fine-tuning, as DreamBooth does it: every weight of the UNet is trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from sdpet.base import BaseModel
+from sdpet.files import atomically
+
+
+class FullTuning:
+    """Full fine-tuning: every weight of the UNet is trained; the original is kept aside for detach()."""
+
+    FILE = "unet.safetensors"
+
+    def __init__(self, base: BaseModel):
+        self._unet = base.unet
+        self._originals = {name: p.detach().clone() for name, p in base.unet.named_parameters()}
+        self._tuned: dict[str, torch.Tensor] | None = None  # the trained weights while disabled
+        base.unet.requires_grad_(True)
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return list(self._unet.parameters())
+
+    def num_parameters(self) -> int:
+        return sum(p.numel() for p in self._originals.values())
+
+    def __len__(self) -> int:
+        """Number of adapters: none."""
+        return 0
+
+    def disable(self) -> None:
+        """Compute with the original weights until enable()."""
+        if self._tuned is None:
+            self._tuned = {name: p.detach().clone() for name, p in self._unet.named_parameters()}
+            self._write(self._originals)
+
+    def enable(self) -> None:
+        if self._tuned is not None:
+            self._write(self._tuned)
+            self._tuned = None
+
+    def detach(self) -> None:
+        """Give the UNet its original weights back, frozen."""
+        self._write(self._originals)
+        self._unet.requires_grad_(False)
+        for parameter in self._unet.parameters():
+            parameter.grad = None
+        self._tuned = None
+
+    def save(self, folder: str | Path) -> None:
+        """Write unet.safetensors and, last, unet.json; both atomically."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = self._tuned or dict(self._unet.named_parameters())
+        tensors = {name: p.detach().cpu().contiguous() for name, p in weights.items()}
+        atomically(folder / self.FILE, lambda file: save_file(tensors, file))
+        meta = {"format": 1, "method": "full", "parameters": self.num_parameters()}
+        atomically(folder / "unet.json", lambda file: file.write_text(json.dumps(meta, indent=1) + "\n"))
+
+    @classmethod
+    def load(cls, base: BaseModel, folder: str | Path) -> FullTuning:
+        """Raises ValueError if the saved weights are not those of this UNet's architecture."""
+        from safetensors.torch import load_file
+
+        tensors = load_file(Path(folder) / cls.FILE)
+        expected = {name: p.shape for name, p in base.unet.named_parameters()}
+        wrong = sorted(
+            {n for n in expected if n not in tensors or tensors[n].shape != expected[n]} | set(tensors) - set(expected)
+        )
+        if wrong:
+            raise ValueError(
+                f"{folder} does not fit this UNet: {len(wrong)} weights differ in name or shape, first {wrong[0]}."
+            )
+        handle = cls(base)
+        handle._write(tensors)
+        return handle
+
+    @torch.no_grad()
+    def _write(self, weights: dict[str, torch.Tensor]) -> None:
+        for name, parameter in self._unet.named_parameters():
+            parameter.copy_(weights[name])

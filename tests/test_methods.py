@@ -1,0 +1,229 @@
+"""Methods besides adapters: their arithmetic, gradients, files, and whole runs of them."""
+
+import json
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from omegaconf import OmegaConf
+from study_tools import composed, tiny_overrides
+
+from sdpet.adapters.spec import AdapterSpec
+from sdpet.base import load_base
+from sdpet.fit import fit
+from sdpet.methods import Design, build, build_fleet, load
+from sdpet.record import Record
+from sdpet.run import fleet_key, run
+from sdpet.study.again import evaluate_again
+from sdpet.study.validate import validate
+from sdpet.tasks import DreamBoothTask
+
+RECIPE = Design("adapter", AdapterSpec.parse("attn2o-ffni", mid_dim=4))
+LORA = Design("lora", rank=3, scale=0.5)
+EMBEDDING = Design("embedding", token="sks")
+DESIGNS = [RECIPE, Design("full"), LORA, EMBEDDING]
+PROMPT, CLASS = "a photo of a sks star", "a photo of a star"
+
+
+@pytest.fixture(scope="module")
+def task(tiny_base, subject_folders):
+    return DreamBoothTask(tiny_base, subject_folders["subject"], subject_folders["class"], PROMPT, CLASS)
+
+
+@pytest.fixture(scope="module")
+def fresh(tiny_folder):
+    """A second copy of the base, which nothing is attached to."""
+    return load_base("fresh", tiny_folder)
+
+
+def predict(base, task):
+    batch = task.batch(0, 0)
+    with torch.no_grad():
+        return base.predict(batch.noisy, batch.timesteps, base.encode_text(batch.prompts))
+
+
+@pytest.mark.parametrize("design", DESIGNS, ids=lambda design: design.method)
+def test_methods_share_one_interface(tiny_base, task, tmp_path, design):
+    untuned = predict(tiny_base, task)
+    weights = {key: value.clone() for key, value in tiny_base.unet.state_dict().items()}
+    words = {key: value.clone() for key, value in tiny_base.text_encoder.state_dict().items()}
+    modules = [id(module) for module in tiny_base.unet.modules()]
+    handle = build(tiny_base, design, 0)
+    if design.method != "embedding":
+        assert torch.equal(predict(tiny_base, task), untuned)
+    result = fit(tiny_base, handle, task, steps=4, lr=1e-2, seed=0)
+    tuned = predict(tiny_base, task)
+    assert not torch.equal(tuned, untuned) and not result.diverged
+    assert handle.num_parameters() == sum(p.numel() for p in handle.parameters())
+    handle.save(tmp_path)
+    handle.disable()
+    assert torch.equal(predict(tiny_base, task), untuned)
+    handle.enable()
+    assert torch.equal(predict(tiny_base, task), tuned) and all(p.requires_grad for p in handle.parameters())
+    handle.detach()
+    handle.detach()
+    assert torch.equal(predict(tiny_base, task), untuned)
+    for module, before in ((tiny_base.unet, weights), (tiny_base.text_encoder, words)):
+        after = module.state_dict()
+        assert list(after) == list(before) and all(torch.equal(after[key], before[key]) for key in before)
+        assert not any(p.requires_grad or p.grad is not None for p in module.parameters())
+    assert [id(module) for module in tiny_base.unet.modules()] == modules
+    assert not hasattr(tiny_base.unet, "peft_config")
+    state = torch.random.get_rng_state()
+    loaded = load(tiny_base, tmp_path)
+    assert torch.equal(predict(tiny_base, task), tuned)
+    loaded.detach()
+    assert torch.equal(predict(tiny_base, task), untuned)
+    assert torch.equal(torch.random.get_rng_state(), state) and not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("design", DESIGNS, ids=lambda design: design.method)
+def test_training_goes_on_from_a_state_as_if_it_had_not_stopped(tiny_base, task, design):
+    from sdpet.fit import TrainConfig, fit_together
+    from sdpet.loop import Member
+
+    def run(state=None, kept=None):
+        handle = build(tiny_base, design, 0)
+        keep = (lambda step, of: kept.update({step: of(0)})) if kept is not None else None
+        try:
+            fit_together(tiny_base, [Member(handle, 0, TrainConfig(4, 1e-2), state=state)], task, save=keep)
+            return [p.detach().clone() for p in handle.parameters()]
+        finally:
+            handle.detach()
+
+    kept: dict = {}
+    whole = run(kept=kept)
+    assert all(torch.equal(a, b) for a, b in zip(whole, run(kept[2]), strict=True))
+
+
+def test_lora_is_its_formula(tiny_base, fresh):
+    """W x + b + scale B A x with A, B read from the handle, against weights merged by hand."""
+    handle = build(tiny_base, LORA, 0)
+    with torch.no_grad():
+        for parameter in handle.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(0), std=0.1)
+    a_and_b = handle.parameters()
+    paths = [path for path, module in tiny_base.unet.named_modules() if hasattr(module, "lora_A")]
+    assert len(paths) == len(handle) == 4 * 2 * 7 and paths[0].endswith("attn1.to_q")  # 7 blocks of two attentions
+    original = {}
+    with torch.no_grad():
+        for path, down, up in zip(paths, a_and_b[::2], a_and_b[1::2], strict=True):
+            weight = fresh.unet.get_submodule(path).weight
+            original[path] = weight.clone()
+            assert down.shape == (3, weight.shape[1]) and up.shape == (weight.shape[0], 3)
+            weight += 0.5 * up @ down
+        noisy, text = torch.randn(2, *fresh.latent_shape), fresh.encode_text([PROMPT, ""])
+        t = torch.tensor([3, 700])
+        torch.testing.assert_close(tiny_base.predict(noisy, t, text), fresh.predict(noisy, t, text))
+        for path, weight in original.items():
+            fresh.unet.get_submodule(path).weight.copy_(weight)
+    handle.detach()
+
+
+def test_lora_files_go_into_a_diffusers_pipeline(tiny_base, fresh, tmp_path):
+    handle = build(tiny_base, LORA, 0)
+    with torch.no_grad():
+        for parameter in handle.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(0), std=0.1)
+    handle.save(tmp_path)
+    parts = {name: getattr(fresh, name) for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")}
+    pipe = StableDiffusionPipeline(
+        **parts, safety_checker=None, feature_extractor=None, image_encoder=None, requires_safety_checker=False
+    )
+    pipe.load_lora_weights(tmp_path)
+    noisy, text = torch.randn(1, *fresh.latent_shape), fresh.encode_text([PROMPT])
+    with torch.no_grad():
+        ours = tiny_base.predict(noisy, torch.tensor(500), text)
+        torch.testing.assert_close(fresh.predict(noisy, torch.tensor(500), text), ours)
+        pipe.unload_lora_weights()
+        assert not torch.allclose(fresh.predict(noisy, torch.tensor(500), text), ours)
+    handle.detach()
+
+
+def test_the_embedding_of_the_subjects_word_alone_is_learned(tiny_base, fresh, task, tmp_path):
+    """Against a plain loop that trains the whole table of a copy and puts all rows but one back."""
+    handle = build(tiny_base, EMBEDDING, 0)
+    (row,) = handle.parameters()
+    token = tiny_base.tokenizer("sks", add_special_tokens=False).input_ids
+    table = fresh.text_encoder.get_input_embeddings().weight
+    before = table.detach().clone()
+    assert row.shape == (1, before.shape[1]) and torch.equal(row[0], before[token[0]])
+    fit(tiny_base, handle, task, steps=3, lr=1e-2, seed=0)
+    table.requires_grad_(True)
+    optimizer = torch.optim.AdamW([table], lr=1e-2, weight_decay=0.01)
+    for step in range(3):
+        batch = task.batch(0, step)
+        loss = task.loss(fresh.predict(batch.noisy, batch.timesteps, fresh.encode_text(batch.prompts)), batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            others = torch.arange(len(table)) != token[0]
+            table[others] = before[others]
+    torch.testing.assert_close(row[0], table[token[0]], rtol=1e-4, atol=1e-6)
+    assert (row[0] - before[token[0]]).abs().max() > 1e-3
+    torch.testing.assert_close(tiny_base.encode_text([PROMPT]), fresh.encode_text([PROMPT]))
+    handle.detach()
+    assert torch.equal(tiny_base.encode_text([CLASS]), fresh.encode_text([CLASS]))
+    with torch.no_grad():
+        table.copy_(before)
+    table.requires_grad_(False)
+
+
+def test_a_word_of_several_tokens_has_as_many_rows(tiny_base):
+    handle = build(tiny_base, Design("embedding", token="zqx"), 0)
+    assert len(handle) == 3 and handle.num_parameters() == 3 * tiny_base.text_encoder.config.hidden_size
+    handle.detach()
+
+
+def test_method_errors(tiny_base, tmp_path):
+    for wrong, words in (
+        ({"method": "lora"}, "'lora' needs a rank"),
+        ({"method": "lora", "rank": 2}, "'lora' needs a scale"),
+        ({"method": "embedding", "token": "sks", "rank": 2}, "'embedding' takes no rank"),
+        ({"method": "full", "spec": RECIPE.spec}, "'full' takes no adapter spec"),
+        ({"method": "lora2"}, "adapter, full, lora, embedding"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Design(**wrong)
+    for first, second in ((RECIPE, LORA), (LORA, RECIPE), (LORA, Design("full"))):
+        handle = build(tiny_base, first, 0)
+        try:
+            with pytest.raises(ValueError, match="already"):
+                build(tiny_base, second, 0)
+        finally:
+            handle.detach()
+    with pytest.raises(ValueError, match="train it alone"):
+        build_fleet(tiny_base, [LORA], [0])
+    handle = build(tiny_base, LORA, 0)
+    handle.save(tmp_path)
+    handle.detach()
+    meta = json.loads((tmp_path / "lora.json").read_text())
+    (tmp_path / "lora.json").write_text(json.dumps(meta | {"rank": 5}))
+    with pytest.raises(ValueError, match="does not fit this UNet"):
+        load(tiny_base, tmp_path)
+    build(tiny_base, LORA, 0).detach()  # nothing was left on the UNet
+
+
+@pytest.mark.parametrize("method", ["lora", "embedding"])
+def test_a_run_of_each_method_is_recorded_and_scored_again(tiny_folder, subject_folders, tmp_path, method):
+    overrides = [*tiny_overrides(tiny_folder, subject_folders, tmp_path), f"adapter={method}", "quiet=true"]
+    record = run(composed(*overrides))
+    folder = tmp_path / "single" / record.run_id
+    assert record.status == "finished", record.reason
+    assert record.factors["method"] == method and record.factors["placement"] is None
+    assert record.sizes["trainable_params"] > 0 and record.sizes["bytes"] > 0
+    if method == "lora":  # 24,000 parameters are asked for: no other rank comes nearer
+        rank, each = record.factors["mid_dim"], record.sizes["trainable_params"] / record.factors["mid_dim"]
+        assert abs(record.sizes["trainable_params"] - 24000) <= each / 2 and rank == int(rank) > 1
+    evaluate_again(OmegaConf.create({"run": str(folder), "quiet": True, "sampler": {"steps": 3}}), ["sampler.steps=3"])
+    assert len(Record.read(folder).evaluations) == 1
+
+
+def test_runs_of_other_methods_train_alone(tiny_folder, subject_folders, tmp_path):
+    def key(*more):
+        return fleet_key(validate(composed(*tiny_overrides(tiny_folder, subject_folders, tmp_path), *more)))
+
+    assert key("seed=0") == key("seed=1")
+    for method in ("lora", "embedding", "full"):
+        assert key(f"adapter={method}") != key(f"adapter={method}", "seed=1")
