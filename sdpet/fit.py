@@ -120,7 +120,8 @@ def fit_together(
     save(step, state): called after each step; state(i) is what member i needs to go on, to be given as its `state`.
     A member whose loss is not finite leaves the fleet with diverged=True; the others go on. Seconds are a member's
     share of what the fleet took. rank: this process's place where several train one run: each takes its share of every
-    batch, gradients are summed, and all end with the weights that one process gives, within rounding. ValueError unless steps, precision and the step to begin at are the same for all.
+    batch, gradients are summed, and all end with the weights that one process gives, within rounding. ValueError unless
+    steps, precision and the step to begin at are the same for all.
     """
     first = members[0]
     start_at = _equal("steps already done", [(member.state or {"step": 0})["step"] for member in members])
