@@ -91,6 +91,11 @@ class Loop(LightningModule):
         """One AdamW a member, as if alone; frozen weights have requires_grad False and no gradient."""
         return self._adamw
 
+    def on_fit_start(self) -> None:
+        state = self._held[1][0].state
+        if state is not None and state.get("precision"):
+            self.trainer.precision_plugin.load_state_dict(state["precision"])
+
     def training_step(self, step: int) -> None:
         start = time.perf_counter()
         base, members, crew, task = self._held
@@ -134,6 +139,7 @@ class Loop(LightningModule):
             "optimizer": copy.deepcopy(self._adamw[i].state_dict()),
             "loss": list(self.losses[i]),
             "times": list(self.times[i]),
+            "precision": self.trainer.precision_plugin.state_dict(),  # the scale of the loss, where there is one
         }
 
     def _share(self, batch: Batch) -> Batch:

@@ -114,13 +114,25 @@ class Record:
 
     @classmethod
     def find(cls, folder: Path) -> Record | None:
-        """The record in the folder, or None when the run is not complete."""
+        """The record in the folder, or None when the run is not complete: what the record vouches for must be there."""
         if not (folder / FILE).exists():
             return None
         try:
-            return cls.read(folder)
+            record = cls.read(folder)
         except ValueError:
             return None
+        return None if record.lacks(folder) else record
+
+    def lacks(self, folder: Path) -> str | None:
+        """What this run has lost since its record was written (weights, samples, config), or None."""
+        if self.status == "failed":
+            return None
+        weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        if weights != self.sizes.get("bytes", weights):
+            return "the trained weights"
+        if self.status == "finished" and not (folder / "samples" / "index.jsonl").exists():
+            return "the samples"
+        return None if (folder / "config.yaml").exists() else "config.yaml"
 
 
 def factors(config: Mapping[str, Any], mid_dim: int | None = None) -> dict[str, Any]:

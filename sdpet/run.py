@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 import traceback
@@ -11,11 +12,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdpet.files import no_space, settle
 from sdpet.ranks import company, count, orders, started_as
 from sdpet.record import Record, bin_loss, factors
 from sdpet.stage import Stage, anchors_of, design_of, eval_plan, hush
-from sdpet.study.checkpoint import Keeper, read_checkpoint, remove_checkpoint
-from sdpet.study.claim import claim
+from sdpet.study.checkpoint import SECONDS, Keeper, read_checkpoint, remove_checkpoint
+from sdpet.study.claim import Claim, claim
 from sdpet.study.log import open_log, tell_failure
 from sdpet.study.validate import run_folder, run_id, validate
 
@@ -46,14 +48,20 @@ def run_together(
     """`run` for several configs that can share a fleet (equal `fleet_key`): one record each, or None.
 
     done(i, record) is called as soon as run i has its record. A fleet that ends with an error, such as too little
-    memory, is tried again in halves, so that only runs that fail alone are recorded as failed.
+    memory, is tried again in halves, so that only runs that fail alone are recorded as failed. Raises OSError when the
+    disk is full, which is no run's own fault: what was done stays, what was under way is cleared away.
     """
     checked = [validate(config) for config in configs]
     folders = [run_folder(config) for config in checked]
     records: list[Record | None] = [None] * len(checked)
+    held: dict[int, Claim] = {}
     stage = stage or Stage()
 
     def finish(i: int, record: Record) -> None:
+        if not held[i].holds():  # we were without a sign of life for long: another process does this run now
+            records[i] = None
+            return
+        settle(folders[i])
         record.write(folders[i])
         remove_checkpoint(folders[i])
         records[i] = Record.read(folders[i])  # as everyone else will see it
@@ -73,6 +81,7 @@ def run_together(
             mine = claims.enter_context(claim(folder))
             before = Record.find(folder) if mine else None
             if mine and (before is None or before.status == "failed"):
+                held[i] = mine
                 states[i] = read_checkpoint(folder)
                 todo.setdefault((states[i] or {"step": 0})["step"], []).append(i)
             elif done:
@@ -113,6 +122,11 @@ def _attempt(
             left.remove(fleet[place])
         return
     except Exception as error:  # recorded, so that the other runs of a study go on
+        full = no_space(error)
+        if full is not None:  # room for the others is not there either
+            for i in left:
+                shutil.rmtree(folders[i], ignore_errors=True)
+            raise OSError(full, os.strerror(full), getattr(error, "filename", None) or str(folders[left[0]])) from error
         if len(fleet) == 1:
             cause = error.__cause__ if type(error).__name__ == "InstantiationException" and error.__cause__ else error
             (folders[fleet[0]] / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
@@ -193,7 +207,9 @@ def _run(
                         anchors=frame,
                     )
                 )
-            keeper = Keeper([folder for _, folder, _ in runs], lambda: crew.aboard)
+            keeper = Keeper(
+                [folder for _, folder, _ in runs], lambda: crew.aboard, config.get("checkpoint_seconds", SECONDS)
+            )
             with company(config, runs[0][1]) as rank:
                 results = fit_together(base, members, task, fleet, keeper, rank)
             for (_, folder, _), handle, record, result in zip(runs, handles, records, results, strict=True):

@@ -375,13 +375,14 @@ def test_a_fleet_with_too_little_memory_is_halved(overrides, out, monkeypatch):
     assert records[2].reason == "ZeroDivisionError: its own fault"
 
 
-def test_a_killed_fleet_goes_on_from_its_checkpoint(overrides, out, monkeypatch):
+def test_a_killed_fleet_goes_on_from_its_checkpoint(overrides, out):
     from sdpet.run import run_together
     from sdpet.study.checkpoint import checkpoint_file
 
-    configs = [composed(*overrides, f"seed={seed}", "study=again", "logger=csv") for seed in range(2)]
+    configs = [
+        composed(*overrides, f"seed={seed}", "study=again", "logger=csv", "checkpoint_seconds=0") for seed in range(2)
+    ]
     whole = run_together([composed(*overrides, f"seed={seed}", "study=whole") for seed in range(2)], Stage())
-    monkeypatch.setattr("sdpet.study.checkpoint.SECONDS", 0.0)
     stop = iter([False, False, False, True])
 
     def watch(phase, done, total):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sdpet.files import atomically
 
-SECONDS = 60.0  # between checkpoints, at least
-SHARE = 0.05  # of the time spent on writing them, at most: the weights of a whole UNet are large
+SECONDS = 60.0  # between checkpoints, where the config does not say
+SHARE = 0.05  # of a run's time that may go into them
 
 
 def checkpoint_file(run_folder: Path) -> Path:
@@ -36,7 +37,9 @@ def write_checkpoint(run_folder: Path, state: dict[str, Any]) -> None:
 
     file = checkpoint_file(run_folder)
     file.parent.mkdir(parents=True, exist_ok=True)
-    atomically(file, lambda partial: torch.save(state, partial))
+    content = io.BytesIO()  # in memory first: errors of the disk then come as such
+    torch.save(state, content)
+    atomically(file, lambda partial: partial.write_bytes(content.getbuffer()))
 
 
 def remove_checkpoint(run_folder: Path) -> None:
@@ -44,20 +47,26 @@ def remove_checkpoint(run_folder: Path) -> None:
 
 
 class Keeper:
-    """Keeps the states of a fleet's runs from time to time; given to `fit_together` as `save`."""
+    """Keeps the states of a fleet's runs from time to time; given to `fit_together` as `save`.
 
-    def __init__(self, folders: list[Path], aboard: Callable[[], list[int]]) -> None:
-        self._folders, self._aboard = folders, aboard
-        self._last, self._wait = time.monotonic(), SECONDS
+    seconds: between two times, and longer where writing takes long; 0: after every step.
+    """
+
+    def __init__(self, folders: list[Path], aboard: Callable[[], list[int]], seconds: float = SECONDS) -> None:
+        self._folders, self._aboard, self._seconds = folders, aboard, seconds
+        self._next = time.monotonic() + seconds
+        self._full = False
 
     def __call__(self, step: int, state: Callable[[int], dict[str, Any]]) -> None:
-        began = time.monotonic()
-        if began - self._last < self._wait:
+        begin = time.monotonic()
+        if begin < self._next:
             return
         try:
             for i in self._aboard():
                 write_checkpoint(self._folders[i], state(i))
-        except OSError as error:  # a full disk must not end the training
-            warnings.warn(f"no checkpoint was written ({error}); the run goes on without.", stacklevel=2)
-        self._last = time.monotonic()
-        self._wait = max(SECONDS, (self._last - began) / SHARE)
+        except OSError as error:  # the one before is still there, and training can go on without
+            if not self._full:
+                print(f"note: no checkpoint could be kept ({error.strerror}: {error.filename})", file=sys.stderr)
+            self._full = True
+        took = time.monotonic() - begin
+        self._next = begin + took + (max(self._seconds, took / SHARE) if self._seconds else 0.0)

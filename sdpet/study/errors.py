@@ -9,6 +9,7 @@ from typing import Any
 
 from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
 
+from sdpet.files import no_space
 from sdpet.study.rules import unknown_key
 from sdpet.study.stopping import exit_on_sigterm
 
@@ -47,6 +48,11 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, CompactHydraException):
         cause = f" {str(error.__cause__).splitlines()[0]}" if error.__cause__ else ""
         return f"{text}{cause}" or type(error).__name__
+    if no_space(error) is not None:
+        place = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+        return (
+            f"{os.strerror(no_space(error) or 0)}{place}; make room, then the same command goes on where this stopped."
+        )
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}."
     return text or type(error).__name__

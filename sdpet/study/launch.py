@@ -242,6 +242,9 @@ def _heed(worker: Worker, report: dict[str, Any], queue: Queue, progress: Progre
         for job in worker.fleet:
             progress.share(job.name, report["share"])
         return
+    if report["event"] == "stop":
+        worker.fleet = []
+        raise OSError(*report["error"])
     fleet, worker.fleet = worker.fleet, []
     for i, job in enumerate(fleet):
         if i in report["claimed"]:

@@ -137,7 +137,7 @@ def optional(rule: Rule, tell: bool = True) -> Rule:
 
 
 RULES: dict[str, dict[str, Rule]] = {
-    "": {"study": folder_name, "seed": whole(0), "output_root": text, "quiet": flag},
+    "": {"study": folder_name, "seed": whole(0), "output_root": text, "quiet": flag, "checkpoint_seconds": number(0)},
     "adapter": {
         "method": choice(METHODS),
         "din": optional(choice(INPUTS), tell=False),

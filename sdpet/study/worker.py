@@ -32,7 +32,12 @@ def main(descriptor: int) -> None:
 
     stage = Stage()
     while (line := configs.get()) is not None:
-        records = run_together(json.loads(line), stage, _watch(reports))
+        try:
+            records = run_together(json.loads(line), stage, _watch(reports))
+        except OSError as error:  # a full disk, a lost mount: the other runs would end so too
+            what = [error.errno, error.strerror, error.filename]
+            reports.write(json.dumps({"event": "stop", "error": what}) + "\n")
+            return
         busy.clear()
         claimed = [i for i, record in enumerate(records) if record is None]
         reports.write(json.dumps({"event": "done", "claimed": claimed}) + "\n")
