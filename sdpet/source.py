@@ -51,6 +51,7 @@ class Source:
 
     @property
     def parts(self) -> tuple[str, ...]:
+        """Names of the pipeline's parts."""
         return parts_of(self.configs)
 
     def variant(self, part: str) -> str | None:
@@ -70,12 +71,13 @@ def find_source(
     use_ema: bool = False,
     config: str | Path | None = None,
     quiet: bool = True,
+    fetch: bool = True,
 ) -> Source:
     """The base model that `path` names, fetched from the hub where it is a hub id that is not in the local cache.
 
     path: None for the lab, a pipeline folder, a hub id such as "CompVis/stable-diffusion-v1-4" or a checkpoint file.
     use_ema, config: of a checkpoint file; config is a folder in diffusers' format whose `unet/config.json` and so on
-    describe it, where it is not of Stable Diffusion v1's sizes.
+    describe it, where it is not of Stable Diffusion v1's sizes. fetch: whether the network may be asked.
     ValueError, in one sentence, for what is not there, incomplete or unsafe to read.
     """
     text = str(LAB_FOLDER if path is None else path)
@@ -87,7 +89,7 @@ def find_source(
         given = "use_ema" if use_ema else "config"
         raise ValueError(f"unet.{given} goes with a checkpoint file ({', '.join(CHECKPOINTS[:2])}), not with {text}.")
     if not place.is_dir() and _looks_like_hub_id(text):
-        place = _from_hub(text, quiet)
+        place = _from_hub(text, quiet, fetch)
     _check_folder(place)
     return Source(place, place)
 
@@ -162,7 +164,7 @@ def _looks_like_hub_id(text: str) -> bool:
     return re.fullmatch(r"[\w.-]+/[\w.-]+", text) is not None and not text.startswith(".")
 
 
-def _from_hub(name: str, quiet: bool) -> Path:
+def _from_hub(name: str, quiet: bool, fetch: bool) -> Path:
     """The folder of a hub id in the local cache; what is not there is fetched."""
     from huggingface_hub import snapshot_download
 
@@ -171,6 +173,8 @@ def _from_hub(name: str, quiet: bool) -> Path:
         _check_folder(folder)
         return folder
     except (OSError, ValueError):
+        if not fetch:
+            raise ValueError(f"{name} is not in the local cache of the hub; hf download {name} fetches it.") from None
         return _fetched(name, quiet)
 
 
@@ -195,6 +199,17 @@ def _fetched(name: str, quiet: bool) -> Path:
         ) from error
 
 
-def source_of(unet: Mapping[str, Any], quiet: bool = True) -> Source:
+def source_of(unet: Mapping[str, Any], quiet: bool = True, fetch: bool = True) -> Source:
     """The source that a config's `unet` names."""
-    return find_source(unet["path"], unet.get("use_ema", False), unet.get("config"), quiet)
+    return find_source(unet["path"], unet.get("use_ema", False), unet.get("config"), quiet, fetch)
+
+
+def architecture_of(unet: Mapping[str, Any]) -> Source | None:
+    """The configs of the model a config's `unet` names, where its weights are not here; None for an unknown model."""
+    if unet.get("config") is not None:
+        folder = Path(unet["config"]).expanduser()
+    elif unet["name"] in NAMED:
+        folder = ARCHITECTURES / NAMED[unet["name"]]
+    else:
+        return None
+    return Source(folder, folder)

@@ -1,4 +1,4 @@
-"""`sdpet doctor`: is all there that a study needs? One line a check, what to do when not."""
+"""`sdpet doctor`: is all there that a study needs, or that a given model and design need? One line a check."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -17,22 +17,38 @@ from sdpet.study.validate import LAB
 PACKAGES = ("torch", "diffusers", "transformers", "lightning", "hydra-core", "open_clip_torch", "statsmodels")
 
 
+HELP = """example: sdpet doctor unet=sd15 adapter=attn2o-ffni adapter.mid_dim=60
+
+  sdpet doctor                  is all there that a study needs?
+  sdpet doctor KEY=VALUE ...    the same for a model and a design, given as for train.py: number of adapters,
+                                parameters, memory of a training step, what is missing to run. Fetches nothing.
+"""
+
+
 def main(arguments: list[str]) -> int:
     """The command: exit status 0 when nothing is missing."""
-    if arguments:
+    if arguments and ("=" not in arguments[0] or arguments[0].startswith("-")):
         helped = arguments[0] in ("-h", "--help")
-        text = "example: sdpet doctor (it takes no options)"
-        print(text, file=sys.stdout if helped else sys.stderr)
+        print(HELP, end="", file=sys.stdout if helped else sys.stderr)
         return 0 if helped else 2
-    return 0 if doctor() else 1
+    if not arguments:
+        return 0 if doctor() else 1
+    from sdpet.study.doctor_model import model_checks
+
+    return 0 if report(model_checks(arguments)) else 1
 
 
 def doctor() -> bool:
     """Print the checks; True when nothing is missing."""
+    return report(checks())
+
+
+def report(found: Iterable[tuple[str, str, str]]) -> bool:
+    """Print checks as they come; True when nothing is missing."""
     well = True
-    for name, found, cure in checks():
+    for name, what, cure in found:
         well &= not cure
-        print(f"{'ok' if not cure else 'NO':<3} {name:<12} {found}" + (f": {cure}" if cure else ""))
+        print(f"{'ok' if not cure else 'NO':<3} {name:<12} {what}" + (f": {cure}" if cure else ""), flush=True)
     return well
 
 

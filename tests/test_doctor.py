@@ -1,0 +1,84 @@
+"""What `sdpet doctor` says of a model and a design, without weights."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from study_tools import environment
+from tiny_models import UNETS, write_checkpoint, write_configs, write_folder
+
+import sdpet.estimate
+from sdpet import AdapterSpec, attach
+from sdpet.adapters import count_parameters, matching_blocks
+from sdpet.estimate import activation_bytes, count, on_meta
+from sdpet.source import ARCHITECTURES, Source
+from sdpet.study.doctor_model import model_checks
+
+
+def said(*overrides):
+    return {name: (found, cure) for name, found, cure in model_checks(overrides)}
+
+
+@pytest.mark.parametrize(
+    ("name", "unet", "blocks"), [("v1", 859_520_964, 16), ("v21", 865_910_724, 16), ("sdxl", 2_567_463_684, 70)]
+)
+def test_the_shipped_architectures_have_the_published_sizes(name, unet, blocks):
+    networks = on_meta(Source(ARCHITECTURES / name, ARCHITECTURES / name))
+    assert (count(networks["unet"]), count(networks["vae"])) == (unet, 83_653_863)
+    assert count(networks["text_encoder"]) == {"v21": 340_387_840}.get(name, 123_060_480)
+    assert count(networks["text_encoder_2"]) == 694_659_840 if name == "sdxl" else "text_encoder_2" not in networks
+    assert len(matching_blocks(networks["unet"], AdapterSpec.parse("attn2o-ffni"))) == blocks
+    if name == "v1":
+        for mid_dim, expected in ((60, 1_511_040), (256, 6_406_336)):
+            assert count_parameters(networks["unet"], AdapterSpec.parse("attn2o-ffni", mid_dim=mid_dim)) == expected
+
+
+def test_the_command(tmp_path):
+    command = [sys.executable, "-m", "sdpet.cli", "doctor", "unet=sd15", "adapter=attn2o-ffni", "adapter.mid_dim=60"]
+    offline = environment() | {"HF_HOME": str(tmp_path)}
+    ended = subprocess.run([*command, "trainer=gpu"], env=offline, capture_output=True, text=True, timeout=120)
+    lines = {line[3:].split()[0]: line for line in ended.stdout.splitlines()}
+    assert "16 adapters, 1,511,040 parameters, 0.176 %" in lines["design"], ended
+    assert "859,520,964" in lines["model"] and "2 x 512 x 512" in lines["memory"] and "AdamW 0.01" in lines["memory"]
+    assert lines["weights"].startswith("NO") and "hf download stable-diffusion-v1-5" in lines["weights"]
+    assert ended.returncode == 1 and lines["device"].startswith("ok" if torch.cuda.is_available() else "NO")
+
+
+def test_a_model_that_is_here_lacks_nothing(tmp_path):
+    made = write_folder(tmp_path / "folder", "sdxl")
+    found = said("unet=sdxl", f"unet.path={tmp_path / 'folder'}", "adapter.mid_dim=2", "unet.image_size=32")
+    assert not any(cure for _, cure in found.values()), found
+    assert f"unet {count(made['unet']):,}" in found["model"][0] and "28 adapters" in found["design"][0]
+    assert "4 x 32 x 32" in found["memory"][0]
+    made = write_folder(tmp_path / "v1")
+    file = write_checkpoint(tmp_path / "a.ckpt", made)
+    configs = write_configs(tmp_path / "configs", made)
+    full = said("unet=ckpt", f"unet.path={file}", f"unet.config={configs}", "adapter=full", "task.reg_weight=0")
+    assert "2 x 64 x 64" in full["memory"][0] and "100 % of the UNet" in full["design"][0]
+    assert "unet.path=MODEL.ckpt" in said("unet=ckpt")["weights"][1]
+    with pytest.raises(ValueError, match="relu, sig, silu, ident"):
+        said("unet=sd15", "adapter.activation=tanh")
+
+
+@pytest.mark.parametrize("placement", ["attn2o-ffni", "resi-reso"])
+def test_activations_counted_on_the_meta_device_are_those_of_a_real_pass(placement, monkeypatch):
+    sizes = []
+    for device in ("cpu", "meta"):
+        with torch.device(device):
+            unet = UNet2DConditionModel(**UNETS["v1"] | {"block_out_channels": (32, 32, 64, 64)})
+        unet.requires_grad_(False).train()
+        trained = list(attach(unet, AdapterSpec.parse(placement, mid_dim=3)).parameters())
+        if device == "cpu":
+            with monkeypatch.context() as patch:
+                patch.setattr(sdpet.estimate, "_FusedAttention", contextlib.nullcontext)
+                sizes.append(activation_bytes(unet, 2, 16, trained=trained))
+        else:
+            sizes.append(activation_bytes(unet, 2, 16, trained=trained))
+            assert 0 < activation_bytes(unet, 2, 16, True, trained) < 0.5 * sizes[-1]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.01)
+    assert not any(module._forward_hooks for module in unet.get_submodule("conv_in").modules())
