@@ -247,6 +247,7 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
+            warnings.filterwarnings("ignore", "grad and param do not obey the gradient layout")  # a fleet's are rows
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -39,11 +39,16 @@ class Member:
 
 
 class Crew(Protocol):
-    """Who shares the batch (sdpet.adapters.fleet.Fleet): numbers of the members in order of their rows."""
+    """Who shares the batch (sdpet.adapters.fleet.Fleet): numbers of the members in order of their rows.
+
+    vector: all weights of a member as one vector, the gradient of which must stay in its place; None where there is
+    none, and the weights are as many tensors as the handle says.
+    """
 
     @property
     def aboard(self) -> list[int]: ...
     def leave(self, index: int) -> None: ...
+    def vector(self, index: int) -> torch.Tensor | None: ...
 
 
 class Alone:
@@ -54,6 +59,9 @@ class Alone:
 
     def leave(self, index: int) -> None:
         self.aboard.remove(index)
+
+    def vector(self, index: int) -> None:
+        return None
 
 
 class Loop(LightningModule):
@@ -117,7 +125,7 @@ class Loop(LightningModule):
                 self._descend(i, step)
             else:
                 self.diverged[i] = True
-                self._adamw[i].zero_grad()  # not finite either
+                self._adamw[i].zero_grad(set_to_none=False)  # not finite either
                 crew.leave(i)
         seconds = (time.perf_counter() - start) / len(aboard)
         for i in aboard:
@@ -136,7 +144,7 @@ class Loop(LightningModule):
         return {
             "step": len(self.losses[i]),
             "parameters": [parameter.detach().cpu().clone() for parameter in member.handle.parameters()],
-            "optimizer": copy.deepcopy(self._adamw[i].state_dict()),
+            "optimizer": self._optimizer_state(i),
             "loss": list(self.losses[i]),
             "times": list(self.times[i]),
             "precision": self.trainer.precision_plugin.state_dict(),  # the scale of the loss, where there is one
@@ -171,7 +179,7 @@ class Loop(LightningModule):
         if config.clip is not None:
             self.clip_gradients(optimizer.optimizer, config.clip, "norm")
         optimizer.step()
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=self._held[2].vector(i) is None)
 
     def _optimizer(self, i: int) -> LightningOptimizer:
         found: Any = self.optimizers()
@@ -181,13 +189,47 @@ class Loop(LightningModule):
     def _resume(self) -> None:
         """Make the optimisers; give members that were left unfinished their weights and optimisers' state back."""
         self._adamw: list[torch.optim.Optimizer] = []
-        for member in self._held[1]:
-            config, parameters = member.config, list(member.handle.parameters())
+        for i, member in enumerate(self._held[1]):
+            config, parameters, vector = member.config, list(member.handle.parameters()), self._held[2].vector(i)
             optimizer = torch.optim.AdamW(
-                parameters, lr=config.lr, weight_decay=config.weight_decay, fused=config.precision != "16-mixed"
+                parameters if vector is None else [vector],
+                lr=config.lr,
+                weight_decay=config.weight_decay,
+                fused=config.precision != "16-mixed",
             )
             if member.state is not None:
                 for parameter, value in zip(parameters, member.state["parameters"], strict=True):
                     parameter.copy_(value)
-                optimizer.load_state_dict(copy.deepcopy(member.state["optimizer"]))  # it may be kept
+                state = copy.deepcopy(member.state["optimizer"])  # it may be kept
+                optimizer.load_state_dict(state if vector is None else _joined(state))
             self._adamw.append(optimizer)
+
+    def _optimizer_state(self, i: int) -> dict[str, Any]:
+        """A copy, by the parameters of the handle, also where the optimiser knows them as one vector."""
+        state = copy.deepcopy(self._adamw[i].state_dict())
+        if self._held[2].vector(i) is None:
+            return state
+        return _parted(state, [parameter.shape for parameter in self._held[1][i].handle.parameters()])
+
+
+def _parted(state: dict[str, Any], shapes: Sequence[torch.Size]) -> dict[str, Any]:
+    """The state of an optimiser of one vector as that of one of several tensors which the vector consists of."""
+    own, (group,) = state["state"].get(0), state["param_groups"]
+    parts: dict[int, dict[str, Any]] = {}
+    if own is not None:
+        sizes = [shape.numel() for shape in shapes]
+        split = {key: value.split(sizes) for key, value in own.items() if value.dim()}
+        for j, shape in enumerate(shapes):
+            scalars = {key: value.clone() for key, value in own.items() if not value.dim()}
+            parts[j] = scalars | {key: values[j].reshape(shape).clone() for key, values in split.items()}
+    return {"state": parts, "param_groups": [{**group, "params": list(range(len(shapes)))}]}
+
+
+def _joined(state: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `_parted`."""
+    parts, (group,) = state["state"], state["param_groups"]
+    own: dict[int, dict[str, Any]] = {}
+    if parts:
+        whole = {key: torch.cat([p[key].flatten() for p in parts.values()]) for key in parts[0] if parts[0][key].dim()}
+        own[0] = {key: value for key, value in parts[0].items() if not value.dim()} | whole
+    return {"state": own, "param_groups": [{**group, "params": [0]}]}

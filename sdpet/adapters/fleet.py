@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
 from sdpet.adapters.handle import Adapters, matching_blocks, refuse_second
 from sdpet.adapters.spec import AdapterSpec
-from sdpet.adapters.stacked import stacked_addition
+from sdpet.adapters.stacked import Stack
 from sdpet.adapters.taps import Edge, Shares, connect
 from sdpet.positions import position
 
@@ -16,11 +17,12 @@ from sdpet.positions import position
 class Fleet:
     """K members on one UNet, which then computes K models at once.
 
-    A batch holds the rows of all members that are aboard, equally many each, in the order of `aboard`: members of
-    equal shapes stand together, as they are computed together. Every member's adapter reads and writes its own rows
-    alone; no operation of the UNet mixes rows.
+    A batch holds the rows of all members that are aboard, equally many each, in the order of `aboard`: members that
+    write at the same place with adapters of equal shapes stand together, as they are computed together. Every member's
+    adapter reads and writes its own rows alone; no operation of the UNet mixes rows.
 
-    members: detached `Adapters`, which are trained and saved like those of a single design. ValueError as of `attach`.
+    members: detached `Adapters` on the UNet's device, which are trained and saved like those of a single design.
+    ValueError as of `attach`.
     """
 
     def __init__(self, unet: nn.Module, members: Sequence[Adapters]) -> None:
@@ -30,7 +32,8 @@ class Fleet:
         groups: dict[tuple, list[int]] = {}
         for index, member in enumerate(members):
             groups.setdefault(_shape(member.spec), []).append(index)
-        self._groups = list(groups.values())
+        self._groups = [sorted(group, key=lambda i: self.members[i].spec.din) for group in groups.values()]
+        self._vectors: dict[int, Tensor] = {}
         self._undo: list[Callable[[], None]] = []
         self._connect()
 
@@ -48,6 +51,11 @@ class Fleet:
         self._groups = [kept for group in self._groups if (kept := [i for i in group if i != index])]
         self._connect()
 
+    def vector(self, index: int) -> Tensor:
+        """All weights of a member (P,), in the order of its parameters, with the same storage as they have; `grad` is
+        theirs, is added to in place, and must not be replaced: empty it by `zero_grad(set_to_none=False)`."""
+        return self._vectors[index]
+
     def detach(self) -> None:
         """Take all members out of the UNet, which is then as it was."""
         while self._undo:
@@ -55,22 +63,39 @@ class Fleet:
 
     def _connect(self) -> None:
         self.detach()
-        shares = Shares([len(group) for group in self._groups])
-        for number, group in enumerate(self._groups):
-            spec = self.members[group[0]].spec
-            reads, writes = position(spec.din).reads, position(spec.dout).writes
+        dins = [_runs([self.members[i].spec.din for i in group]) for group in self._groups]
+        shares = Shares([count for runs in dins for _, count in runs])
+        first = 0
+        for group, runs in zip(self._groups, dins, strict=True):
+            stack = self._stack(group)
+            reads = tuple(position(din).reads for din, _ in runs)
+            writes = position(self.members[group[0]].spec.dout).writes
             for path, block in self._blocks[group[0]].items():
-                edge = Edge(reads, writes, self._addition(group, path), share=(shares, number))
+                edge = Edge(reads, writes, partial(stack.change, path), shares=shares, first=first)
                 self._undo.append(connect(block, path, edge))
+            first += len(runs)
 
-    def _addition(self, group: Sequence[int], path: str) -> Callable[[Tensor, Tensor], Tensor]:
+    def _stack(self, group: Sequence[int]) -> Stack:
         members = [self.members[index] for index in group]
-        if len(members) == 1:
-            return members[0].addition(path)
-        scales = [member.spec.scale * member.strength for member in members]
-        return stacked_addition([member.by_block[path] for member in members], scales)
+        stack = Stack([member.by_block for member in members], [m.spec.scale * m.strength for m in members])
+        for index, weights, gradients in zip(group, stack.weights, stack.gradients, strict=True):
+            vector = self._vectors.setdefault(index, nn.Parameter(weights))
+            vector.data, vector.grad = weights, gradients  # the same object in a new place, for optimisers know it
+        return stack
 
 
 def _shape(spec: AdapterSpec) -> tuple:
-    """Members with equal ones are computed together."""
-    return (spec.din, spec.dout, spec.mid_dim, spec.activation)
+    """Members with equal ones are computed together. Widths are attributes of the block: equal names, equal widths."""
+    source = position(spec.din)
+    return (spec.dout, source.width, source.groups, spec.mid_dim, spec.activation)
+
+
+def _runs(names: Sequence[str]) -> list[tuple[str, int]]:
+    """("a", "a", "b") -> [("a", 2), ("b", 1)]"""
+    runs: list[tuple[str, int]] = []
+    for name in names:
+        if runs and runs[-1][0] == name:
+            runs[-1] = (name, runs[-1][1] + 1)
+        else:
+            runs.append((name, 1))
+    return runs

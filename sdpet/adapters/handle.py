@@ -88,22 +88,21 @@ class Adapters(nn.Module):
     def _connect(self, blocks: Mapping[str, nn.Module]) -> None:
         din, dout = position(self.spec.din), position(self.spec.dout)
         for path, block in blocks.items():
-            edge = Edge(din.reads, dout.writes, self.addition(path))
+            edge = Edge((din.reads,), dout.writes, self.change(path))
             self._edges.append(edge)
             self._undo.append(connect(block, path, edge))
 
-    def addition(self, path: str) -> Callable[[Tensor, Tensor], Tensor]:
-        """add(value, read): what the adapter of that block makes of a value, given what it read."""
+    def change(self, path: str) -> Callable[[Tensor, torch.dtype], Tensor]:
+        """change(read, dtype): what the adapter of that block adds to a value of that dtype, given what it read."""
         adapter = self.by_block[path]
 
-        def add(value: Tensor, read: Tensor) -> Tensor:
+        def change(read: Tensor, dtype: torch.dtype) -> Tensor:
             up: Any = adapter[-1]  # nn.Linear or nn.Conv2d
             if up.weight.device != read.device:
                 adapter.to(read.device)
-            change = adapter(read.to(up.weight.dtype)).to(value.dtype)
-            return value + (self.spec.scale * self.strength) * change
+            return (self.spec.scale * self.strength) * adapter(read.to(up.weight.dtype)).to(dtype)
 
-        return add
+        return change
 
     def extra_repr(self) -> str:
         return f"{self.spec}, strength={self.strength}, attached={self.attached}"

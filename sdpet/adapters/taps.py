@@ -29,27 +29,43 @@ class Shares:
 
     def split(self, value: Tensor) -> list[Tensor]:
         """Views of value (B, ...), one a share. ValueError when the rows cannot be shared out evenly."""
+        rows = self._rows_each(value)
+        return list(value.split([count * rows for count in self.counts]))
+
+    def span(self, value: Tensor, first: int, count: int) -> tuple[int, int]:
+        """(start, stop): the rows of value (B, ...) that `count` shares from number `first` on have."""
+        rows = self._rows_each(value)
+        return rows * sum(self.counts[:first]), rows * sum(self.counts[: first + count])
+
+    def _rows_each(self, value: Tensor) -> int:
         rows, rest = divmod(len(value), sum(self.counts))
         if rest:
             raise ValueError(
                 f"A fleet of {sum(self.counts)} members got a batch of {len(value)} rows; give each as many."
             )
-        return list(value.split([count * rows for count in self.counts]))
+        return rows
 
 
 @dataclass(eq=False)
 class Edge:
-    """One way through a block: from the sum of the values at the taps `reads` to the value at the taps `writes`.
+    """One way through a block: from the sum of the values at the taps that are read to the value at the taps `writes`.
 
-    rewrite(value, read): the new value at a tap of `writes`, given its value and what was read.
-    share: None where it gets the whole batch, or whose share of the batch it gets and gives (of which shares).
+    change(read, dtype): what is added to the value at a tap of `writes`, in its dtype, given what was read.
+    reads: the taps to sum up, for each share of the batch that the edge gets: one for the whole batch, several where
+    members of a fleet that read at different places write here together.
+    shares: None where it gets the whole batch, or of which shares it gets those from number `first` on.
     """
 
-    reads: tuple[Tap, ...]
+    reads: tuple[tuple[Tap, ...], ...]
     writes: tuple[Tap, ...]
-    rewrite: Callable[[Tensor, Tensor], Tensor]
+    change: Callable[[Tensor, torch.dtype], Tensor]
     active: bool = True
-    share: tuple[Shares, int] | None = None
+    shares: Shares | None = None
+    first: int = 0
+
+    @property
+    def read_taps(self) -> list[Tap]:
+        return [tap for taps in self.reads for tap in taps]
 
 
 class Wiring:
@@ -75,7 +91,7 @@ class Wiring:
         if not self.edges:
             return
         self._hooks.append(block.register_forward_pre_hook(self._begin))
-        taps = dict.fromkeys(tap for edge in self.edges for tap in (*edge.reads, *edge.writes))
+        taps = dict.fromkeys(tap for edge in self.edges for tap in (*edge.read_taps, *edge.writes))
         for tap in taps:
             module = block.get_submodule(tap.path)
             if tap.side == "in":
@@ -109,37 +125,35 @@ class Wiring:
     def _pass(self, tap: Tap, value: Any) -> Any:
         """`value` goes by: remember it for the edges that read here, have it rewritten by those that write here."""
         edges = [edge for edge in self.edges if edge.active]
-        if any(tap in edge.reads for edge in edges):
+        if any(tap in edge.read_taps for edge in edges):
             self._seen[tap] = self._checked(tap, value)
-        shared: dict[Shares, list[Edge]] = {}
+        spans, changes = [], []
         for edge in edges:
-            if tap in edge.writes and edge.share is None:
-                value = edge.rewrite(value, self._read(edge))
-            elif tap in edge.writes and edge.share is not None:
-                shared.setdefault(edge.share[0], []).append(edge)
-        for shares, writers in shared.items():  # one split and one cat, however many write here
-            parts = shares.split(value)
-            for edge in writers:
-                index = edge.share[1]  # type: ignore[index]
-                parts[index] = edge.rewrite(parts[index], self._read(edge))
-            value = torch.cat(parts)
-        return value
+            if tap not in edge.writes:
+                continue
+            if edge.shares is None:
+                value = value + edge.change(self._read(edge), value.dtype)
+            else:
+                spans.append(edge.shares.span(value, edge.first, len(edge.reads)))
+                changes.append(edge.change(self._read(edge), value.dtype))
+        return _AddToRows.apply(value, spans, *changes) if spans else value
 
     def _read(self, edge: Edge) -> Tensor:
-        first, *others = edge.reads
-        total = self._part(first, edge)
-        for tap in others:
-            total = self._part(tap, edge) + total
-        return total
+        parts = []
+        for number, (first, *others) in enumerate(edge.reads, edge.first):
+            total = self._part(first, edge, number)
+            for tap in others:
+                total = self._part(tap, edge, number) + total
+            parts.append(total)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _part(self, tap: Tap, edge: Edge) -> Tensor:
-        """What was seen at the tap, of the batch or of the edge's share of it."""
-        if edge.share is None:
+    def _part(self, tap: Tap, edge: Edge, number: int) -> Tensor:
+        """What was seen at the tap, of the batch or of one of the edge's shares of it."""
+        if edge.shares is None:
             return self._seen[tap]
-        shares, index = edge.share
-        if (tap, shares) not in self._parts:
-            self._parts[tap, shares] = shares.split(self._seen[tap])
-        return self._parts[tap, shares][index]
+        if (tap, edge.shares) not in self._parts:
+            self._parts[tap, edge.shares] = edge.shares.split(self._seen[tap])
+        return self._parts[tap, edge.shares][number]
 
     def _checked(self, tap: Tap, value: Any) -> Tensor:
         place = f"{tap.side}put {tap.argument}".strip() + f" of {tap.path or 'the block'} in {self.name}"
@@ -151,6 +165,25 @@ class Wiring:
                 "switch feed-forward chunking off."
             )
         return value
+
+
+class _AddToRows(torch.autograd.Function):
+    """value (B, ...) with changes added to its rows start to stop, one change a span; spans do not overlap.
+
+    Slices and concatenation would do the same, but copy the whole gradient of the value at every tap.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, spans: list[tuple[int, int]], *changes: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.spans = spans
+        value = value.clone()
+        for (start, stop), change in zip(spans, changes, strict=True):
+            value[start:stop] += change
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        return grad, None, *(grad[start:stop] for start, stop in ctx.spans)
 
 
 _WIRINGS: WeakKeyDictionary[nn.Module, Wiring] = WeakKeyDictionary()
