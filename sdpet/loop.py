@@ -96,8 +96,9 @@ class Loop(LightningModule):
             self.trained = torch.nn.ParameterList(members[0].handle.parameters())
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """One AdamW a member, as if alone; frozen weights have requires_grad False and no gradient."""
-        return self._adamw
+        """One AdamW a member, as if alone, or one for members of equal options whose weights are vectors each (its steps
+        are elementwise); frozen weights have requires_grad False and no gradient."""
+        return [optimizer for optimizer, _ in self._optimized]
 
     def on_fit_start(self) -> None:
         state = self._held[1][0].state
@@ -121,12 +122,12 @@ class Loop(LightningModule):
             self.manual_backward(total if self._rank is None else total * self._rank.world)  # DDP gives the mean
         for place, (i, value) in enumerate(zip(aboard, values, strict=True)):
             self.losses[i].append(value)
-            if place in finite:
-                self._descend(i, step)
-            else:
+            if place not in finite:
                 self.diverged[i] = True
-                self._adamw[i].zero_grad(set_to_none=False)  # not finite either
                 crew.leave(i)
+        for number, (_, owners) in enumerate(self._optimized):
+            if going := [i for i in owners if i in crew.aboard]:
+                self._descend(number, going, step)
         seconds = (time.perf_counter() - start) / len(aboard)
         for i in aboard:
             self.times[i].append(seconds)
@@ -172,64 +173,79 @@ class Loop(LightningModule):
                 made[seed] = self._held[3].batch(seed, step)
         return [made[seed] for seed in seeds]
 
-    def _descend(self, i: int, step: int) -> None:
-        config, optimizer = self._held[1][i].config, self._optimizer(i)
+    def _descend(self, number: int, owners: Sequence[int], step: int) -> None:
+        """A step of one optimiser, for the members whose weights it has and that are aboard."""
+        found: Any = self.optimizers()
+        optimizer: LightningOptimizer = found[number] if isinstance(found, list) else found
+        config = self._held[1][owners[0]].config  # equal for all of them
+        vectors = [vector for i in owners if (vector := self._held[2].vector(i)) is not None]
         for group in optimizer.param_groups:
             group["lr"] = config.lr_at(step)
-        if config.clip is not None:
+        if config.clip is not None and not vectors:
             self.clip_gradients(optimizer.optimizer, config.clip, "norm")
+        elif config.clip is not None:
+            for vector in vectors:
+                torch.nn.utils.clip_grad_norm_(vector, config.clip)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=self._held[2].vector(i) is None)
-
-    def _optimizer(self, i: int) -> LightningOptimizer:
-        found: Any = self.optimizers()
-        return found[i] if isinstance(found, list) else found
+        optimizer.zero_grad(set_to_none=not vectors)
 
     @torch.no_grad()
     def _resume(self) -> None:
         """Make the optimisers; give members that were left unfinished their weights and optimisers' state back."""
-        self._adamw: list[torch.optim.Optimizer] = []
-        for i, member in enumerate(self._held[1]):
-            config, parameters, vector = member.config, list(member.handle.parameters()), self._held[2].vector(i)
+        _, members, crew, _ = self._held
+        together: dict[Any, list[int]] = {}
+        for i, member in enumerate(members):
+            together.setdefault(i if crew.vector(i) is None else member.config, []).append(i)
+        self._optimized: list[tuple[torch.optim.Optimizer, list[int]]] = []
+        for owners in together.values():
+            config = members[owners[0]].config
+            vectors = [vector for i in owners if (vector := crew.vector(i)) is not None]
             optimizer = torch.optim.AdamW(
-                parameters if vector is None else [vector],
+                vectors or list(members[owners[0]].handle.parameters()),
                 lr=config.lr,
                 weight_decay=config.weight_decay,
                 fused=config.precision != "16-mixed",
             )
-            if member.state is not None:
-                for parameter, value in zip(parameters, member.state["parameters"], strict=True):
-                    parameter.copy_(value)
-                state = copy.deepcopy(member.state["optimizer"])  # it may be kept
-                optimizer.load_state_dict(state if vector is None else _joined(state))
-            self._adamw.append(optimizer)
+            self._optimized.append((optimizer, owners))
+            for i in owners:
+                self._restore(optimizer, i)
+
+    def _restore(self, optimizer: torch.optim.Optimizer, i: int) -> None:
+        member, vector = self._held[1][i], self._held[2].vector(i)
+        if member.state is None:
+            return
+        for parameter, value in zip(member.handle.parameters(), member.state["parameters"], strict=True):
+            parameter.copy_(value)
+        state = copy.deepcopy(member.state["optimizer"])  # it may be kept
+        if vector is None:
+            optimizer.load_state_dict(state)
+        else:
+            optimizer.state[vector] = {key: value.to(vector.device) for key, value in _joined(state["state"]).items()}
 
     def _optimizer_state(self, i: int) -> dict[str, Any]:
         """A copy, by the parameters of the handle, also where the optimiser knows them as one vector."""
-        state = copy.deepcopy(self._adamw[i].state_dict())
-        if self._held[2].vector(i) is None:
-            return state
-        return _parted(state, [parameter.shape for parameter in self._held[1][i].handle.parameters()])
+        optimizer = next(optimizer for optimizer, owners in self._optimized if i in owners)
+        vector = self._held[2].vector(i)
+        if vector is None:
+            return copy.deepcopy(optimizer.state_dict())
+        shapes = [parameter.shape for parameter in self._held[1][i].handle.parameters()]
+        group = {**optimizer.state_dict()["param_groups"][0], "params": list(range(len(shapes)))}
+        return {"state": _parted(optimizer.state[vector], shapes), "param_groups": [group]}
 
 
-def _parted(state: dict[str, Any], shapes: Sequence[torch.Size]) -> dict[str, Any]:
-    """The state of an optimiser of one vector as that of one of several tensors which the vector consists of."""
-    own, (group,) = state["state"].get(0), state["param_groups"]
-    parts: dict[int, dict[str, Any]] = {}
-    if own is not None:
-        sizes = [shape.numel() for shape in shapes]
-        split = {key: value.split(sizes) for key, value in own.items() if value.dim()}
-        for j, shape in enumerate(shapes):
-            scalars = {key: value.clone() for key, value in own.items() if not value.dim()}
-            parts[j] = scalars | {key: values[j].reshape(shape).clone() for key, values in split.items()}
-    return {"state": parts, "param_groups": [{**group, "params": list(range(len(shapes)))}]}
+def _parted(state: dict[str, torch.Tensor], shapes: Sequence[torch.Size]) -> dict[int, dict[str, torch.Tensor]]:
+    """An optimiser's state of one vector as that of the tensors which the vector consists of."""
+    parts = {}
+    split = {key: value.split([shape.numel() for shape in shapes]) for key, value in state.items() if value.dim()}
+    for j, shape in enumerate(shapes):
+        counts = {key: value.clone() for key, value in state.items() if not value.dim()}
+        parts[j] = counts | {key: values[j].reshape(shape).clone() for key, values in split.items()}
+    return parts
 
 
-def _joined(state: dict[str, Any]) -> dict[str, Any]:
+def _joined(parts: dict[int, dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """The inverse of `_parted`."""
-    parts, (group,) = state["state"], state["param_groups"]
-    own: dict[int, dict[str, Any]] = {}
-    if parts:
-        whole = {key: torch.cat([p[key].flatten() for p in parts.values()]) for key in parts[0] if parts[0][key].dim()}
-        own[0] = {key: value for key, value in parts[0].items() if not value.dim()} | whole
-    return {"state": own, "param_groups": [{**group, "params": [0]}]}
+    return {
+        key: torch.cat([part[key].flatten() for part in parts.values()]) if value.dim() else value
+        for key, value in parts[0].items()
+    }

@@ -50,6 +50,8 @@ class Fleet:
         """Take a member out: it has no rows in the batches to come. Its adapters stay as they are."""
         self._groups = [kept for group in self._groups if (kept := [i for i in group if i != index])]
         self._connect()
+        for weight in (self._vectors[index], *self.members[index].parameters()):
+            weight.grad = None
 
     def vector(self, index: int) -> Tensor:
         """All weights of a member (P,), in the order of its parameters, with the same storage as they have; `grad` is
