@@ -162,7 +162,7 @@ def load_base(
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device!r} was asked for, but this machine has no usable CUDA device; choose 'cpu'.")
     source = find_source(name if path is None and name != "lab" else path, use_ema, config)
-    with _no_progress_bars():
+    with no_progress_bars():
         parts = (_read_checkpoint if source.is_checkpoint else _read_folder)(source, DTYPES[dtype])
     for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
         if part in parts:
@@ -222,7 +222,7 @@ def _read_checkpoint(source: Source, dtype: torch.dtype) -> dict[str, Any]:
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
     """transformers draws a bar for every file it reads, however small."""
     from transformers.utils import logging
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 # command -> the module whose main(arguments) does it, and what it is for
 COMMANDS = {
+    "txt2img": ("sdpet.scripts.txt2img", "draw images from prompts, with or without adapters"),
+    "img2img": ("sdpet.scripts.img2img", "draw images from an image and a prompt"),
     "doctor": ("sdpet.study.doctor", "is all there that a study needs?"),
     "lab": ("sdpet.lab.command", "check the lab against its gates, or make its weights anew"),
 }
@@ -45,7 +47,7 @@ def overview() -> str:
     lines = [f"  sdpet {name:<{width}}  {purpose}" for name, (_, purpose) in COMMANDS.items()]
     return "\n".join(
         [
-            "example: sdpet doctor",
+            'example: sdpet txt2img --model lab --prompt "a photo of a red star on an orange background"',
             "",
             "commands, each with --help:",
             *lines,

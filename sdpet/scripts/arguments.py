@@ -67,7 +67,12 @@ def parser(script: str, example: str, purpose: str, *, samples: int, rounds: int
     model = made.add_argument_group("the model")
     model.add_argument("--model", help="lab, a diffusers folder, a hub id or a .ckpt or .safetensors file")
     model.add_argument("--ckpt", metavar="FILE", help=f"checkpoint in CompVis' format (default {CHECKPOINT})")
-    model.add_argument("--config", metavar="FILE", help="config of the checkpoint (default: Stable Diffusion v1's)")
+    model.add_argument(
+        "--config",
+        metavar="FILE",
+        help="of the checkpoint: CompVis' .yaml, or a folder of diffusers' configs (default: v1's)",
+    )
+    model.add_argument("--use-ema", action="store_true", help="of a full checkpoint, the averaged weights")
     model.add_argument("--adapters", metavar="FOLDER", help="draw with these adapters: a run's folder, or saved ones")
     model.add_argument("--adapter-scale", type=number(), default=1.0, help="their strength; 0 is the base (default 1)")
     model.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
@@ -86,7 +91,9 @@ def sampler_name(options: argparse.Namespace) -> str:
         raise ValueError("--plms and --dpm_solver are two samplers; choose one.")
     name = "plms" if options.plms else "dpm" if getattr(options, "dpm_solver", False) else "ddim"
     if options.ddim_eta and name != "ddim":
-        raise ValueError(f"--ddim_eta must be 0 with {'--plms' if name == 'plms' else '--dpm_solver'}; only DDIM has it.")
+        raise ValueError(
+            f"--ddim_eta must be 0 with {'--plms' if name == 'plms' else '--dpm_solver'}; only DDIM has it."
+        )
     return name
 
 
@@ -119,7 +126,9 @@ def whole(least: int) -> Callable[[str], int]:
 
 
 def number(least: float = -math.inf, most: float = math.inf) -> Callable[[str], float]:
-    bounds = "" if least == -math.inf else f" of at least {least:g}" if most == math.inf else f" from {least:g} to {most:g}"
+    bounds = (
+        "" if least == -math.inf else f" of at least {least:g}" if most == math.inf else f" from {least:g} to {most:g}"
+    )
 
     def read(text: str) -> float:
         try:

@@ -18,7 +18,7 @@ def read_init(file: str) -> np.ndarray:
         raise ValueError(f"--init-img {file} does not exist; give an image file.")
     try:
         with Image.open(path) as image:
-            return np.asarray(upright(image))
+            return np.array(upright(image))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"--init-img {file} cannot be read as an image ({type(error).__name__}).") from error
 
@@ -32,8 +32,10 @@ def fitted(image: np.ndarray, multiple: int) -> np.ndarray:
 
     height, width = image.shape[:2]
     if min(height, width) < multiple:
-        raise ValueError(f"--init-img has {width} x {height} pixels; this model needs at least {multiple} x {multiple}.")
+        raise ValueError(
+            f"--init-img has {width} x {height} pixels; this model needs at least {multiple} x {multiple}."
+        )
     size = (width // multiple * multiple, height // multiple * multiple)
     if size == (width, height):
         return image
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+    return np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))

@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 
 HUB_ID = "CompVis/stable-diffusion-safety-checker"
-ABSENT = (
-    f"no safety checker runs; give its weights by --safety-checker FOLDER, or by a hub id such as {HUB_ID}, to have one."
-)
+ABSENT = f"no safety checker runs; give its weights by --safety-checker, as a folder or a hub id such as {HUB_ID}."
 
 
 def checker_of(given: str | None, model: str | Path | None) -> str | Path | None:
@@ -32,16 +30,17 @@ class SafetyChecker:
         from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
         from transformers import CLIPImageProcessor
 
-        from sdpet.base import _no_progress_bars
+        from sdpet.base import no_progress_bars
 
         place = _fetched(str(folder))
         try:
-            with _no_progress_bars():
+            with no_progress_bars():
                 self._model = StableDiffusionSafetyChecker.from_pretrained(place, local_files_only=True)
         except Exception as error:  # transformers raises many kinds
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
             raise ValueError(
-                f"--safety-checker {folder} cannot be loaded ({type(error).__name__}: {' '.join(str(error).split())[:120]}); "
-                f"expected is a folder with config.json and weights, such as that of {HUB_ID}."
+                f"--safety-checker {folder} cannot be loaded ({reason}); expected is a folder with config.json "
+                f"and weights, such as that of {HUB_ID}."
             ) from error
         self._model.eval().requires_grad_(False).to(device)
         self._device = device
