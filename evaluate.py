@@ -1,4 +1,4 @@
-"""Score stored adapters again, with another sampler or other scorers: python evaluate.py --help."""
+"""Score stored adapters again, or any images: python evaluate.py --help."""
 
 from __future__ import annotations
 
@@ -12,9 +12,17 @@ from hydra.core.hydra_config import HydraConfig
 @hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
 def main(config: Any) -> None:
     from sdpet.study.again import evaluate_again
+    from sdpet.study.curve import evaluate_curve
+    from sdpet.study.images import evaluate_images
 
+    overrides = HydraConfig.get().overrides.task
     try:
-        evaluate_again(config, HydraConfig.get().overrides.task)
+        if config.curve:
+            evaluate_curve(config, overrides)
+        elif config.images is not None:
+            evaluate_images(config)
+        else:
+            evaluate_again(config, overrides)
     except ValueError as error:  # SystemExit passes Hydra in silence
         sys.exit(f"error: {error}")
 

@@ -44,15 +44,10 @@ class Stage:
 
     def scorers(self, config: Mapping[str, Any]) -> Scorers:
         """Those that the task needs of the ones eval names. ValueError (one sentence) for what cannot be had."""
-        from sdpet.scoring.scorers import load
-
-        hush()
-        unused = UNUSED[config["task"]["name"]]
+        unused, root = UNUSED[config["task"]["name"]], Path(config["output_root"]).expanduser()
         wanted = {name: item for name, item in scorers(config["eval"]).items() if name not in unused}
         strict = config["eval"].get("strict", True)
-        cache = Path(config["output_root"]).expanduser() / ".features"
-        makers = {SCORER_NAMES.get(name, name.rpartition(".")[2]): _maker(item) for name, item in wanted.items()}
-        return self._keep("scorers", [wanted, strict, str(cache)], lambda: load(makers, strict, cache))
+        return self._keep("scorers", [wanted, strict, str(root)], lambda: load_scorers(wanted, strict, root))
 
     def task(self, config: Mapping[str, Any]) -> Task:
         """Latents and text states are computed once a task, whatever the number of runs."""
@@ -85,6 +80,15 @@ def anchors_of(config: Mapping[str, Any], stage: Stage, keep: bool = False) -> d
     samples = root / config["study"] / "base" / f"seed{config['seed']}" if keep else None
     sampler, plan = instantiate(config["sampler"]), eval_plan(config)
     return anchors(base, task, scorers, sampler, config["seed"], plan, root / ".anchors", samples=samples)
+
+
+def load_scorers(wanted: Mapping[str, Mapping[str, Any]], strict: bool, root: Path) -> Scorers:
+    """The scorers of `sdpet.study.validate.scorers`; features of references are kept in root/.features."""
+    from sdpet.scoring.scorers import load
+
+    hush()
+    makers = {SCORER_NAMES.get(name, name.rpartition(".")[2]): _maker(item) for name, item in wanted.items()}
+    return load(makers, strict, root / ".features")
 
 
 def protocol_of(config: Mapping[str, Any], stage: Stage) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -52,3 +54,32 @@ def load_judge(folder: str | Path = FOLDER) -> Judge:
     weights = load_file(Path(folder) / "model.safetensors")
     judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
     return judge.eval().requires_grad_(False)
+
+
+class JudgeScorer:
+    """The judge's image features as a scorer of likeness: a second opinion beside the lab's CLIP."""
+
+    name = "lab-judge"
+    preparation: ClassVar[dict[str, str]] = {
+        "resize": "none",
+        "crop": "none",
+        "value_range": "-1 to 1",
+        "dtype": "float32",
+    }
+
+    def __init__(self, folder: str | Path = FOLDER) -> None:
+        if not (Path(folder) / "model.safetensors").is_file():
+            raise ValueError(f"No judge in {folder}: expected model.safetensors.")
+        self._judge = load_judge(folder)
+        self.weight_hash = hashlib.sha256((Path(folder) / "model.safetensors").read_bytes()).hexdigest()[:16]
+
+    @torch.no_grad()
+    def encode_raw(self, images: torch.Tensor) -> torch.Tensor:
+        """Features (N, 64) of images uint8 (N, 3, 32, 32): the last layer, averaged over places."""
+        layers = [layer for layer in self._judge.body if not isinstance(layer, nn.Flatten | nn.Dropout)]
+        maps = nn.Sequential(*layers)(images.float() / 127.5 - 1)  # (N, 64, 4, 4)
+        return maps.mean(dim=(2, 3))
+
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        """Unit vectors (N, 64) of images uint8 (N, 3, 32, 32)."""
+        return nn.functional.normalize(self.encode_raw(images), dim=1)

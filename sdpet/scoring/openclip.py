@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from sdpet.scoring import fetch
+
 
 class OpenClipScorer:
     """Image and text features of an open_clip model, with that model's own preprocessing (PIL, antialiased).
@@ -25,11 +27,13 @@ class OpenClipScorer:
         if pretrained not in tags and not Path(pretrained).is_file():
             raise ValueError(f"{pretrained!r} is neither a checkpoint here nor a tag of {model} ({', '.join(tags)}).")
         try:
+            if not Path(pretrained).is_file():
+                _need(open_clip.get_pretrained_cfg(model, pretrained))
             clip, preprocess = open_clip.create_model_from_pretrained(model, pretrained=pretrained, device=device)
         except Exception as error:
             raise ValueError(
                 f"the weights {pretrained!r} of the scorer {model} could not be fetched or read "
-                f"({type(error).__name__}); give the path of a checkpoint on this machine, or take eval=lab."
+                f"({fetch.reason(error)}); give the path of a checkpoint on this machine, or take eval=lab."
             ) from error
         self.name = f"{model}/{pretrained}" if pretrained in tags else model
         self.preparation = _preparation(clip)
@@ -54,6 +58,14 @@ class OpenClipScorer:
     def encode_text(self, texts: list[str]) -> torch.Tensor:
         """Unit vectors (N, D) of texts."""
         return self._clip.encode_text(self._tokenize(texts).to(self._device), normalize=True).float()
+
+
+def _need(source: dict[str, Any]) -> None:
+    repo, url = str(source.get("hf_hub") or "").strip("/"), source.get("url")
+    if repo:
+        fetch.need_from_hub(repo, ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"))
+    elif url:
+        fetch.need_from_url(url)
 
 
 def _preparation(clip: torch.nn.Module) -> dict[str, Any]:

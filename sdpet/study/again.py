@@ -1,21 +1,60 @@
-"""`python evaluate.py run=FOLDER`: further scores of a stored run, added to its record."""
+"""`python evaluate.py run=...`: further scores of stored runs, added to their records."""
 
 from __future__ import annotations
 
+import glob
+import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sdpet.record import Record
+from sdpet.record import FILE, Record
 from sdpet.study.claim import claim
 from sdpet.study.plan import name_of
-from sdpet.study.show import scores_table
+from sdpet.study.show import Progress, scores_table
 from sdpet.study.single import Bar
 from sdpet.study.validate import validate
 
+if TYPE_CHECKING:
+    from sdpet.stage import Stage
+
 CHANGEABLE = ("sampler", "eval")
+OWN = ("run", "quiet", "curve", "guidance", "out")  # keys of the command, not of a run's config
+TOGETHER = 8  # runs sampled in one batch
+
+
+@dataclass
+class Job:
+    """A stored run to be scored again."""
+
+    folder: Path
+    config: dict[str, Any] = field(repr=False)
+    record: Record = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return name_of(self.config)
+
+
+def find_runs(given: Any) -> list[Path]:
+    """Folders of runs: `given` is one, a study's folder (all runs in it), a pattern, or a list of these."""
+    items = [str(item) for item in given] if not isinstance(given, str) else [given]
+    found: dict[Path, None] = {}
+    for item in items:
+        text = str(Path(item).expanduser())
+        folders = [Path(match) for match in sorted(glob.glob(text))] if glob.has_magic(text) else [Path(text)]
+        for folder in folders:
+            inside = sorted(path.parent for path in folder.glob(f"*/{FILE}"))
+            is_run = (folder / "config.yaml").exists()
+            found.update(dict.fromkeys([folder] if is_run or not inside else inside))
+    runs = [folder for folder in found if len(items) == len(found) == 1 or (folder / FILE).exists()]
+    if not runs:
+        raise ValueError(f"{', '.join(items)}: there is no finished run; run is a folder outputs/<study>/<run_id>.")
+    return runs
 
 
 def stored_config(folder: Path) -> dict[str, Any]:
@@ -43,7 +82,7 @@ def changed(config: dict[str, Any], given: Any, overrides: Sequence[str]) -> dic
     for override in overrides:
         key = override.lstrip("+").partition("=")[0]
         group = key.partition(".")[0]
-        if key in ("run", "quiet"):
+        if key in OWN:
             continue
         if group not in CHANGEABLE:
             raise ValueError(f"{key} cannot be changed when scoring again; only {' and '.join(CHANGEABLE)} can.")
@@ -57,61 +96,164 @@ def changed(config: dict[str, Any], given: Any, overrides: Sequence[str]) -> dic
     return validate({str(key): value for key, value in plain_config.items()})
 
 
-def evaluate_again(given: Any, overrides: Sequence[str]) -> None:
-    """Score the run again and add the scores to its record, unless scores of that very protocol are there."""
-    from omegaconf import OmegaConf
-
-    if OmegaConf.is_missing(given, "run"):
-        raise ValueError("run must be given: python evaluate.py run=outputs/<study>/<run_id>.")
-    folder = Path(str(given.run)).expanduser()
-    config = changed(stored_config(folder), given, overrides)
-    record = Record.read(folder)
-    if record.status != "finished":
-        raise ValueError(f"{folder} {record.status} ({record.reason}); only finished runs can be scored again.")
-    with claim(folder) as mine:
-        if not mine:
-            raise ValueError(f"another process is working on {folder}; try again when it is done.")
+def finished_jobs(given: Any, overrides: Sequence[str]) -> tuple[list[Job], list[str]]:
+    """The runs that can be scored again, and a sentence for each other one (an error if it is the only one)."""
+    if given.run is None:
+        raise ValueError(
+            "run must be given: python evaluate.py run=outputs/<study>/<run_id>; or images=FOLDER reference=FOLDER."
+        )
+    folders = find_runs(given.run)
+    jobs, left_out = [], []
+    for folder in folders:
+        config = changed(stored_config(folder), given, overrides)
         record = Record.read(folder)
-        entry, made = _evaluate(config, folder, record, given.quiet)
-        if made:
-            record.evaluations.append(entry)
-            record.write(folder)
-    shown = Record(record.run_id, record.study, "finished", record.factors, record.task)
-    shown.metrics, shown.anchors = entry["metrics"], entry["anchors"]
-    print(f"{name_of(config)}" + ("" if made else " (scored so before; not done again)"))
-    print(scores_table(shown))
-    print(f"  samples   {folder / entry['samples']}\n  record    {folder / 'record.json'}")
+        if record.status == "finished":
+            jobs.append(Job(folder, config, record))
+        else:
+            left_out.append(f"{folder} {record.status} ({record.reason}); only finished runs can be scored again.")
+    if not jobs:
+        raise ValueError(left_out[0])
+    return jobs, left_out
 
 
-def _evaluate(config: dict[str, Any], folder: Path, record: Record, quiet: bool) -> tuple[dict[str, Any], bool]:
-    """The entry of these scores, and whether it is new."""
-    from sdpet.run import evaluate
-    from sdpet.stage import Stage, anchors_of, protocol_of
+def evaluate_again(given: Any, overrides: Sequence[str]) -> None:
+    """Score runs again and add the scores to their records, unless scores of that very protocol are there."""
+    from sdpet.stage import Stage
 
+    jobs, left_out = finished_jobs(given, overrides)
+    alone = len(jobs) == 1
+    for sentence in left_out:
+        print(f"left out: {sentence}", file=sys.stderr)
     stage = Stage()
-    protocol = protocol_of(config, stage)
-    first = {"metrics": record.metrics, "anchors": record.anchors, "protocol": record.protocol, "samples": "samples"}
-    for entry in [first, *record.evaluations]:
-        if entry["protocol"] == protocol:
-            return entry, False
+    for config in {json.dumps([job.config["eval"], job.config["task"]["name"]]): job.config for job in jobs}.values():
+        stage.scorers(config)  # what cannot score is said before anything is sampled
+    asked = [text for text in overrides if text.lstrip("+").partition("=")[0] not in OWN]
+    progress = Progress(len(jobs), quiet=given.quiet or alone)
+    try:
+        for group in _fleets(jobs):
+            with ExitStack() as claims:
+                mine = [job for job in group if claims.enter_context(claim(job.folder))]
+                if alone and not mine:
+                    raise ValueError(f"another process is working on {group[0].folder}; try again when it is done.")
+                for job, entry, made in _score(mine, stage, asked, given.quiet or not alone):
+                    shown = Record(job.record.run_id, job.record.study, "finished", job.record.factors, job.record.task)
+                    shown.metrics, shown.anchors = entry["metrics"], entry["anchors"]
+                    progress.done(job.name, shown)
+                    if alone:
+                        print(job.name + ("" if made else " (scored so before; not done again)"))
+                        print(scores_table(shown))
+                        for what, reason in (entry.get("missing") or {}).items():
+                            print(f"  missing   {what}: {reason}")
+                        print(f"  samples   {job.folder / entry['samples']}\n  record    {job.folder / FILE}")
+                for job in group:
+                    if job not in mine:
+                        print(f"left out: another process is working on {job.folder}", file=sys.stderr)
+    finally:
+        progress.close()
+
+
+def _fleets(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    """Runs that can be sampled in one batch: adapters on one base, with one task, sampler and eval."""
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        config = job.config
+        shared = {key: config[key] for key in ("unet", "task", "data", "sampler", "eval", "output_root")}
+        place = [config["trainer"]["device"], None if config["adapter"]["method"] == "adapter" else str(job.folder)]
+        groups.setdefault(json.dumps([shared, place], sort_keys=True), []).append(job)
+    for group in groups.values():
+        for start in range(0, len(group), TOGETHER):
+            yield group[start : start + TOGETHER]
+
+
+def _score(
+    jobs: Sequence[Job], stage: Stage, asked: Sequence[str], quiet: bool
+) -> Iterator[tuple[Job, dict[str, Any], bool]]:
+    """The entry of each job's scores and whether it is new; new ones are in the record by then."""
+    from sdpet.stage import anchors_of, protocol_of
+
+    todo: list[Job] = []
+    for job in jobs:
+        job.record = record = Record.read(job.folder)  # as it is now that the run is ours
+        protocol = protocol_of(job.config, stage)
+        first = {"metrics": record.metrics, "anchors": record.anchors, "protocol": record.protocol}
+        first |= {"samples": "samples", "missing": record.missing}
+        there = next((entry for entry in [first, *record.evaluations] if entry["protocol"] == protocol), None)
+        if there is not None:
+            yield job, there, False
+        else:
+            todo.append(job)
+    if not todo:
+        return
     bar = None if quiet or not sys.stderr.isatty() else Bar()
     try:
-        frame = anchors_of(config, stage)
-        scores = evaluate(config, folder, stage, bar)
+        frames = [anchors_of(job.config, stage) for job in todo]
+        found = _evaluated(todo, stage, bar)
     finally:
         if bar:
             bar.close()
-    from sdpet.scoring import save_samples
+    from sdpet.scoring import save_noise_map, save_samples
 
-    name = f"evaluations/{len(record.evaluations) + 1:03d}"
-    save_samples(scores, folder / name)
-    entry = {
-        "metrics": scores.metrics,
-        "anchors": frame,
-        "protocol": scores.protocol,
-        "missing": scores.missing,
-        "seconds": scores.seconds,
-        "samples": name,
-        "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-    return entry, True
+    for job, frame, scores in zip(todo, frames, found, strict=True):
+        if scores is None:
+            print(f"left out: {job.folder}: samples are not finite under these options", file=sys.stderr)
+            continue
+        name = f"evaluations/{len(job.record.evaluations) + 1:03d}"
+        save_samples(scores, job.folder / name)
+        save_noise_map(scores, job.folder / name)
+        entry = {
+            "asked": list(asked),
+            "metrics": scores.metrics,
+            "anchors": frame,
+            "protocol": scores.protocol,
+            "missing": scores.missing,
+            "seconds": scores.seconds,
+            "samples": name,
+            "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        job.record.evaluations.append(entry)
+        job.record.write(job.folder)
+        yield job, entry, True
+
+
+def _evaluated(jobs: Sequence[Job], stage: Stage, bar: Bar | None) -> list[Any]:
+    """An Evaluation or None of each job, all of them sampled in one batch."""
+    from hydra.utils import instantiate
+
+    from sdpet.scoring import evaluate_together
+    from sdpet.stage import eval_plan
+
+    config = jobs[0].config
+    base, task, scorers = stage.base(config), stage.task(config), stage.scorers(config)
+    report = None if bar is None else lambda done, total: bar("sample", done, total)
+    with tuned(base, [job.folder for job in jobs], config) as order:
+        seeds = [jobs[i].config["seed"] for i in order]
+        found = evaluate_together(base, task, scorers, instantiate(config["sampler"]), seeds, eval_plan(config), report)
+    return [found[order.index(i)] for i in range(len(jobs))]
+
+
+@contextmanager
+def tuned(base: Any, folders: Sequence[Path], config: Mapping[str, Any]) -> Iterator[list[int]]:
+    """Inside, `base` computes the designs saved in `folders`; gives the order of their rows in a batch."""
+    import torch
+
+    from sdpet.methods import load
+
+    torch.set_num_threads(config["trainer"]["threads"])
+    if len(folders) == 1:
+        handle = load(base, folders[0])
+        try:
+            yield [0]
+        finally:
+            handle.detach()
+        return
+    from sdpet.adapters.fleet import Fleet
+
+    members: list[Any] = []
+    for folder in folders:
+        members.append(load(base, folder))
+        members[-1].detach()  # its weights stay with it
+    fleet = Fleet(base.unet, members)
+    try:
+        yield fleet.aboard
+    finally:
+        fleet.detach()

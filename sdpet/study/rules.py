@@ -231,19 +231,26 @@ def check_values(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises ValueError naming the first key that is unknown or whose value breaks its rule, with the valid choices.
     """
     checked: dict[str, Any] = {}
-    for group, rules in RULES.items():
+    for group in RULES:
         values = {k: v for k, v in config.items() if k not in RULES} if group == "" else config.get(group)
         if not isinstance(values, Mapping):
             raise ValueError(f"{group} is missing from the config; choose one by {group}=NAME.")
-        target = checked if group == "" else checked.setdefault(group, {})
-        for key, value in values.items():
-            name = f"{group}.{key}".lstrip(".")
-            if key not in rules:
-                raise ValueError(unknown_key(name))
-            try:
-                target[key] = rules[key](value)
-            except ValueError as error:
-                raise ValueError(f"{name} {error}, not {value!r}.") from None
+        found = check_group(group, values)
+        checked.update(found if group == "" else {group: found})
+    return checked
+
+
+def check_group(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of one group of the config in their canonical types; ValueError as of `check_values`."""
+    checked: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{group}.{key}".lstrip(".")
+        if key not in RULES[group]:
+            raise ValueError(unknown_key(name))
+        try:
+            checked[key] = RULES[group][key](value)
+        except ValueError as error:
+            raise ValueError(f"{name} {error}, not {value!r}.") from None
     return checked
 
 

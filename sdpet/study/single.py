@@ -26,9 +26,12 @@ def train_one(config: Any) -> bool:
     record = before if already else None
     if record is None:
         from sdpet.run import run
+        from sdpet.stage import Stage
 
+        stage = Stage()
+        stage.scorers(config)  # what cannot score is said before anything is trained
         try:
-            while (record := run(config, watch=bar)) is None:
+            while (record := run(config, stage, watch=bar)) is None:
                 time.sleep(1)  # another process is doing this very run
         finally:
             if bar:

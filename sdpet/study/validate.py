@@ -14,7 +14,7 @@ import sdpet
 from sdpet.positions import PLACEMENTS, check_placement
 from sdpet.source import source_of
 from sdpet.study.content import CAPTIONS, IMAGES, WEIGHTS, hash_folder
-from sdpet.study.rules import DTYPES, TASKS, check_values
+from sdpet.study.rules import DTYPES, TASKS, check_group, check_values
 
 LAB = Path(sdpet.__file__).parent / "lab"
 LAB_IMAGES = {"subject_dir": "subject", "class_dir": "class", "heldout_dir": "subject_heldout"}
@@ -239,3 +239,8 @@ def _scorer_identity(scorer: Mapping[str, Any]) -> dict[str, Any]:
 
 def _without(mapping: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in mapping.items() if key not in keys}
+
+
+def checked_eval(plan: Any) -> dict[str, Any]:
+    """The group `eval` of a command without runs, checked by itself."""
+    return check_group("eval", _plain(plan))
