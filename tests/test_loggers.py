@@ -191,7 +191,7 @@ def test_a_study_reads_the_same_from_wandb_as_from_its_folder(overrides, tmp_pat
     pd.testing.assert_frame_equal(
         offline.drop(columns="path"), folder.drop(columns="path"), check_like=True, check_dtype=False
     )
-    assert analysis.metric_columns(offline) == analysis.metric_columns(folder)
+    assert sorted(analysis.metric_columns(offline)) == sorted(analysis.metric_columns(folder))
 
     summaries = [inspected(file, "--summary")[0] for file in sorted((study / "wandb").glob("offline-run-*/*.wandb"))]
     summaries.append({"run_id": "lost", "state": "crashed", "config": summaries[0]["config"] | {"run_id": "lost"},
@@ -223,8 +223,9 @@ def test_a_study_reads_the_same_from_wandb_as_from_its_folder(overrides, tmp_pat
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
     with pytest.raises(ValueError, match=r"wandb:ENTITY/PROJECT"):
         analysis.load_results("wandb:adapters")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no"):
-        analysis.load_results(tmp_path)
+        analysis.load_results(tmp_path / "empty")
 
 
 def test_an_offline_run_that_was_killed_is_not_finished(tmp_path):

@@ -138,12 +138,12 @@ def _configured(study: Study, key: str) -> list[Path]:
 
 
 def _base_samples(study: Study, role: str, columns: Sequence[Key], side: int) -> Strip | None:
-    """The base model's samples from the same noise, where the study holds them (`base/<seed>/samples`)."""
+    """The base model's samples from the same noise, where the study holds them (`base/seed<seed>/samples`)."""
     root = study.source / "base"
     index: dict[Key, Path] = {}
     if root.is_dir():
         for seed in {seed for seed, *_ in columns}:
-            index |= sample_index(root / str(seed), seed, role)
+            index |= sample_index(root / f"seed{seed}", seed, role)
     if not any(key in index for key in columns):
         return None
     images = tuple(data_uri(index[key], side) if key in index else None for key in columns)
