@@ -23,7 +23,7 @@ COSTS = (
     "seconds_total", "peak_memory",
 )  # fmt: skip
 _IDENTITY = ("study", "run_id", "status", "reason", "task", "data", "path", "protocol_hash", "component")
-_SMALLER_IS_BETTER = {"fid", "kid", "prior_drift", "loss", "mse", *COSTS}
+_SMALLER_IS_BETTER = {"fid", "kid", "cmmd", "prior_drift", "loss", "mse", *COSTS}
 _SIZES = {"trainable_params", "adapters", "bytes"}
 _SECONDS = {"train", "per_step", "sample", "score", "total"}
 
@@ -132,7 +132,8 @@ def metric_columns(frame: pd.DataFrame) -> list[str]:
 
 def higher_is_better(metric: str) -> bool:
     """Whether larger values of a metric are better (FID, drift, loss and costs are better when small)."""
-    return metric.lower() not in _SMALLER_IS_BETTER and not metric.lower().startswith(("fid", "kid", "loss"))
+    name = metric.lower()
+    return name not in _SMALLER_IS_BETTER and not name.startswith(("fid", "kid", "loss")) and not name.endswith("_fid")
 
 
 def protocol_hash(protocol: dict[str, Any] | None) -> str:

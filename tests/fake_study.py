@@ -72,11 +72,19 @@ def write_study(
     return folder
 
 
-def write_full_tuning(folder: Path, seed: int, reached: float = 0.98) -> None:
+def write_base(folder: Path, seeds: Iterable[int] = (0, 1, 2), samples: int = 4) -> None:
+    """The untuned base model's samples, from the runs' noise, and its map of the noise difference."""
+    for seed in seeds:
+        base = folder / "base" / f"seed{seed}"
+        _write_samples(base / "samples", 0.0, seed, samples)
+        np.savez(base / "noise_difference.npz", map=np.full((8, 8), 0.01, np.float32))
+
+
+def write_full_tuning(folder: Path, seed: int, reached: float = 0.98, samples: int = 0) -> None:
     """Add a run that tunes the whole UNet, which has neither placement nor form."""
     factors = dict.fromkeys(("placement", "din", "dout", "activation", "mid_dim", "scale", "init"))
     factors |= {"method": "full", "lr": 0.0006, "steps": 300, "seed": seed}
-    _write_run(folder, "placement", factors, "dreambooth", reached, "finished", 0, np.random.default_rng(seed))
+    _write_run(folder, "placement", factors, "dreambooth", reached, "finished", samples, np.random.default_rng(seed))
 
 
 def _factors(placement: str, seed: int, form: dict) -> dict:
@@ -122,6 +130,11 @@ def _write_run(
         "versions": {"python": "3.11.2", "torch": "2.15.0", "diffusers": "0.42.1", "sdpet": "0.1.0"},
         "git_sha": "0123456789abcdef0123456789abcdef01234567",
     }  # fmt: skip
+    if status == "finished" and task == "dreambooth":
+        # One corner of the map changes by the share that was reached, so that its mean is known.
+        field = np.zeros((8, 8), np.float32)
+        field[:4, :4] = reached
+        np.savez(run / "noise_difference.npz", map=field)
     if samples:
         _write_samples(run / "samples", reached, factors["seed"], samples)
     (run / "record.json").write_text(json.dumps(record))
@@ -149,7 +162,7 @@ def _scores(task: str, reached: float, seed: int, rng: np.random.Generator) -> t
 
 def _write_samples(folder: Path, reached: float, seed: int, count: int) -> None:
     """Draw `count` subject images, two of another prompt and two of the class, and their index."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     kinds = [("subject", "a photo of a sks star")] * count
     kinds += [("prompt", "a photo of a sks star on a pink background")] * 2 + [("class", "a photo of a star")] * 2
     lines = []

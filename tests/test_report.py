@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from fake_study import planted_share, write_full_tuning, write_study
+from fake_study import planted_share, write_base, write_full_tuning, write_study
 
 import analysis
 from analysis.report import Report, write_report
@@ -69,6 +69,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report, Page]
     """A whole placement study of which one run diverged and one failed, and its report."""
     folder = tmp_path_factory.mktemp("outputs") / "placement"
     write_study(folder, diverged=[("reso-reso", 1)], failed=[("attn1o-ffni", 2)])
+    write_base(folder)
     report = write_report(folder)
     return folder, report, Page(report.page.read_text(encoding="utf-8"))
 
@@ -148,16 +149,33 @@ def test_every_table_reads_back_and_every_figure_is_there(study: tuple[Path, Rep
 
 
 def test_samples_stand_in_order_of_score_with_gaps_where_runs_are_missing(study: tuple[Path, Report, Page]) -> None:
-    _, report, _ = study
+    _, report, page = study
     html = report.page.read_text(encoding="utf-8")
     grid = html[html.index('id="fig-samples"') : html.index("</figure>", html.index('id="fig-samples"'))]
     rows = re.findall(r'<tr><th class="row" scope="row">([^<]+)<small>([^<]+)</small></th>(.*?)</tr>', grid, re.S)
+    above = grid[: grid.index('<tr><th class="row" scope="row">')]
+    base = above[above.index(">base model<") :]
+    assert base.count("<img") == 8 and above.index(">reference images<") < above.index(">base model<")
+    assert "Second row: the base model" in page.words
     assert len(rows) == 20 and rows[0][0] == "CA_out → FFN_in"
     scores = [float(score) for _, score, _ in rows]
     assert scores == sorted(scores, reverse=True)
     images = {label: body.count("<img") for label, _, body in rows}
     assert images["CA_out → FFN_in"] == 8
     assert images["Res_out → Res_out"] < 8 and images["SA_out → FFN_in"] < 8
+
+
+def test_noise_maps_are_means_over_runs_on_one_scale(study: tuple[Path, Report, Page]) -> None:
+    folder, report, page = study
+    table = pd.read_csv(report.page.parent / "tables" / "noise.csv").set_index("design")
+    runs = analysis.load_results(folder)
+    floor, ceiling = runs["clip_i_floor"], runs["clip_i_ceiling"]
+    planted = ((runs["clip_i"] - floor) / (ceiling - floor) / 4).groupby(runs["placement"]).mean()
+    assert table.loc["base model", "difference"] == pytest.approx(0.01)
+    assert table.loc["CA_out → FFN_in", "difference"] == pytest.approx(planted["attn2o-ffni"], rel=1e-5)
+    assert table.loc["Res_out → Res_out", "runs"] == 2 and len(table) == 21
+    assert len([i for i in page.ids if re.fullmatch(r"noise-map-\d+", i)]) == 21
+    assert "By input, CA_out" in page.words and "the change is largest for CA_out → FFN_in" in page.words
 
 
 def test_failed_runs_are_told_with_their_reasons_escaped(study: tuple[Path, Report, Page]) -> None:
@@ -237,6 +255,7 @@ def test_compare_with_another_study(tmp_path: Path) -> None:
     write_study(tmp_path / "b", tried, samples=0, share=lambda f: 1 - planted_share(f["placement"]))
     page = Page(write_report(tmp_path / "a", compare=tmp_path / "b").page.read_text(encoding="utf-8"))
     assert "disagreement in the order of the placements" in page.words
+    assert len([i for i in page.ids if re.match(r"heatmaps-\d-cell-", i)]) == 16, "both grids, eight cells each"
 
 
 @pytest.mark.parametrize(

@@ -1,56 +1,122 @@
-"""The report in a browser: nothing is wider than the screen, every image loads. Needs Chromium; slow."""
+"""The report in a browser: nothing overflows, nothing is fetched, everyone can read it. Needs Chromium; slow."""
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
-from html import unescape
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_study import write_study
+from browser import CHROMIUM, Browser
+from fake_study import write_base, write_full_tuning, write_study
 
 from analysis.report import write_report
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars"
-).split()
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")]
+
+WINDOWS = [(390, False), (390, True), (1280, False), (1280, True)]
 # What sticks out of the page (what scrolls inside its own box is meant to), and images without pixels.
-PROBE = """<script>addEventListener("load", () => {
+PROBE = """(async () => {
   for (const d of document.querySelectorAll("details")) d.open = true;
+  for (const i of document.images) i.loading = "eager";
+  await Promise.all([...document.images].map(i => i.decode().catch(() => 0)));
   const inBox = e => e.parentElement && e.parentElement.closest(".scroll, pre");
   const out = [...document.querySelectorAll("body *")].filter(
     e => e.getBoundingClientRect().right > innerWidth + 1 && !inBox(e)).map(e => e.outerHTML.slice(0, 80));
-  const dead = [...document.images].filter(i => { i.loading = "eager"; return i.complete && !i.naturalWidth; }).length;
-  const asked = performance.getEntriesByType("resource").map(r => r.name).filter(n => !n.startsWith("data:"));
-  const seen = {width: document.documentElement.scrollWidth, out, dead, asked, inner: innerWidth};
-  parent.postMessage(JSON.stringify(seen), "*");
-})</script>"""
-# A frame of the wanted width, as a window of Chromium's is at least 500 pixels wide.
-FRAME = """<!doctype html><title></title><script>addEventListener("message", e => document.title = e.data)</script>
-<iframe src="probed.html" width="WIDTH" height="900" style="border: 0"></iframe>"""
+  const dead = [...document.images].filter(i => !i.complete || !i.naturalWidth).length;
+  return {width: document.documentElement.scrollWidth, inner: innerWidth, out, dead, images: document.images.length};
+})()"""
+# Where the focus goes, element by element: everything that scrolls or can be pressed must be reached by the keyboard.
+UNREACHED = """[...document.querySelectorAll(".scroll, pre, summary, a[href]")].filter(
+  e => (e.scrollWidth > e.clientWidth + 1 || e.matches("summary, a[href]")) && e.tabIndex < 0
+).map(e => e.outerHTML.slice(0, 80))"""
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-@pytest.mark.parametrize("width", [390, 1200])
-def test_nothing_overflows_and_nothing_is_fetched(width: int, tmp_path: Path) -> None:
-    write_study(tmp_path / "placement", seeds=[0, 1], diverged=[("reso-reso", 1)])
-    page = write_report(tmp_path / "placement").page
-    probed = page.with_name("probed.html")
-    probed.write_text(page.read_text(encoding="utf-8").replace("</head>", PROBE + "</head>"), encoding="utf-8")
-    frame = page.with_name("frame.html")
-    frame.write_text(FRAME.replace("WIDTH", str(width)), encoding="utf-8")
-    profile = f"--user-data-dir={tmp_path / 'profile'}"
-    command = [str(CHROMIUM), *FLAGS, profile, "--window-size=1400,1000", "--dump-dom", frame.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    title = re.search(r"<title>(.*?)</title>", done.stdout, re.S)
-    assert title, done.stderr
-    seen = json.loads(unescape(title.group(1)))
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    opened = Browser(tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report with every part there is: base model, failed run, full tuning, noise maps, the paper beside it."""
+    folder = tmp_path_factory.mktemp("outputs") / "placement"
+    write_study(folder, diverged=[("reso-reso", 1)], failed=[("attn1o-ffni", 2)])
+    write_base(folder)
+    for seed in range(3):
+        write_full_tuning(folder, seed, samples=4)
+    return write_report(folder).page
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """axe-core's script, fetched by npm."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm is not installed")
+    folder = tmp_path_factory.mktemp("axe")
+    done = subprocess.run(
+        [npm, "install", "--no-save", "--no-audit", "--no-fund", "axe-core@4"], cwd=folder, capture_output=True,
+        text=True, timeout=180, check=False,
+    )  # fmt: skip
+    script = folder / "node_modules" / "axe-core" / "axe.min.js"
+    if done.returncode or not script.is_file():
+        pytest.skip(f"npm could not install axe-core: {done.stderr.strip()[-200:]}")
+    return script.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("width", "dark"), WINDOWS)
+def test_the_page_fits_loads_and_asks_for_nothing(width: int, dark: bool, browser: Browser, page: Path) -> None:
+    browser.open(page, width, dark=dark)
+    seen = browser.run(PROBE)
     assert seen["inner"] == width
-    assert seen["width"] <= width, seen["out"]
-    assert not seen["out"] and not seen["dead"] and not seen["asked"], seen
+    assert seen["width"] <= width and not seen["out"], seen
+    assert seen["images"] > 100 and not seen["dead"]
+    away = [url for url in browser.requests() if not url.startswith(("data:", page.as_uri()))]
+    assert not away and not browser.complaints()
+
+
+@pytest.mark.parametrize(("width", "dark"), WINDOWS)
+def test_axe_finds_nothing_to_complain_of(width: int, dark: bool, browser: Browser, page: Path, axe: str) -> None:
+    """Contrast, names, landmarks, order of headings, reach by keyboard: all rules of axe-core, best practices too."""
+    browser.open(page, width, dark=dark)
+    browser.run(PROBE)
+    browser.run(f"{axe}; 0")
+    found = browser.run("axe.run(document, {resultTypes: ['violations', 'incomplete']})")
+    assert len(found["passes"]) > 15
+    said = [f"{v['id']}: {n['html'][:120]} {n['failureSummary']}" for v in found["violations"] for n in v["nodes"]]
+    assert not said, "\n".join(said)
+    assert not browser.run(UNREACHED)
+
+
+def test_text_in_figures_has_contrast_in_light_and_dark(browser: Browser, page: Path) -> None:
+    """axe does not look at text in drawings. 4.5 : 1 as WCAG asks, against the page or the cell below the text."""
+    for dark in (False, True):
+        browser.open(page, 1280, dark=dark)
+        poor = browser.run("""(() => {
+          const rgb = c => c.match(/[\\d.]+/g).slice(0, 3).map(Number);
+          const light = c => { const [r, g, b] = rgb(c).map(v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+                               return .2126 * r + .7152 * g + .0722 * b; };
+          const ratio = (a, b) => { const [x, y] = [light(a), light(b)].sort((p, q) => q - p); return (x + .05) / (y + .05); };
+          const ground = getComputedStyle(document.body).backgroundColor;
+          const cells = [...document.querySelectorAll('[id*="cell-"] path')].map(p => [p.getBoundingClientRect(), getComputedStyle(p).fill]);
+          return [...document.querySelectorAll("figure svg text")].filter(t => {
+            const box = t.getBoundingClientRect(), x = box.x + box.width / 2, y = box.y + box.height / 2;
+            const under = cells.find(([r]) => r.left <= x && x <= r.right && r.top <= y && y <= r.bottom);
+            return ratio(getComputedStyle(t).fill, under ? under[1] : ground) < 4.5;
+          }).map(t => t.textContent + " " + getComputedStyle(t).fill);
+        })()""")
+        assert not poor, poor
+
+
+def test_it_prints_in_ink_on_paper(browser: Browser, page: Path) -> None:
+    """Also from a dark screen: the paper stays white, and nothing is cut off at its edge."""
+    browser.open(page, 794, dark=True, paper=True)  # A4 at 96 dpi
+    assert browser.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert browser.run("document.documentElement.scrollWidth") <= 794
+    pages = len(re.findall(rb"/Type\s*/Page\b", browser.pdf()))
+    assert 4 <= pages <= 40

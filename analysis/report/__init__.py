@@ -41,6 +41,7 @@ def write_report(
     from analysis.report.effects import assumptions_section, levels_section
     from analysis.report.factors import factors_section
     from analysis.report.means import conclusion, design_means, score_digits
+    from analysis.report.noise import noise_section
     from analysis.report.ranking import beside_section, ranking_section
 
     study = read_study(source, metric, factors, model)
@@ -67,6 +68,7 @@ def write_report(
         levels_section(study, folder) if several else None,
         beside_section(study, means, folder) if len(means) else None,
         pictures.samples_section(study, folder, order, score_digits(study)),
+        noise_section(study, folder, order),
         compare_section(study, means, compare, folder),
         details.costs_section(study, folder, means),
         details.sizes_section(study, folder),

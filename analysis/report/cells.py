@@ -34,7 +34,7 @@ def heatmap_section(study: Study, means: pd.DataFrame, out: Path) -> Section | N
     everything = {(a, b) for a, _ in columns for b, _ in rows}
     figure = heatmap(
         cells, columns, rows, everything, study.words.axis, factor_words(across), factor_words(down),
-        study.higher_is_better, score_digits(study), _best(cells, study.higher_is_better),
+        study.higher_is_better, score_digits(study), best_cell(cells, study.higher_is_better),
     )  # fmt: skip
     drawing = save(figure, "heatmap", out / "figures")
     caption = f"Mean {study.words.label} over all runs of a cell; the best cell is framed."
@@ -50,7 +50,7 @@ def _placements(study: Study, means: pd.DataFrame, out: Path) -> Section:
     columns, rows = [(p, PAPER_NAME[p]) for p in INPUTS], [(p, PAPER_NAME[p]) for p in OUTPUTS]
     figure = heatmap(
         cells, columns, rows, admissible, study.words.axis, "input: where the adapter reads", "output: where it writes",
-        study.higher_is_better, digits, _best(cells, study.higher_is_better),
+        study.higher_is_better, digits, best_cell(cells, study.higher_is_better),
     )  # fmt: skip
     drawing = save(figure, "heatmap", out / "figures", wide=True)
     better = "bright is better" if study.higher_is_better else "lower is better, and bright"
@@ -89,6 +89,7 @@ def _levels(study: Study, factor: str) -> list[tuple[str, str]]:
     return [(str(level), level_words(factor, level)) for level in levels]
 
 
-def _best(cells: Cells, higher: bool) -> tuple[str, str] | None:
+def best_cell(cells: Cells, higher: bool) -> tuple[str, str] | None:
+    """The cell with the best score, if there are two or more to choose from."""
     finite = {cell: v for cell, v in cells.items() if math.isfinite(v)}
     return (max if higher else min)(finite, key=lambda cell: finite[cell]) if len(finite) > 1 else None

@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from analysis.figures.heatmap import Panel, heatmaps
 from analysis.figures.scatter import agreement
 from analysis.figures.style import save
+from analysis.report.cells import best_cell
 from analysis.report.means import placement_means
-from analysis.report.page import FigureBlock, Section, TableBlock, Text
+from analysis.report.page import Block, FigureBlock, Section, TableBlock, Text
 from analysis.report.study import Study, read_study
 from analysis.report.tables import Column, make_table
-from analysis.report.words import level_words, number, p_words
-from sdpet.positions import component
+from analysis.report.words import PAPER_NAME, digits_for, level_words, number, p_words
+from sdpet.positions import INPUTS, OUTPUTS, PLACEMENTS, component, split_placement
 
 KIND = {"transformer": "residual stream", "context": "text context", "resnet": "ResBlock"}
 LEAST = 4  # shared placements below which a rank correlation says nothing
@@ -68,7 +70,32 @@ def compare_section(study: Study, means: pd.DataFrame, other: str | Path | None,
         )
     caption = f"Each mark is a placement: {title} to the right, this study upwards (means over runs)."
     alt = f"Scatter of {len(shared)} placements, rank correlation {rho:.2f}"
-    return Section("agreement", f"Beside {title}", [Text(said), FigureBlock(drawing, caption, alt), TableBlock(table)])
+    blocks: list[Block] = [Text(said), FigureBlock(drawing, caption, alt)]
+    if set(shared) <= set(PLACEMENTS):
+        blocks.append(_grids(study, ours, theirs, title, axis, upward, out))
+    return Section("agreement", f"Beside {title}", [*blocks, TableBlock(table)])
+
+
+def _grids(
+    study: Study, ours: pd.Series, theirs: pd.Series, title: str, axis: str, upward: bool, out: Path
+) -> FigureBlock:
+    """Both heatmaps, one above the other."""
+    panels = []
+    for scores, label, up, above in (
+        (ours, study.words.axis, study.higher_is_better, f"this study, {study.name}"),
+        (theirs, axis, upward, title),
+    ):
+        cells = {split_placement(str(p)): float(v) for p, v in scores.items() if p in PLACEMENTS}
+        panels.append(Panel(cells, label, up, digits_for(cells.values()), best_cell(cells, up), above))
+    drawing = save(
+        heatmaps(panels, [(p, PAPER_NAME[p]) for p in INPUTS], [(p, PAPER_NAME[p]) for p in OUTPUTS],
+                 {split_placement(p) for p in PLACEMENTS}, "input: where the adapter reads", "where it writes"),
+        "heatmaps", out / "figures", wide=True,
+    )  # fmt: skip
+    caption = (
+        f"The grid of placements, here above and in {title} below, each on its own scale; the best cell is framed."
+    )
+    return FigureBlock(drawing, caption, f"Heatmaps of this study and of {title}")
 
 
 def _other(other: str | Path | None) -> tuple[pd.Series, str, str, bool]:

@@ -34,7 +34,7 @@ def samples_section(study: Study, out: Path, order: Sequence[tuple[object, float
         return None
     blocks: list[Block] = []
     main = _main_role(study)
-    rows = _rows(study, _thinned(order), main, digits)
+    rows = _rows(study, thinned(order), main, digits)
     columns = shared_columns([index for _, _, index in rows])
     if not columns:
         return None
@@ -93,7 +93,7 @@ def _rows(
     return [(study.label(d), number(score, digits), _index(study, d, role)) for d, score in order]
 
 
-def _thinned(order: Sequence[tuple[object, float]]) -> list[tuple[object, float]]:
+def thinned(order: Sequence[tuple[object, float]]) -> list[tuple[object, float]]:
     """All designs, or the best and worst of many."""
     if len(order) <= MAX_ROWS:
         return list(order)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from analysis.load import higher_is_better
 from sdpet.positions import POSITIONS
 
 PAPER_NAME = {position.name: position.paper_name for position in POSITIONS}
@@ -31,6 +32,15 @@ METRICS = {
     "clip_similarity": Metric("CLIP similarity", "mean cosine", True, "how much the samples look like the subject"),
     "clip_t": Metric("CLIP-T", "mean cosine", None, "how well the samples follow their prompts"),
     "prior_drift": Metric("Prior drift", "mean cosine", False, "how far the class itself has turned into the subject"),
+    "noise_difference": Metric(
+        "Noise difference", "mean absolute", None, "how much the subject's word changes the predicted noise"
+    ),
+    "lpips_diversity": Metric("Diversity", "mean LPIPS", None, "how much the samples of one prompt differ"),
+    "precision": Metric("Precision", "share", True, "how many samples look like held-out images"),
+    "recall": Metric("Recall", "share", True, "how many held-out images the samples cover"),
+    "density": Metric("Density", "", True, "how densely held-out images surround the samples"),
+    "coverage": Metric("Coverage", "share", True, "how many held-out images have a sample near"),
+    "cmmd": Metric("CMMD", "", False, "how far the samples are from held-out images, as sets"),
     "fid": Metric("FID", "squared distance", False, "how far the samples are from held-out images, as sets"),
     "kid": Metric("KID", "", False, "how far the samples are from held-out images, as sets"),
 }
@@ -52,7 +62,15 @@ FACTORS = {
 
 def metric_words(name: str) -> Metric:
     """The words for a metric; an unknown one keeps its column's name and is taken as higher is better."""
-    return METRICS.get(name, Metric(name, "", True, "as named in the data"))
+    if name in METRICS:
+        return METRICS[name]
+    network = name.rpartition("_")[0]
+    if name.endswith("_i"):
+        return Metric(f"{network.upper()}-I", "mean cosine", True, METRICS["clip_i"].tells + f", to {network.upper()}")
+    if name.endswith("_fid") or name == "fid_infinity":
+        what = f"on the features of {network.upper()}" if name.endswith("_fid") else "for infinitely many samples"
+        return Metric(f"FID ({what})", "squared distance", False, METRICS["fid"].tells)
+    return Metric(name, "", higher_is_better(name), "as named in the data")
 
 
 def factor_words(name: str) -> str:
