@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -15,8 +16,29 @@ CAPTIONS = (".txt", ".jsonl")
 
 def hash_folder(folder: Path, endings: tuple[str, ...], parts: tuple[str, ...] = ("",)) -> str:
     """Hash of the files with these endings in the named subfolders, by relative path and content."""
+    key = (folder, endings, parts)
+    if _remembered is not None and key in _remembered:
+        return _remembered[key]
     found = [file for part in parts for file in sorted((folder / part).rglob("*"))]
-    return hash_files(folder, [file for file in found if file.name.lower().endswith(endings)])
+    digest = hash_files(folder, [file for file in found if file.name.lower().endswith(endings)])
+    if _remembered is not None:
+        _remembered[key] = digest
+    return digest
+
+
+_remembered: dict[tuple[Path, tuple[str, ...], tuple[str, ...]], str] | None = None
+
+
+@contextmanager
+def unchanging() -> Iterator[None]:
+    """Inside the block folders are taken not to change: each is looked at once, however many runs are planned on it."""
+    global _remembered
+    before = _remembered
+    _remembered = {} if before is None else before
+    try:
+        yield
+    finally:
+        _remembered = before
 
 
 def hash_files(folder: Path, files: Iterable[Path]) -> str:

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,15 @@ FORM = ("din", "dout", "activation", "scale", "init")
 TAKES = {"full": (), "lora": ("mid_dim", "params", "scale"), "embedding": ()}  # keys of adapter; method adapter: all
 
 
-class InadmissiblePlacement(ValueError):
-    """din and dout exist, but no adapter can read the one and write the other: an empty cell of the grid."""
+class InadmissibleCell(ValueError):
+    """Levels that exist, but not together: a placement no adapter can have, a task on data of another kind.
+
+    A sweep leaves such cells out. cell: what to call it.
+    """
+
+    def __init__(self, sentence: str, cell: str) -> None:
+        super().__init__(sentence)
+        self.cell = cell
 
 
 def validate(config: Any) -> dict[str, Any]:
@@ -66,9 +74,18 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def training_id(config: Mapping[str, Any]) -> str:
+    """12 hex digits; equal for runs that train the very same adapters, however they are sampled and scored."""
+    return _digest({key: value for key, value in identity(config).items() if key not in ("sampler", "eval")})
+
+
 def run_id(config: Mapping[str, Any]) -> str:
     """12 hex digits that name the run of a validated config; equal for equal `identity`."""
-    text = json.dumps(identity(config), sort_keys=True, separators=(",", ":"))
+    return _digest(identity(config))
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
@@ -114,6 +131,7 @@ def _plain(config: Any) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items() if key != "hydra"}
 
 
+@cache  # of what could be written; an error is not remembered
 def _check_output(root: Path) -> None:
     there = next(folder for folder in (root, *root.absolute().parents) if folder.exists() or folder.is_symlink())
     try:
@@ -148,7 +166,7 @@ def _check_design(adapter: dict[str, Any]) -> None:
         try:
             check_placement(adapter["din"], adapter["dout"])
         except ValueError as error:
-            raise InadmissiblePlacement(str(error)) from None
+            raise InadmissibleCell(str(error), str(placement(adapter))) from None
 
 
 def _check_base(unet: dict[str, Any], trainer: dict[str, Any], quiet: bool) -> None:
@@ -176,7 +194,10 @@ def _check_task(task: dict[str, Any], data: dict[str, Any]) -> None:
     kind = TASKS[task["name"]]
     if data["kind"] != kind:
         fitting = {"subject": "data=lab or data=subject", "captions": "data=digits or data=captions"}[kind]
-        raise ValueError(f"task={task['name']} does not go with data={data['name']}; choose {fitting}.")
+        raise InadmissibleCell(
+            f"task={task['name']} does not go with data={data['name']}; choose {fitting}.",
+            f"{task['name']} on {data['name']}",
+        )
     folders = data_folders({"data": data})
     for key, folder in folders.items():
         if not folder.is_dir():

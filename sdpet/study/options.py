@@ -1,0 +1,63 @@
+"""What a sweep may be asked for besides its levels (`hydra.sweeper.KEY=VALUE`), checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any
+
+from sdpet.study.rules import flag, number, optional, text, whole
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """See conf/hydra/sweeper/grid.yaml for what each means; the defaults there are these."""
+
+    replicates: int | None = None
+    order: int | None = 0
+    fraction: float | None = None
+    runs: int | None = None
+    effects: str | None = None
+    dry_run: bool = False
+    pilot: str | None = None
+    retry: bool = True
+    until: float | None = None
+    metric: str | None = None
+    most: int = 12
+
+    @classmethod
+    def checked(cls, given: Mapping[str, Any]) -> SweepOptions:
+        """The options in canonical types. ValueError with one sentence for what is unknown, wrong or contradictory."""
+        values = {}
+        for key, value in given.items():
+            if key not in RULES:
+                near = get_close_matches(key, list(RULES), n=1)
+                hint = f" (did you mean {near[0]}?)" if near else ""
+                raise ValueError(f"there is no key hydra.sweeper.{key}{hint}; keys are {', '.join(RULES)}.")
+            try:
+                values[key] = RULES[key](value)
+            except ValueError as error:
+                raise ValueError(f"hydra.sweeper.{key} {error}, not {value!r}.") from None
+        options = cls(**values)
+        if options.fraction is not None and options.runs is not None:
+            raise ValueError("give hydra.sweeper.fraction or hydra.sweeper.runs, not both.")
+        if options.until is not None and (options.fraction is not None or options.runs is not None):
+            raise ValueError("hydra.sweeper.until adds seeds to whole designs; it does not go with fraction or runs.")
+        return options
+
+
+RULES: dict[str, Callable[[Any], Any]] = {
+    "replicates": optional(whole(1)),
+    "order": optional(whole(0)),
+    "fraction": optional(number(0, 1, above=True)),
+    "runs": optional(whole(1)),
+    "effects": optional(text),
+    "dry_run": flag,
+    "pilot": optional(text),
+    "retry": flag,
+    "until": optional(number(0, above=True)),
+    "metric": optional(text),
+    "most": whole(2),
+}
+assert set(RULES) == {field.name for field in fields(SweepOptions)}
