@@ -28,4 +28,7 @@ def main(config: Any) -> Any:
 if __name__ == "__main__":
     from sdpet.study.errors import run_command
 
+    if "--dry-run" in sys.argv:  # Hydra takes no flags but its own
+        rest = [argument for argument in sys.argv[1:] if argument not in ("--dry-run", "-m", "--multirun")]
+        sys.argv = [sys.argv[0], "-m", *rest, "hydra.sweeper.dry_run=true"]
     run_command(main)

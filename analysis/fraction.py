@@ -21,7 +21,7 @@ _NOTHING = 1e-7  # a direction is shared by two spaces when the sine of the angl
 
 
 def choose(frame: pd.DataFrame, size: int, terms: Terms, seed: int = 0, starts: int = 10) -> tuple[np.ndarray, float]:
-    """Positions (size,), sorted, of a D-optimal subset of the runs of a frame, and its D-efficiency against all of them.
+    """Positions (size,), sorted, of a D-optimal subset of the runs of a frame, and its D-efficiency.
 
     terms: the effects that matter, as for `anova`. The subset has the largest determinant of the information matrix
     X'X of this model that was found: of several random starts, each improved by exchanging the run that adds least

@@ -15,7 +15,7 @@ import pandas as pd
 from analysis.load_wandb import PREFIX, offline_files, read_offline, read_project
 
 FACTORS = (
-    "placement", "din", "dout", "activation", "mid_dim", "scale", "init", "method", "lr", "steps", "seed",
+    "placement", "din", "dout", "activation", "mid_dim", "scale", "init", "method", "lr", "steps", "guidance", "seed",
 )  # fmt: skip
 # What a run costs, in the units of record.json (counts, bytes, seconds).
 COSTS = (
@@ -214,8 +214,17 @@ def _flatten(record: dict[str, Any], path: Path) -> dict[str, Any]:
     row.update({f"seconds_{key}": v for key, v in (record.get("seconds") or {}).items() if key in _SECONDS})
     row["peak_memory"] = record.get("peak_memory")
     row["path"] = str(path.parent)
-    row["protocol_hash"] = protocol_hash(record["protocol"]) if record.get("protocol") else None  # none was scored
+    scored = record.get("protocol")  # none where nothing was scored
+    row["protocol_hash"] = protocol_hash(_without_factors(scored, row)) if scored else None
     return row
+
+
+def _without_factors(protocol: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """The protocol without the guidance where that is a factor of the run: then it does not tell protocols apart."""
+    sampler = protocol.get("sampler")
+    if not isinstance(sampler, dict) or row.get("guidance") is None:
+        return protocol
+    return protocol | {"sampler": {key: value for key, value in sampler.items() if key != "guidance"}}
 
 
 def _read_csv(path: Path) -> pd.DataFrame:

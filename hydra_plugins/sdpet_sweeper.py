@@ -1,4 +1,8 @@
-"""The sweeper `grid`: all combinations of the listed values, checked before any work; works with every launcher."""
+"""The sweeper `grid`: experiments over all combinations of the listed values, checked before any work; any launcher.
+
+What it can be asked for is in conf/hydra/sweeper/grid.yaml. It stands where train.py stands, at the head of the way:
+it may use sdpet, which runs, and analysis, which says what runs can tell.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,9 @@ import itertools
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
@@ -15,12 +21,17 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+if TYPE_CHECKING:
+    from sdpet.study.options import SweepOptions
+    from sdpet.study.plan import Composer, Job, Plan
+
 
 class GridSweeper(Sweeper):
     """params: sweeps that the config itself asks for (sweeps/*.yaml); the command line goes before them."""
 
-    def __init__(self, params: dict[str, Any] | None = None) -> None:
+    def __init__(self, params: dict[str, Any] | None = None, **options: Any) -> None:
         self.params = dict(params or {})
+        self.options = options
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config
@@ -30,40 +41,74 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Plan, do what is not done yet, sum up. Exits 1 when not all that was asked for is there."""
-        from sdpet.study.plan import Composer, make_plan
+        from sdpet.study.manifest import write_manifest
+        from sdpet.study.options import SweepOptions
+        from sdpet.study.plan import Composer
         from sdpet.study.show import study_report
 
         assert self.hydra_context is not None and self.config is not None
+        options = SweepOptions.checked(self.options)
         composer = Composer(self.hydra_context.config_loader, self.config)
-        plan = make_plan(composer, self.combinations(arguments))
-        if not plan.jobs:
-            raise ValueError(f"this sweep has no run; cells that cannot exist: {', '.join(plan.dropped) or 'none'}.")
+        plan, said = self.planned(composer, arguments, options)
         folder = plan.jobs[0].folder.parent
+        if options.dry_run:
+            print("\n".join([*said, *self._outlook(plan, folder, options)]), flush=True)
+            return []
         folder.mkdir(parents=True, exist_ok=True)  # an unwritable place is found here, before any work
-        before = {job.folder for job in plan.jobs if job.complete}
-        todo = [job for job in plan.jobs if job.folder not in before]
-        quiet = self.config.quiet
-        if not quiet:
-            cells = f", {len(plan.dropped)} cells that cannot exist left out" if plan.dropped else ""
-            there = f", {len(before)} of them there already" if before else ""
-            print(f"{folder}: {len(plan.jobs)} runs{there}{cells}", flush=True)
+        records = {job.folder: job.record() for job in plan.jobs}
+        there = {job.folder for job in plan.jobs if (record := records[job.folder]) and record.status != "failed"}
+        failed = {path for path, record in records.items() if record and record.status == "failed"}
+        left = set() if options.retry else failed
+        todo = [job for job in plan.jobs if job.folder not in there | left]
+        if not self.config.quiet:
+            print("\n".join([*said[:1], *_counts(len(there), len(failed), options.retry)]), flush=True)
+        write_manifest(folder, plan.jobs, sys.argv)
         started = time.monotonic()
-        results: Sequence[Any] = []
-        if todo:
-            self.launcher.composer = composer  # type: ignore[attr-defined]
-            results = self.launcher.launch([list(job.overrides) for job in todo], initial_job_idx=0)
-        text, complete = study_report(plan.jobs, before, plan.dropped, plan.doubled, folder, time.monotonic() - started)
+        results = self._launch(composer, todo)
+        if options.until is not None:
+            plan = self._add_seeds(composer, plan, folder, options)
+        text, complete = study_report(plan.jobs, there, plan.dropped, plan.doubled, folder, time.monotonic() - started)
         print(text, flush=True)
         if not complete:
             sys.exit(1)
         return results
 
-    def combinations(self, arguments: list[str]) -> list[list[str]]:
+    def planned(self, composer: Composer, arguments: list[str], options: SweepOptions) -> tuple[Plan, list[str]]:
+        """The runs to do in their order, and what to say of them: how many, and what a chosen fraction is worth."""
+        from sdpet.study.outlook import levels_of
+        from sdpet.study.plan import in_random_order, make_plan
+
+        plan = make_plan(composer, self.combinations(arguments, options.replicates))
+        if not plan.jobs:
+            raise ValueError(f"this sweep has no run; cells that cannot exist: {', '.join(plan.dropped) or 'none'}.")
+        said: list[str] = []
+        whole = len(plan.jobs)
+        size = options.runs or (round(options.fraction * whole) if options.fraction else whole)
+        if size < whole:
+            import pandas as pd
+
+            from analysis.foresight import choose_runs
+
+            rows, names = levels_of(plan.jobs)
+            chosen, sentence = choose_runs(pd.DataFrame(rows), names, max(size, 1), options.effects)
+            plan, said = replace(plan, jobs=[plan.jobs[i] for i in chosen]), [sentence]
+        if options.order is not None:
+            plan = replace(plan, jobs=in_random_order(plan.jobs, options.order))
+        cells = f", {len(plan.dropped)} cells that cannot exist left out" if plan.dropped else ""
+        part = f" of {whole}" if size < whole else ""
+        return plan, [f"{plan.jobs[0].folder.parent}: {len(plan.jobs)}{part} runs{cells}", *said]
+
+    def combinations(self, arguments: list[str], replicates: int | None = None) -> list[list[str]]:
         """One list of overrides a job; the first sweep varies slowest, the last one given for a key counts."""
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         levels: dict[str, list[str]] = {}
-        for override in parser.parse_overrides([f"{key}={value}" for key, value in self.params.items()] + arguments):
+        given = [f"{key}={value}" for key, value in self.params.items()]
+        if replicates is not None:
+            if any(argument.startswith("seed=") for argument in arguments):
+                raise ValueError("give hydra.sweeper.replicates (a number of seeds) or seed=..., not both.")
+            given = [f"seed=range(0,{replicates})", *(text for text in given if not text.startswith("seed="))]
+        for override in parser.parse_overrides(given + arguments):
             key = override.get_key_element()
             if not override.is_sweep_override():
                 levels[key] = [override.input_line or ""]
@@ -74,3 +119,76 @@ class GridSweeper(Sweeper):
             if not levels[key]:
                 raise ValueError(f"{override.input_line} stands for no value at all.")
         return [list(job) for job in itertools.product(*levels.values())]
+
+    def _launch(self, composer: Composer, todo: Sequence[Job]) -> list[Any]:
+        """Do the jobs; those that only score what another one trains come after it, so that nothing trains twice."""
+        from sdpet.study.plan import training_first
+
+        results: list[Any] = []
+        self.launcher.composer = composer  # type: ignore[attr-defined]
+        for wave in training_first(todo):
+            if wave:
+                results += self.launcher.launch([list(job.overrides) for job in wave], initial_job_idx=len(results))
+        return results
+
+    def _add_seeds(self, composer: Composer, plan: Plan, folder: Path, options: SweepOptions) -> Plan:
+        """Replicate the leading designs until their intervals are narrow enough, or they have `most` seeds."""
+        from analysis.foresight import seeds_to_add
+        from sdpet.study.manifest import write_manifest
+        from sdpet.study.plan import design_id, make_plan
+
+        assert options.until is not None
+        while True:
+            jobs: dict[str, list[Job]] = {}
+            for job in plan.jobs:
+                jobs.setdefault(design_id(job.config), []).append(job)
+            design_of = {job.folder.name: design for design, group in jobs.items() for job in group}
+            more, sentences = seeds_to_add(folder, design_of, options.metric, options.until, options.most)
+            if not self.config.quiet:
+                print("\n".join(sentences), flush=True)
+            sweep = []
+            for design, count in more.items():
+                group = jobs[design]
+                first = 1 + max(job.config["seed"] for job in group)
+                kept = [text for text in group[0].overrides if not text.startswith("seed=")]
+                sweep += [[*kept, f"seed={seed}"] for seed in range(first, first + count)]
+            if not sweep:
+                return plan
+            added = make_plan(composer, sweep).jobs
+            plan = replace(plan, jobs=[*plan.jobs, *added])
+            write_manifest(folder, plan.jobs, sys.argv)
+            self._launch(composer, [job for job in added if not job.complete])
+
+    def _outlook(self, plan: Plan, folder: Path, options: SweepOptions) -> list[str]:
+        """What the plan's runs will be able to tell, and what they will take."""
+        import pandas as pd
+
+        from analysis.foresight import foresee
+        from sdpet.study.outlook import levels_of, measured_in, outlook, short_pilot
+        from sdpet.study.plan import training_first
+        from sdpet.study.show import outlook_lines
+
+        lines = [f"  left out  {', '.join(plan.dropped)}"] if plan.dropped else []
+        lines += [f"  doubled   {plan.doubled} jobs that are the same as another one"] if plan.doubled else []
+        there = sum(job.complete for job in plan.jobs)
+        lines += [f"  done      {there} of these runs are there already"] if there else []
+        rows, names = levels_of(plan.jobs)
+        lines += foresee(pd.DataFrame(rows), names)
+        if options.pilot == "run":
+            measured, where = short_pilot(plan.jobs), "a short pilot"
+        else:
+            place = Path(options.pilot).expanduser() if options.pilot else folder
+            if options.pilot and not place.is_dir():
+                raise ValueError(f"hydra.sweeper.pilot: there is no folder {place}; give a study's folder, or run.")
+            measured, where = measured_in(place), str(place)
+        train, score = training_first([job for job in plan.jobs if not job.complete])
+        workers = self.config.hydra.launcher.get("workers")
+        return lines + outlook_lines(outlook(train, score, measured, where), len(train), len(score), workers, folder)
+
+
+def _counts(there: int, failed: int, retry: bool) -> list[str]:
+    lines = [f"  {there} of them there already"] if there else []
+    if failed:
+        what = "are done again (hydra.sweeper.retry=false leaves them)" if retry else "are left as they are"
+        lines.append(f"  {failed} that failed before {what}")
+    return lines

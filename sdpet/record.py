@@ -78,6 +78,7 @@ class Record:
     loss: list[list[float]] = field(default_factory=list)
     versions: dict[str, str | None] = field(default_factory=lambda: dict(package_versions()))
     git_sha: str | None = field(default_factory=commit)
+    trained_in: str | None = None  # run_id of the run of this study whose training this one shares
     evaluations: list[dict[str, Any]] = field(default_factory=list)  # later scores, by evaluate.py
     format: int = FORMAT
 
@@ -147,6 +148,7 @@ def factors(config: Mapping[str, Any], mid_dim: int | None = None) -> dict[str, 
         "method": adapter["method"],
         "lr": config["trainer"]["lr"],
         "steps": config["trainer"]["steps"],
+        "guidance": config["sampler"]["guidance"],
         "seed": config["seed"],
     }
 

@@ -19,6 +19,7 @@ from sdpet.stage import Stage, anchors_of, design_of, eval_plan, hush
 from sdpet.study.checkpoint import SECONDS, Keeper, read_checkpoint, remove_checkpoint
 from sdpet.study.claim import Claim, claim
 from sdpet.study.log import open_log, tell_failure
+from sdpet.study.trained import remember_training, score_trained, trained_before
 from sdpet.study.validate import run_folder, run_id, validate
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def run_together(
         settle(folders[i])
         record.write(folders[i])
         remove_checkpoint(folders[i])
+        if record.status == "finished" and record.trained_in is None:
+            remember_training(folders[i], checked[i])
         records[i] = Record.read(folders[i])  # as everyone else will see it
         if done:
             done(i, records[i])
@@ -75,7 +78,7 @@ def run_together(
     with ExitStack() as claims:
         if rank is not None:
             claims.callback(orders(checked[0]).give, {})
-        todo: dict[int, list[int]] = {}  # runs by the step at which they go on
+        todo: dict[int | str, list[int]] = {}  # runs by the step at which they go on, or one by one if trained before
         states: dict[int, dict[str, Any] | None] = {}
         for i, folder in enumerate(folders):
             mine = claims.enter_context(claim(folder))
@@ -83,7 +86,8 @@ def run_together(
             if mine and (before is None or before.status == "failed"):
                 held[i] = mine
                 states[i] = read_checkpoint(folder)
-                todo.setdefault((states[i] or {"step": 0})["step"], []).append(i)
+                trained = states[i] is None and trained_before(folder, checked[i])
+                todo.setdefault(folder.name if trained else (states[i] or {"step": 0})["step"], []).append(i)
             elif done:
                 done(i, before)
             records[i] = before
@@ -117,7 +121,10 @@ def _attempt(
         for i in fleet:
             _start_afresh(folders[i], configs[i])
         runs = [(configs[i], folders[i], states[i]) for i in fleet]
-        for place, record in _run(runs, stage, watch):
+        alone = len(fleet) == 1 and states[fleet[0]] is None
+        source = trained_before(folders[fleet[0]], configs[fleet[0]]) if alone else None
+        scored = source and score_trained(configs[fleet[0]], folders[fleet[0]], source, stage, watch)
+        for place, record in [(0, scored)] if scored else _run(runs, stage, watch):
             finish(fleet[place], record)
             left.remove(fleet[place])
         return

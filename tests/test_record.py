@@ -18,7 +18,7 @@ from sdpet.study.validate import validate
 
 KEYS = [
     "format", "run_id", "study", "status", "factors", "task", "reason", "metrics", "anchors", "protocol", "missing",
-    "sizes", "seconds", "peak_memory", "loss", "versions", "git_sha", "evaluations",
+    "sizes", "seconds", "peak_memory", "loss", "versions", "git_sha", "trained_in", "evaluations",
 ]  # fmt: skip
 
 

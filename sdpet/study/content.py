@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 PIPELINE_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 WEIGHTS = (".safetensors", ".bin", ".json", ".txt")
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -16,17 +18,24 @@ CAPTIONS = (".txt", ".jsonl")
 
 def hash_folder(folder: Path, endings: tuple[str, ...], parts: tuple[str, ...] = ("",)) -> str:
     """Hash of the files with these endings in the named subfolders, by relative path and content."""
-    key = (folder, endings, parts)
-    if _remembered is not None and key in _remembered:
-        return _remembered[key]
+    return once(("folder", folder, endings, parts), lambda: _hash_folder(folder, endings, parts))
+
+
+def _hash_folder(folder: Path, endings: tuple[str, ...], parts: tuple[str, ...]) -> str:
     found = [file for part in parts for file in sorted((folder / part).rglob("*"))]
-    digest = hash_files(folder, [file for file in found if file.name.lower().endswith(endings)])
-    if _remembered is not None:
-        _remembered[key] = digest
-    return digest
+    return hash_files(folder, [file for file in found if file.name.lower().endswith(endings)])
 
 
-_remembered: dict[tuple[Path, tuple[str, ...], tuple[str, ...]], str] | None = None
+_remembered: dict[Hashable, Any] | None = None
+
+
+def once(key: Hashable, make: Callable[[], T]) -> T:
+    """make(), or what it gave before for this key where files are taken not to change (see `unchanging`)."""
+    if _remembered is None:
+        return make()
+    if key not in _remembered:
+        _remembered[key] = make()
+    return _remembered[key]
 
 
 @contextmanager

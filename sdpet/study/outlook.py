@@ -88,7 +88,9 @@ def outlook(train: Sequence[Job], score: Sequence[Job], measured: Sequence[tuple
     size = round(statistics.fmean(size for _, size in measured) * (len(train) + len(score))) if measured else None
     if unknown or not measured:
         return Outlook(None, size, f"no finished run of {' or '.join(sorted(unknown))}{where and f' in {where}'}")
-    return Outlook(total, size, f"{len(measured)} measured {'run' if len(measured) == 1 else 'runs'}{where and f' of {where}'}")
+    return Outlook(
+        total, size, f"{len(measured)} measured {'run' if len(measured) == 1 else 'runs'}{where and f' of {where}'}"
+    )
 
 
 def _times(record: Record) -> dict[str, float] | None:
@@ -99,7 +101,12 @@ def _times(record: Record) -> dict[str, float] | None:
     train = 0.0 if record.trained_in else seconds.get("train", 0.0)
     rest = max(seconds.get("total", 0.0) - train - seconds["sample"] - seconds.get("score", 0.0), 0.0)
     per_step = seconds.get("train", 0.0) / max(int(record.factors.get("steps") or 1), 1)
-    return {"per_step": per_step, "per_draw": seconds["sample"] / draws, "score": seconds.get("score", 0.0), "rest": rest}
+    return {
+        "per_step": per_step,
+        "per_draw": seconds["sample"] / draws,
+        "score": seconds.get("score", 0.0),
+        "rest": rest,
+    }
 
 
 def measured_in(folder: Path) -> list[tuple[Record, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sdpet.record import Record
 from sdpet.study.content import unchanging
-from sdpet.study.validate import InadmissibleCell, placement, run_folder, training_id, validate
+from sdpet.study.validate import InadmissibleCell, placement, run_folder, run_id, training_id, validate
 
 UNNAMED = ("adapter", "adapter.din", "adapter.dout", "seed", "study", "output_root", "quiet", "logger", "sweeps")
 
@@ -212,6 +212,12 @@ def training_first(jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
             first.setdefault((job.folder.parent, training_id(job.config)), job)
     training = {job.folder for job in first.values()}
     return list(first.values()), [job for job in jobs if job.folder not in training]
+
+
+def design_id(config: Mapping[str, Any]) -> str:
+    """Equal for runs that differ in nothing but their seed."""
+    with unchanging():
+        return run_id({**config, "seed": 0})
 
 
 def name_of(config: dict[str, Any], overrides: Sequence[str] = ()) -> str:

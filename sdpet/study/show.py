@@ -6,9 +6,12 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from sdpet.record import Record
+
+if TYPE_CHECKING:
+    from sdpet.study.outlook import Outlook
 
 TABLE_ORDER = ("clip_i", "clip_t", "prior_drift", "fid")
 
@@ -145,6 +148,30 @@ def study_report(
     following = f"python -m analysis {folder}" if complete else "the same command does what is missing"
     lines.append(f"  next      {following}")
     return "\n".join(lines), complete
+
+
+def outlook_lines(expected: Outlook, train: int, score: int, workers: object, folder: Path) -> list[str]:
+    """What the runs that are not there yet will take. workers: of the launcher, where it says so."""
+    if not train + score:
+        return []
+    lines = [f"  training  {train} runs; {score} more score what one of them trains"] if score else []
+    if expected.seconds is None:
+        give = "hydra.sweeper.pilot=FOLDER takes another study's, hydra.sweeper.pilot=run measures"
+        lines.append(f"  time      unknown, {expected.basis}; {give}")
+    else:
+        from sdpet.study.launch import usable_cores
+
+        count = usable_cores() if workers == "auto" else workers if isinstance(workers, int) else 1
+        count = max(1, min(count, train or score))
+        side_by_side = f" on {count} workers ({duration(expected.seconds)} in all)" if count > 1 else ""
+        lines.append(f"  time      about {duration(expected.seconds / count)}{side_by_side}, by {expected.basis}")
+    if expected.size is not None:
+        from sdpet.study.outlook import free_space, size_words
+
+        free = free_space(folder)
+        short = "; NOT ENOUGH" if expected.size > free else ""
+        lines.append(f"  disk      about {size_words(expected.size)}, {size_words(free)} are free{short}")
+    return lines
 
 
 def _number(value: float | None) -> str:

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdpet.files import atomically
-from sdpet.record import Record
+from sdpet.record import Record, factors
 from sdpet.study.validate import training_id
+
+if TYPE_CHECKING:
+    from sdpet.stage import Stage
 
 WEIGHTS = (".safetensors", ".json")
 NOT_WEIGHTS = ("record.json",)
@@ -47,3 +51,46 @@ def take_weights(source: Path, folder: Path) -> None:
                 os.link(file, folder / file.name)
             except OSError:
                 shutil.copyfile(file, folder / file.name)
+
+
+def score_trained(
+    config: Mapping[str, Any], folder: Path, source: Record, stage: Stage, watch: Callable[..., None] | None = None
+) -> Record:
+    """The record of a (validated) run whose weights the run of `source` has trained: they are sampled and scored anew.
+
+    Its loss, sizes and seconds of training are those of the other run; seconds["total"] is what this one took.
+    """
+    from sdpet.run import evaluate
+    from sdpet.scoring import save_noise_map, save_samples
+    from sdpet.stage import anchors_of
+    from sdpet.study.log import open_log
+
+    started = time.perf_counter()
+    take_weights(folder.parent / source.run_id, folder)
+    record = Record(
+        run_id=folder.name,
+        study=config["study"],
+        status="finished",
+        factors=factors(config, source.factors["mid_dim"]),
+        task=source.task,
+        anchors=anchors_of(config, stage, keep=True),
+        sizes=source.sizes,
+        loss=source.loss,
+        peak_memory=source.peak_memory,
+        trained_in=source.run_id,
+    )
+    with open_log(config, folder) as log:
+        for step, loss in source.loss:
+            log.step(int(step), loss)
+        try:
+            scores = evaluate(config, folder, stage, watch)
+            record.metrics, record.protocol, record.seconds = scores.metrics, scores.protocol, dict(scores.seconds)
+            record.missing = scores.missing
+            save_samples(scores, folder / "samples")
+            save_noise_map(scores, folder)
+        except FloatingPointError as error:
+            record.status, record.reason = "diverged", str(error)
+        record.seconds |= {key: source.seconds.get(key) for key in ("train", "per_step")}
+        record.seconds["total"] = time.perf_counter() - started
+        log.summarize(record, folder)
+    return record

@@ -14,7 +14,7 @@ from typing import Any
 import sdpet
 from sdpet.positions import PLACEMENTS, check_placement
 from sdpet.source import source_of
-from sdpet.study.content import CAPTIONS, IMAGES, WEIGHTS, hash_folder
+from sdpet.study.content import CAPTIONS, IMAGES, WEIGHTS, hash_folder, once
 from sdpet.study.rules import DTYPES, TASKS, check_group, check_values
 
 LAB = Path(sdpet.__file__).parent / "lab"
@@ -64,7 +64,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "seed": config["seed"],
         "adapter": config["adapter"],
-        "unet": {"dtype": unet["dtype"], "weights": source_of(unet).content_hash()}
+        "unet": {"dtype": unet["dtype"], "weights": once(_key("weights", unet), lambda: source_of(unet).content_hash())}
         | {key: unet[key] for key in ("image_size",) if unet.get(key) is not None},
         "task": _without(config["task"], "_target_"),
         "data": _without(data, "noun", *content) | content,
@@ -82,6 +82,10 @@ def training_id(config: Mapping[str, Any]) -> str:
 def run_id(config: Mapping[str, Any]) -> str:
     """12 hex digits that name the run of a validated config; equal for equal `identity`."""
     return _digest(identity(config))
+
+
+def _key(what: str, values: Mapping[str, Any]) -> str:
+    return json.dumps([what, values], sort_keys=True, default=str)
 
 
 def _digest(content: Mapping[str, Any]) -> str:
@@ -170,7 +174,7 @@ def _check_design(adapter: dict[str, Any]) -> None:
 
 
 def _check_base(unet: dict[str, Any], trainer: dict[str, Any], quiet: bool) -> None:
-    source = source_of(unet, quiet)
+    source = once(_key("source", unet), lambda: source_of(unet, quiet))
     if unet.get("image_size") is not None:
         step = 2 ** (len(source.config("vae")["block_out_channels"]) - 1)
         if unet["image_size"] % step:

@@ -1,0 +1,44 @@
+"""What a study was last asked for: `.plan.json` beside its runs, so that its progress can be told from outside."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdpet.files import atomically
+
+if TYPE_CHECKING:
+    from sdpet.study.plan import Job
+
+FILE = ".plan.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """runs: name for people by run_id; command: as it was given; asked: seconds since the epoch."""
+
+    runs: dict[str, str]
+    command: list[str]
+    asked: float
+
+
+def write_manifest(folder: Path, jobs: Iterable[Job], command: Sequence[str]) -> None:
+    content = {
+        "asked": time.time(),
+        "command": list(command),
+        "runs": {job.folder.name: job.name for job in jobs if job.folder.parent == folder},
+    }
+    atomically(folder / FILE, lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """None where there is none, or a damaged one."""
+    try:
+        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        return Manifest(dict(content["runs"]), list(content["command"]), float(content["asked"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
