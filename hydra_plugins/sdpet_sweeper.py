@@ -137,7 +137,7 @@ class GridSweeper(Sweeper):
         from sdpet.study.manifest import write_manifest
         from sdpet.study.plan import design_id, make_plan
 
-        assert options.until is not None
+        assert options.until is not None and self.config is not None
         while True:
             jobs: dict[str, list[Job]] = {}
             for job in plan.jobs:
@@ -168,6 +168,7 @@ class GridSweeper(Sweeper):
         from sdpet.study.plan import training_first
         from sdpet.study.show import outlook_lines
 
+        assert self.config is not None
         lines = [f"  left out  {', '.join(plan.dropped)}"] if plan.dropped else []
         lines += [f"  doubled   {plan.doubled} jobs that are the same as another one"] if plan.doubled else []
         there = sum(job.complete for job in plan.jobs)

@@ -41,11 +41,15 @@ def levels_of(jobs: Sequence[Job]) -> tuple[list[dict[str, Any]], list[str]]:
     if None in placements:
         of_design = "method" if len(placements) <= 2 else "design"
         names = [of_design, *(n for n in names if n not in ("placement", "din", "dout", "design", "method"))]
-        names = [n for n in names if n == of_design or n == "seed" or _count(rows, [of_design, n]) > _count(rows, [n])
-                 and _count(rows, [of_design, n]) > _count(rows, [of_design])]  # fmt: skip
+        names = [n for n in names if n in (of_design, "seed") or not _follows(rows, n, of_design)]
     else:
         names = [n for n in names if n != "design"]
     return rows, sorted(names, key=lambda name: name == "seed")
+
+
+def _follows(rows: Sequence[Mapping[str, Any]], name: str, design: str) -> bool:
+    """Whether each design has but one level of the factor, or none."""
+    return _count(rows, [design, name]) <= _count(rows, [design])
 
 
 def _count(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> int:
@@ -156,8 +160,6 @@ def free_space(folder: Path) -> int:
 
 
 def size_words(size: float) -> str:
-    for unit in ("kB", "MB", "GB"):
-        size /= 1000
-        if size < 1000:
-            break
-    return f"{size:.3g} {unit}" if size < 100 else f"{size:.0f} {unit}"
+    power = 1 + (size >= 1e6) + (size >= 1e9)
+    amount, unit = size / 1000**power, ("kB", "MB", "GB")[power - 1]
+    return f"{amount:.3g} {unit}" if amount < 100 else f"{amount:.0f} {unit}"
