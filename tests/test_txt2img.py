@@ -231,6 +231,31 @@ def test_adapters_at_strength_0_half_and_1(tiny_base, tiny_folder, fast, tmp_pat
     np.testing.assert_array_equal(pictures(tmp_path / "run"), drawn[1])
 
 
+@pytest.mark.parametrize("method", [{"method": "lora", "rank": 4, "scale": 8.0}, {"method": "full"}], ids=str)
+def test_other_methods_at_strength_0_and_1(tiny_base, fast, tmp_path, method, capsys):
+    from sdpet.methods import Design, build
+
+    handle = build(tiny_base, Design(**method))
+    with torch.no_grad():
+        for parameter in handle.parameters():
+            parameter.add_(torch.full_like(parameter, 0.05))
+    handle.save(tmp_path / "tuned")
+    handle.detach()
+    common = [*fast, "--n_iter", 1, "--n_samples", 2]
+    with_tuned = [*common, "--adapters", tmp_path / "tuned"]
+    assert sdpet(*common, "--outdir", tmp_path / "base") == 0
+    base = pictures(tmp_path / "base").astype(int)
+    assert sdpet(*with_tuned, "--adapter-scale", 0, "--outdir", tmp_path / "zero") == 0
+    np.testing.assert_array_equal(pictures(tmp_path / "zero"), base)
+    assert sdpet(*with_tuned, "--outdir", tmp_path / "one") == 0
+    one = abs(pictures(tmp_path / "one") - base).mean()
+    half = sdpet(*with_tuned, "--adapter-scale", 0.5, "--outdir", tmp_path / "half")
+    if method["method"] == "lora":
+        assert half == 0 and 0 < abs(pictures(tmp_path / "half") - base).mean() < one
+    else:
+        assert half == 1 and one > 1 and "--adapter-scale must be 0 or 1" in capsys.readouterr().err
+
+
 def test_checkpoints_in_the_original_format_at_odd_multiples_of_32(tmp_path):
     made = write_folder(tmp_path / "folder")
     configs = write_configs(tmp_path / "configs", made)
@@ -328,6 +353,21 @@ def test_without_a_model_the_choices_are_named(tmp_path, monkeypatch, capsys):
     assert sdpet("txt2img") == 1
     error = capsys.readouterr().err
     assert all(word in error for word in ("model.ckpt", "--ckpt", "--model", "diffusers folder", "hub id", "lab"))
+
+
+def test_under_autocast_only_the_networks_compute_in_half_precision(fast, tmp_path, monkeypatch):
+    """CUDA's float16 stands for itself only there; on the CPU the same code runs under bfloat16."""
+    from sdpet.scripts import draw
+
+    common = [*fast, "--n_iter", 1, "--n_samples", 2]
+    assert sdpet(*common, "--precision", "full", "--outdir", tmp_path / "full") == 0
+    assert sdpet(*common, "--precision", "autocast", "--outdir", tmp_path / "cpu") == 0
+    full = pictures(tmp_path / "full").astype(int)
+    np.testing.assert_array_equal(pictures(tmp_path / "cpu"), full)
+    monkeypatch.setattr(draw, "_half_precision", lambda base, precision: torch.autocast("cpu", torch.bfloat16))
+    assert sdpet(*common, "--outdir", tmp_path / "half") == 0
+    difference = abs(pictures(tmp_path / "half") - full)
+    assert 0 < difference.mean() < 3
 
 
 def test_prompts_longer_than_the_model_reads_are_told(fast, tmp_path, capsys):

@@ -74,13 +74,22 @@ def load(options: argparse.Namespace) -> tuple[BaseModel, Path | None]:
 
 def _attach(base: BaseModel, folder: Path, strength: float) -> None:
     from sdpet import methods
+    from sdpet.adapters import Adapters
 
     handle: Any = methods.load(base, folder)
-    if strength == 1:
-        return
-    if not hasattr(handle, "scale"):
-        raise ValueError(f"--adapter-scale must be 1 for {folder}, which holds no adapters whose strength can be set.")
-    handle.scale(strength)
+    if isinstance(handle, Adapters):
+        handle.scale(strength)
+    elif isinstance(handle, methods.LoraTuning):
+        for layer in base.unet.modules():
+            if hasattr(layer, "lora_A"):
+                layer.scale_layer(strength)
+    elif strength == 0:
+        handle.disable()
+    elif strength != 1:
+        kind = (
+            "a token's embedding" if isinstance(handle, methods.EmbeddingTuning) else "the weights of full fine-tuning"
+        )
+        raise ValueError(f"--adapter-scale must be 0 or 1 for {folder}, which holds {kind}, not adapters.")
 
 
 def _check_sizes(base: BaseModel, options: argparse.Namespace) -> None:
