@@ -34,6 +34,23 @@ UNREACHED = """[...document.querySelectorAll(".scroll, pre, summary, a[href]")].
 ).map(e => e.outerHTML.slice(0, 80))"""
 
 
+# Text of drawings whose contrast with the cell below it, or with the page, is under 4.5 : 1, as WCAG counts it.
+POOR_TEXT = """(() => {
+  const rgb = c => c.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255);
+  const linear = v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const light = c => { const [r, g, b] = rgb(c).map(linear); return .2126 * r + .7152 * g + .0722 * b; };
+  const ratio = (a, b) => (Math.max(light(a), light(b)) + .05) / (Math.min(light(a), light(b)) + .05);
+  const ground = getComputedStyle(document.body).backgroundColor;
+  const cells = [...document.querySelectorAll('[id*="cell-"] path')].map(
+    p => [p.getBoundingClientRect(), getComputedStyle(p).fill]);
+  return [...document.querySelectorAll("figure svg text")].filter(t => {
+    const box = t.getBoundingClientRect(), x = box.x + box.width / 2, y = box.y + box.height / 2;
+    const under = cells.find(([r]) => r.left <= x && x <= r.right && r.top <= y && y <= r.bottom);
+    return ratio(getComputedStyle(t).fill, under ? under[1] : ground) < 4.5;
+  }).map(t => t.textContent + " " + getComputedStyle(t).fill);
+})()"""
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     opened = Browser(tmp_path_factory.mktemp("profile"))
@@ -97,19 +114,7 @@ def test_text_in_figures_has_contrast_in_light_and_dark(browser: Browser, page: 
     """axe does not look at text in drawings. 4.5 : 1 as WCAG asks, against the page or the cell below the text."""
     for dark in (False, True):
         browser.open(page, 1280, dark=dark)
-        poor = browser.run("""(() => {
-          const rgb = c => c.match(/[\\d.]+/g).slice(0, 3).map(Number);
-          const light = c => { const [r, g, b] = rgb(c).map(v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
-                               return .2126 * r + .7152 * g + .0722 * b; };
-          const ratio = (a, b) => { const [x, y] = [light(a), light(b)].sort((p, q) => q - p); return (x + .05) / (y + .05); };
-          const ground = getComputedStyle(document.body).backgroundColor;
-          const cells = [...document.querySelectorAll('[id*="cell-"] path')].map(p => [p.getBoundingClientRect(), getComputedStyle(p).fill]);
-          return [...document.querySelectorAll("figure svg text")].filter(t => {
-            const box = t.getBoundingClientRect(), x = box.x + box.width / 2, y = box.y + box.height / 2;
-            const under = cells.find(([r]) => r.left <= x && x <= r.right && r.top <= y && y <= r.bottom);
-            return ratio(getComputedStyle(t).fill, under ? under[1] : ground) < 4.5;
-          }).map(t => t.textContent + " " + getComputedStyle(t).fill);
-        })()""")
+        poor = browser.run(POOR_TEXT)
         assert not poor, poor
 
 
