@@ -11,7 +11,8 @@ from collections.abc import Sequence
 COMMANDS = {
     "txt2img": ("sdpet.scripts.txt2img", "draw images from prompts, with or without adapters"),
     "img2img": ("sdpet.scripts.img2img", "draw images from an image and a prompt"),
-    "doctor": ("sdpet.study.doctor", "is all there that a study needs?"),
+    "adapters": ("sdpet.adapters.command", "look at saved adapters, convert them from and to other forms, share them"),
+    "doctor": ("sdpet.study.doctor", "is all there that a study, or a model and a design, need?"),
     "lab": ("sdpet.lab.command", "check the lab against its gates, or make its weights anew"),
 }
 

@@ -185,7 +185,10 @@ def _build(blocks: Mapping[str, nn.Module], spec: AdapterSpec, seed: int | None)
 
 def _placed(adapter: nn.Sequential, block: nn.Module) -> nn.Sequential:
     like = next(block.parameters())
-    return adapter.to(device=like.device, dtype=torch.float64 if like.dtype == torch.float64 else torch.float32)
+    # accelerate's offloading leaves a block on the meta device, without values, whenever it does not run
+    offloaded = like.is_meta and any(hasattr(module, "_hf_hook") for module in block.modules())
+    device = torch.device("cpu") if offloaded else like.device
+    return adapter.to(device=device, dtype=torch.float64 if like.dtype == torch.float64 else torch.float32)
 
 
 def refuse_second(unet: nn.Module) -> None:

@@ -79,6 +79,20 @@ def export_reference(unet: nn.Module, adapters: Adapters, folder: str | Path) ->
             torch.save({prefix + key: value for key, value in state.items()}, folder / name)
 
 
+def reference_mid_dim(folder: str | Path, kind: str) -> int:
+    """The mid_dim of the adapters in the folder, of blocks of this kind ("transformer" or "resnet"). ValueError if none
+    is there."""
+    layer = {"transformer": "0.weight", "resnet": "2.weight"}[kind]
+    for name, prefix in _FILES[kind]:
+        for path in sorted(Path(folder).glob(f"*.{name}")):
+            state = read_pickled(path)
+            if prefix + layer in state:
+                return len(state[prefix + layer])
+    raise ValueError(
+        f"{folder} holds no adapters of {kind} blocks in the reference code's form (*.{_FILES[kind][0][0]})."
+    )
+
+
 def _file_names(unet: nn.Module, spec: AdapterSpec) -> dict[str, list[tuple[str, str]]]:
     """Path of each block that matches the design -> the files (name, prefix of the keys) that may hold its adapter."""
     compvis = compvis_paths(unet)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import sdpet
-from sdpet.adapters.handle import Adapters, attach
+from sdpet.adapters.handle import Adapters, attach, matching_blocks
+from sdpet.adapters.modules import build_adapter
 from sdpet.adapters.spec import AdapterSpec
 from sdpet.files import atomically
 
@@ -70,20 +71,39 @@ def attach_weights(unet: nn.Module, spec: AdapterSpec, tensors: Mapping[str, Ten
     """
     adapters = attach(unet, spec, seed=0)
     try:
-        own = adapters.state_dict()
-        if missing := own.keys() - tensors.keys():
-            raise ValueError(f"{source} does not fit this UNet and {spec.placement}: missing {_names(missing)}.")
-        if unknown := tensors.keys() - own.keys():
-            raise ValueError(f"{source} does not fit this UNet and {spec.placement}: left over {_names(unknown)}.")
-        for key, value in own.items():
-            if value.shape != tensors[key].shape:
-                shapes = f"{tuple(tensors[key].shape)} in {source} but {tuple(value.shape)} in the design"
-                raise ValueError(f"{key} has shape {shapes} (mid_dim {spec.mid_dim}).")
-        adapters.load_state_dict(dict(tensors))
+        _fill(adapters, tensors, source)
     except BaseException:
         adapters.detach()
         raise
     return adapters
+
+
+def unattached_weights(unet: nn.Module, spec: AdapterSpec, tensors: Mapping[str, Tensor], source: object) -> Adapters:
+    """The same for a UNet of which only the shape is known (on the meta device): real adapters, not attached to it."""
+    adapters = Adapters(spec, {path: build_adapter(spec, block) for path, block in matching_blocks(unet, spec).items()})
+    _fill(adapters, tensors, source)
+    return adapters
+
+
+def read_saved(folder: str | Path) -> tuple[AdapterSpec, dict[str, Tensor]]:
+    """Design and weights in a folder of sdpet's own. ValueError where it holds none or is damaged."""
+    folder = Path(folder)
+    if not (folder / DESIGN).is_file():
+        raise ValueError(f"{folder} holds no {DESIGN}; give the folder of a finished run or of adapters.save.")
+    return _read_spec(folder / DESIGN), _read_weights(folder / WEIGHTS)
+
+
+def _fill(adapters: Adapters, tensors: Mapping[str, Tensor], source: object) -> None:
+    own, spec = adapters.state_dict(), adapters.spec
+    if missing := own.keys() - tensors.keys():
+        raise ValueError(f"{source} does not fit this UNet and {spec.placement}: missing {_names(missing)}.")
+    if unknown := tensors.keys() - own.keys():
+        raise ValueError(f"{source} does not fit this UNet and {spec.placement}: left over {_names(unknown)}.")
+    for key, value in own.items():
+        if value.shape != tensors[key].shape:
+            shapes = f"{tuple(tensors[key].shape)} in {source} but {tuple(value.shape)} in the design"
+            raise ValueError(f"{key} has shape {shapes} (mid_dim {spec.mid_dim}).")
+    adapters.load_state_dict(dict(tensors))
 
 
 def _names(keys: set[str]) -> str:
