@@ -57,7 +57,8 @@ def write_reference(folder, placement):
     for block, stem in (RESNETS if placement.startswith("res") else TRANSFORMERS).items():
         module = unet.get_submodule(block)
         if placement.startswith("res"):
-            c_in, c_out = module.in_channels, module.out_channels
+            widths = {"resi": module.in_channels, "reso": module.out_channels}
+            c_in, c_out = map(widths.get, placement.split("-"))
             state = {
                 "0.weight": torch.randn(c_in), "0.bias": torch.randn(c_in),
                 "2.weight": torch.randn(3, c_in, 3, 3), "2.bias": torch.randn(3),
@@ -65,7 +66,7 @@ def write_reference(folder, placement):
             }  # fmt: skip
             torch.save(state, folder / f"{stem}.adapter.pt")
         else:
-            d = module.dim
+            d = 20 if placement == "attn2c-attn2c" else module.dim
             state = {"0.weight": torch.randn(3, d), "0.bias": torch.randn(3),
                      "2.weight": torch.randn(d, 3), "2.bias": torch.randn(d)}  # fmt: skip
             torch.save({f"adp.{k}": v for k, v in state.items()}, folder / f"{stem}.adapter_inout.pt")

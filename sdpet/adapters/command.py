@@ -53,8 +53,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _show(given: argparse.Namespace) -> int:
+    from sdpet.adapters.sharing import record_of
     from sdpet.adapters.store import read_saved
-    from sdpet.record import Record
 
     spec, tensors = read_saved(given.folder)
     blocks: dict[str, int] = {}
@@ -65,9 +65,9 @@ def _show(given: argparse.Namespace) -> int:
     print(f"{len(blocks)} adapters, {sum(blocks.values()):,} parameters")
     for block, count in blocks.items():
         print(f"  {block:<60} {count:>10,}")
-    record = Record.find(given.folder)
-    for name, value in (record.metrics if record else {}).items():
-        print(f"{name} {value:.4g}")
+    record = record_of(given.folder)
+    for metric, score in (record.metrics if record else {}).items():
+        print(f"{metric} {score:.4g}")
     return 0
 
 

@@ -43,8 +43,6 @@ def push_to_hub(
 
 def write_upload(folder: str | Path, repo_id: str, out: Path, license: str | None = None, samples: int = 4) -> None:
     """Write what `push_to_hub` uploads into the folder `out`. ValueError: the folder holds no adapters."""
-    from sdpet.record import Record
-
     folder = Path(folder)
     spec, tensors = read_saved(folder)
     if "/" not in repo_id.strip("/"):
@@ -58,7 +56,7 @@ def write_upload(folder: str | Path, repo_id: str, out: Path, license: str | Non
     for image in shown:
         shutil.copyfile(image, out / "samples" / image.name)
     parameters = sum(value.numel() for value in tensors.values())
-    text = card(repo_id, spec, parameters, Record.find(folder), _unet(folder), license, [i.name for i in shown])
+    text = card(repo_id, spec, parameters, record_of(folder), _unet(folder), license, [i.name for i in shown])
     (out / "README.md").write_text(text, encoding="utf-8")
 
 
@@ -110,6 +108,13 @@ def _scores(record: Record) -> list[str]:
         anchor = record.anchors.get(name, {})
         rows.append(f"| {name} | {shown(value)} | {shown(anchor.get('floor'))} | {shown(anchor.get('ceiling'))} |")
     return rows
+
+
+def record_of(folder: Path) -> Record | None:
+    """The record of the run whose folder it is; adapters saved by hand have none."""
+    from sdpet.record import FILE, Record
+
+    return Record.read(folder) if (folder / FILE).is_file() else None
 
 
 def _unet(folder: Path) -> dict[str, Any]:

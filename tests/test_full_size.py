@@ -1,0 +1,90 @@
+"""Stable Diffusion v1 at its true size, with random weights: from an original checkpoint to an image."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from study_tools import environment
+
+ROOT = Path(__file__).parent.parent
+STEP = """
+import json, sys, time
+from pathlib import Path
+import numpy as np, torch
+from sdpet.adapters import AdapterSpec
+from sdpet.base import load_base
+from sdpet.fit import fit
+from sdpet.memory import PeakMemory
+from sdpet.methods import Design, build, load
+from sdpet.sample import SamplerConfig, sample
+from sdpet.tasks import FinetuneTask
+
+file, folder = Path(sys.argv[1]), Path(sys.argv[2])
+memory, start = PeakMemory(torch.device("cpu")), time.perf_counter()
+base = load_base("ckpt", file, image_size=64)
+loaded = time.perf_counter()
+images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+task = FinetuneTask(base, None, 1, images=images, captions=["a dog"] * 2, heldout_images=images, heldout_captions=["a"] * 2)
+sampler = SamplerConfig("ddim", 2, 7.5)
+untuned = sample(base, ["a dog"], [0], sampler)
+handle = build(base, Design("adapter", AdapterSpec.parse("attn2o-ffni", mid_dim=60)))
+sizes = [len(handle), handle.num_parameters()]
+begun = time.perf_counter()
+result = fit(base, handle, task, steps=1, lr=1e-2, seed=0)
+trained = time.perf_counter()
+tuned = sample(base, ["a dog"], [0], sampler)
+handle.save(folder)
+handle.detach()
+assert np.array_equal(sample(base, ["a dog"], [0], sampler), untuned)
+load(base, folder)
+again = sample(base, ["a dog"], [0], sampler)
+assert np.array_equal(again, tuned) and not np.array_equal(tuned, untuned) and tuned.shape == (1, 64, 64, 3)
+print(json.dumps({"sizes": sizes, "loss": result.loss, "load": loaded - start, "step": trained - begun,
+                  "seconds": time.perf_counter() - start, "peak": memory.peak()}))
+"""
+
+
+def write_full_checkpoint(file: Path) -> None:
+    """A checkpoint of 1.07 thousand million random weights in float16 with the original key names."""
+    import torch
+    from tiny_models import original_weights
+
+    from sdpet.estimate import on_meta
+    from sdpet.source import ARCHITECTURES, Source
+
+    made = on_meta(Source(ARCHITECTURES / "v1", ARCHITECTURES / "v1"))
+    torch.manual_seed(0)
+    for network in made.values():
+        network.to_empty(device="cpu").half()
+        for name, parameter in network.named_parameters():
+            norm = parameter.dim() == 1 and name.endswith("weight")
+            parameter.data = torch.ones_like(parameter) if norm else torch.empty_like(parameter).normal_(std=0.02)
+    torch.save({"global_step": 470000, "state_dict": original_weights(made)}, file)
+
+
+@pytest.mark.slow
+def test_from_an_original_checkpoint_to_an_image(tmp_path):
+    """Load, train a step of attn2o-ffni, save, reload and draw, in a process of its own with less than 9 GB."""
+    file = tmp_path / "model.ckpt"
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\nfrom test_full_size import write_full_checkpoint\n"
+    )
+    program += f"from pathlib import Path; write_full_checkpoint(Path({str(file)!r}))"
+    subprocess.run([sys.executable, "-c", program], env=environment(), check=True, timeout=900)
+    assert 2.0e9 < file.stat().st_size < 2.3e9
+    command = [sys.executable, "-c", STEP, str(file), str(tmp_path / "adapters")]
+    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=1500)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout.splitlines()[-1])
+    print(found)
+    assert found["sizes"] == [16, 1_511_040] and found["loss"][0] > 0 and found["peak"] < 9e9
+    script = ["-m", "sdpet.cli", "txt2img", "--ckpt", str(file), "--adapters", str(tmp_path / "adapters")]
+    script += ["--H", "64", "--W", "64", "--ddim_steps", "2", "--n_iter", "1", "--n_samples", "1", "--skip_grid"]
+    script += ["--outdir", str(tmp_path / "out"), "--prompt", "a dog"]
+    ended = subprocess.run([sys.executable, *script], env=environment(), capture_output=True, text=True, timeout=900)
+    assert ended.returncode == 0, ended.stderr
+    assert len(list((tmp_path / "out" / "samples").glob("*.png"))) == 1
