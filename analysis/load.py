@@ -29,7 +29,10 @@ _SECONDS = {"train", "per_step", "sample", "score", "total"}
 
 
 def load_results(
-    source: str | os.PathLike[str] | pd.DataFrame, status: str | None = "finished", mixed_protocols: str = "refuse"
+    source: str | os.PathLike[str] | pd.DataFrame,
+    status: str | None = "finished",
+    mixed_protocols: str = "refuse",
+    scores: str = "first",
 ) -> pd.DataFrame:
     """One row a run, with the factors, metrics, anchors and costs of each run as columns.
 
@@ -37,8 +40,9 @@ def load_results(
     already loaded, or a project at W&B, as "wandb:entity/project" or "wandb:entity/project/study". Columns of a W&B
     export such as `adapter.din` are also found under their last name. `placement` is added where only din and
     dout are given. status: keep only runs with this status (None keeps all); what is left out is said in
-    `frame.attrs["notes"]`. mixed_protocols: "refuse" raises ValueError when runs of one task were scored in different
-    ways, because their scores cannot be compared; "flag" only notes it.
+    `frame.attrs["notes"]`. mixed_protocols: "refuse" raises ValueError when a score of one task was made in different
+    ways, because such scores cannot be compared; "flag" only notes it. scores, of a folder of runs: "first", those a
+    run ended with; "last", the latest that evaluate.py added; or what it was asked for, such as "eval=paper".
 
     >>> import analysis
     >>> frame = analysis.load_results(pd.DataFrame({"din": ["a", "b"], "dout": ["c", "c"], "clip_i": [0.5, 0.6]}))
@@ -57,7 +61,7 @@ def load_results(
             rows, metrics = read_project(str(source), _flatten)
             frame = pd.DataFrame(rows)
         elif path.is_dir():
-            frame, metrics = _read_folder(path, notes)
+            frame, metrics = _read_folder(path, notes, scores)
         elif path.is_file():
             frame, metrics = _read_csv(path), []
         else:
@@ -104,7 +108,8 @@ def factor_columns(frame: pd.DataFrame, seed: bool = False) -> list[str]:
     """
     known = [name for name in FACTORS if name in frame]
     taken = {*known, *_IDENTITY, *COSTS, *frame.attrs.get("metrics", [])}
-    others = [str(c) for c in frame.columns if c not in taken and _looks_like_factor(frame[c])]
+    free = [c for c in frame.columns if c not in taken and not str(c).endswith("_protocol")]
+    others = [str(c) for c in free if _looks_like_factor(frame[c])]
     if "metrics" in frame.attrs:
         others = []
     return [c for c in known + others if (seed or c != "seed") and frame[c].nunique() > 1]
@@ -123,7 +128,7 @@ def metric_columns(frame: pd.DataFrame) -> list[str]:
         str(c)
         for c in frame.columns
         if c not in taken
-        and not str(c).endswith(("_floor", "_ceiling"))
+        and not str(c).endswith(("_floor", "_ceiling", "_protocol"))
         and pd.api.types.is_numeric_dtype(frame[c])
         and not pd.api.types.is_bool_dtype(frame[c])
         and not _looks_like_factor(frame[c])
@@ -131,9 +136,25 @@ def metric_columns(frame: pd.DataFrame) -> list[str]:
 
 
 def higher_is_better(metric: str) -> bool:
-    """Whether larger values of a metric are better (FID, drift, loss and costs are better when small)."""
+    """Whether larger values of a metric are better (distances, drift, loss and costs are better when small)."""
     name = metric.lower()
-    return name not in _SMALLER_IS_BETTER and not name.startswith(("fid", "kid", "loss")) and not name.endswith("_fid")
+    distance = {"fid", "kid", "cmmd"} & set(name.split("_"))  # clip_fid, fid_infinity
+    return not (distance or name in _SMALLER_IS_BETTER or name.startswith(("fid", "kid", "loss")))
+
+
+def metric_protocols(protocol: dict[str, Any]) -> dict[str, str]:
+    """For each metric, twelve hex digits of how it was made; what only other metrics depend on does not enter.
+
+    Empty for a protocol that does not tell metrics apart.
+    """
+    common = {key: protocol.get(key) for key in ("sampler", "eval_seed", "image_size", "image_bits", "score_dtype")}
+    references = {key: value for key, value in protocol.items() if key.startswith("reference")}
+    return {
+        metric: protocol_hash(
+            {**common, **(references if entry.get("against") == "references" else {}), "score": entry}
+        )
+        for metric, entry in (protocol.get("scores") or {}).items()
+    }
 
 
 def protocol_hash(protocol: dict[str, Any] | None) -> str:
@@ -167,13 +188,16 @@ def _find_records(folder: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if name not in ("base", "report", "wandb"))
 
 
-def _read_folder(folder: Path, notes: list[str]) -> tuple[pd.DataFrame, list[str]]:
+def _read_folder(folder: Path, notes: list[str], scores: str = "first") -> tuple[pd.DataFrame, list[str]]:
     rows: dict[str, dict[str, Any]] = {}
     metrics: dict[str, None] = {}
-    unreadable, twice = [], 0
+    unreadable, twice, unscored = [], 0, 0
     for path in _find_records(folder):
         try:
             record = json.loads(path.read_bytes())
+            if (record := _with_scores(record, scores)) is None:
+                unscored += 1
+                continue
             row = _flatten(record, path)
         except (OSError, ValueError, TypeError, AttributeError, KeyError):
             unreadable.append(str(path))
@@ -185,6 +209,12 @@ def _read_folder(folder: Path, notes: list[str]) -> tuple[pd.DataFrame, list[str
         notes.append(f"{len(unreadable)} record(s) could not be read and are left out, the first is {unreadable[0]}.")
     if twice:
         notes.append(f"{twice} run(s) are in the folder more than once and are counted once.")
+    if unscored:
+        notes.append(f"{unscored} run(s) have no scores of {scores} and are left out; evaluate.py makes them.")
+    if unscored and not rows:
+        raise ValueError(
+            f"no run in {folder} has scores of {scores}; make them: python evaluate.py run={folder} {scores}."
+        )
     if not rows and offline_files(folder):
         found, names = read_offline(folder, _flatten)
         return pd.DataFrame(found), names
@@ -214,8 +244,11 @@ def _flatten(record: dict[str, Any], path: Path) -> dict[str, Any]:
     row.update({f"seconds_{key}": v for key, v in (record.get("seconds") or {}).items() if key in _SECONDS})
     row["peak_memory"] = record.get("peak_memory")
     row["path"] = str(path.parent)
-    scored = record.get("protocol")  # none where nothing was scored
-    row["protocol_hash"] = protocol_hash(_without_factors(scored, row)) if scored else None
+    if protocol := record.get("protocol"):  # none where nothing was scored
+        protocol = _without_factors(protocol, row)
+        made = metric_protocols(protocol) or dict.fromkeys(record.get("metrics") or {}, protocol_hash(protocol))
+        row.update({f"{metric}_protocol": value for metric, value in made.items()})
+    row["protocol_hash"] = protocol_hash(protocol) if protocol else None
     return row
 
 
@@ -261,13 +294,32 @@ def _count(column: pd.Series) -> str:
 
 
 def _check_protocols(frame: pd.DataFrame, mixed: str, notes: list[str]) -> None:
-    if "protocol_hash" not in frame:
-        return
     by = [c for c in ("task", "data") if c in frame]
-    counts = frame.groupby(by, dropna=False)["protocol_hash"].nunique() if by else None
-    worst = int(counts.max()) if counts is not None else frame["protocol_hash"].nunique()
-    if worst > 1:
-        sentence = f"Runs of one task were scored in {worst} different ways (protocol_hash), so they cannot be compared"
+    own = [str(c) for c in frame.columns if str(c).endswith("_protocol")]  # of each metric
+    worst = {
+        column.removesuffix("_protocol"): int(
+            frame.groupby(by, dropna=False)[column].nunique().max() if by else frame[column].nunique()
+        )
+        for column in own or [c for c in ("protocol_hash",) if c in frame]
+    }
+    several = {name: ways for name, ways in worst.items() if ways > 1}
+    if several:
+        what = f": {', '.join(several)}" if own else ""
+        sentence = (
+            f"Runs of one task were scored in {max(several.values())} different ways (protocol_hash), "
+            f"so they cannot be compared{what}"
+        )
         if mixed == "refuse":
             raise ValueError(f"{sentence}; score them again alike, or filter the frame to one protocol.")
         notes.append(sentence + ".")
+
+
+def _with_scores(record: dict[str, Any], scores: str) -> dict[str, Any] | None:
+    """The record with the scores asked for in the place of its first ones; None where there are none."""
+    if scores == "first":
+        return record
+    added = [e for e in record.get("evaluations") or [] if scores == "last" or scores in (e.get("asked") or [])]
+    if not added:
+        return record if scores == "last" else None
+    seconds = {**(record.get("seconds") or {}), **(added[-1].get("seconds") or {})}
+    return {**record, **{key: added[-1].get(key) for key in ("metrics", "anchors", "protocol")}, "seconds": seconds}

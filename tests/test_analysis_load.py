@@ -95,3 +95,47 @@ def test_nothing_to_load_is_one_sentence(tmp_path, content):
         path.write_text(content)
     with pytest.raises(ValueError, match=r"^[^\n]+\.?$"):
         analysis.load_results(path)
+
+
+def scored(folder, run_id, metrics, evaluations=(), **changes):
+    """A record with one entry of the protocol a metric; `changes` are {metric: images}."""
+    scores = {m: {"scorer": "s", "images": changes.get(m, 4), "against": "references"} for m in metrics}
+    protocol = {"sampler": {"steps": 20}, "reference_hash": "r", "scores": scores}
+    record = {"run_id": run_id, "study": "x", "status": "finished", "factors": {"din": "ffni", "dout": "transo"},
+              "task": {"name": "dreambooth", "data": "lab"}, "metrics": metrics, "anchors": {}, "protocol": protocol,
+              "evaluations": list(evaluations)}  # fmt: skip
+    (folder / run_id).mkdir(parents=True)
+    (folder / run_id / "record.json").write_text(json.dumps(record))
+
+
+def test_each_score_is_compared_by_its_own_protocol(tmp_path):
+    scored(tmp_path, "a", {"clip_i": 0.5, "clip_t": 0.2})
+    scored(tmp_path, "b", {"clip_i": 0.6, "dino_i": 0.4})  # another score beside it changes nothing
+    frame = analysis.load_results(tmp_path)
+    assert analysis.load_results(frame.drop(columns="path")).shape[0] == 2
+    columns = [*analysis.load.metric_columns(frame), *analysis.load.factor_columns(frame)]
+    assert not any(column.endswith("_protocol") for column in columns)
+    scored(tmp_path, "c", {"clip_i": 0.6, "clip_t": 0.1}, clip_t=8)
+    with pytest.raises(ValueError, match="cannot be compared: clip_t;"):
+        analysis.load_results(tmp_path)
+    record = json.loads((tmp_path / "c" / "record.json").read_text())
+    del record["protocol"]["scores"]  # as written before scores had entries: not taken for equal
+    (tmp_path / "c" / "record.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="cannot be compared"):
+        analysis.load_results(tmp_path)
+
+
+def test_scores_added_later_can_be_chosen(tmp_path):
+    asked = {"eval=paper": 0.9, "sampler=ddim": 0.7}
+    later = [
+        {"asked": [a], "metrics": {"clip_i": v}, "anchors": {}, "protocol": {"sampler": a}} for a, v in asked.items()
+    ]
+    scored(tmp_path, "a", {"clip_i": 0.5}, later)
+    scored(tmp_path, "b", {"clip_i": 0.6})
+    assert list(analysis.load_results(tmp_path)["clip_i"]) == [0.5, 0.6]
+    paper = analysis.load_results(tmp_path, scores="eval=paper")
+    assert list(paper["clip_i"]) == [0.9] and "1 run(s) have no scores of eval=paper" in paper.attrs["notes"][0]
+    with pytest.raises(ValueError, match="cannot be compared"):
+        analysis.load_results(tmp_path, scores="last")
+    with pytest.raises(ValueError, match=r"evaluate\.py"):
+        analysis.load_results(tmp_path, scores="eval=full")

@@ -5,6 +5,8 @@ Rows may come in any order: what draws subsets is given rows in an order of thei
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 
@@ -52,7 +54,9 @@ def kernel_distance(a: torch.Tensor, b: torch.Tensor, subsets: int = 100, size: 
     from torchmetrics.image.kid import KernelInceptionDistance
 
     size = min(size, max(2, min(len(a), len(b)) // 2))
-    metric = KernelInceptionDistance(feature=torch.nn.Identity(), subsets=subsets, subset_size=size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that it keeps the features
+        metric = KernelInceptionDistance(feature=torch.nn.Identity(), subsets=subsets, subset_size=size)
     metric.update(a, real=False)
     metric.update(b, real=True)
     with isolated(0, "kid"):
