@@ -33,12 +33,15 @@ def costs_section(study: Study, out: Path, means: pd.DataFrame) -> Section | Non
     """Quality against parameters, time and memory. `means`: frame of designs with columns design and mean."""
     from analysis import pareto
 
-    panels, sentences = [], []
+    panels, sentences, alike = [], [], []
     for column, (text, factor) in COSTS.items():
         if column not in study.done:
             continue
         cost = means["design"].map(study.done.groupby(study.design)[column].mean()) * factor
-        if not cost.min() > 0 or cost.max() < SAME * cost.min():
+        if not cost.min() > 0:
+            continue
+        if cost.max() < SAME * cost.min():
+            alike.append(f"{text.split(' (')[0]} ({number(cost.mean())} {text.split('(')[1]}")
             continue
         directions = {"mean": "max" if study.higher_is_better else "min", column: "min"}
         designs = pareto(means.assign(**{column: cost}), directions, "design")
@@ -53,6 +56,8 @@ def costs_section(study: Study, out: Path, means: pd.DataFrame) -> Section | Non
         f"Each mark is a design (mean over its runs): {study.words.label} against what it costs. Red: on the Pareto "
         f"front, where no other design is both better and cheaper{'; ' + '; '.join(sentences) if sentences else ''}."
     )
+    if alike:
+        caption += f" Not drawn, as it differs by less than {SAME - 1:.0%} between designs: {listing(alike)}."
     block = FigureBlock(drawing, caption, f"{study.words.label} against cost")
     return Section("cost", "Quality against cost", [block])
 

@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from analysis.figures.style import Drawing
 from analysis.report.samples import Grid
 from analysis.report.tables import Table
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,17 @@ def render(
         loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["labelled"] = lambda svg, alt: svg.replace("<svg ", f'<svg aria-label="{escape(alt)}" ', 1)
-    # "p < 0.001" and "F = 3" stay on one line.
-    environment.filters["joined"] = lambda text: re.sub(
-        r"\b([pF]) ([<=]) ", "\\1\N{NO-BREAK SPACE}\\2\N{NO-BREAK SPACE}", text
-    )
+    environment.filters["joined"] = _joined
     return environment.get_template("report.html.j2").render(
         title=title, kicker=kicker, conclusion=conclusion, warnings=warnings, facts=facts, sections=sections,
         colophon=colophon,
     )  # fmt: skip
+
+
+def _joined(text: str) -> Markup:
+    """Text as HTML in which "p < 0.001", "F(3, 7) = 3" and "CLIP-I" stay on one line each."""
+    from markupsafe import Markup
+
+    text = re.sub(r"(\bp|\bF|\)) ([<=]) (?=[\d.])", "\\1\N{NO-BREAK SPACE}\\2\N{NO-BREAK SPACE}", text)
+    text = re.sub(r"\bF\((\d+), (\d+)\)", "F(\\1,\N{NO-BREAK SPACE}\\2)", text)
+    return Markup(re.sub(r"\b\w+-[IT]\b", r'<span class="one">\g<0></span>', escape(text)))
