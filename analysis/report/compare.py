@@ -63,6 +63,8 @@ def compare_section(study: Study, means: pd.DataFrame, other: str | Path | None,
         f"Over the {len(shared)} placements that both have, the rank correlation (Spearman, best first) is "
         f"{number(rho, 2)} ({p_words(p)}): {strength} {agreement_or_not} in the order of the placements."
     )
+    if not p < 0.05:
+        said += f" Over {len(shared)} placements that could be chance."
     if other is None:
         said += (
             " The paper trained Stable Diffusion on photos with one run a placement; its values are read off the "
