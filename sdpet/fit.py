@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import math
 import os
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.distributed
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch import Trainer
@@ -23,6 +25,7 @@ from sdpet.base import BaseModel
 from sdpet.loop import Alone, Crew, Loop, Member
 from sdpet.memory import PeakMemory
 from sdpet.methods import Handle
+from sdpet.optimize import OURS, SCHEDULES, diffusers_schedule
 from sdpet.tasks import Task
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 
 TIMEOUT = timedelta(minutes=10)  # of ranks for each other; one of them may be writing a checkpoint
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
-SCHEDULES = ("constant", "cosine")
+OPTIMIZERS = ("adamw", "adamw8bit")
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,12 @@ class TrainConfig:
     """Training options; fit() takes the same as keyword arguments. Make one early to have them checked.
 
     steps: optimiser steps; lr, weight_decay: AdamW's; warmup: steps of linear growth of lr; schedule: what follows,
-    "constant" or "cosine" (half a cosine down to zero at the last step);
+    "constant", "cosine" (half a cosine down to zero at the last step), or another by diffusers' name and definition;
     clip: largest gradient norm, or None; precision: Lightning's name, such as "32-true" or "bf16-mixed".
+    accumulate: batches whose gradients are averaged for one step; optimizer: adamw, or adamw8bit (bitsandbytes).
+    ema: decay of an exponential moving average of the weights, which then are the result, or None.
+    grad_checkpointing: recompute activations of the UNet instead of keeping them; compile: the UNet, by torch.compile.
+    validate_every: steps from one call of fit_together's `validate` to the next, or None.
     """
 
     steps: int
@@ -49,9 +56,17 @@ class TrainConfig:
     clip: float | None = None
     precision: str = "32-true"
     schedule: str = "constant"
+    accumulate: int = 1
+    optimizer: str = "adamw"
+    ema: float | None = None
+    grad_checkpointing: bool = False
+    compile: bool = False
+    validate_every: int | None = None
 
     def __post_init__(self) -> None:
-        for name, value, least in (("steps", self.steps, 1), ("warmup", self.warmup, 0)):
+        wholes = [("steps", self.steps, 1), ("warmup", self.warmup, 0), ("accumulate", self.accumulate, 1)]
+        wholes += [("validate_every", self.validate_every, 1)] if self.validate_every is not None else []
+        for name, value, least in wholes:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"trainer.{name} must be a whole number of at least {least}, not {value!r}.")
         if not 0 < self.lr < math.inf:
@@ -60,13 +75,23 @@ class TrainConfig:
             raise ValueError(f"trainer.weight_decay must be at least 0, not {self.weight_decay!r}.")
         if self.clip is not None and not 0 < self.clip < math.inf:
             raise ValueError(f"trainer.clip must be a positive number or null, not {self.clip!r}.")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"trainer.precision {self.precision!r} is unknown; choose one of {', '.join(PRECISIONS)}.")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"trainer.schedule {self.schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}.")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"trainer.ema must be a number between 0 and 1 or null, not {self.ema!r}.")
+        named = (("precision", PRECISIONS), ("schedule", SCHEDULES), ("optimizer", OPTIMIZERS))
+        for name, choices in named:
+            if getattr(self, name) not in choices:
+                what = f"trainer.{name} {getattr(self, name)!r}"
+                raise ValueError(f"{what} is unknown; choose one of {', '.join(choices)}.")
+        if self.optimizer == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
+            raise ValueError("trainer.optimizer adamw8bit needs the package bitsandbytes; pip install bitsandbytes.")
 
     def lr_at(self, step: int) -> float:
-        """Learning rate of a step counted from 0: linear growth over `warmup` steps, then what `schedule` says."""
+        """Learning rate of a step counted from 0: linear growth over `warmup` steps, then what `schedule` says.
+
+        constant and cosine begin at lr / (warmup + 1); the others are diffusers' own, which begin at 0 with a warmup.
+        """
+        if self.schedule not in OURS:
+            return self.lr * diffusers_schedule(self.schedule, self.lr, self.warmup, self.steps)(step)
         if step < self.warmup or self.schedule == "constant":
             return self.lr * min(1.0, (step + 1) / (self.warmup + 1))
         return self.lr * 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, self.steps - self.warmup)))
@@ -88,22 +113,16 @@ def fit(
     handle: Handle,
     task: Task,
     *,
-    steps: int,
-    lr: float,
     seed: int,
-    weight_decay: float = 0.01,
-    warmup: int = 0,
-    clip: float | None = None,
-    precision: str = "32-true",
-    schedule: str = "constant",
     on_step: Callable[[int, float], None] | None = None,
+    **options: Any,
 ) -> FitResult:
-    """Train handle.parameters() on the task; on_step(step, loss) is called after each step, counted from 1.
+    """Train handle.parameters() on the task; options are those of `TrainConfig`, of which steps and lr are needed.
 
-    A loss that is not finite ends training with diverged=True, before it can reach the weights.
+    on_step(step, loss) is called after each step, counted from 1. A loss that is not finite ends training with
+    diverged=True, before it can reach the weights.
     """
-    config = TrainConfig(steps, lr, weight_decay, warmup, clip, precision, schedule)
-    return fit_together(base, [Member(handle, seed, config, on_step)], task)[0]
+    return fit_together(base, [Member(handle, seed, TrainConfig(**options), on_step)], task)[0]
 
 
 def fit_together(
@@ -113,6 +132,7 @@ def fit_together(
     crew: Crew | None = None,
     save: Callable[[int, Callable[[int], dict[str, Any]]], None] | None = None,
     rank: Rank | None = None,
+    validate: Callable[[int, list[int]], None] | None = None,
 ) -> list[FitResult]:
     """Train a fleet: every member exactly as `fit` would alone, on one pass of the UNet a step for all of them.
 
@@ -120,23 +140,31 @@ def fit_together(
     save(step, state): called after each step; state(i) is what member i needs to go on, to be given as its `state`.
     A member whose loss is not finite leaves the fleet with diverged=True; the others go on. Seconds are a member's
     share of what the fleet took. rank: this process's place where several train one run: each takes its share of every
-    batch, gradients are summed, and all end with the weights that one process gives, within rounding. ValueError unless
-    steps, precision and the step to begin at are the same for all.
+    batch, gradients are summed, and all end with the weights that one process gives, within rounding.
+    validate(step, aboard): called every `validate_every` steps, with the numbers of the members in order of their rows,
+    while the model is what it would be if training ended there; it must not draw from global randomness.
+    ValueError unless all options but those of the optimiser, and the step to begin at, are the same for all.
     """
     first = members[0]
     start_at = _equal("steps already done", [(member.state or {"step": 0})["step"] for member in members])
     steps = _equal("steps", [member.config.steps for member in members])
     precision = _equal("precision", [member.config.precision for member in members])
+    for name in ("accumulate", "grad_checkpointing", "compile", "validate_every"):
+        _equal(name, [getattr(member.config, name) for member in members])
+    if len(members) > 1 and any(member.config.optimizer == "adamw8bit" for member in members):
+        raise ValueError("adamw8bit keeps its state by tensor, which members of a fleet have as one; train it alone.")
+    if len(members) > 1 and first.config.compile:
+        raise ValueError("A compiled UNet does not notice a member that leaves; train it alone.")
     if len(members) > 1 and (crew is None or precision == "16-mixed"):
         raise ValueError(
             "16-mixed shares one loss scale and cannot be trained in a fleet; choose 32-true or bf16-mixed."
             if crew is not None
             else f"{len(members)} members need the fleet their adapters are of."
         )
-    loop = Loop(base, members, crew or Alone(), task, save, rank)
+    loop = Loop(base, members, crew or Alone(), task, save, rank, validate)
     memory = PeakMemory(base.device)
     start = time.perf_counter()
-    with _quiet(), _ctrl_c_passes(), _group_ended(rank):
+    with _quiet(), _ctrl_c_passes(), _group_ended(rank), _prepared(base.unet, first.config):
         trainer = Trainer(
             accelerator="cpu" if base.device.type == "cpu" else "gpu",
             **_places(base, rank),
@@ -151,7 +179,8 @@ def fit_together(
         )
         if start_at < steps:
             trainer.fit(loop, range(start_at, steps))
-    seconds, peak = time.perf_counter() - start, memory.peak()
+    loop.put_averages()
+    seconds, peak = time.perf_counter() - start - loop.seconds_apart, memory.peak()
     before = [sum((member.state or {"times": []})["times"]) for member in members]
     spent = [sum(times) - done for times, done in zip(loop.times, before, strict=True)]
     return [
@@ -224,6 +253,25 @@ def _equal(what: str, values: Sequence[Any]) -> Any:
     if len(set(values)) > 1:
         raise ValueError(f"Members of a fleet must have equal {what}, not {', '.join(map(str, sorted(set(values))))}.")
     return values[0]
+
+
+@contextlib.contextmanager
+def _prepared(unet: Any, config: TrainConfig) -> Iterator[None]:
+    """The UNet with what the options ask of it, and without afterwards."""
+    checkpointing = config.grad_checkpointing and not unet.is_gradient_checkpointing
+    if checkpointing:
+        unet.enable_gradient_checkpointing()
+    if config.compile:
+        torch.compiler.reset()  # code of an earlier run knows nothing of the hooks that are there now
+        unet.compile()
+    try:
+        yield
+    finally:
+        if checkpointing:
+            unet.disable_gradient_checkpointing()
+        if config.compile:
+            unet._compiled_call_impl = None
+            torch.compiler.reset()
 
 
 @contextlib.contextmanager

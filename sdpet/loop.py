@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +17,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 
 from sdpet.base import BaseModel
 from sdpet.methods import EmbeddingTuning, Handle
+from sdpet.optimize import Average, make_optimizer
 from sdpet.tasks import Task
 from sdpet.tasks.batch import Batch, concatenated
 
@@ -81,11 +83,13 @@ class Loop(LightningModule):
         task: Task,
         save: Callable[[int, Callable[[int], dict[str, Any]]], None] | None = None,
         rank: Rank | None = None,
+        validate: Callable[[int, list[int]], None] | None = None,
     ):
         super().__init__()
         self.automatic_optimization = False
         self._held = (base, members, crew, task)
-        self._save, self._rank = save, rank
+        self._save, self._rank, self._validate = save, rank, validate
+        self.seconds_apart = 0.0  # spent on validation
         self._text_is_learned = any(isinstance(member.handle, EmbeddingTuning) for member in members)
         states = [member.state or {} for member in members]
         self.losses: list[list[float]] = [list(state.get("loss", [])) for state in states]
@@ -96,7 +100,7 @@ class Loop(LightningModule):
             self.trained = torch.nn.ParameterList(members[0].handle.parameters())
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """One AdamW a member, as if alone, or one for members of equal options whose weights are vectors each (its steps
+        """One optimiser a member, as if alone, or one for members of equal options whose weights are vectors each (its steps
         are elementwise); frozen weights have requires_grad False and no gradient."""
         return [optimizer for optimizer, _ in self._optimized]
 
@@ -107,19 +111,17 @@ class Loop(LightningModule):
 
     def training_step(self, step: int) -> None:
         start = time.perf_counter()
-        base, members, crew, task = self._held
+        _, members, crew, _ = self._held
         aboard = list(crew.aboard)
-        batches = [self._share(batch) for batch in self._batches([members[i].seed for i in aboard], step)]
-        batch = concatenated(batches)
-        text = base.encode_text(batch.prompts) if self._text_is_learned else batch.text
-        prediction = base.predict(batch.noisy, batch.timesteps, text)
-        shares = prediction.split([len(own.noisy) for own in batches])
-        losses = torch.stack([task.loss(share, own) for share, own in zip(shares, batches, strict=True)])
-        values: list[float] = self._over_ranks(losses).tolist()
-        finite = [place for place, value in enumerate(values) if math.isfinite(value)]
-        if finite:
-            total = losses.sum() if len(finite) == len(values) else losses[finite].sum()
-            self.manual_backward(total if self._rank is None else total * self._rank.world)  # DDP gives the mean
+        values, finite = [0.0] * len(aboard), list(range(len(aboard)))
+        parts = members[0].config.accumulate
+        for part in range(parts):  # of the step's batch, one after another; their gradients add up
+            losses = self._losses(aboard, step * parts + part) / parts
+            values = [v + more for v, more in zip(values, self._over_ranks(losses).tolist(), strict=True)]
+            finite = [place for place in finite if math.isfinite(values[place])]
+            if finite:
+                total = losses.sum() if len(finite) == len(values) else losses[finite].sum()
+                self.manual_backward(total if self._rank is None else total * self._rank.world)  # DDP gives the mean
         for place, (i, value) in enumerate(zip(aboard, values, strict=True)):
             self.losses[i].append(value)
             if place not in finite:
@@ -136,6 +138,9 @@ class Loop(LightningModule):
                 report(step + 1, value)
         if self._save is not None:
             self._save(step + 1, self.state)
+        every = members[0].config.validate_every
+        if self._validate is not None and every is not None and (step + 1) % every == 0 and crew.aboard:
+            self._look(step + 1)
         if not crew.aboard:
             self.trainer.should_stop = True
 
@@ -149,7 +154,38 @@ class Loop(LightningModule):
             "loss": list(self.losses[i]),
             "times": list(self.times[i]),
             "precision": self.trainer.precision_plugin.state_dict(),  # the scale of the loss, where there is one
+            **({"average": average.state()} if (average := self._averages[i]) is not None else {}),
         }
+
+    def put_averages(self) -> None:
+        """Where weights were averaged, the averages take their place; for the end of training."""
+        for average in filter(None, self._averages):
+            average.put()
+
+    def _losses(self, aboard: Sequence[int], number: int) -> torch.Tensor:
+        """The members' losses (members,) on the batch of that number."""
+        base, members, _, task = self._held
+        batches = [self._share(batch) for batch in self._batches([members[i].seed for i in aboard], number)]
+        batch = concatenated(batches)
+        text = base.encode_text(batch.prompts) if self._text_is_learned else batch.text
+        prediction = base.predict(batch.noisy, batch.timesteps, text)
+        shares = prediction.split([len(own.noisy) for own in batches])
+        return torch.stack([task.loss(share, own) for share, own in zip(shares, batches, strict=True)])
+
+    @torch.no_grad()
+    def _look(self, step: int) -> None:
+        """Let `validate` draw from the models as they would be now if training ended."""
+        assert self._validate is not None
+        base, _, crew, _ = self._held
+        start = time.perf_counter()
+        with contextlib.ExitStack() as stack:
+            for i in crew.aboard:
+                if (average := self._averages[i]) is not None:
+                    stack.enter_context(average.in_place())
+            stack.enter_context(uncompiled(base.unet))
+            stack.enter_context(torch.autocast(base.device.type, enabled=False))  # as after training
+            self._validate(step, list(crew.aboard))
+        self.seconds_apart += time.perf_counter() - start
 
     def _share(self, batch: Batch) -> Batch:
         """This process's images of a batch: every `world`-th, so that images of subject and class go to each."""
@@ -188,6 +224,9 @@ class Loop(LightningModule):
                 torch.nn.utils.clip_grad_norm_(vector, config.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=not vectors)
+        for i in owners:
+            if (average := self._averages[i]) is not None:
+                average.update()
 
     @torch.no_grad()
     def _resume(self) -> None:
@@ -197,24 +236,23 @@ class Loop(LightningModule):
         for i, member in enumerate(members):
             together.setdefault(i if crew.vector(i) is None else member.config, []).append(i)
         self._optimized: list[tuple[torch.optim.Optimizer, list[int]]] = []
+        self._averages: list[Average | None] = [None] * len(members)
         for owners in together.values():
             config = members[owners[0]].config
             vectors = [vector for i in owners if (vector := crew.vector(i)) is not None]
-            optimizer = torch.optim.AdamW(
-                vectors or list(members[owners[0]].handle.parameters()),
-                lr=config.lr,
-                weight_decay=config.weight_decay,
-                fused=config.precision != "16-mixed",
-            )
+            optimizer = make_optimizer(config, vectors or list(members[owners[0]].handle.parameters()))
             self._optimized.append((optimizer, owners))
             for i in owners:
                 self._restore(optimizer, i)
 
     def _restore(self, optimizer: torch.optim.Optimizer, i: int) -> None:
         member, vector = self._held[1][i], self._held[2].vector(i)
+        parameters = list(member.handle.parameters())
+        if member.config.ema is not None:
+            self._averages[i] = Average(parameters, member.config.ema, (member.state or {}).get("average"))
         if member.state is None:
             return
-        for parameter, value in zip(member.handle.parameters(), member.state["parameters"], strict=True):
+        for parameter, value in zip(parameters, member.state["parameters"], strict=True):
             parameter.copy_(value)
         state = copy.deepcopy(member.state["optimizer"])  # it may be kept
         if vector is None:
@@ -249,3 +287,13 @@ def _joined(parts: dict[int, dict[str, torch.Tensor]]) -> dict[str, torch.Tensor
         key: torch.cat([part[key].flatten() for part in parts.values()]) if value.dim() else value
         for key, value in parts[0].items()
     }
+
+
+@contextlib.contextmanager
+def uncompiled(unet: torch.nn.Module) -> Iterator[None]:
+    """The UNet as it was written, for the duration of the block; compiling it for other shapes takes long."""
+    compiled, unet._compiled_call_impl = unet._compiled_call_impl, None
+    try:
+        yield
+    finally:
+        unet._compiled_call_impl = compiled

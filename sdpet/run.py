@@ -16,7 +16,7 @@ from sdpet.files import no_space, settle
 from sdpet.ranks import company, count, orders, started_as
 from sdpet.record import Record, bin_loss, factors
 from sdpet.stage import Stage, anchors_of, design_of, eval_plan, hush
-from sdpet.study.checkpoint import SECONDS, Keeper, read_checkpoint, remove_checkpoint
+from sdpet.study.checkpoint import SECONDS, Keeper, checkpoint_file, read_checkpoint, remove_checkpoint
 from sdpet.study.claim import Claim, claim
 from sdpet.study.log import open_log, tell_failure
 from sdpet.study.trained import remember_training, score_trained, trained_before
@@ -31,7 +31,9 @@ __all__ = ["fleet_key", "run", "run_together", "validate"]
 
 Watch = Callable[[str, int, int], None]  # (phase: train or sample, steps done, steps in all)
 Done = Callable[[int, Record | None], None]
-TRAINER_KEYS = ("steps", "lr", "weight_decay", "warmup", "schedule", "clip", "precision")  # what fit() takes
+OWN = ("lr", "weight_decay", "warmup", "schedule", "clip", "ema", "optimizer")  # of trainer: free within a fleet
+SHARED = ("steps", "precision", "accumulate", "grad_checkpointing", "compile", "validate_every")
+TRAINER_KEYS = (*OWN, *SHARED)  # what fit() takes
 
 
 def run(config: Any, stage: Stage | None = None, watch: Watch | None = None) -> Record | None:
@@ -98,11 +100,10 @@ def run_together(
 
 def fleet_key(config: Mapping[str, Any]) -> str:
     """Runs whose validated configs give equal keys can be trained together."""
-    trainer = {
-        k: v for k, v in config["trainer"].items() if k not in ("lr", "weight_decay", "warmup", "schedule", "clip")
-    }
+    trainer = {k: v for k, v in config["trainer"].items() if k not in OWN}
     shared = {key: config[key] for key in ("unet", "task", "data", "sampler", "eval", "output_root")}
     alone = config["adapter"]["method"] != "adapter" or trainer["precision"] == "16-mixed" or count(config) > 1
+    alone = alone or trainer.get("compile", False) or config["trainer"].get("optimizer") == "adamw8bit"
     return json.dumps([shared, trainer, run_id(config) if alone else None], sort_keys=True)
 
 
@@ -119,7 +120,7 @@ def _attempt(
     left = list(fleet)
     try:
         for i in fleet:
-            _start_afresh(folders[i], configs[i])
+            _start_afresh(folders[i], configs[i], goes_on=states[i] is not None)
         runs = [(configs[i], folders[i], states[i]) for i in fleet]
         alone = len(fleet) == 1 and states[fleet[0]] is None
         source = trained_before(folders[fleet[0]], configs[fleet[0]]) if alone else None
@@ -145,7 +146,7 @@ def _attempt(
             stage.most = max(1, len(fleet) // 2)
     except BaseException:  # Ctrl-C or SIGTERM: leave nothing half done
         for i in left:
-            shutil.rmtree(folders[i], ignore_errors=True)
+            _clear(folders[i], keep=checkpoint_file(folders[i]).exists())
         raise
     half = (len(left) + 1) // 2  # outside of except, where the error still holds the fleet's memory
     for part in filter(None, (left[:half], left[half:])):
@@ -181,6 +182,7 @@ def _run(
     from sdpet.methods import build, build_fleet
     from sdpet.sample import NOT_FINITE
     from sdpet.scoring import evaluate_together, save_noise_map, save_samples
+    from sdpet.validation import Validation
 
     config = runs[0][0]
     torch.set_num_threads(config["trainer"]["threads"])
@@ -217,8 +219,10 @@ def _run(
             keeper = Keeper(
                 [folder for _, folder, _ in runs], lambda: crew.aboard, config.get("checkpoint_seconds", SECONDS)
             )
+            sampler, plan = instantiate(config["sampler"]), eval_plan(config)
+            validate = Validation(base, task, sampler, plan, seeds, [folder for _, folder, _ in runs])
             with company(config, runs[0][1]) as rank:
-                results = fit_together(base, members, task, fleet, keeper, rank)
+                results = fit_together(base, members, task, fleet, keeper, rank, validate)
             for (_, folder, _), handle, record, result in zip(runs, handles, records, results, strict=True):
                 record.loss = bin_loss(result.loss)
                 record.peak_memory = result.peak_memory_bytes
@@ -230,7 +234,6 @@ def _run(
                     record.reason = f"the loss was not finite at step {len(result.loss)}"
             scored = [i for i in crew.aboard if records[i].status == "finished"]
             if scored:
-                sampler, plan = instantiate(config["sampler"]), eval_plan(config)
                 found = evaluate_together(
                     base, task, scorers, sampler, [seeds[i] for i in scored], plan, _sampling(watch)
                 )
@@ -258,7 +261,7 @@ def options_of(config: Mapping[str, Any]) -> TrainConfig:
     """How a run of this config is trained."""
     from sdpet.fit import TrainConfig
 
-    return TrainConfig(**{key: config["trainer"][key] for key in TRAINER_KEYS})
+    return TrainConfig(**{key: config["trainer"][key] for key in TRAINER_KEYS if key in config["trainer"]})
 
 
 def _on_step(log: Any, watch: Watch | None, steps: int) -> Callable[[int, float], None]:
@@ -304,12 +307,24 @@ def _sampling(watch: Watch | None) -> Callable[[int, int], None] | None:
     return None if watch is None else lambda done, total: watch("sample", done, total)
 
 
-def _start_afresh(folder: Path, config: dict[str, Any]) -> None:
-    """An empty folder but for config.yaml; what an interrupted or failed run left is removed, its record first."""
+def _start_afresh(folder: Path, config: dict[str, Any], goes_on: bool) -> None:
+    """An empty folder but for config.yaml; what an interrupted or failed run left is removed, its record first.
+
+    goes_on: from a checkpoint, so that validation samples of the steps already done stay.
+    """
     import yaml
 
     (folder / "record.json").unlink(missing_ok=True)
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    _clear(folder, keep=goes_on)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _clear(folder: Path, keep: bool) -> None:
+    """Remove the folder, or with keep=True all in it but validation samples."""
+    if not (keep and (folder / "validation").is_dir()):
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for item in folder.iterdir():
+        if item.name != "validation":
+            shutil.rmtree(item) if item.is_dir() else item.unlink()

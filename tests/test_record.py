@@ -14,7 +14,7 @@ from study_tools import ROOT, composed, environment, tiny_overrides
 from sdpet.positions import INPUTS, OUTPUTS, PLACEMENTS, POSITIONS
 from sdpet.record import FILE, Record, bin_loss, factors, identity, run_id
 from sdpet.study import rules
-from sdpet.study.validate import validate
+from sdpet.study.validate import OFF, validate
 
 KEYS = [
     "format", "run_id", "study", "status", "factors", "task", "reason", "metrics", "anchors", "protocol", "missing",
@@ -132,8 +132,11 @@ def test_every_default_enters_the_identity(overrides):
     config = validate(composed(*overrides))
     entered = identity(config)
     for group in ("adapter", "trainer"):
-        assert entered[group] == config[group]
-    assert set(entered["task"]) == set(config["task"]) - {"_target_"}
+        shown = config[group].keys() - {"validate_every"}  # which changes no result
+        left_out = OFF.get(group, {}).keys() - entered[group].keys()  # options that are off, and off means this value
+        off = {key: OFF[group][key] for key in left_out}
+        assert entered[group] | off == {key: config[group][key] for key in shown}
+    assert set(entered["task"]) | set(OFF["task"]) == set(config["task"]) - {"_target_"}
     assert set(entered["eval"]) == set(config["eval"]) - {"_target_", "chunk", "strict"}
 
 

@@ -17,7 +17,8 @@ INITS = ("zero", "default")
 TASKS = {"dreambooth": "subject", "finetune": "captions"}  # task: the kind of data it takes
 SAMPLERS = ("dpm", "ddim", "plms")
 LOGGERS = ("none", "csv", "tensorboard", "wandb")
-SCHEDULES = ("constant", "cosine")
+SCHEDULES = ("constant", "cosine", "constant_with_warmup", "linear", "cosine_with_restarts", "polynomial")
+OPTIMIZERS = ("adamw", "adamw8bit")
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 DISTANCES = ("fid", "kid", "precision_recall", "density_coverage", "cmmd")
 SUITES = ("objects", "living")  # files of sdpet/scoring/suites
@@ -51,6 +52,13 @@ def number(least: float = -math.inf, most: float = math.inf, *, above: bool = Fa
         return float(value)
 
     return rule
+
+
+def inside(value: Any) -> float:
+    """A number between 0 and 1, neither of them."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise ValueError("must be a number above 0 and below 1")
+    return float(value)
 
 
 def choice(options: Sequence[str]) -> Rule:
@@ -164,6 +172,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "dropout": number(0, 1),
         "flip": number(0, 1),
         "min_snr": optional(number(0, above=True)),
+        "noise_offset": number(0),
     },
     "data": {
         "kind": choice(tuple(TASKS.values())),
@@ -191,6 +200,12 @@ RULES: dict[str, dict[str, Rule]] = {
         "warmup": whole(0),
         "schedule": choice(SCHEDULES),
         "clip": optional(number(0, above=True)),
+        "accumulate": whole(1),
+        "optimizer": choice(OPTIMIZERS),
+        "ema": optional(inside),
+        "grad_checkpointing": flag,
+        "compile": flag,
+        "validate_every": optional(whole(1)),
     },
     "sampler": {
         "_target_": text,

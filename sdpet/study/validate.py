@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping
 from functools import cache
@@ -20,8 +21,13 @@ from sdpet.study.rules import DTYPES, TASKS, check_group, check_values
 LAB = Path(sdpet.__file__).parent / "lab"
 LAB_IMAGES = {"subject_dir": "subject", "class_dir": "class", "heldout_dir": "subject_heldout"}
 SCORER_KEYS = ("scorer", "features", "diversity")  # of eval, and all of eval.similarity
+COMPILERS = ("g++", "c++", "clang++")
 FORM = ("din", "dout", "activation", "scale", "init")
 TAKES = {"full": (), "lora": ("mid_dim", "params", "scale"), "embedding": ()}  # keys of adapter; method adapter: all
+OFF: dict[str, dict[str, Any]] = {
+    "task": {"noise_offset": 0.0},
+    "trainer": {"accumulate": 1, "optimizer": "adamw", "ema": None, "grad_checkpointing": False, "compile": False},
+}
 
 
 class InadmissibleCell(ValueError):
@@ -45,6 +51,9 @@ def validate(config: Any) -> dict[str, Any]:
     _check_design(checked["adapter"])
     _check_base(checked["unet"], checked["trainer"], checked["quiet"])
     _check_task(checked["task"], checked["data"])
+    _check_trainer(checked["trainer"])
+    if checked["adapter"]["method"] == "embedding" and checked["task"]["name"] != "dreambooth":
+        raise ValueError("method embedding learns the subject's word, so it needs task=dreambooth.")
     _check_logger(checked["logger"])
     if checked["sampler"]["eta"] and checked["sampler"]["name"] != "ddim":
         raise ValueError("sampler.eta above 0 needs sampler=ddim.")
@@ -66,9 +75,9 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         "adapter": config["adapter"],
         "unet": {"dtype": unet["dtype"], "weights": once(_key("weights", unet), lambda: source_of(unet).content_hash())}
         | {key: unet[key] for key in ("image_size",) if unet.get(key) is not None},
-        "task": _without(config["task"], "_target_"),
+        "task": _without(config["task"], "_target_", *_off("task", config)),
         "data": _without(data, "noun", *content) | content,
-        "trainer": config["trainer"],
+        "trainer": _without(config["trainer"], "validate_every", *_off("trainer", config)),
         "sampler": _without(config["sampler"], "_target_"),
         "eval": _eval_identity(config["eval"]),
     }
@@ -77,6 +86,11 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 def training_id(config: Mapping[str, Any]) -> str:
     """12 hex digits; equal for runs that train the very same adapters, however they are sampled and scored."""
     return _digest({key: value for key, value in identity(config).items() if key not in ("sampler", "eval")})
+
+
+def _off(group: str, config: Mapping[str, Any]) -> list[str]:
+    """Options that are off: a run without them is the run it was before they existed."""
+    return [key for key, value in OFF[group].items() if config[group].get(key, value) == value]
 
 
 def run_id(config: Mapping[str, Any]) -> str:
@@ -192,6 +206,13 @@ def _check_base(unet: dict[str, Any], trainer: dict[str, Any], quiet: bool) -> N
         )
     if device == "cpu" and unet["dtype"] != "float32":
         raise ValueError(f"unet.dtype {unet['dtype']} needs a GPU; on the CPU use float32 (of {', '.join(DTYPES)}).")
+
+
+def _check_trainer(trainer: dict[str, Any]) -> None:
+    if trainer.get("optimizer") == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError("trainer.optimizer=adamw8bit needs the package bitsandbytes; pip install bitsandbytes.")
+    if trainer.get("compile") and trainer["device"] == "cpu" and not any(map(shutil.which, COMPILERS)):
+        raise ValueError(f"trainer.compile needs a C++ compiler on the CPU, one of {', '.join(COMPILERS)}.")
 
 
 def _check_task(task: dict[str, Any], data: dict[str, Any]) -> None:

@@ -42,15 +42,22 @@ def noised(
     seed: int,
     step: int,
     min_snr: float | None = None,
+    noise_offset: float = 0.0,
 ) -> Batch:
     """Noise latents (B, C, h, w) at uniform timesteps; noise and timesteps come from (seed, step) alone.
 
     min_snr: gamma of Hang et al. 2023 (arXiv 2303.09556, section 3.4): an image counts min(SNR, gamma) / SNR for
     noise prediction and min(SNR, gamma) / (SNR + 1) for velocity prediction.
+    noise_offset: each channel of each image's noise is shifted by a normal number times this, so that the model learns
+    to change an image's mean brightness (crosslabs.org, "Diffusion with offset noise", 2023).
     """
     scheduler = base.scheduler
     source = generator(seed, step, "noise")
-    noise = torch.randn(latents.shape, generator=source).to(latents)
+    noise = torch.randn(latents.shape, generator=source)
+    if noise_offset:
+        shift = torch.randn(*latents.shape[:2], 1, 1, generator=generator(seed, step, "noise offset"))
+        noise = noise + noise_offset * shift
+    noise = noise.to(latents)
     t = torch.randint(scheduler.config.num_train_timesteps, (len(latents),), generator=source).to(latents.device)
     velocity = base.prediction_type == "v_prediction"
     target = scheduler.get_velocity(latents, noise, t) if velocity else noise

@@ -27,7 +27,7 @@ class DreamBoothTask:
     token: the word of `prompt` that names the subject; it is dropped from the text that images are scored against.
     batch_size: subject images a step; as many class images come on top.
     flip: probability of mirroring an image (0.5 in the paper; 0 where left and right matter).
-    min_snr: gamma of min-SNR weighting, or None.
+    min_snr: gamma of min-SNR weighting, or None; noise_offset: strength of offset noise (0.1 is common).
     Raises ValueError for missing or empty folders and impossible numbers.
     """
 
@@ -45,6 +45,7 @@ class DreamBoothTask:
         flip: float = 0.0,
         heldout_dir: str | Path | None = None,
         min_snr: float | None = None,
+        noise_offset: float = 0.0,
         token: str = "sks",
         data: str = "folder",
     ):
@@ -60,7 +61,8 @@ class DreamBoothTask:
             raise ValueError("class_dir is missing; give a folder of class images, or reg_weight=0 to train without.")
         self.base, self.data, self.token = base, data, token
         self.prompt, self.class_prompt = prompt, class_prompt
-        self.reg_weight, self.batch_size, self.flip, self.min_snr = float(reg_weight), batch_size, flip, min_snr
+        self.reg_weight, self.batch_size, self.flip = float(reg_weight), batch_size, flip
+        self.min_snr, self.noise_offset = min_snr, noise_offset
         size = base.image_size
         self.subject_images = load_folder(subject_dir, size, "subject")  # (N, H, W, 3)
         self.heldout_images = None if heldout_dir is None else load_folder(heldout_dir, size, "held-out")
@@ -85,7 +87,7 @@ class DreamBoothTask:
         if self._class is not None:
             latents.append(self._draw(self._class, seed, step, "class"))
         given = torch.cat(latents), self._text, self._prompts, self._weight
-        return noised(self.base, *given, seed, step, self.min_snr)
+        return noised(self.base, *given, seed, step, self.min_snr, self.noise_offset)
 
     def loss(self, prediction: torch.Tensor, batch: Batch) -> torch.Tensor:
         return weighted_mse(prediction, batch)
@@ -161,6 +163,7 @@ class DreamBoothTask:
             "batch_size": self.batch_size,
             "flip": self.flip,
             "min_snr": self.min_snr,
+            "noise_offset": self.noise_offset,
         }
 
     def _draw(self, latents: torch.Tensor, seed: int, step: int, stream: str) -> torch.Tensor:

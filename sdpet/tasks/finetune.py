@@ -38,6 +38,7 @@ class FinetuneTask:
         dropout: float = 0.1,
         flip: float = 0.0,
         min_snr: float | None = None,
+        noise_offset: float = 0.0,
         heldout_share: float = 0.1,
         images: np.ndarray | None = None,
         captions: Sequence[str] | None = None,
@@ -56,7 +57,8 @@ class FinetuneTask:
         if len(images) != len(captions) or len(heldout_images) != len(heldout_captions):
             raise ValueError("every image needs one caption, in training and in the held-out split.")
         self.base, self.data = base, "arrays" if data is None else str(data)
-        self.batch_size, self.dropout, self.flip, self.min_snr = batch_size, dropout, flip, min_snr
+        self.batch_size, self.dropout, self.flip = batch_size, dropout, flip
+        self.min_snr, self.noise_offset = min_snr, noise_offset
         self.images, self.captions = images, list(captions)
         self.references, self.heldout_captions = heldout_images, list(heldout_captions)
         # Latents (2, N, C, h, w), the second half mirrored as pixels, which is exact where mirroring latents is not.
@@ -77,7 +79,8 @@ class FinetuneTask:
         captions = self._caption_row[rows].masked_fill(dropped, 0)
         text, prompts = self._text[captions.to(self._text.device)], [self._unique[row] for row in captions.tolist()]
         latents = self._latents[mirrored.long().to(self._latents.device), rows.to(self._latents.device)]
-        return noised(self.base, latents, text, prompts, self._weight, seed, step, self.min_snr)
+        more = self._weight, seed, step, self.min_snr, self.noise_offset
+        return noised(self.base, latents, text, prompts, *more)
 
     def loss(self, prediction: torch.Tensor, batch: Batch) -> torch.Tensor:
         return weighted_mse(prediction, batch)
@@ -127,6 +130,7 @@ class FinetuneTask:
             "dropout": self.dropout,
             "flip": self.flip,
             "min_snr": self.min_snr,
+            "noise_offset": self.noise_offset,
         }
 
 
