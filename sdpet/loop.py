@@ -100,8 +100,8 @@ class Loop(LightningModule):
             self.trained = torch.nn.ParameterList(members[0].handle.parameters())
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """One optimiser a member, as if alone, or one for members of equal options whose weights are vectors each (its steps
-        are elementwise); frozen weights have requires_grad False and no gradient."""
+        """One optimiser a member, as if alone, or one for members of equal options whose weights are vectors each (its
+        steps are elementwise); frozen weights have requires_grad False and no gradient."""
         return [optimizer for optimizer, _ in self._optimized]
 
     def on_fit_start(self) -> None:

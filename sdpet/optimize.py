@@ -17,7 +17,7 @@ OURS = ("constant", "cosine")  # which begin at lr / (warmup + 1) instead of 0
 SCHEDULES = (*OURS, "constant_with_warmup", "linear", "cosine_with_restarts", "polynomial")
 
 
-def make_optimizer(config: TrainConfig, parameters: Sequence[Parameter]) -> torch.optim.Optimizer:
+def make_optimizer(config: TrainConfig, parameters: Sequence[torch.Tensor]) -> torch.optim.Optimizer:
     """AdamW, or the one of bitsandbytes whose moments take 8 bits (of tensors with at least 4,096 values)."""
     options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer == "adamw8bit":

@@ -43,7 +43,6 @@ WRONG = [
     (["adapter=lora", "adapter.din=attn1i"], ["lora takes no din", "adapter.din=null"]),
     (["adapter=lora", "adapter.params=null"], ["adapter.mid_dim", "adapter.params"]),
     (["adapter=embedding", "adapter.scale=2"], ["embedding takes no scale"]),
-    (["adapter=embedding", "task=finetune", "data=digits"], ["embedding", "task=dreambooth"]),
     (["trainer.precision=8"], ["trainer.precision", "32-true"]),
     (["trainer.devices=0"], ["trainer.devices", "at least 1"]),
     (["trainer.devices=2", "trainer.batch_size=3"], ["trainer.batch_size 3", "multiple", "2"]),

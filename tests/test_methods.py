@@ -227,3 +227,5 @@ def test_runs_of_other_methods_train_alone(tiny_folder, subject_folders, tmp_pat
     assert key("seed=0") == key("seed=1")
     for method in ("lora", "embedding", "full"):
         assert key(f"adapter={method}") != key(f"adapter={method}", "seed=1")
+    with pytest.raises(ValueError, match="needs task=dreambooth"):
+        validate(composed("adapter=embedding", "task=finetune", "data=digits", f"output_root={tmp_path}"))
