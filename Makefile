@@ -53,3 +53,9 @@ bench: setup
 
 clean:
 	rm -rf .venv build outputs .pytest_cache .mypy_cache .ruff_cache
+
+# A real Slurm (apt-get install slurm-wlm munge; as root) and a real Ray on this machine, with a node killed in each.
+.PHONY: test-cluster
+test-cluster: setup
+	$(BIN)/python -m pip install --quiet --editable '.[dev,cluster]'
+	OMP_NUM_THREADS=1 $(BIN)/python tests/cluster/check.py

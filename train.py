@@ -13,6 +13,10 @@ from hydra.types import RunMode
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
 def main(config: Any) -> Any:
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # one job of a launcher that is not ours
+        if config.get("fleet"):
+            from sdpet.study.cluster import do_fleet
+
+            return do_fleet(config.fleet)
         from sdpet.run import run
 
         return run(config)

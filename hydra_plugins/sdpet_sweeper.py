@@ -27,10 +27,14 @@ if TYPE_CHECKING:
 
 
 class GridSweeper(Sweeper):
-    """params: sweeps that the config itself asks for (sweeps/*.yaml); the command line goes before them."""
+    """params: sweeps that the config itself asks for (sweeps/*.yaml); the command line goes before them.
 
-    def __init__(self, params: dict[str, Any] | None = None, **options: Any) -> None:
+    fleet_size: runs that one job of a launcher that is not ours (Slurm, Ray, ...) trains together at most.
+    """
+
+    def __init__(self, params: dict[str, Any] | None = None, fleet_size: int = 16, **options: Any) -> None:
         self.params = dict(params or {})
+        self.fleet_size = fleet_size
         self.options = options
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -46,6 +50,8 @@ class GridSweeper(Sweeper):
         from sdpet.study.plan import Composer
         from sdpet.study.show import study_report
 
+        if isinstance(self.fleet_size, bool) or not isinstance(self.fleet_size, int) or self.fleet_size < 1:
+            raise ValueError(f"hydra.sweeper.fleet_size must be a whole number of at least 1, not {self.fleet_size!r}.")
         assert self.hydra_context is not None and self.config is not None
         options = SweepOptions.checked(self.options)
         composer = Composer(self.hydra_context.config_loader, self.config)
@@ -121,13 +127,22 @@ class GridSweeper(Sweeper):
         return [list(job) for job in itertools.product(*levels.values())]
 
     def _launch(self, composer: Composer, todo: Sequence[Job]) -> list[Any]:
-        """Do the jobs; those that only score what another one trains come after it, so that nothing trains twice."""
+        """Do the jobs; those that only score what another one trains come after it, so that nothing trains twice.
+
+        Our launchers get them one by one and make fleets themselves, all others get fleets.
+        """
+        from sdpet.study.cluster import launch_in_fleets
         from sdpet.study.plan import training_first
 
+        assert self.config is not None
+        ours = hasattr(self.launcher, "fleet_size")
+        if ours:
+            self.launcher.composer = composer  # type: ignore[attr-defined]
         results: list[Any] = []
-        self.launcher.composer = composer  # type: ignore[attr-defined]
         for wave in training_first(todo):
-            if wave:
+            if wave and not ours:
+                results += launch_in_fleets(self.launcher, wave, self.fleet_size, self.config.quiet)
+            elif wave:
                 results += self.launcher.launch([list(job.overrides) for job in wave], initial_job_idx=len(results))
         return results
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,8 @@ STOPPED = "Interrupted; the same command goes on where this one stopped."
 def run_command(main: Callable[[], Any]) -> None:
     """Run a command's main function; exits 1 with one sentence for a user's error, 130 or 143 when interrupted."""
     exit_on_sigterm(STOPPED)
+    # conf/hydra/launcher has files named as the plugins' own schemas, so that hydra/launcher=submitit_slurm means ours
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         main()
         return

@@ -1,0 +1,181 @@
+"""Studies through the launchers of others: fleets as their jobs, and every run there once whatever happens to a job."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.utils import JobReturn, JobStatus
+from study_tools import composed, records, tiny_overrides, train
+
+from sdpet.record import Record, factors
+from sdpet.study.claim import claim
+from sdpet.study.cluster import do_fleet, in_fleets, launch_in_fleets
+from sdpet.study.plan import Job
+from sdpet.study.validate import run_folder, validate
+
+SMOKE = ("-m", "+sweeps=smoke", "hydra.sweeper.fleet_size=3")
+
+
+@pytest.fixture
+def jobs(tiny_folder, subject_folders, tmp_path):
+    """Five runs, the last one of a method that cannot share a fleet."""
+    given = tiny_overrides(tiny_folder, subject_folders, tmp_path / "out")
+    configs = [validate(composed(*given, f"seed={seed}")) for seed in range(4)]
+    configs.append(validate(composed(*given, "adapter=full")))
+    return [Job((), config, run_folder(config), f"run {i}") for i, config in enumerate(configs)]
+
+
+@pytest.fixture
+def done(monkeypatch):
+    """Runs that were done, in order, by a stand-in for training that writes a record."""
+    folders = []
+
+    def run_together(configs, stage=None, watch=None, done=None):
+        found = []
+        for config in configs:
+            folder = run_folder(config)
+            with claim(folder) as mine:
+                if mine and Record.find(folder) is None:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    (folder / "config.yaml").touch()
+                    (folder / "samples").mkdir(exist_ok=True)
+                    (folder / "samples" / "index.jsonl").touch()
+                    Record(folder.name, "s", "finished", factors(config), {}).write(folder)
+                    folders.append(folder)
+            found.append(Record.find(folder))
+        return found
+
+    monkeypatch.setattr("sdpet.run.run_together", run_together)
+    return folders
+
+
+class Cluster:
+    """A launcher whose job n calls fate[n], if there is such, instead of doing its fleet."""
+
+    def __init__(self, **fate):
+        self.fate = {int(name[1:]): act for name, act in fate.items()}
+        self.sizes = []
+
+    def launch(self, job_overrides, initial_job_idx):
+        returned = []
+        for n, (override,) in enumerate(job_overrides, initial_job_idx):
+            file = override.removeprefix("+fleet='").removesuffix("'")
+            self.sizes.append(len(configs_in(file)))
+            result = JobReturn(overrides=[override], status=JobStatus.COMPLETED)
+            try:
+                self.fate[n](file) if n in self.fate else do_fleet(file)
+            except ValueError as error:  # what Hydra catches; the rest is the death of a process
+                result.status, result.return_value = JobStatus.FAILED, error
+            returned.append(result)
+        return returned
+
+
+def configs_in(file):
+    return json.loads(Path(file).read_text())["configs"]
+
+
+def begin_and_die(file):
+    """As a worker that is killed in the middle: a folder without a record stays."""
+    for config in configs_in(file):
+        run_folder(config).mkdir(parents=True, exist_ok=True)
+    raise RuntimeError("node failure")
+
+
+def test_a_fleet_is_a_job_and_holds_what_can_share_it(jobs, done, capsys):
+    cluster = Cluster()
+    assert [len(fleet) for fleet in in_fleets(jobs, 3)] == [2, 2, 1]
+    launch_in_fleets(cluster, jobs, 3)
+    assert cluster.sizes == [2, 2, 1] and sorted(done) == sorted(job.folder for job in jobs)
+    assert capsys.readouterr().out.count("finished") == 5  # told as their records appear
+    assert [path.name for path in jobs[0].folder.parent.iterdir() if path.name == ".fleets"] == []
+
+
+def test_runs_of_dead_jobs_are_launched_again_in_halves(jobs, done):
+    """The first job dies, and all of the second launch: still every run is done once."""
+    cluster = Cluster(_0=begin_and_die, _1=begin_and_die)
+    launch_in_fleets(cluster, jobs[:4], 4, quiet=True)
+    assert cluster.sizes == [4, 2, 1, 1, 1, 1]
+    assert sorted(done) == sorted(job.folder for job in jobs[:4])
+
+
+def test_a_run_whose_job_dies_alone_is_recorded_as_failed(jobs, done):
+    always = {f"_{n}": begin_and_die for n in range(20)}
+    launch_in_fleets(Cluster(**always), jobs[:2], 2, quiet=True)
+    found = [Record.find(job.folder) for job in jobs[:2]]
+    assert [record.status for record in found] == ["failed", "failed"]
+    assert "node failure" in found[0].reason
+
+
+def test_a_launcher_that_cannot_start_ends_in_one_sentence(jobs):
+    def no_slurm(file):
+        raise RuntimeError("Could not detect sbatch, are you indeed on a slurm cluster?")
+
+    with pytest.raises(ValueError, match="Could not detect sbatch"):
+        launch_in_fleets(Cluster(_0=no_slurm), jobs, 16, quiet=True)
+    with pytest.raises(ValueError, match="share"):  # jobs end, but what they write is not seen here
+        launch_in_fleets(Cluster(**{f"_{n}": lambda file: None for n in range(9)}), jobs[:1], 16, quiet=True)
+
+
+def test_a_full_disk_in_a_job_ends_the_study(jobs):
+    def full(file):
+        raise OSError(28, "No space left on device", "x.pt")
+
+    with pytest.raises(OSError, match="No space left"):
+        launch_in_fleets(Cluster(_0=full), jobs, 16, quiet=True)
+
+
+def test_runs_that_another_study_is_doing_are_waited_for(jobs, done, monkeypatch):
+    """Held by another process during the launch, then given up: done here after all."""
+    monkeypatch.setattr("sdpet.study.cluster.POLL", 0.05)
+    hold = f"""
+import pathlib, time
+from sdpet.study.claim import claim
+with claim(pathlib.Path({str(jobs[0].folder)!r})):
+    print(1, flush=True)
+    time.sleep(3)
+"""
+    other = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE)
+    other.stdout.readline()
+    launch_in_fleets(Cluster(), jobs[:2], 2, True)
+    other.wait()
+    assert sorted(done) == sorted(job.folder for job in jobs[:2])
+
+
+@pytest.fixture(scope="module")
+def local(tiny_folder, subject_folders, tmp_path_factory):
+    """The smoke study in fleets of three on this machine."""
+    out = tmp_path_factory.mktemp("local")
+    here = ("hydra/launcher=fleet", "hydra.launcher.workers=1", "hydra.launcher.size=3")
+    ended = train(*SMOKE, *tiny_overrides(tiny_folder, subject_folders, out), *here, cwd=out)
+    assert ended.returncode == 0, ended.stderr
+    return out / "smoke"
+
+
+LAUNCHERS = {
+    "submitit_local": (),
+    "joblib": ("hydra.launcher.n_jobs=1",),
+    "ray": ("hydra.launcher.ray.init.address=null", "+hydra.launcher.ray.init.num_cpus=1"),
+    "basic": (),
+}
+
+
+@pytest.mark.parametrize("name", [n if n == "submitit_local" else pytest.param(n, marks=pytest.mark.slow)
+                                  for n in LAUNCHERS])  # fmt: skip
+def test_a_launcher_does_the_study_of_the_local_one(local, tiny_folder, subject_folders, tmp_path, name):
+    """Bit for bit: the same fleets. Nothing is left in the current folder."""
+    overrides = tiny_overrides(tiny_folder, subject_folders, tmp_path / "out")
+    folder = tmp_path / "here"
+    folder.mkdir()
+    ended = train(*SMOKE, *overrides, f"hydra/launcher={name}", *LAUNCHERS[name], cwd=folder)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "6 runs: 6 done" in ended.stdout and "[6/6" in ended.stdout
+    assert records(tmp_path / "out" / "smoke") == records(local)
+    assert not list(folder.iterdir())
+    shutil.rmtree(next((tmp_path / "out" / "smoke").glob("*/record.json")).parent)
+    again = train(*SMOKE, *overrides, f"hydra/launcher={name}", *LAUNCHERS[name], "quiet=true", cwd=folder)
+    assert again.returncode == 0 and "5 there before" in again.stdout
