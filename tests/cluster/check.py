@@ -3,7 +3,8 @@
     python tests/cluster/check.py [slurm] [ray]
 
 For each: sets the cluster up, runs a small study through hydra/launcher=submitit_slurm or ray, kills a node that is
-training, and checks that every run is there once and bit for bit what this machine alone gives. Slurm (apt-get install slurm-wlm munge) needs root; it gets a folder, ports and daemons of its own and is taken down again.
+training, and checks that every run is there once and bit for bit what this machine alone gives. Slurm needs root and
+`apt-get install slurm-wlm munge`; it gets a folder, ports and daemons of its own and is taken down again.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def check(name: str, out: Path, expected: dict, kill: Callable[[], str], *launch
     begun = wait_until(lambda: process.poll() is not None or list(out.glob("smoke/.checkpoints/*.pt")), 300)
     if not begun or process.poll() is not None:
         process.kill()
-        fail(name, f"no run has begun:\n{process.communicate()[0]}")
+        fail(name, f"no run has begun:\n{process.communicate()[0]}\n{logs(out.parent)}")
     print(f"{name}: killing {kill()}", flush=True)
     try:
         said = process.communicate(timeout=600)[0]
@@ -76,6 +77,12 @@ def check(name: str, out: Path, expected: dict, kill: Callable[[], str], *launch
     print(
         f"{name}: {len(found)} runs, each there once and bit for bit the local one; {time.monotonic() - started:.0f} s"
     )
+
+
+def logs(folder: Path) -> str:
+    """The ends of what the cluster's jobs and daemons have written."""
+    files = [file for end in (".out", ".err", ".log") for file in folder.rglob(f"*{end}") if file.stat().st_size]
+    return "".join(f"--- {file}\n{file.read_text(errors='replace')[-1500:]}\n" for file in files)
 
 
 def fail(name: str, text: str) -> None:

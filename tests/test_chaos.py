@@ -1,0 +1,310 @@
+"""A study that is killed, starved of disk and robbed of files, and started again, ends as the undisturbed one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from study_tools import ROOT, composed, environment, tiny_overrides
+
+from sdpet.record import Record
+from sdpet.run import run
+from sdpet.stage import Stage
+from sdpet.study import claim as claims
+from sdpet.study.claim import claim
+from sdpet.study.errors import sentence
+from sdpet.study.validate import run_folder, validate
+
+SMOKE = ("-m", "+sweeps=smoke", "checkpoint_seconds=0", "hydra.launcher.workers=1", "quiet=true")
+UNLIKE = ("seconds", "peak_memory", "evaluations")  # keys of a record that may differ
+
+
+class Server:
+    """Starts `train.py` quickly, again and again (chaos_server.py)."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        command = [sys.executable, str(ROOT / "tests" / "chaos_server.py")]
+        self.process = subprocess.Popen(
+            command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def train(self, *arguments: str, kill_after: float | None = None, by: int = signal.SIGKILL) -> int:
+        """Exit status of a command that gets a signal after so many seconds, if it still runs."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps({"arguments": arguments, "log": str(self.log)}) + "\n")
+        self.process.stdin.flush()
+        pid = int(self.process.stdout.readline())
+        timer = threading.Timer(kill_after or 0, lambda: _send(pid, by))
+        if kill_after is not None:
+            timer.start()
+        status = int(self.process.stdout.readline())
+        timer.cancel()
+        return status
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def _send(pid: int, sign: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, sign)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("server") / "log.txt")
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(server, tiny_folder, subject_folders, tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed")
+    begin = time.monotonic()
+    assert server.train(*SMOKE, *tiny_overrides(tiny_folder, subject_folders, out), "seed=0", "trainer.steps=12") == 0
+    return contents(out / "smoke"), time.monotonic() - begin
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def overrides(tiny_folder, subject_folders, out):
+    return [*tiny_overrides(tiny_folder, subject_folders, out), "seed=0", "trainer.steps=12"]
+
+
+def contents(study: Path) -> dict[str, dict]:
+    """All that the runs of a study have left: records but for times and memory, and every other file byte by byte."""
+    found = {}
+    for folder in (path for path in study.iterdir() if not path.name.startswith(".")):
+        files = {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+        record = json.loads(files.pop("record.json", "{}"))  # none in base/, samples of the untuned model
+        files.pop("config.yaml", None)  # has output_root
+        found[folder.name] = {"record": {k: v for k, v in record.items() if k not in UNLIKE}, "files": files}
+    return found
+
+
+def kill_and_restart(server, overrides, out, undisturbed, kills, seed):
+    expected, whole = undisturbed
+    moments = random.Random(seed)
+    killed = 0
+    while killed < kills:
+        left = 1 - len(complete(out / "smoke")) / (len(expected) - 1)  # base/ is not a run
+        status = server.train(*SMOKE, *overrides, kill_after=moments.uniform(0.05, 0.7) * whole * left)
+        assert status in (0, -signal.SIGKILL), server.log.read_text()
+        killed += status != 0
+        assert all(record["record"]["status"] == "finished" for record in complete(out / "smoke").values())
+        if status == 0:  # it got through: from the beginning, so that there is something to kill
+            shutil.rmtree(out)
+    assert server.train(*SMOKE, *overrides) == 0, server.log.read_text()
+    assert contents(out / "smoke") == expected
+    litter = [path for name in (".claims", ".checkpoints") for path in out.glob(f"smoke/{name}/*")]
+    assert not [path for path in litter if path.suffix != ".tmp"]
+
+
+def complete(study):
+    """The complete runs as anyone sees them who looks between the kills: whole records or none."""
+    return {path.parent.name: {"record": json.loads(path.read_text())} for path in study.glob("*/record.json")}
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_records(server, overrides, out, undisturbed):
+    kill_and_restart(server, overrides, out, undisturbed, kills=4, seed=0)
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments(server, tiny_folder, subject_folders, out, tmp_path):
+    """The whole smoke study, two seeds and all."""
+    given = [[*tiny_overrides(tiny_folder, subject_folders, place), "trainer.steps=25"] for place in (tmp_path, out)]
+    begin = time.monotonic()
+    assert server.train(*SMOKE, *given[0]) == 0
+    undisturbed = contents(tmp_path / "smoke"), time.monotonic() - begin
+    kill_and_restart(server, given[1], out, undisturbed, kills=20, seed=1)
+
+
+def test_disturbed_in_other_ways_it_ends_with_the_same_records(server, overrides, out, undisturbed):
+    """SIGTERM, a truncated checkpoint, lost and damaged files of finished runs: what is not whole is done again."""
+    expected, whole = undisturbed
+    study = out / "smoke"
+    status = server.train(*SMOKE, *overrides, kill_after=0.4 * whole, by=signal.SIGTERM)
+    assert status == 143
+    assert {path.name for path in study.iterdir() if path.name[0] != "."} == {
+        "base",
+        *complete(study),
+    }  # nothing half done
+    (checkpoint,) = study.glob(".checkpoints/*.pt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[: checkpoint.stat().st_size // 2])
+    assert server.train(*SMOKE, *overrides) == 0
+    assert contents(study) == expected
+    folders = sorted(path.parent for path in study.glob("*/record.json"))
+    (folders[0] / "adapters.safetensors").unlink()
+    (folders[1] / "record.json").write_bytes((folders[1] / "record.json").read_bytes()[:200])
+    assert server.train(*SMOKE, *overrides) == 0
+    assert "2 done" in server.log.read_text().splitlines()[-3]
+    assert contents(study) == expected
+    for file, content in (("adapters.safetensors", b""), ("samples/index.jsonl", None), ("config.yaml", None)):
+        path, kept = folders[2] / file, (folders[2] / file).read_bytes()
+        path.unlink() if content is None else path.write_bytes(content)
+        assert Record.find(folders[2]) is None
+        path.write_bytes(kept)
+    assert Record.find(folders[2]) is not None
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A function that gives a folder on a file system of its own of so many bytes."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(size: int) -> Path:
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(place)], capture_output=True)
+        if done.returncode:
+            pytest.skip(f"a small file system cannot be mounted here: {done.stderr.decode().strip()}")
+        return place
+
+    yield mount
+    subprocess.run(["umount", str(place)], capture_output=True)
+
+
+def test_a_full_disk_loses_nothing_and_is_named(server, tiny_folder, subject_folders, small_disk, undisturbed):
+    """Wherever it fills up: in a checkpoint, the weights, a sample or the record; with room it goes on."""
+    disk = small_disk(560_000)  # one run and its checkpoint fit; then a second checkpoint, but not its weights
+    overrides = [*tiny_overrides(tiny_folder, subject_folders, disk), "seed=0", "trainer.steps=12"]
+    for _ in range(2):
+        assert server.train(*SMOKE, *overrides) == 1
+        said = server.log.read_text()
+        assert "error: No space left on device" in said and "make room" in said.splitlines()[-1]
+        assert "Traceback" not in said
+    done = complete(disk / "smoke")
+    assert 0 < len(done) < 3 and all(run["record"]["status"] == "finished" for run in done.values())
+    assert {path.name for path in (disk / "smoke").iterdir() if path.name[0] != "."} == {"base", *done}
+    subprocess.run(["mount", "-o", "remount,size=50000000", str(disk)], check=True)
+    assert server.train(*SMOKE, *overrides) == 0
+    assert contents(disk / "smoke") == undisturbed[0]
+
+
+@pytest.mark.parametrize("what", ["write_checkpoint", "save_samples", "Record.write"])
+def test_no_space_in_the_middle_of_a_write(tiny_folder, subject_folders, out, monkeypatch, what):
+    """A checkpoint that cannot be kept does not end a run; anything else ends it in a sentence, with nothing half."""
+    config = composed(*tiny_overrides(tiny_folder, subject_folders, out), "checkpoint_seconds=0")
+    place = {
+        "write_checkpoint": "sdpet.study.checkpoint.write_checkpoint",
+        "save_samples": "sdpet.scoring.save_samples",
+        "Record.write": "sdpet.run.Record.write",
+    }[what]
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device", "some/file")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(place, full)
+        if what == "write_checkpoint":
+            assert run(config, Stage()).status == "finished"
+            return
+        with pytest.raises(OSError) as caught:
+            run(config, Stage())
+    assert sentence(caught.value).startswith("No space left on device (some/file); make room")
+    assert not run_folder(validate(config)).exists()
+    assert run(config, Stage()).status == "finished"
+
+
+# Claims, as two machines see them: the second one is played by another name of the machine.
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """Changes this process into one of another machine, and back."""
+    name = claims.machine()
+
+    def go(there: bool = True) -> None:
+        monkeypatch.setattr(claims, "machine", lambda: "elsewhere" if there else name)
+
+    return go
+
+
+def left_behind(folder: Path, monkeypatch) -> Path:
+    """The lease of an owner that was killed."""
+    child = os.fork()
+    if child == 0:
+        with claim(folder):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    (lease,) = claims.claims_folder(folder).glob("*.0")
+    return lease
+
+
+def test_a_dead_owner_on_this_machine_frees_its_run_at_once(tmp_path, monkeypatch):
+    lease = left_behind(tmp_path / "run", monkeypatch)
+    assert lease.exists()
+    with claim(tmp_path / "run") as mine:
+        assert mine and mine.holds()
+    assert not list(claims.claims_folder(tmp_path / "run").iterdir())
+
+
+def test_a_dead_owner_on_another_machine_frees_it_after_a_while(tmp_path, monkeypatch, elsewhere):
+    """As long as its stamp changes it lives, whatever the clocks say: stamps of 1970 and of 2100 alike."""
+    monkeypatch.setattr(claims, "STALE", 0.3)
+    lease = left_behind(tmp_path / "run", monkeypatch)
+    elsewhere()
+    for stamp in (4102444800, 0, 7, 4102444801):
+        os.utime(lease, (stamp, stamp))
+        for _ in range(2):
+            with claim(tmp_path / "run") as mine:
+                assert mine is None
+        time.sleep(0.35)  # more than STALE, but it moves again
+    monkeypatch.setattr(time, "time", lambda: 1e10)  # our own clock jumps too
+    with claim(tmp_path / "run") as mine:
+        assert mine and mine.holds()
+        elsewhere(False)
+        with claim(tmp_path / "run") as second:
+            assert second is None
+    assert not list(claims.claims_folder(tmp_path / "run").iterdir())
+
+
+def test_of_several_that_find_a_dead_owner_one_takes_over(tmp_path, monkeypatch, elsewhere):
+    """Without locks, as on file systems that have none; an owner that wakes up again knows that it has lost."""
+    monkeypatch.setattr(claims, "STALE", 1000.0)
+    monkeypatch.setattr(claims, "_lock", lambda path: -1)
+    monkeypatch.setattr(claims, "BEAT", 1000.0)
+    folder = tmp_path / "run"
+    with claim(folder) as asleep:
+        assert asleep.holds()
+        elsewhere()
+        with claim(folder) as first_look:
+            assert first_look is None
+        taken, ready = [], threading.Barrier(8)
+
+        def challenge() -> None:
+            ready.wait()
+            with claim(folder) as mine:
+                taken.append(mine is not None)
+                ready.wait()
+
+        threads = [threading.Thread(target=challenge) for _ in range(8)]
+        monkeypatch.setattr(claims, "_SEEN", {k: (stamp, -1e9) for k, (stamp, _) in claims._SEEN.items()})
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sum(taken) == 1
+        assert not asleep.holds()
+
+
+def test_an_owner_that_was_thought_dead_writes_no_record(tiny_folder, subject_folders, out, monkeypatch):
+    config = composed(*tiny_overrides(tiny_folder, subject_folders, out))
+    monkeypatch.setattr(claims.Claim, "holds", lambda self: False)
+    assert run(config, Stage()) is None
+    assert Record.find(run_folder(validate(config))) is None
