@@ -69,6 +69,7 @@ def step_memory(
     dtype: str = "float32",
     precision: str = "32-true",
     checkpointing: bool = False,
+    through_text: bool = False,
 ) -> Memory:
     """Memory of one training step on `rows` images; the UNet must carry what is trained.
 
@@ -79,7 +80,7 @@ def step_memory(
     mixed = precision != "32-true"
     weights = sum(count(network) for network in networks.values()) * BYTES[dtype]
     trainable = sum(parameter.numel() for parameter in trained)
-    activations = activation_bytes(unet, rows, latent_side, checkpointing, trained)
+    activations = activation_bytes(unet, rows, latent_side, checkpointing, trained, through_text)
     if mixed or dtype != "float32":
         activations //= 2
     if mixed and dtype == "float32":
@@ -88,11 +89,17 @@ def step_memory(
 
 
 def activation_bytes(
-    unet: Any, rows: int, latent_side: int, checkpointing: bool = False, trained: Sequence[Tensor] = ()
+    unet: Any,
+    rows: int,
+    latent_side: int,
+    checkpointing: bool = False,
+    trained: Sequence[Tensor] = (),
+    through_text: bool = False,
 ) -> int:
     """Bytes that autograd keeps of a forward pass of a float32 UNet on the meta device (or any other).
 
-    trained: parameters beside the UNet's own, as weights are not activations.
+    trained: parameters beside the UNet's own, as weights are not activations. through_text: what is trained comes
+    before the text states (a token's embedding); what the text encoder keeps is not counted.
     checkpointing: as diffusers does it, for each ResBlock and attention by itself: their inputs, and while the backward
     pass is in it, what one of them keeps.
     """
@@ -100,7 +107,7 @@ def activation_bytes(
     with torch.device(device):
         latents = torch.zeros(rows, config.in_channels, latent_side, latent_side)
         time = torch.zeros(rows, dtype=torch.int64)
-        text = torch.zeros(rows, 77, config.cross_attention_dim)
+        text = torch.zeros(rows, 77, config.cross_attention_dim, requires_grad=through_text)
         added = None
         if config.addition_embed_type == "text_time":
             width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim

@@ -65,14 +65,15 @@ def _sizes(config: Mapping[str, Any], source: Source) -> Iterator[tuple[str, str
     networks = on_meta(source)
     sizes = {name: count(network) for name, network in networks.items()}
     yield "model", f"{config['unet']['name']}: " + ", ".join(f"{n} {size:,}" for n, size in sizes.items()), ""
-    base = BaseModel(**networks, tokenizer=None, scheduler=None, name="", weight_hash="", side=None)  # type: ignore[arg-type]
+    base = BaseModel(**networks, tokenizer=_tokenizer(source), scheduler=None, name="", weight_hash="", side=None)  # type: ignore[arg-type]
     base.side = config["unet"].get("image_size")
     design = design_of(config, base)
     handle = build(base, design)
     trainable = handle.num_parameters()
     width = f", mid_dim {design.spec.mid_dim}" if design.spec else ""
     form = f"{design.spec.placement} {design.spec.activation}" if design.spec else design.method
-    blocks = f"{len(handle)} adapters, " if len(handle) else ""
+    what = {"adapter": "adapters", "lora": "layers"}.get(design.method)
+    blocks = f"{len(handle)} {what}, " if what else ""
     share = 100 * trainable / sizes["unet"]
     yield "design", f"{form}{width}: {blocks}{trainable:,} parameters, {share:.3g} % of the UNet", ""
     trainer = config["trainer"]
@@ -81,10 +82,20 @@ def _sizes(config: Mapping[str, Any], source: Source) -> Iterator[tuple[str, str
     networks["unet"].train()
     needed = step_memory(
         networks, list(handle.parameters()), rows, base.latent_shape[-1], config["unet"]["dtype"],
-        trainer["precision"], checkpointing,
+        trainer["precision"], checkpointing, design.method == "embedding",
     )  # fmt: skip
     yield "memory", _memory(needed, rows, base.image_size, config), ""
     yield _device(trainer["device"], needed.total)
+
+
+def _tokenizer(source: Source) -> Any:
+    from sdpet.compvis.tokens import clip_tokenizer
+
+    if not (source.configs / "tokenizer").is_dir():
+        return clip_tokenizer()
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(source.configs / "tokenizer", local_files_only=True)
 
 
 def _memory(needed: Memory, rows: int, side: int, config: Mapping[str, Any]) -> str:
