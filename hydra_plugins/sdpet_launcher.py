@@ -14,7 +14,8 @@ from omegaconf import DictConfig
 
 
 class LocalLauncher(Launcher):
-    """workers: number of processes, or "auto" for one a usable core; 1 does the runs in this process."""
+    """workers: number of processes, or "auto" for one a GPU where trainer.device is cuda, else one a usable core;
+    1 does the runs in this process."""
 
     def __init__(self, workers: int | str = "auto") -> None:
         self.workers = workers
@@ -24,36 +25,36 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Do all jobs; one JobReturn each, in order, whose value is the run's record (or why there is none)."""
-        from sdpet.study.launch import launch, usable_cores
+        from sdpet.study.launch import launch
         from sdpet.study.plan import Composer, make_plan
+        from sdpet.study.workers import gpus_for, how_many
 
-        workers = usable_cores() if self.workers == "auto" else self.workers
-        if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
-            raise ValueError(f"hydra.launcher.workers must be auto or a whole number of at least 1, not {workers!r}.")
+        size = self.fleet_size()
         composer = getattr(self, "composer", None) or Composer(self.hydra_context.config_loader, self.config)
         jobs = make_plan(composer, job_overrides).jobs
-        launch(jobs, workers, quiet=self.config.quiet, size=self.fleet_size())
+        gpus = gpus_for(jobs)
+        launch(jobs, how_many(self.workers, gpus), quiet=self.config.quiet, size=size, gpus=gpus)
         return [_job_return(job.overrides, job.record()) for job in jobs]
 
-    def fleet_size(self) -> int:
-        """Runs that are trained together at most."""
+    def fleet_size(self) -> int | str:
+        """Runs that are trained together at most, or "auto" to have it measured."""
         return 1
 
 
 class FleetLauncher(LocalLauncher):
     """Runs that share model, task, trainer, sampler and evaluation are trained together, up to `size` of them.
 
-    size: a whole number, or "auto" for 16 (a fixed number: what fits is not measured yet); where memory is too little
-    for a fleet, halves of it are tried. workers: as in `local`.
+    size: a whole number, or "auto" for what is quickest of what fits into memory, as measured in the beginning; where
+    memory is too little all the same, halves of a fleet are tried. workers: as in `local`.
     """
 
     def __init__(self, workers: int | str = "auto", size: int | str = "auto") -> None:
         super().__init__(workers)
         self.size = size
 
-    def fleet_size(self) -> int:
-        size = 16 if self.size == "auto" else self.size
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+    def fleet_size(self) -> int | str:
+        size = self.size
+        if size != "auto" and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
             raise ValueError(f"hydra.launcher.size must be auto or a whole number of at least 1, not {size!r}.")
         return size
 

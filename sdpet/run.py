@@ -8,7 +8,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,8 +94,17 @@ def run_together(
                 done(i, before)
             records[i] = before
         for fleet in todo.values():
-            _attempt(fleet, checked, folders, states, stage, watch, finish)
+            most = stage.most.get(fleet_key(checked[fleet[0]]), len(fleet))
+            for start in range(0, len(fleet), most):
+                _attempt(fleet[start : start + most], checked, folders, states, stage, watch, finish)
     return records
+
+
+def prepare(config: Mapping[str, Any], stage: Stage) -> None:
+    """Load what runs of this validated config share, ahead of time. What cannot be loaded is for the runs to say."""
+    hush()
+    with suppress(Exception):
+        stage.task(config), stage.scorers(config)
 
 
 def fleet_key(config: Mapping[str, Any]) -> str:
@@ -142,8 +151,8 @@ def _attempt(
             finish(fleet[0], record)
             tell_failure(configs[fleet[0]], folders[fleet[0]], record)
             return
-        if _is_memory(error):
-            stage.most = max(1, len(fleet) // 2)
+        if is_memory(error):
+            stage.most[fleet_key(configs[fleet[0]])] = max(1, len(fleet) // 2)
     except BaseException:  # Ctrl-C or SIGTERM: leave nothing half done
         for i in left:
             _clear(folders[i], keep=checkpoint_file(folders[i]).exists())
@@ -153,7 +162,7 @@ def _attempt(
         _attempt(part, configs, folders, states, stage, watch, finish)
 
 
-def _is_memory(error: Exception) -> bool:
+def is_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
 
 

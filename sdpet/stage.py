@@ -30,7 +30,7 @@ class Stage:
 
     def __init__(self) -> None:
         self._kept: dict[str, tuple[str, Any]] = {}
-        self.most: int | None = None  # members of a fleet that memory was found to be enough for
+        self.most: dict[str, int] = {}  # members of a fleet that memory was found to be enough for, by `fleet_key`
 
     def base(self, config: Mapping[str, Any]) -> BaseModel:
         from sdpet.base import load_base

@@ -1,6 +1,7 @@
 """A worker process of a study: `python -m sdpet.study.worker FD`, started by sdpet.study.launch.
 
-Reads the configs of one fleet a line from standard input and writes one JSON line an event to the file descriptor FD.
+Reads one order a line from standard input (configs to train as a fleet, to find the best size of a fleet of, or to load
+what they need) and writes one JSON line an event to the file descriptor FD.
 The end of its input means that no more is to be done or that the parent died: an unfinished run is then left to others.
 """
 
@@ -13,43 +14,60 @@ import signal
 import sys
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdpet.study.launch import share
 from sdpet.study.stopping import exit_on_sigterm
+
+if TYPE_CHECKING:
+    from sdpet.stage import Stage
 
 
 def main(descriptor: int) -> None:
     exit_on_sigterm()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     reports = open(descriptor, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 (open as long as the process)
-    configs: queue.Queue[str | None] = queue.Queue()
-    busy = threading.Event()
-    threading.Thread(target=_read, args=(configs, busy), daemon=True).start()
+    orders: queue.Queue[str | None] = queue.Queue()
+    threading.Thread(target=_read, args=(orders,), daemon=True).start()
 
-    from sdpet.run import run_together
     from sdpet.stage import Stage
 
     stage = Stage()
-    while (line := configs.get()) is not None:
+    while (line := orders.get()) is not None:
         try:
-            records = run_together(json.loads(line), stage, _watch(reports))
+            _obey(json.loads(line), stage, reports)
         except OSError as error:  # a full disk, a lost mount: the other runs would end so too
             what = [error.errno, error.strerror, error.filename]
             reports.write(json.dumps({"event": "stop", "error": what}) + "\n")
             return
-        busy.clear()
-        claimed = [i for i, record in enumerate(records) if record is None]
-        reports.write(json.dumps({"event": "done", "claimed": claimed}) + "\n")
+        orders.task_done()
 
 
-def _read(configs: queue.Queue[str | None], busy: threading.Event) -> None:
+def _obey(order: dict[str, Any], stage: Stage, reports: Any) -> None:
+    from sdpet.run import prepare, run_together
+    from sdpet.study.fleet_size import size_for
+
+    configs = order["configs"]
+
+    def tell(**event: Any) -> None:
+        reports.write(json.dumps(event) + "\n")
+
+    if order["order"] == "prepare":
+        prepare(configs[0], stage)
+    elif order["order"] == "size":
+        size = size_for(configs, stage, order["sharers"], lambda size: tell(event="trying", size=size))
+        tell(event="size", size=size)
+    else:
+        records = run_together(configs, stage, _watch(reports))
+        tell(event="done", claimed=[i for i, record in enumerate(records) if record is None])
+
+
+def _read(orders: queue.Queue[str | None]) -> None:
     for line in sys.stdin:
-        busy.set()
-        configs.put(line)
-    if busy.is_set():
+        orders.put(line)
+    if orders.unfinished_tasks:
         os._exit(1)  # the parent died in the middle of a run
-    configs.put(None)
+    orders.put(None)
 
 
 def _watch(reports: Any) -> Any:

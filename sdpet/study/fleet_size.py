@@ -1,0 +1,180 @@
+"""How many runs to train together: measured once per kind of run, not guessed.
+
+A measurement trains fleets of 1, 2, 4, ... of the study's own designs for a few steps and notes seconds and peak memory
+of each. It is kept in <output_root>/.fleets, by what is trained (`fleet_key`) and on which machine; the memory that is
+free is looked at anew every time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdpet.files import atomically
+
+if TYPE_CHECKING:
+    from sdpet.stage import Stage
+
+MOST = 64  # members of a fleet: the gain has long levelled off
+FEW = 4  # so few runs are trained together without measuring
+STEPS = 3  # of each fleet that is measured, of which the median counts
+WORTH = 4000  # run-steps of a study from which measuring, about 200 of them, pays
+UNMEASURED = 16
+GAIN = 0.97  # a larger fleet is worth it when it takes less than this share of the time of a smaller one
+SHARE = 0.8  # of the free memory may be filled
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """seconds: per design and step, and extra: bytes on top of what was in use before, of fleets by their size.
+
+    Sizes that did not fit, by then, are not in it.
+    """
+
+    seconds: dict[int, float] = field(default_factory=dict)
+    extra: dict[int, int] = field(default_factory=dict)
+
+    def fitting(self, free: float) -> int:
+        """The largest fleet that fits into `free` bytes, at least 1: more members need as much each as the first."""
+        sizes = sorted(self.extra)
+        if len(sizes) < 2:
+            return 1
+        slope = max((self.extra[sizes[-1]] - self.extra[sizes[0]]) / (sizes[-1] - sizes[0]), 0)
+        over = SHARE * free - self.extra[sizes[0]]
+        if slope == 0:
+            return sizes[-1] if over >= 0 else 1
+        return max(1, int(sizes[0] + over / slope))
+
+    def best(self, free: float) -> int:
+        """The smallest fleet that fits and is as quick per design and step as any, but for a hair (3 %)."""
+        room = self.fitting(free)
+        within = {size: seconds for size, seconds in self.seconds.items() if size <= room}
+        if not within:
+            return 1
+        least = min(within.values())
+        return min(size for size, seconds in within.items() if seconds * GAIN <= least)
+
+
+def worth_measuring(config: Mapping[str, Any], runs: int) -> bool:
+    """Whether a study of so many runs of this kind is long enough to measure for."""
+    return runs > FEW and runs * config["trainer"]["steps"] >= WORTH
+
+
+def size_for(
+    configs: Sequence[Mapping[str, Any]],
+    stage: Stage,
+    sharers: int = 1,
+    trying: Callable[[int], None] | None = None,
+) -> int:
+    """The best size of a fleet of these runs (equal `fleet_key`) with the memory that is free now."""
+    from sdpet.run import fleet_key
+
+    key = fleet_key(configs[0])
+    try:
+        found = known(configs[0], key) or measure(configs, key, stage, sharers, trying)
+        return found.best(free_memory(stage.base(configs[0]).device) / sharers)
+    except Exception:  # whatever is wrong with these runs is for their records to say
+        return UNMEASURED
+
+
+def known(config: Mapping[str, Any], key: str) -> Measurement | None:
+    """What was measured before for this `fleet_key` on this machine, or None."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        kept = json.loads(_file(config, key).read_text(encoding="utf-8"))
+        return Measurement(*({int(k): v for k, v in kept[part].items()} for part in ("seconds", "extra")))
+    return None
+
+
+def measure(
+    configs: Sequence[Mapping[str, Any]],
+    key: str,
+    stage: Stage,
+    sharers: int = 1,
+    trying: Callable[[int], None] | None = None,
+) -> Measurement:
+    """Train fleets of the first 1, 2, 4, ... of these configs (equal `fleet_key`), as long as they fit and larger is
+    quicker, and keep what was found. sharers: processes that use the device; trying(size) is called before each.
+    """
+    import torch
+
+    from sdpet.memory import PeakMemory
+    from sdpet.run import is_memory
+
+    torch.set_num_threads(configs[0]["trainer"]["threads"])
+    base = stage.base(configs[0])
+    stage.task(configs[0])
+    _time(configs[:1], stage)  # libraries load what they need on first use
+    free, before = free_memory(base.device) / sharers, PeakMemory(base.device).peak()
+    found = Measurement()
+    size = 1
+    while size <= min(MOST, len(configs)) and (size <= 2 or size <= found.fitting(free)):
+        if trying:
+            trying(size)
+        try:
+            seconds, peak = _time(configs[:size], stage)
+        except Exception as error:
+            if not is_memory(error) or size == 1:
+                raise
+            break
+        found.seconds[size], found.extra[size] = seconds, max(0, peak - before)
+        if size > FEW and seconds > GAIN * found.seconds[size // 2]:
+            break
+        size *= 2
+    file = _file(configs[0], key)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({**asdict(found), "machine": platform.node()}, indent=1)
+    atomically(file, lambda partial: partial.write_text(text, encoding="utf-8"))
+    return found
+
+
+def free_memory(device: Any) -> int:
+    """Bytes that can still be had on a torch.device: of the GPU, or of the machine and of its control group."""
+    import psutil
+    import torch
+
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    free = psutil.virtual_memory().available
+    with suppress(OSError, ValueError):
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        free = min(free, max(0, limit - used))
+    return free
+
+
+def _time(configs: Sequence[Mapping[str, Any]], stage: Stage) -> tuple[float, int]:
+    """Seconds per design and step, and peak memory in bytes, of these runs as a fleet."""
+    from sdpet.fit import fit_together
+    from sdpet.loop import Member
+    from sdpet.methods import build, build_fleet
+    from sdpet.run import options_of
+    from sdpet.stage import design_of
+
+    base, task = stage.base(configs[0]), stage.task(configs[0])
+    designs, seeds = [design_of(config, base) for config in configs], [config["seed"] for config in configs]
+    fleet = build_fleet(base, designs, seeds) if len(configs) > 1 else None
+    handles: Sequence[Any] = fleet.members if fleet else [build(base, designs[0], seeds[0])]
+    try:
+        members = [
+            Member(handle, seed, replace(options_of(config), steps=STEPS))
+            for handle, seed, config in zip(handles, seeds, configs, strict=True)
+        ]
+        result = fit_together(base, members, task, fleet)[0]
+    finally:
+        for handle in handles:
+            handle.detach()
+        if fleet:
+            fleet.detach()
+    return result.seconds_per_step, result.peak_memory_bytes
+
+
+def _file(config: Mapping[str, Any], key: str) -> Path:
+    what = {"key": key, "machine": platform.node(), "processor": platform.processor()}
+    name = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return Path(config["output_root"]).expanduser() / ".fleets" / f"{name}.json"
