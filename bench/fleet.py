@@ -1,74 +1,223 @@
-"""Seconds per design and step of fleets of K designs: python bench/fleet.py [--sizes 1,4,16] [--base FOLDER].
+"""Fleets against training one by one: python bench/fleet.py [--full] [--skip study,v1,peer].
 
-Sizes are measured in turn, round after round, in one process; medians. The last line is one JSON object.
+Everything that is compared is measured in turn in one call; medians. Prints tables, and one JSON object as last line:
+  step_ratio        seconds per design and step alone / at K = 16, one image a step, on the lab
+  v1_step_ratio     the same, K = 1 / K = 4, on a UNet of v1's widths with random weights and 8 x 8 latents (5 GB)
+  study_vs_process  +sweeps=placement (20 designs x 3 seeds) as one process per run, one a core at a time / as fleets,
+                    start-up included. Without --full the processes are a sample of runs, taken to stand for all
+  study_vs_peer     diffusers + peft LoRA as its training scripts do it, one design after another in one process /
+                    a fleet: same UNet, images a step, steps and samples
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from workload import NoiseTask, curve, timed, v1_base
 
-from sdpet.adapters import AdapterSpec, mid_dim_for
-from sdpet.base import load_base
-from sdpet.fit import TrainConfig, fit_together
-from sdpet.loop import Member
-from sdpet.methods import Design, build, build_fleet
+from sdpet.base import BaseModel, load_base
 from sdpet.positions import PLACEMENTS
-from sdpet.tasks import FinetuneTask
+
+ROOT = Path(__file__).parent.parent
+PROMPT = "a photo of a star"
 
 
-def measure(base, task, size: int, steps: int, params: int) -> tuple[float, int]:
-    """(seconds per design and step, median of the steps; peak bytes) of a fleet of all placements in turn."""
-    specs = [AdapterSpec.parse(PLACEMENTS[i % len(PLACEMENTS)], mid_dim=1) for i in range(size)]
-    specs = [AdapterSpec(s.din, s.dout, mid_dim=mid_dim_for(base.unet, s, params)) for s in specs]
-    designs, seeds = [Design("adapter", spec) for spec in specs], [i // len(PLACEMENTS) for i in range(size)]
-    crew = build_fleet(base, designs, seeds) if size > 1 else None
-    handles = crew.members if crew else [build(base, designs[0], 0)]
-    members = [Member(handle, seed, TrainConfig(steps, 1e-3)) for handle, seed in zip(handles, seeds, strict=True)]
+def show(title: str, found: dict[int, Any]) -> None:
+    first = min(found)
+    print(f"\n{title}\n{'K':>4} {'ms per design and step':>24} {'times faster':>14} {'extra MB':>9}")
+    for size, (seconds, extra) in found.items():
+        faster = found[first][0] / seconds
+        print(f"{size:>4} {1000 * seconds:>24.1f} {faster:>14.2f} {extra / 2**20:>9.0f}", flush=True)
+
+
+def study(sampled: int | None, overrides: list[str]) -> dict[str, float]:
+    """Seconds of the whole study by fleets, and by one process per run: all 60, or `sampled` ones, scaled up.
+
+    A sample finds the scores of the untuned base made, which the study by fleets has paid for.
+    """
+    from sdpet.study.workers import usable_cores
+
+    out = Path(tempfile.mkdtemp(prefix="bench_fleet_"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "train.py"), "quiet=true", *overrides]
+    runs = [(placement, seed) for seed in range(3) for placement in PLACEMENTS]
+    taken = runs if sampled is None else runs[:: len(runs) // sampled][:sampled]
+
+    def by_fleets() -> None:
+        sweep = [*command, "-m", "+sweeps=placement", f"output_root={out}"]
+        subprocess.run(sweep, env=environment, check=True, stdout=subprocess.DEVNULL)
+
+    def by_processes() -> None:
+        root, waiting, going = out / ("full" if sampled is None else ""), list(taken), []
+        while waiting or going:
+            while waiting and len(going) < usable_cores():
+                placement, seed = waiting.pop(0)
+                one = [*command, f"adapter={placement}", f"seed={seed}", f"output_root={root}"]
+                going.append(subprocess.Popen(one, env=environment, stdout=subprocess.DEVNULL))
+            if any(process.poll() for process in going):
+                raise RuntimeError(f"a run of the study ended with an error: {' '.join(overrides)}")
+            going = [process for process in going if process.poll() is None]
+            time.sleep(0.02)
+
     try:
-        result = fit_together(base, members, task, crew)[0]
-        return result.seconds_per_step, result.peak_memory_bytes
+        fleets = timed(by_fleets)
+        processes = timed(by_processes) * len(runs) / len(taken)
     finally:
-        for handle in handles:
-            handle.detach()
-        if crew:
+        shutil.rmtree(out, ignore_errors=True)
+    return {"fleets": fleets, "processes": processes, "ratio": processes / fleets, "processes_measured": len(taken)}
+
+
+class Peer:
+    """LoRA of rank 4 on the attention of the same UNet, as diffusers' training scripts do it: every step encodes the
+    image and its caption, and the images of each design are drawn by a StableDiffusionPipeline."""
+
+    def __init__(self, base: BaseModel) -> None:
+        from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+
+        self.base = base
+        self.pipe = StableDiffusionPipeline(
+            vae=base.vae,
+            text_encoder=base.text_encoder,
+            tokenizer=base.tokenizer,
+            unet=base.unet,
+            scheduler=DPMSolverMultistepScheduler.from_config(base.scheduler.config),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        self.pipe.set_progress_bar_config(disable=True)
+
+    def train_and_sample(self, pixels: torch.Tensor, steps: int, images: int, sampling: int, guidance: float) -> None:
+        """pixels: (N, 3, H, W) in [-1, 1], from which each step takes one."""
+        from peft import LoraConfig
+
+        base, unet = self.base, self.base.unet
+        unet.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+        try:
+            trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+            optimizer = torch.optim.AdamW(trained, lr=1e-4)
+            for step in range(steps):
+                with torch.no_grad():
+                    latents = base.vae.encode(pixels[[step % len(pixels)]]).latent_dist.sample()
+                    latents = latents * base.vae.config.scaling_factor
+                    text = base.encode_text([PROMPT])
+                noise, t = torch.randn_like(latents), torch.randint(0, 1000, (1,))
+                prediction = unet(base.scheduler.add_noise(latents, noise, t), t, text, return_dict=False)[0]
+                torch.nn.functional.mse_loss(prediction, noise).backward()
+                torch.nn.utils.clip_grad_norm_(trained, 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+            self.pipe(
+                [PROMPT] * images,
+                num_inference_steps=sampling,
+                guidance_scale=guidance,
+                output_type="np",
+                height=base.image_size,
+                width=base.image_size,
+            )
+        finally:
+            unet.unload_lora()
+            unet.requires_grad_(False)
+
+
+def against_peer(base: BaseModel, designs: int, rounds: int, steps: int, images: int, sampling: int) -> dict[str, Any]:
+    """Seconds per design, trained and sampled: `designs` as a fleet, and the peer's one after another."""
+    from workload import fleet_designs
+
+    from sdpet.fit import TrainConfig, fit_together
+    from sdpet.loop import Member
+    from sdpet.methods import build_fleet
+    from sdpet.sample import SamplerConfig, sample_together
+    from sdpet.tasks import FinetuneTask
+
+    pictures = np.random.default_rng(0).integers(0, 256, (8, base.image_size, base.image_size, 3), dtype=np.uint8)
+    captions = [PROMPT] * len(pictures)
+    task = FinetuneTask(
+        base, None, 1, images=pictures, captions=captions, heldout_images=pictures, heldout_captions=captions
+    )
+    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1
+    sampler, peer = SamplerConfig(steps=sampling), Peer(base)
+
+    def ours() -> None:
+        made, seeds = fleet_designs(base, designs, 24000)
+        crew = build_fleet(base, made, seeds)
+        try:
+            options = TrainConfig(steps, 1e-3, clip=1.0)
+            fit_together(base, [Member(h, s, options) for h, s in zip(crew.members, seeds, strict=True)], task, crew)
+            noise = [list(range(images)) for _ in crew.aboard]
+            sample_together(base, [PROMPT] * images, noise, sampler)
+        finally:
             crew.detach()
+
+    def theirs() -> None:
+        peer.train_and_sample(pixels, steps, images, sampling, sampler.guidance)
+
+    theirs()
+    took: dict[str, list[float]] = {"fleet": [], "peer": []}
+    for _ in range(rounds):
+        took["fleet"].append(timed(ours) / designs)
+        took["peer"].append(statistics.median(timed(theirs) for _ in range(2)))
+    found = {name: statistics.median(values) for name, values in took.items()}
+    return {**found, "ratio": found["peer"] / found["fleet"], "designs": designs, "steps": steps, "images": images}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", default="1,4,16")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=5)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="1,2,4,8,16,32", help="of the fleets on the lab")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=10, help="of each fleet in each round")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--params", type=int, default=24000)
-    parser.add_argument("--base", default=None, help="a pipeline folder; the lab's where none is given")
+    parser.add_argument("--peer", default="16,3,60,6,25", help="designs, rounds, steps, images, sampling steps")
+    parser.add_argument("--skip", default="", help="parts to leave out, of v1,study,peer")
+    parser.add_argument("--full", action="store_true", help="run all 60 runs of the study one by one as well")
+    parser.add_argument("--sampled", type=int, default=6, help="runs that stand for all, without --full")
+    parser.add_argument("--study", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of the study's config")
     arguments = parser.parse_args()
+    skipped = set(filter(None, arguments.skip.split(",")))
     torch.set_num_threads(1)
-    base = load_base("lab", arguments.base)
-    images = np.random.default_rng(0).integers(0, 256, (8, base.image_size, base.image_size, 3), dtype=np.uint8)
-    captions = ["a photo of a star"] * len(images)
-    task = FinetuneTask(
-        base, None, arguments.batch, images=images, captions=captions, heldout_images=images, heldout_captions=captions
-    )
-    sizes = [int(size) for size in arguments.sizes.split(",")]
-    found: dict[int, list[float]] = {size: [] for size in sizes}
-    memory: dict[int, int] = {}
-    for _ in range(arguments.rounds):
-        for size in sizes:
-            seconds, memory[size] = measure(base, task, size, arguments.steps, arguments.params)
-            found[size].append(seconds)
-    curve = {size: statistics.median(values) for size, values in found.items()}
-    print(f"{'K':>4} {'ms per design and step':>24} {'times faster':>14} {'peak MB':>9}")
-    for size in sizes:
-        faster = curve[sizes[0]] / curve[size]
-        print(f"{size:>4} {1000 * curve[size]:>24.1f} {faster:>14.2f} {memory[size] / 2**20:>9.0f}")
-    ratio = curve[1] / curve[16] if {1, 16} <= curve.keys() else None
-    print(json.dumps({"step_ratio": ratio, "seconds": curve, "peak_bytes": memory, "batch": arguments.batch}))
+    found: dict[str, Any] = {"step_ratio": None, "study_vs_process": None, "study_vs_peer": None}
+
+    lab, sizes = load_base("lab"), [int(size) for size in arguments.sizes.split(",")]
+    task = NoiseTask(lab, arguments.batch, tokens=lab.tokenizer.model_max_length)
+    points = curve(lab, task, sizes, arguments.rounds, arguments.steps, arguments.params)
+    show(f"lab, batch {arguments.batch}", points)
+    found["curve"] = {size: {"seconds": s, "extra_bytes": b} for size, (s, b) in points.items()}
+    if {1, 16} <= points.keys():
+        found["step_ratio"] = points[1][0] / points[16][0]
+    if "peer" not in skipped:
+        found["peer"] = against_peer(lab, *[int(number) for number in arguments.peer.split(",")])
+        found["study_vs_peer"] = found["peer"]["ratio"]
+        text = "per design, {steps} steps and {images} images: fleet of {designs} {fleet:.2f} s, peer {peer:.2f} s"
+        print("\n" + text.format(**found["peer"]))
+    if "v1" not in skipped:
+        base = v1_base(8)
+        points = curve(base, NoiseTask(base, 1), [1, 2, 4], 2, 2, 1_500_000)
+        show("UNet of v1's widths, 8 x 8 latents, batch 1", points)
+        found["v1_curve"] = {size: {"seconds": s, "extra_bytes": b} for size, (s, b) in points.items()}
+        found["v1_step_ratio"] = points[1][0] / points[4][0]
+        del base
+    if "study" not in skipped:
+        found["study"] = study(None if arguments.full else arguments.sampled, arguments.study)
+        found["study_vs_process"] = found["study"]["ratio"]
+        said = "" if arguments.full else " (all 60, as {processes_measured} of them took)".format(**found["study"])
+        print(
+            "\nstudy of 60 runs: fleets {fleets:.0f} s, one process per run {processes:.0f} s".format(**found["study"])
+            + said
+        )
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
