@@ -1,0 +1,153 @@
+"""How runs are packed into fleets, how large those are, and on which device they go."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from study_tools import ROOT, composed, tiny_overrides, train
+
+from sdpet.record import Record
+from sdpet.run import fleet_key
+from sdpet.stage import Stage
+from sdpet.study import fleet_size, launch, workers
+from sdpet.study.fleet_size import Measurement, known, size_for
+from sdpet.study.packing import Queue, pack
+from sdpet.study.plan import Job
+from sdpet.study.validate import run_folder, validate
+
+
+@pytest.fixture
+def make_jobs(tiny_folder, subject_folders, tmp_path):
+    overrides = tiny_overrides(tiny_folder, subject_folders, tmp_path)
+
+    def make(count, *more):
+        configs = [validate(composed(*overrides, f"seed={seed}", *more)) for seed in range(count)]
+        return [Job((), config, run_folder(config), f"seed {config['seed']}") for config in configs]
+
+    return make
+
+
+def test_jobs_are_packed_by_kind_evenly_and_all_of_them(make_jobs):
+    some, others = make_jobs(7), make_jobs(2, "trainer.batch_size=1")
+    mixed = [some[0], others[0], *some[1:], others[1], *make_jobs(1, "adapter=full")]
+    fleets = pack(mixed, size=4, workers=2)
+    assert [job for fleet in sorted(fleets, key=lambda f: mixed.index(f[0])) for job in fleet if job in some] == some
+    assert sorted(map(len, fleets)) == [1, 2, 3, 4] and sum(map(len, fleets)) == len(mixed)
+    assert all(len({fleet_key(job.config) for job in fleet}) == 1 for fleet in fleets)
+    assert list(map(len, pack(some, size=16, workers=2))) == [3, 4]  # both workers have something
+    assert list(map(len, pack(some[:1], size=16, workers=2))) == [1]
+    assert list(map(len, pack(some, size=1, workers=2))) == [1] * 7
+
+
+def test_the_best_size_is_the_smallest_that_is_as_quick_as_any_and_fits():
+    found = Measurement(
+        seconds={1: 1.0, 2: 0.6, 4: 0.4, 8: 0.301, 16: 0.3}, extra={1: 20, 2: 30, 4: 50, 8: 90, 16: 170}
+    )
+    assert [found.fitting(free) for free in (25, 37.5, 125, 1e3)] == [1, 2, 9, 79]  # 80 % of it, 10 a member
+    assert [found.best(free) for free in (1, 62.5, 125, 1e9)] == [1, 4, 8, 8]
+    assert Measurement({1: 1.0}, {1: 5}).best(1e9) == 1
+
+
+def test_sizes_are_measured_once_on_the_runs_at_hand(make_jobs, monkeypatch):
+    """Real steps, real memory; then from what was kept, and anew for another kind of runs."""
+    configs = [job.config for job in make_jobs(6)]
+    tried: list[int] = []
+    size = size_for(configs, Stage(), trying=tried.append)
+    found = known(configs[0], fleet_key(configs[0]))
+    assert tried[:3] == [1, 2, 4] and found is not None and set(found.seconds) == set(found.extra) == set(tried)
+    assert size in tried and found.seconds[4] < found.seconds[1]
+    assert size_for(configs, Stage(), trying=tried.append) == size and len(tried) == len(found.seconds)
+    assert known(configs[0], "another kind") is None
+
+    def out_of_memory(some, stage, step=fleet_size._time):
+        if len(some) > 2:
+            raise MemoryError("out of memory")
+        return step(some, stage)
+
+    monkeypatch.setattr(fleet_size, "_time", out_of_memory)
+    other = [job.config for job in make_jobs(6, "trainer.batch_size=1")]
+    assert size_for(other, Stage()) in (1, 2)
+
+
+def test_a_queue_waits_for_the_size_and_then_gives_fleets_of_it(make_jobs, monkeypatch):
+    monkeypatch.setattr("sdpet.study.packing.worth_measuring", lambda config, runs: runs > 4)
+    jobs, few = make_jobs(6), make_jobs(2, "trainer.batch_size=1")
+    queue = Queue([*jobs, *few], "auto", workers=1)
+    assert queue.next() == few and queue.next() == [] and queue.waiting
+    key, unsized = queue.to_measure()
+    assert unsized == jobs and queue.to_measure() is None and queue.next() == [] and queue.waiting
+    queue.measured(key, 3)
+    assert [queue.next(), queue.next(), queue.next()] == [jobs[:3], jobs[3:], []] and not queue.waiting
+    queue.halves(jobs[:3])
+    assert [queue.next(), queue.next()] == [jobs[:2], jobs[2:3]]
+
+
+def test_a_study_measures_its_size_and_a_worker_that_dies_of_it_does_no_harm(
+    tiny_folder, subject_folders, tmp_path, monkeypatch
+):
+    """As launched, with workers; sitecustomize makes the measuring worker die at size 4."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "import sdpet.study.fleet_size as fleet_size\n"
+        "fleet_size.WORTH = 1\n"
+        "if '-m' in sys.orig_argv and 'sdpet.study.worker' in sys.orig_argv:\n"
+        "    step = fleet_size._time\n"
+        "    fleet_size._time = lambda configs, stage: os._exit(9) if len(configs) == 4 else step(configs, stage)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    out = tmp_path / "out"
+    overrides = tiny_overrides(tiny_folder, subject_folders, out)
+    ended = train("-m", *overrides, "seed=range(5)", "study=dies", "hydra.launcher.workers=2")
+    assert ended.returncode == 0, ended.stderr
+    assert [Record.read(path.parent).status for path in (out / "dies").glob("*/record.json")] == ["finished"] * 5
+    ended = train("-m", *overrides, "seed=range(5,10)", "study=dies", "hydra.launcher.workers=1")
+    assert ended.returncode == 0, ended.stderr
+    kept = [json.loads(file.read_text()) for file in (out / ".fleets").iterdir()]
+    assert len(kept) == 1 and {"1", "2", "4"} <= kept[0]["seconds"].keys()
+
+
+def test_workers_are_spread_over_the_gpus_that_may_be_used(make_jobs, monkeypatch):
+    jobs = make_jobs(6)
+    given = []
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5,GPU-77")
+    assert workers.gpus_for(jobs) == []
+    on_cuda = [Job((), {**j.config, "trainer": {**j.config["trainer"], "device": "cuda"}}, j.folder, "") for j in jobs]
+    gpus = workers.gpus_for(on_cuda)
+    assert gpus == ["3", "5", "GPU-77"] and workers.how_many("auto", gpus) == 3
+    monkeypatch.setattr(launch, "_in_workers", lambda queue, progress, names: given.extend(names))
+    launch.launch(jobs, 5, quiet=True, gpus=gpus)
+    assert given == ["3", "5", "GPU-77", "3", "5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert workers.gpus_for(on_cuda) == [] and workers.how_many("auto", []) == workers.usable_cores()
+    with pytest.raises(ValueError, match="workers must be auto or a whole number"):
+        workers.how_many(0, [])
+
+
+def test_a_worker_sees_its_gpu_alone():
+    worker = workers.Worker("7")
+    try:
+        environ = (f"/proc/{worker.process.pid}/environ",)
+        with open(*environ) as file:
+            assert "CUDA_VISIBLE_DEVICES=7" in file.read().split("\0")
+    finally:
+        worker.ask_to_end()
+        worker.wait()
+
+
+def test_the_gpu_benchmark_runs_and_says_when_there_is_no_device():
+    command = [sys.executable, str(ROOT / "bench" / "gpu.py")]
+    tiny = ["--tiny", "--sizes", "1,2", "--rounds", "1", "--steps", "2", "--params", "20000"]
+    ended = subprocess.run([*command, *tiny], capture_output=True, text=True, cwd=ROOT, env=None, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert set(found["curve"]) == {"1", "2"} and found["full"]["seconds"] > 0
+    assert all(0 < row["share_of_peak"] < 1 for row in found["curve"].values())
+    import torch
+
+    if not torch.cuda.is_available():
+        ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+        assert ended.returncode == 0 and ended.stdout == "not measured: no CUDA device\n"
