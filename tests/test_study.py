@@ -70,7 +70,8 @@ def test_a_run_asked_for_twice_is_one_run(overrides, out, stage):
     stamp = (out / "single" / first.run_id / "record.json").stat().st_mtime_ns
     again = run(composed(*overrides, "quiet=true", "logger=csv"), stage)
     assert again == first
-    assert [path.name for path in (out / "single").iterdir() if not path.name.startswith(".")] == [first.run_id]
+    there = {path.name for path in (out / "single").iterdir() if not path.name.startswith(".")}
+    assert there == {"base", first.run_id}  # base: the samples of the untuned model
     assert (out / "single" / first.run_id / "record.json").stat().st_mtime_ns == stamp
 
 
@@ -189,7 +190,7 @@ def test_a_study_says_what_was_done_and_litters_nothing(undisturbed):
     assert len(records(study)) == 6
     assert "6 runs: 6 done" in ended.stdout and f"python -m analysis {study}" in ended.stdout
     assert ended.stderr == ""
-    assert sorted(path.name for path in study.parent.iterdir()) == [".anchors", "smoke"]
+    assert sorted(path.name for path in study.parent.iterdir()) == [".anchors", ".features", "smoke"]
 
 
 def test_a_study_asked_for_again_does_nothing(undisturbed, tiny_folder, subject_folders):
@@ -233,7 +234,7 @@ def test_killed_and_started_again_it_ends_with_the_same_records(undisturbed, ove
     assert not alive
     if sign != signal.SIGKILL:
         folders = {path.name for path in study.iterdir() if not path.name.startswith(".")}
-        assert folders == set(records(study))  # nothing half done
+        assert folders - {"base"} == set(records(study))  # nothing half done
     before = records(study)
     ended = train(*SIX, *overrides, "hydra.launcher.workers=1", "quiet=true")
     assert ended.returncode == 0 and f"{len(before)} there before" in ended.stdout
