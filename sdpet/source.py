@@ -206,8 +206,9 @@ def source_of(unet: Mapping[str, Any], quiet: bool = True, fetch: bool = True) -
 
 def architecture_of(unet: Mapping[str, Any]) -> Source | None:
     """The configs of the model a config's `unet` names, where its weights are not here; None for an unknown model."""
-    if unet.get("config") is not None:
-        folder = Path(unet["config"]).expanduser()
+    folder = Path(unet.get("config") or "").expanduser()
+    if unet.get("config") is not None and (folder / "unet" / "config.json").is_file():
+        pass
     elif unet["name"] in NAMED:
         folder = ARCHITECTURES / NAMED[unet["name"]]
     else:

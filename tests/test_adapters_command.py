@@ -95,7 +95,11 @@ def test_export_for_stable_diffusion_v1_needs_no_weights_of_it(tmp_path):
 
     Adapters(spec, {p: build_adapter(spec, b) for p, b in matching_blocks(unet, spec).items()}).save(tmp_path / "own")
     main(["export-reference", str(tmp_path / "own"), str(tmp_path / "0-adapters"), "--model", "sd15"])
-    names = {path.name for path in (tmp_path / "0-adapters").iterdir()}
+    unet_of_run = {"name": "sd15", "path": str(tmp_path / "gone")}  # the model is no longer where the run had it
+    (tmp_path / "own" / "config.yaml").write_text(yaml.safe_dump({"unet": unet_of_run}))
+    main(["export-reference", str(tmp_path / "own"), str(tmp_path / "1-adapters")])
+    names, same = ({path.name for path in (tmp_path / f"{i}-adapters").iterdir()} for i in (0, 1))
+    assert names == same
     assert len(names) == 32 and "middle_block.1.transformer_blocks.0.adapter_inout.pt" in names
     assert "output_blocks.11.1.transformer_blocks.0.adapter_inout.adp.pt" in names
 
@@ -145,7 +149,14 @@ def test_the_card_says_what_the_record_holds(finished, tmp_path, capsys):
     _, head, body = text.split("---\n", 2)
     head = yaml.safe_load(head)
     assert head["base_model"] == "stable-diffusion-v1-5/stable-diffusion-v1-5" and head["license"] == "openrail"
-    expected = ["# my-dog", "| clip_i | 0.8123 | 0.5 |  |", "a photo of a sks dog", "attn2o, ffni", "| seed | 7 |"]
+    expected = [
+        "# my-dog",
+        "| task | dreambooth |",
+        "| clip_i | 0.8123 | 0.5 |  |",
+        "a photo of a sks dog",
+        "attn2o, ffni",
+        "| seed | 7 |",
+    ]
     expected += ["relu, mid_dim 3, scale 1", 'snapshot_download("me/my-dog")', "![sample](samples/00003.png)"]
     assert not [words for words in expected if words not in body]
     assert "secret" not in text + (tmp_path / "up" / "adapters.json").read_text()

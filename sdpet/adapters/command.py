@@ -119,13 +119,21 @@ def shape_of_unet(model: str | None, folder: Path) -> Any:
     import yaml
     from diffusers import UNet2DConditionModel
 
-    from sdpet.source import architecture_of, find_source
+    from sdpet.source import NAMED, Source, architecture_of, find_source, source_of
 
-    unet: dict[str, Any] = {"name": model or "sd14", "path": None if model in (None, "lab") else model}
+    source: Source | None
+
     if model is None and (folder / "config.yaml").is_file():
         unet = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["unet"]
-    source = architecture_of(unet)
+        try:
+            source = source_of(unet, fetch=False)
+        except ValueError:  # no longer here: its architecture will do
+            source = architecture_of(unet)
+    elif model is None or model in NAMED:
+        source = architecture_of({"name": model or "sd14"})
+    else:
+        source = find_source(None if model == "lab" else model, fetch=False)
     if source is None:
-        source = find_source(unet["path"], fetch=False)
+        raise ValueError(f"the model that {folder} was trained on is not here; name it or one like it by --model.")
     with torch.device("meta"):
         return UNet2DConditionModel.from_config(source.config("unet"))

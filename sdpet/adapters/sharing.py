@@ -89,7 +89,8 @@ def card(
     lines += [f"| parameters | {parameters:,} |"]
     if record is not None:
         task = {key: value for key, value in record.task.items() if key != "data" and value is not None}
-        lines += [f"| {key.replace('_', ' ')} | {value} |" for key, value in task.items()]
+        named = {"name": "task"}
+        lines += [f"| {named.get(key, key).replace('_', ' ')} | {value} |" for key, value in task.items()]
         lines += [f"| seed | {record.factors.get('seed')} |"]
         versions = ", ".join(f"{name} {version}" for name, version in record.versions.items() if version)
         lines += [f"| made with | {versions} |"]
