@@ -135,6 +135,7 @@ def test_killed_at_twenty_random_moments(server, tiny_folder, subject_folders, o
     kill_and_restart(server, given[1], out, undisturbed, kills=20, seed=1)
 
 
+@pytest.mark.slow
 def test_disturbed_in_other_ways_it_ends_with_the_same_records(server, overrides, out, undisturbed):
     """SIGTERM, a truncated checkpoint, lost and damaged files of finished runs: what is not whole is done again."""
     expected, whole = undisturbed
@@ -155,12 +156,23 @@ def test_disturbed_in_other_ways_it_ends_with_the_same_records(server, overrides
     assert server.train(*SMOKE, *overrides) == 0
     assert "2 done" in server.log.read_text().splitlines()[-3]
     assert contents(study) == expected
-    for file, content in (("adapters.safetensors", b""), ("samples/index.jsonl", None), ("config.yaml", None)):
-        path, kept = folders[2] / file, (folders[2] / file).read_bytes()
+
+
+def test_a_run_that_lost_a_file_is_done_again(tiny_folder, subject_folders, out):
+    """Complete or absent: what its record vouches for must be there."""
+    config = composed(*tiny_overrides(tiny_folder, subject_folders, out))
+    folder, stage = run_folder(validate(config)), Stage()
+    run(config, stage)
+    weights = (folder / "adapters.safetensors").read_bytes()
+    for file, content in (("adapters.safetensors", b""), ("samples/index.jsonl", None), ("record.json", b'{"format"')):
+        path, kept = folder / file, (folder / file).read_bytes()
+        assert Record.find(folder) is not None
         path.unlink() if content is None else path.write_bytes(content)
-        assert Record.find(folders[2]) is None
+        assert Record.find(folder) is None
         path.write_bytes(kept)
-    assert Record.find(folders[2]) is not None
+    (folder / "adapters.safetensors").unlink()
+    assert run(config, stage).status == "finished"
+    assert (folder / "adapters.safetensors").read_bytes() == weights
 
 
 @pytest.fixture
@@ -179,9 +191,10 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(place)], capture_output=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing_and_is_named(server, tiny_folder, subject_folders, small_disk, undisturbed):
     """Wherever it fills up: in a checkpoint, the weights, a sample or the record; with room it goes on."""
-    disk = small_disk(560_000)  # one run and its checkpoint fit; then a second checkpoint, but not its weights
+    disk = small_disk(360_000)  # too small for a checkpoint, and for the weights of the last run
     overrides = [*tiny_overrides(tiny_folder, subject_folders, disk), "seed=0", "trainer.steps=12"]
     for _ in range(2):
         assert server.train(*SMOKE, *overrides) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -19,7 +20,7 @@ from sdpet.run import run
 from sdpet.stage import Stage
 
 DDP = ("trainer=ddp", "trainer.device=cpu", "trainer.precision=32-true", "unet.dtype=float32", "trainer.lr=3e-3")
-TOLERANCE = 1e-5  # of the norm of the adapters; 3e-7 was seen
+TOLERANCE = 1e-5  # of the norm of the adapters; 1.6e-7 was seen
 
 
 @pytest.fixture
@@ -47,8 +48,8 @@ def test_two_processes_give_the_adapters_of_one(overrides, tmp_path):
     assert alone != b"" and difference(together, alone) < TOLERANCE
     assert [loss for _, loss in two.loss] == pytest.approx([loss for _, loss in one.loss], rel=1e-5)
     assert two.metrics == pytest.approx(one.metrics, abs=2e-3)
-    folders = [path.name for path in (tmp_path / "two").iterdir() if path.name[0] != "."]
-    assert folders == [two.run_id] and len((tmp_path / "two" / two.run_id / "loss.csv").open().readlines()) == 7
+    folders = {path.name for path in (tmp_path / "two").iterdir() if path.name[0] != "."}
+    assert folders == {"base", two.run_id} and len((tmp_path / "two" / two.run_id / "loss.csv").open().readlines()) == 7
     assert dict(os.environ) == before and not psutil.Process().children()
 
 
@@ -71,6 +72,7 @@ def test_a_process_that_dies_fails_its_run_with_the_reason(overrides):
 
 @pytest.mark.slow
 def test_a_multirun_of_such_runs_lands_in_the_right_folders(overrides, tmp_path):
+    overrides = [*overrides, "trainer.accumulate=2"]
     alone = train("-m", *overrides, "trainer.devices=1", "seed=0,1", "study=one", "hydra.launcher.workers=1")
     several = train("-m", *overrides, "seed=0,1", "study=two", "hydra.launcher.workers=2", cwd=tmp_path)
     assert (alone.returncode, several.returncode) == (0, 0), several.stderr
@@ -80,15 +82,16 @@ def test_a_multirun_of_such_runs_lands_in_the_right_folders(overrides, tmp_path)
     for seed, folder in found["two"].items():
         ours, theirs = (next(path.glob("*.safetensors")).read_bytes() for path in (folder, found["one"][seed]))
         assert difference(ours, theirs) < TOLERANCE
-    assert {path.name for path in tmp_path.iterdir()} == {".anchors", "one", "two"}  # nothing in the current folder
+    assert {path.name for path in tmp_path.iterdir() if path.name[0] != "."} == {
+        "one",
+        "two",
+    }  # nothing in the current folder
 
 
 @pytest.mark.slow
 def test_processes_that_torchrun_has_started_train_together(overrides, tmp_path):
     """As srun does on several machines; asked for again, nothing is done."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
-    import subprocess
-
     for _ in range(2):
         ended = subprocess.run([*launcher, str(ROOT / "train.py"), *overrides, "study=run"], env=environment(),
                                capture_output=True, text=True, timeout=300)  # fmt: skip
