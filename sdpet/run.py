@@ -195,7 +195,7 @@ def _run(
 
     config = runs[0][0]
     torch.set_num_threads(config["trainer"]["threads"])
-    base, task, scorers = stage.base(config), stage.task(config), stage.scorers(config)
+    base, task, scorers = stage.base(config), stage.task(config, watch), stage.scorers(config)
     frames = [anchors_of(own, stage, keep=True) for own, _, _ in runs]
     base_params = sum(p.numel() for p in base.unet.parameters())
     started = time.perf_counter()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdpet.study.validate import LAB_IMAGES, SCORER_KEYS, data_folders, placement, scorers
+from sdpet.study.validate import LAB_IMAGES, SCORER_KEYS, data_folders, draws_class_images, placement, scorers
 
 if TYPE_CHECKING:
     from sdpet.base import BaseModel
@@ -49,13 +49,21 @@ class Stage:
         strict = config["eval"].get("strict", True)
         return self._keep("scorers", [wanted, strict, str(root)], lambda: load_scorers(wanted, strict, root))
 
-    def task(self, config: Mapping[str, Any]) -> Task:
-        """Latents and text states are computed once a task, whatever the number of runs."""
+    def task(self, config: Mapping[str, Any], watch: Callable[[str, int, int], None] | None = None) -> Task:
+        """Latents and text states are computed once a task, whatever the number of runs, and kept on disk.
+
+        watch(phase, done, total): told of class images being drawn.
+        """
         from hydra.utils import instantiate
 
         arguments = {k: v for k, v in config["task"].items() if k != "name"} | _data_arguments(config)
         arguments["batch_size"] = config["trainer"]["batch_size"]
+        arguments["cache"] = str(Path(config["output_root"]) / ".cache")
         base = self.base(config)
+        if draws_class_images(config):
+            from sdpet.class_images import class_folder
+
+            arguments["class_dir"] = str(class_folder(config, base, watch))
         return self._keep("task", [arguments, id(base)], lambda: instantiate(arguments, _partial_=True)(base=base))
 
     def _keep(self, what: str, key: Any, make: Callable[[], Any]) -> Any:
@@ -158,6 +166,8 @@ def _data_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     data, folders = config["data"], data_folders(config)
     if data["kind"] == "captions":
         source = str(folders["folder"]) if folders else data["name"]
-        return {"data": source, "heldout_share": data["heldout_share"]}
+        kind = {"source": data["name"]} if data["name"] in ("dataset", "flowers") else {}
+        columns = {key: data[key] for key in ("image_column", "caption_column") if key in data}
+        return {"data": source, "heldout_share": data["heldout_share"], **kind, **columns}
     given = {key: str(folders[key]) if key in folders else None for key in LAB_IMAGES}
     return {**given, "data": data["name"], **{key: data[key] for key in ("prompt", "class_prompt", "token")}}

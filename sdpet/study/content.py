@@ -14,6 +14,7 @@ PIPELINE_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 WEIGHTS = (".safetensors", ".bin", ".json", ".txt")
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 CAPTIONS = (".txt", ".jsonl")
+DATASETS = (".arrow", ".parquet", ".json", ".csv", ".mat")
 
 
 def hash_folder(folder: Path, endings: tuple[str, ...], parts: tuple[str, ...] = ("",)) -> str:

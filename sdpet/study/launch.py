@@ -77,7 +77,9 @@ def _share_of(fleet: Sequence[Job], progress: Progress) -> Any:
 
 def share(phase: str, done: int, total: int) -> float:
     """How much of a run is done: training counts 0.8, sampling the rest (about what they take in the lab)."""
-    return 0.8 * done / total if phase == "train" else 0.8 + 0.2 * done / total
+    if phase == "train":
+        return 0.8 * done / total
+    return 0.8 + 0.2 * done / total if phase == "sample" else 0.0
 
 
 def _in_workers(queue: Queue, progress: Progress, gpus: Sequence[str | None]) -> None:

@@ -15,12 +15,17 @@ from typing import Any
 import sdpet
 from sdpet.positions import PLACEMENTS, check_placement
 from sdpet.source import source_of
-from sdpet.study.content import CAPTIONS, IMAGES, WEIGHTS, hash_folder, once
+from sdpet.study.content import CAPTIONS, DATASETS, IMAGES, WEIGHTS, hash_folder, once
 from sdpet.study.rules import DTYPES, TASKS, check_group, check_values
 
 LAB = Path(sdpet.__file__).parent / "lab"
 LAB_IMAGES = {"subject_dir": "subject", "class_dir": "class", "heldout_dir": "subject_heldout"}
 SCORER_KEYS = ("scorer", "features", "diversity")  # of eval, and all of eval.similarity
+DRAWN = ("class_images", "class_sampler", "class_steps", "class_guidance")  # of data: how class images are made
+FITTING = {
+    "subject": "data=lab or data=folder",
+    "captions": "data=digits, data=captions, data=dataset or data=flowers",
+}
 COMPILERS = ("g++", "c++", "clang++")
 FORM = ("din", "dout", "activation", "scale", "init")
 TAKES = {"full": (), "lora": ("mid_dim", "params", "scale"), "embedding": ()}  # keys of adapter; method adapter: all
@@ -69,14 +74,16 @@ def validate(config: Any) -> dict[str, Any]:
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """What can change the result of a validated config, and nothing else: folders appear as hashes of their content."""
     unet, data = config["unet"], config["data"]
-    content = {key: hash_folder(path, IMAGES + CAPTIONS) for key, path in data_folders(config).items()}
+    endings = IMAGES + CAPTIONS + (DATASETS if data["name"] in ("dataset", "flowers") else ())
+    content = {key: hash_folder(path, endings) for key, path in data_folders(config).items()}
+    unused = () if draws_class_images(config) else DRAWN  # else images are known by how they are made
     return {
         "seed": config["seed"],
         "adapter": config["adapter"],
         "unet": {"dtype": unet["dtype"], "weights": once(_key("weights", unet), lambda: source_of(unet).content_hash())}
         | {key: unet[key] for key in ("image_size",) if unet.get(key) is not None},
         "task": _without(config["task"], "_target_", *_off("task", config)),
-        "data": _without(data, "noun", *content) | content,
+        "data": _without(data, "noun", "subject", "class_word", *unused, *content) | content,
         "trainer": _without(config["trainer"], "validate_every", *_off("trainer", config)),
         "sampler": _without(config["sampler"], "_target_"),
         "eval": _eval_identity(config["eval"]),
@@ -119,6 +126,13 @@ def data_folders(config: Mapping[str, Any]) -> dict[str, Path]:
         elif data["name"] == "lab":
             folders[key] = LAB / "data" / name
     return folders
+
+
+def draws_class_images(config: Mapping[str, Any]) -> bool:
+    """Whether the base model draws the images of the subject's class."""
+    task, data = config["task"], config["data"]
+    wanted = data["kind"] == "subject" and task.get("reg_weight", 0) > 0
+    return wanted and data["name"] != "lab" and data["class_dir"] is None
 
 
 def run_folder(config: Mapping[str, Any], name: str | None = None) -> Path:
@@ -218,7 +232,7 @@ def _check_trainer(trainer: dict[str, Any]) -> None:
 def _check_task(task: dict[str, Any], data: dict[str, Any]) -> None:
     kind = TASKS[task["name"]]
     if data["kind"] != kind:
-        fitting = {"subject": "data=lab or data=subject", "captions": "data=digits or data=captions"}[kind]
+        fitting = FITTING[kind]
         raise InadmissibleCell(
             f"task={task['name']} does not go with data={data['name']}; choose {fitting}.",
             f"{task['name']} on {data['name']}",
@@ -227,13 +241,18 @@ def _check_task(task: dict[str, Any], data: dict[str, Any]) -> None:
     for key, folder in folders.items():
         if not folder.is_dir():
             raise ValueError(f"data.{key}: the folder {folder} does not exist; give a folder of images.")
+        if data["name"] in ("dataset", "flowers"):
+            continue
         if not any(file.suffix.lower() in IMAGES for file in folder.iterdir()):
             raise ValueError(f"data.{key}: the folder {folder} holds no image ({', '.join(IMAGES)}).")
     if kind == "subject":
         if data["token"] not in data["prompt"].split():
             raise ValueError(f"data.token {data['token']!r} must be a word of data.prompt, {data['prompt']!r}.")
-        if task["reg_weight"] > 0 and "class_dir" not in folders:
+        if task["reg_weight"] > 0 and "class_dir" not in folders and "class_images" not in data:
             raise ValueError("data.class_dir (images of the class) must be given, or no prior: task.reg_weight=0.")
+        most = 999 if data.get("class_sampler") == "dpm" else 1000
+        if data.get("class_steps", 1) > most:
+            raise ValueError(f"data.class_steps must be at most {most}, not {data['class_steps']}.")
 
 
 def _check_logger(logger: dict[str, Any]) -> None:

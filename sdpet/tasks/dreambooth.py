@@ -16,6 +16,7 @@ from sdpet.scoring.plan import EvalPlan, Shot, fill, hash_images
 from sdpet.scoring.scorers import Scorer, Scorers
 from sdpet.seeds import generator
 from sdpet.tasks.batch import Batch, draw, noised, weighted_mse
+from sdpet.tasks.cache import Cache
 from sdpet.tasks.images import load_folder
 
 
@@ -27,6 +28,7 @@ class DreamBoothTask:
     token: the word of `prompt` that names the subject; it is dropped from the text that images are scored against.
     batch_size: subject images a step; as many class images come on top.
     flip: probability of mirroring an image (0.5 in the paper; 0 where left and right matter).
+    cache: folder in which latents and text states are kept for other runs, or None.
     min_snr: gamma of min-SNR weighting, or None; noise_offset: strength of offset noise (0.1 is common).
     Raises ValueError for missing or empty folders and impossible numbers.
     """
@@ -48,6 +50,7 @@ class DreamBoothTask:
         noise_offset: float = 0.0,
         token: str = "sks",
         data: str = "folder",
+        cache: str | Path | None = None,
     ):
         if reg_weight < 0:
             raise ValueError(f"reg_weight must be at least 0, not {reg_weight}.")
@@ -66,15 +69,16 @@ class DreamBoothTask:
         size = base.image_size
         self.subject_images = load_folder(subject_dir, size, "subject")  # (N, H, W, 3)
         self.heldout_images = None if heldout_dir is None else load_folder(heldout_dir, size, "held-out")
+        kept = Cache(base, cache)
         # Latents (2, N, C, h, w): as they are, and mirrored as pixels, since mirroring latents is not exact.
-        self._subject = _latents_and_mirrored(base, self.subject_images)
+        self._subject = _latents_and_mirrored(kept, self.subject_images)
         self._class = None
         if reg_weight > 0:
             assert class_dir is not None
             class_images = load_folder(class_dir, size, "class")
             self.class_hash = hash_images(class_images)
-            self._class = _latents_and_mirrored(base, class_images)
-        states = base.encode_text([prompt, class_prompt])
+            self._class = _latents_and_mirrored(kept, class_images)
+        states = kept.text([prompt, class_prompt])
         counts = [batch_size] if self._class is None else [batch_size, batch_size]
         self._text = states[: len(counts)].repeat_interleave(batch_size, dim=0)  # (B, L, D)
         self._prompts = [p for p in (prompt, class_prompt)[: len(counts)] for _ in range(batch_size)]
@@ -175,6 +179,6 @@ class DreamBoothTask:
         return " ".join(word for word in prompt.split() if word != self.token)
 
 
-def _latents_and_mirrored(base: BaseModel, images: np.ndarray) -> torch.Tensor:
+def _latents_and_mirrored(kept: Cache, images: np.ndarray) -> torch.Tensor:
     """Latents (2, N, C, h, w) of images uint8 (N, H, W, 3) and of their mirror images."""
-    return torch.stack([base.encode_images(images), base.encode_images(images[:, :, ::-1].copy())])
+    return torch.stack([kept.latents(images), kept.latents(images[:, :, ::-1].copy())])

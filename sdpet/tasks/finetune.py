@@ -16,7 +16,8 @@ from sdpet.scoring.plan import EvalPlan, Shot, hash_images
 from sdpet.scoring.scorers import Scorer, Scorers
 from sdpet.seeds import generator
 from sdpet.tasks.batch import Batch, draw, noised, weighted_mse
-from sdpet.tasks.images import load_captioned, square
+from sdpet.tasks.cache import Cache
+from sdpet.tasks.captioned import read_captioned
 
 
 class FinetuneTask:
@@ -26,6 +27,8 @@ class FinetuneTask:
         in metadata.jsonl or .txt files; or None, with images uint8 (N, H, W, 3), captions and heldout given as arrays.
     batch_size: images a step; dropout: probability of training an image with the empty caption.
     heldout_share: share of a folder's images kept for scoring (the same for every seed).
+    source, image_column, caption_column: what the folder is, see `read_captioned`.
+    cache: folder in which latents and text states are kept for other runs, or None.
     """
 
     name = "finetune"
@@ -44,6 +47,10 @@ class FinetuneTask:
         captions: Sequence[str] | None = None,
         heldout_images: np.ndarray | None = None,
         heldout_captions: Sequence[str] | None = None,
+        source: str = "folder",
+        image_column: str = "image",
+        caption_column: str = "text",
+        cache: str | Path | None = None,
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
@@ -51,7 +58,9 @@ class FinetuneTask:
             if not 0 <= value <= 1:
                 raise ValueError(f"{key} is a probability between 0 and 1, not {value}.")
         if data is not None:
-            images, captions, heldout_images, heldout_captions = _read(data, base.image_size, heldout_share)
+            columns = image_column, caption_column
+            trained, heldout = read_captioned(data, base.image_size, heldout_share, source, *columns)
+            (images, captions), (heldout_images, heldout_captions) = trained, heldout
         if images is None or captions is None or heldout_images is None or heldout_captions is None:
             raise ValueError("give data a name or folder, or images, captions, heldout_images and heldout_captions.")
         if len(images) != len(captions) or len(heldout_images) != len(heldout_captions):
@@ -62,11 +71,12 @@ class FinetuneTask:
         self.images, self.captions = images, list(captions)
         self.references, self.heldout_captions = heldout_images, list(heldout_captions)
         # Latents (2, N, C, h, w), the second half mirrored as pixels, which is exact where mirroring latents is not.
+        kept = Cache(base, cache)
         views = [images, images[:, :, ::-1].copy()] if flip > 0 else [images]
-        self._latents = torch.stack([base.encode_images(view) for view in views])
+        self._latents = torch.stack([kept.latents(view) for view in views])
         self._unique = ["", *dict.fromkeys(self.captions)]
         place = {caption: row for row, caption in enumerate(self._unique)}
-        self._text = base.encode_text(self._unique)  # (1 + U, L, D), the empty caption first
+        self._text = kept.text(self._unique)  # (1 + U, L, D), the empty caption first
         self._caption_row = torch.tensor([place[caption] for caption in self.captions])
         self._weight = torch.full((batch_size,), 1 / batch_size, device=base.device)
 
@@ -132,28 +142,3 @@ class FinetuneTask:
             "min_snr": self.min_snr,
             "noise_offset": self.noise_offset,
         }
-
-
-def _read(data: str | Path, size: int, heldout_share: float) -> tuple[np.ndarray, list[str], np.ndarray, list[str]]:
-    """Training images and captions, held-out images and captions."""
-    if str(data) == "digits":
-        from sdpet.lab.digits import load_digits
-
-        return *_resized(*load_digits("train"), size), *_resized(*load_digits("heldout"), size)
-    if not 0 < heldout_share < 1:
-        raise ValueError(f"heldout_share must lie between 0 and 1, not {heldout_share}.")
-    images, captions = load_captioned(data, size)
-    kept = round(len(images) * heldout_share)
-    if kept < 1 or kept == len(images):
-        raise ValueError(f"{len(images)} images cannot be split for training and scoring; give more of them.")
-    order = np.random.default_rng(0).permutation(len(images))
-    held, trained = np.sort(order[:kept]), np.sort(order[kept:])
-    return images[trained], [captions[i] for i in trained], images[held], [captions[i] for i in held]
-
-
-def _resized(images: np.ndarray, captions: list[str], size: int) -> tuple[np.ndarray, list[str]]:
-    if images.shape[1:3] == (size, size):
-        return images, captions
-    from PIL import Image
-
-    return np.stack([square(Image.fromarray(image), size) for image in images]), captions

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import struct
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+# What PIL raises for files that are not images, or are cut short (DecompressionBombError is an Exception of its own).
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -59,15 +63,13 @@ def read(files: list[Path], size: int, what: str = "image") -> tuple[np.ndarray,
 
     Raises ValueError if none can be read.
     """
-    from PIL import Image
-
     images, readable, broken = [], [], []
     for file in files:
         try:
             with Image.open(file) as image:
                 images.append(square(image, size))
                 readable.append(file)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             broken.append(f"{file.name} ({type(error).__name__})")
     if not images:
         raise ValueError(f"none of the {len(files)} files in the {what} folder {files[0].parent} is a readable image.")
@@ -78,7 +80,7 @@ def read(files: list[Path], size: int, what: str = "image") -> tuple[np.ndarray,
 
 def square(image: Any, size: int) -> np.ndarray:
     """RGB uint8 (size, size, 3): as `upright`, shorter side resized (antialiased), centre crop."""
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     image = upright(image)
     if image.size != (size, size):
@@ -88,7 +90,7 @@ def square(image: Any, size: int) -> np.ndarray:
 
 def upright(image: Any) -> Any:
     """A PIL image of any mode as 8-bit RGB: turned as its EXIF data say, 16 bits scaled, transparency over white."""
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit grey: PIL would clip, not scale

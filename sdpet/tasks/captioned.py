@@ -1,0 +1,148 @@
+"""Captioned image sets by where they come from: a folder, `datasets` on disk, torchvision's Flowers102, the digits."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdpet.tasks.images import UNREADABLE, load_captioned, square
+
+Set = tuple[np.ndarray, list[str]]  # images uint8 (N, size, size, 3) and their captions
+
+
+def read_captioned(
+    data: str | Path,
+    size: int,
+    heldout_share: float = 0.1,
+    source: str = "folder",
+    image_column: str = "image",
+    caption_column: str = "text",
+) -> tuple[Set, Set]:
+    """Training set and held-out set.
+
+    data: "digits", or a folder; source: what the folder is, "folder" (images with captions), "dataset" (written by
+    datasets' save_to_disk, or laid out for its imagefolder) or "flowers" (the root of torchvision's Flowers102).
+    Sets that come with a split for testing keep it; of others `heldout_share` is held out, the same for every seed.
+    """
+    if str(data) == "digits":
+        from sdpet.lab.digits import load_digits
+
+        return _resized(*load_digits("train"), size), _resized(*load_digits("heldout"), size)
+    if not 0 < heldout_share < 1:
+        raise ValueError(f"heldout_share must lie between 0 and 1, not {heldout_share}.")
+    if source == "flowers":
+        return split(*_flowers(Path(data).expanduser(), size), heldout_share)
+    if source == "dataset":
+        return _dataset(Path(data).expanduser(), size, heldout_share, image_column, caption_column)
+    return split(*load_captioned(data, size), heldout_share)
+
+
+def split(images: np.ndarray, captions: list[str], heldout_share: float) -> tuple[Set, Set]:
+    """A share of the images set aside, drawn once and for all."""
+    kept = round(len(images) * heldout_share)
+    if kept < 1 or kept == len(images):
+        raise ValueError(f"{len(images)} images cannot be split for training and scoring; give more of them.")
+    order = np.random.default_rng(0).permutation(len(images))
+    held, trained = np.sort(order[:kept]), np.sort(order[kept:])
+    return (images[trained], [captions[i] for i in trained]), (images[held], [captions[i] for i in held])
+
+
+def _dataset(folder: Path, size: int, heldout_share: float, image_column: str, caption_column: str) -> tuple[Set, Set]:
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        saved = (folder / "state.json").exists() or (folder / "dataset_dict.json").exists()
+        found = (
+            datasets.load_from_disk(str(folder))
+            if saved
+            else datasets.load_dataset("imagefolder", data_dir=str(folder))
+        )
+    except Exception as error:
+        raise ValueError(
+            f"the data set {folder} cannot be read ({' '.join(str(error).split())}); expected is what datasets' "
+            "save_to_disk wrote, or folders of images laid out for imagefolder."
+        ) from error
+    parts = dict(found) if isinstance(found, dict) else {"train": found}
+    train = parts.get("train", next(iter(parts.values())))
+    trained = _rows(train, folder, size, image_column, caption_column)
+    apart = next((parts[name] for name in ("test", "validation") if name in parts and parts[name] is not train), None)
+    if apart is None:
+        return split(*trained, heldout_share)
+    return trained, _rows(apart, folder, size, image_column, caption_column)
+
+
+def _rows(part: Any, folder: Path, size: int, image_column: str, caption_column: str) -> Set:
+    import datasets
+
+    for key, column in (("image_column", image_column), ("caption_column", caption_column)):
+        if column not in part.column_names:
+            raise ValueError(
+                f"the data set {folder} has no column {column!r}; data.{key} must be one of "
+                f"{', '.join(part.column_names)}."
+            )
+    label = part.features[caption_column]
+    part = part.cast_column(image_column, datasets.Image(decode=False))  # read here, as images of folders are
+    images, captions = part.select_columns([image_column]), part.select_columns([caption_column])
+    texts = [_caption(row[caption_column], label) for row in captions]
+    contents = ((f"row {i}", _file(row[image_column])) for i, row in enumerate(images))
+    return _readable(contents, texts, folder, size)
+
+
+def _caption(value: Any, feature: Any) -> str:
+    if hasattr(feature, "int2str"):  # a class label
+        return f"a photo of a {feature.int2str(value).replace('_', ' ')}"
+    return value[0] if isinstance(value, list) else str(value)
+
+
+def _file(value: dict[str, Any]) -> Any:
+    return value["path"] if value["bytes"] is None else io.BytesIO(value["bytes"])
+
+
+def _flowers(root: Path, size: int) -> Set:
+    """All 8,189 images of the three splits, as in the paper, each "a photo of a {label}"."""
+    from torchvision.datasets import Flowers102
+
+    try:
+        parts = [Flowers102(str(root), split=name) for name in ("train", "val", "test")]
+    except RuntimeError:
+        raise ValueError(
+            f"{root} does not hold Flowers102, or files of it are damaged; data.folder must be the folder in which "
+            "torchvision's Flowers102 has put flowers-102 (Flowers102(folder, download=True) fetches it)."
+        ) from None
+    files = [file for part in parts for file in part._image_files]
+    names = [f"a photo of a {Flowers102.classes[label]}" for part in parts for label in part._labels]
+    order = sorted(range(len(files)), key=lambda i: files[i].name)
+    return _readable(((files[i].name, files[i]) for i in order), [names[i] for i in order], root, size)
+
+
+def _readable(contents: Iterable[tuple[str, Any]], captions: list[str], folder: Path, size: int) -> Set:
+    """Images that can be read, with their captions; the others are named in a warning."""
+    from PIL import Image
+
+    images, kept, broken = [], [], []
+    for (name, content), caption in zip(contents, captions, strict=True):
+        try:
+            with Image.open(content) as image:
+                images.append(square(image, size))
+                kept.append(caption)
+        except UNREADABLE as error:
+            broken.append(f"{name} ({type(error).__name__})")
+    if not images:
+        raise ValueError(f"none of the {len(broken)} images of {folder} can be read.")
+    if broken:
+        warnings.warn(f"left out as unreadable in {folder}: {', '.join(broken)}", stacklevel=3)
+    return np.stack(images), kept
+
+
+def _resized(images: np.ndarray, captions: list[str], size: int) -> Set:
+    if images.shape[1:3] == (size, size):
+        return images, captions
+    from PIL import Image
+
+    return np.stack([square(Image.fromarray(image), size) for image in images]), captions
