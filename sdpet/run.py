@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fleet_key", "run", "run_together", "validate"]
 
-Watch = Callable[[str, int, int], None]  # (phase: train or sample, steps done, steps in all)
+Watch = Callable[..., None]  # (phase: train or sample, steps done, steps in all); in training then the loss
 Done = Callable[[int, Record | None], None]
 OWN = ("lr", "weight_decay", "warmup", "schedule", "clip", "ema", "optimizer")  # of trainer: free within a fleet
 SHARED = ("steps", "precision", "accumulate", "grad_checkpointing", "compile", "validate_every")
@@ -277,7 +277,7 @@ def _on_step(log: Any, watch: Watch | None, steps: int) -> Callable[[int, float]
     def on_step(step: int, loss: float) -> None:
         log.step(step, loss)
         if watch:
-            watch("train", step, steps)
+            watch("train", step, steps, loss)
 
     return on_step
 

@@ -386,7 +386,7 @@ def test_a_killed_fleet_goes_on_from_its_checkpoint(overrides, out):
     whole = run_together([composed(*overrides, f"seed={seed}", "study=whole") for seed in range(2)], Stage())
     stop = iter([False, False, False, True])
 
-    def watch(phase, done, total):
+    def watch(phase, done, total, *loss):
         if next(stop):  # after two steps of both: in the third
             raise KeyboardInterrupt
 
@@ -395,7 +395,7 @@ def test_a_killed_fleet_goes_on_from_its_checkpoint(overrides, out):
     folders = [run_folder(validate(config)) for config in configs]
     assert all(checkpoint_file(folder).exists() and not folder.exists() for folder in folders)
     seen = []
-    again = run_together(configs, Stage(), lambda phase, done, total: seen.append(done) if phase == "train" else None)
+    again = run_together(configs, Stage(), lambda phase, done, *more: seen.append(done) if phase == "train" else None)
     assert min(seen) > 1 and [record.loss for record in again] == [record.loss for record in whole]
     assert records(out / "again") == records(out / "whole")
     assert not any(checkpoint_file(folder).exists() for folder in folders)

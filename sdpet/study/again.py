@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpet.record import FILE, Record
+from sdpet.study.bar import Bar
 from sdpet.study.claim import claim
 from sdpet.study.plan import name_of
 from sdpet.study.show import Progress, scores_table
-from sdpet.study.single import Bar
 from sdpet.study.validate import validate
 
 if TYPE_CHECKING:
@@ -184,13 +184,12 @@ def _score(
             todo.append(job)
     if not todo:
         return
-    bar = None if quiet or not sys.stderr.isatty() else Bar()
+    bar = Bar(quiet)
     try:
         frames = [anchors_of(job.config, stage) for job in todo]
         found = _evaluated(todo, stage, bar)
     finally:
-        if bar:
-            bar.close()
+        bar.close()
     from sdpet.scoring import save_noise_map, save_samples
 
     for job, frame, scores in zip(todo, frames, found, strict=True):
@@ -215,7 +214,7 @@ def _score(
         yield job, entry, True
 
 
-def _evaluated(jobs: Sequence[Job], stage: Stage, bar: Bar | None) -> list[Any]:
+def _evaluated(jobs: Sequence[Job], stage: Stage, bar: Bar) -> list[Any]:
     """An Evaluation or None of each job, all of them sampled in one batch."""
     from hydra.utils import instantiate
 

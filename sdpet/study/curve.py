@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpet.study.again import Job, finished_jobs, tuned
+from sdpet.study.bar import Bar
 from sdpet.study.rules import check_group
-from sdpet.study.single import Bar
 from sdpet.study.validate import checked_eval, scorers
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def evaluate_curve(given: Any, overrides: Sequence[str]) -> None:
     if len(set(scales)) < 2:
         raise ValueError(f"a curve needs at least two scales, not guidance={list(given.guidance)}.")
     named = any(text.lstrip("+").partition("=")[0].partition(".")[0] == "sampler" for text in overrides)
-    bar = None if given.quiet or not sys.stderr.isatty() else Bar()
+    bar = Bar(given.quiet)
     try:
         if given.run is None:
             _of_base(given, scales, named, bar)
@@ -36,11 +36,10 @@ def evaluate_curve(given: Any, overrides: Sequence[str]) -> None:
             for job in jobs:
                 _of_run(job, scales, named, bar)
     finally:
-        if bar:
-            bar.close()
+        bar.close()
 
 
-def _of_run(job: Job, scales: Sequence[float], named: bool, bar: Bar | None) -> None:
+def _of_run(job: Job, scales: Sequence[float], named: bool, bar: Bar) -> None:
     from sdpet.scoring.curve import guidance_points
     from sdpet.stage import Stage, eval_plan
 
@@ -57,7 +56,7 @@ def _of_run(job: Job, scales: Sequence[float], named: bool, bar: Bar | None) -> 
     _finish(rows, folder, f"{job.name}, {sampler.name} {sampler.steps} steps", dict(task.ceiling(known, plan)))
 
 
-def _of_base(given: Any, scales: Sequence[float], named: bool, bar: Bar | None) -> None:
+def _of_base(given: Any, scales: Sequence[float], named: bool, bar: Bar) -> None:
     from omegaconf import OmegaConf
 
     unet: Any = check_group("unet", OmegaConf.to_container(given.unet, resolve=True))  # type: ignore[arg-type]
@@ -113,9 +112,7 @@ def _sampler(config: dict[str, Any], named: bool) -> SamplerConfig:
     return instantiate(config["sampler"]) if named else SamplerConfig("plms", 50)
 
 
-def _watch(bar: Bar | None) -> Any:
-    if bar is None:
-        return lambda what: None
+def _watch(bar: Bar) -> Any:
     return lambda what: lambda done, total: bar(what, done, total)
 
 

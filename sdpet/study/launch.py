@@ -66,7 +66,7 @@ def _in_this_process(queue: Queue, progress: Progress) -> None:
 def _share_of(fleet: Sequence[Job], progress: Progress) -> Any:
     last = [0.0]
 
-    def watch(phase: str, done: int, total: int) -> None:
+    def watch(phase: str, done: int, total: int, loss: float = 0.0) -> None:
         if time.monotonic() - last[0] > 0.2:
             last[0] = time.monotonic()
             for job in fleet:

@@ -13,6 +13,7 @@ from sdpet.record import Record
 if TYPE_CHECKING:
     from sdpet.study.outlook import Outlook
 
+LINE_EVERY = 60.0  # seconds without a finished run after which a log is told how far a study is
 TABLE_ORDER = ("clip_i", "clip_t", "prior_drift", "fid")
 
 
@@ -23,7 +24,7 @@ class Progress:
         self._stream = stream or sys.stdout
         self._total, self._done, self._quiet = total, 0, quiet
         self._shares: dict[str, float] = {}  # share done of the runs now under way
-        self._started = time.monotonic()
+        self._started = self._told = time.monotonic()
         self._bar: Any = None
         if not quiet and self._stream.isatty():
             from tqdm import tqdm
@@ -36,6 +37,9 @@ class Progress:
         """The named run is done to this share (0 to 1)."""
         self._shares[name] = share
         self._draw()
+        if self._bar is None and not self._quiet and time.monotonic() - self._told > LINE_EVERY:
+            underway = len(self._shares)
+            self._line(f"{underway} {'run' if underway == 1 else 'runs'} under way")
 
     def done(self, name: str, record: Record | None) -> None:
         self._shares.pop(name, None)
@@ -46,13 +50,17 @@ class Progress:
             if record is None or record.status != "finished":
                 self._bar.write(text, file=self._stream)
         elif not self._quiet:
-            width = len(str(self._total))
-            print(f"[{self._done:{width}}/{self._total}, {self._left()} left] {text}", file=self._stream, flush=True)
+            self._line(text)
         self._draw()
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+    def _line(self, text: str) -> None:
+        self._told = time.monotonic()
+        width = len(str(self._total))
+        print(f"[{self._done:{width}}/{self._total}, {self._left()} left] {text}", file=self._stream, flush=True)
 
     def _position(self) -> float:
         return self._done + sum(self._shares.values())
@@ -61,10 +69,15 @@ class Progress:
         position, elapsed = self._position(), time.monotonic() - self._started
         return duration((self._total - position) * elapsed / position) if position > 0.01 and elapsed > 1 else "?"
 
+    def _rate(self) -> str:
+        position, elapsed = self._position(), time.monotonic() - self._started
+        return f"{60 * position / elapsed:.2g} a minute, " if position > 0.01 and elapsed > 1 else ""
+
     def _draw(self) -> None:
         if self._bar is not None:
             self._bar.n = min(self._position(), self._total)
-            self._bar.set_description_str(f"{self._done}/{self._total} runs, {self._left()} left", refresh=False)
+            text = f"{self._done}/{self._total} runs, {self._rate()}{self._left()} left"
+            self._bar.set_description_str(text, refresh=False)
             self._bar.refresh()
 
 
@@ -145,7 +158,8 @@ def study_report(
         lines.append(f"  dropped   {doubled} jobs that were the same as another one")
     lines.append(f"  results   {folder}")
     complete = not by_status["failed"] and not by_status["missing"]
-    following = f"python -m analysis {folder}" if complete else "the same command does what is missing"
+    report = f"python -m analysis {folder}   writes {folder / 'report' / 'index.html'}"
+    following = report if complete else "the same command does what is missing"
     lines.append(f"  next      {following}")
     return "\n".join(lines), complete
 

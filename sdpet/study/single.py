@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any
 
 from sdpet.record import Record
+from sdpet.study.bar import Bar
 from sdpet.study.plan import name_of
 from sdpet.study.show import run_report
 from sdpet.study.validate import run_folder, validate
@@ -19,7 +19,7 @@ def train_one(config: Any) -> bool:
     before = Record.find(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     already = before is not None and before.status != "failed"
-    bar = None if config["quiet"] or already or not sys.stderr.isatty() else Bar()
+    bar = Bar(config["quiet"])
     if not already and not config["quiet"]:
         print(f"{name_of(config)}: {config['task']['name']} on {config['data']['name']}, "
               f"{config['trainer']['steps']} steps", flush=True)  # fmt: skip
@@ -29,32 +29,12 @@ def train_one(config: Any) -> bool:
         from sdpet.stage import Stage
 
         stage = Stage()
+        bar.prepare("getting ready: model, data, scores of the untuned model")
         stage.scorers(config)  # what cannot score is said before anything is trained
         try:
             while (record := run(config, stage, watch=bar)) is None:
                 time.sleep(1)  # another process is doing this very run
         finally:
-            if bar:
-                bar.close()
+            bar.close()
     print(run_report(name_of(config), record, folder, already))
     return record.status == "finished"
-
-
-class Bar:
-    """A bar a phase: training, then sampling."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._phase = ""
-
-    def __call__(self, phase: str, done: int, total: int) -> None:
-        from tqdm import tqdm
-
-        if phase != self._phase:
-            self.close()
-            self._phase, self._bar = phase, tqdm(total=total, desc=phase, leave=False)
-        self._bar.update(done - self._bar.n)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()

@@ -73,7 +73,7 @@ def _read(orders: queue.Queue[str | None]) -> None:
 def _watch(reports: Any) -> Any:
     last = [0.0]
 
-    def watch(phase: str, done: int, total: int) -> None:
+    def watch(phase: str, done: int, total: int, loss: float = 0.0) -> None:
         if time.monotonic() - last[0] > 0.5:
             last[0] = time.monotonic()
             reports.write(json.dumps({"event": "share", "share": share(phase, done, total)}) + "\n")
