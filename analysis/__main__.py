@@ -12,6 +12,7 @@ example:
   python -m analysis outputs/placement --metric clip_t --factors din,dout
   python -m analysis outputs/form --model "clip_i ~ activation * scale"
   python -m analysis outputs/placement --compare outputs/other
+  python -m analysis wandb:me/sdpet/placement
   python -m analysis analysis/data/xiang2023_dreambooth_heatmap.csv --out paper-report
 
 """
@@ -32,7 +33,11 @@ def parser() -> argparse.ArgumentParser:
         "table as CSV and LaTeX, every figure as SVG and PNG.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("study", metavar="STUDY", help="a study's folder, such as outputs/placement, or a CSV file")
+    p.add_argument(
+        "study",
+        metavar="STUDY",
+        help="a study's folder, such as outputs/placement, a CSV file, or wandb:ENTITY/PROJECT/STUDY",
+    )
     p.add_argument("--metric", help="score to analyse (default: clip_i, or fid where there is no clip_i)")
     p.add_argument("--factors", help="factors to test, with commas (default: all that vary)")
     p.add_argument(

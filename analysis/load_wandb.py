@@ -68,7 +68,7 @@ def _from_server(project: str, study: str | None) -> Iterator[Logged]:
             yield Logged(run.id, run.state, run.config, run.summary_metrics, run.url)
     except (wandb.errors.Error, ValueError) as error:
         said = " ".join(str(error).split())
-        raise ValueError(f"W&B gives no runs of {project}: {said} (log in by: wandb login).") from None
+        raise ValueError(f"W&B gives no runs of {project}: {said}") from None
 
 
 def _inspect(file: Path) -> Logged | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from analysis.load_wandb import PREFIX
 from analysis.report.page import Section, render
 from analysis.report.study import Study, read_study
 from analysis.report.words import counted, listing, number
@@ -32,7 +33,8 @@ def write_report(
 
     metric: the score to analyse; factors: the columns to test; model: both together with the terms of the joint model,
     as "clip_i ~ din * dout". compare: a second study (default: the paper's heatmap where placements can be compared).
-    out: default `report` in the study's folder; for a CSV `outputs/<name>/report`.
+    out: default `report` in the study's folder; for a CSV
+    `outputs/<name>/report`, for W&B `outputs/wandb-<name>/report`.
     Raises ValueError, with one sentence that names the choices, when there is nothing to report on.
     """
     from analysis.report import details, pictures
@@ -50,7 +52,8 @@ def write_report(
     elif study.source.is_dir():
         folder = study.source / "report"
     else:
-        folder = Path("outputs") / study.source.stem / "report"
+        of_wandb = str(source).startswith(PREFIX)  # not among the files of a study of that name here
+        folder = Path("outputs") / (f"wandb-{study.source.name}" if of_wandb else study.source.stem) / "report"
     folder.mkdir(parents=True, exist_ok=True)
 
     said = conclusion(study)
