@@ -1,0 +1,197 @@
+"""How a study stands, seen from outside: what is done, under way, failed or left, and how fast it goes."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import shlex
+import statistics
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+from sdpet.record import FILE, STATUSES
+from sdpet.study.claim import STALE, claims_folder, machine
+from sdpet.study.manifest import read_manifest
+from sdpet.study.show import duration
+
+RECENT = 50  # runs by which the rate is told
+PAUSE = 10.0  # a gap of more than so many usual gaps is a pause of the study, not part of its rate
+SHOWN = 3  # names that are shown for each reason
+HEAD = re.compile(rb'\{\s*"format": 1,\s*"run_id": "[^"\\]*",\s*"study": "(?:[^"\\]|\\.)*",\s*"status": "(\w+)"')
+REASON = re.compile(rb'\n "reason": (null|"(?:[^"\\]|\\.)*"),')
+
+
+@dataclass
+class Ended:
+    """A run with a record. when: seconds since the epoch at which the record was written."""
+
+    status: str
+    reason: str | None
+    when: float
+
+
+@dataclass
+class Status:
+    """asked: names of the runs of the last request by run_id; None where no request was noted. stale: claimed by nobody
+    alive; seconds_a_run: of the study as a whole, None where it cannot be told."""
+
+    folder: Path
+    asked: dict[str, str] | None
+    command: list[str]
+    ended: dict[str, Ended]
+    running: list[str] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
+    seconds_a_run: float | None = None
+
+    @property
+    def runs(self) -> list[str]:
+        return list(self.asked) if self.asked is not None else sorted({*self.ended, *self.running, *self.stale})
+
+    def having(self, status: str) -> list[str]:
+        return [run for run in self.runs if run in self.ended and self.ended[run].status == status]
+
+    @property
+    def waiting(self) -> list[str]:
+        return [run for run in self.runs if run not in self.ended and run not in self.running]
+
+
+def study_status(folder: Path) -> Status:
+    """ValueError when the folder is none or holds nothing of a study."""
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}; give a study's folder, such as outputs/placement.")
+    manifest = read_manifest(folder)
+    status = Status(folder, manifest and manifest.runs, manifest.command if manifest else [], _ended(folder))
+    for run, alive in _claims(folder).items():
+        if alive:
+            status.running.append(run)
+        elif run not in status.ended:
+            status.stale.append(run)
+    if not status.runs:
+        raise ValueError(f"{folder} holds no run and no plan of one; give a study's folder, such as outputs/placement.")
+    status.seconds_a_run = _pace([status.ended[run].when for run in status.runs if run in status.ended])
+    return status
+
+
+def _ended(folder: Path) -> dict[str, Ended]:
+    found = {}
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if not entry.name.startswith(".")]
+    for name in names:
+        path = f"{folder}/{name}/{FILE}"
+        try:
+            with open(path, "rb") as file:
+                content, when = file.read(), os.fstat(file.fileno()).st_mtime
+        except OSError:
+            continue  # a file, or a folder of a run under way
+        ended = _end_of(content, when)
+        if ended is not None:
+            found[name] = ended
+    return found
+
+
+def _end_of(content: bytes, when: float) -> Ended | None:
+    """Status and reason of a record as sdpet writes it, without parsing the rest; None for a damaged one."""
+    head, reason = HEAD.match(content), REASON.search(content)
+    if head and reason and content.endswith(b"}\n"):
+        return Ended(head[1].decode(), json.loads(reason[1]), when)
+    try:
+        record = json.loads(content)
+        status = record["status"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return Ended(status, record.get("reason"), when) if status in STATUSES else None
+
+
+def _claims(folder: Path) -> dict[str, bool]:
+    """Claimed runs by run_id, and whether their owner is alive as far as can be seen from here."""
+    alive: dict[str, bool] = {}
+    place = claims_folder(folder / "run")
+    try:
+        names = os.listdir(place)
+    except OSError:
+        return alive
+    for name in names:
+        run, _, number = name.partition(".")
+        alive[run] = alive.get(run, False) or (_lease_is_alive(place / name) if number else _is_locked(place / name))
+    return alive
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process has the lock; ours is a shared one that is given back at once."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except OSError as error:
+        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+    finally:
+        os.close(descriptor)
+
+
+def _lease_is_alive(path: Path) -> bool:
+    """Of an owner on another machine: by the age of its last sign of life. On this machine the lock tells."""
+    try:
+        return path.read_text(errors="replace") != machine() and time.time() - path.stat().st_mtime < 2 * STALE
+    except OSError:
+        return False
+
+
+def _pace(ends: Sequence[float]) -> float | None:
+    """Seconds from one end to the next over the latest runs, without pauses. Runs of a fleet end together."""
+    latest = sorted(ends)[-RECENT:]
+    gaps = [b - a for a, b in pairwise(latest)]
+    positive = [gap for gap in gaps if gap > 0]
+    if not positive:
+        return None
+    usual = statistics.median(positive)
+    kept = [gap for gap in gaps if gap <= PAUSE * usual]
+    return sum(kept) / len(kept) if sum(kept) > 0 else None
+
+
+def status_text(status: Status) -> str:
+    """What `python -m sdpet.study status` prints."""
+    runs, names = status.runs, status.asked or {}
+    there = sum(run in status.ended for run in runs)
+    counts = [(len(status.having(name)), name) for name in STATUSES]
+    under_way = sum(run in status.running for run in runs)
+    counts += [(under_way, "under way"), (len(status.waiting), "waiting")]
+    said = ", ".join(f"{count} {name}" for count, name in counts if count)
+    lines = [f"{status.folder}: {there} of {len(runs)} runs ({there / len(runs):.0%}): {said}"]
+    if status.asked is None:
+        lines[0] = f"{status.folder}: {there} runs with a record: {said} (how many were asked for was not noted)"
+    left = len(runs) - there
+    if left and status.seconds_a_run:
+        pace = f"one run every {duration(status.seconds_a_run)}, by the latest"
+        if under_way:
+            lines.append(f"  left      about {duration(left * status.seconds_a_run)}: {pace}")
+        else:
+            lines.append(f"  left      about {duration(left * status.seconds_a_run)} once it goes on: {pace}")
+    for name in ("diverged", "failed"):
+        reasons = Counter(status.ended[run].reason or "no reason" for run in status.having(name))
+        for reason, count in reasons.most_common():
+            which = [run for run in status.having(name) if (status.ended[run].reason or "no reason") == reason]
+            shown = ", ".join(f"{names.get(run, '')} [{run}]".strip() for run in which[:SHOWN])
+            more = f" and {count - SHOWN} more" if count > SHOWN else ""
+            lines.append(f"  {name:<9} {count}: {reason}  ({shown}{more})")
+    stale = [run for run in status.stale if run in set(runs)]
+    if stale:
+        text = "run was" if len(stale) == 1 else "runs were"
+        lines.append(f"  stopped   {len(stale)} {text} left by a process that died; asked for again, they go on")
+    others = len(set(status.ended) - set(runs))
+    if others:
+        lines.append(f"  besides   {others} runs of earlier requests")
+    if left and not under_way and status.command:
+        lines.append(f"  next      nobody works on it; go on with: python {shlex.join(status.command)}")
+    elif not left and not status.having("failed"):
+        lines.append(f"  next      python -m analysis {status.folder}")
+    return "\n".join(lines)
