@@ -21,6 +21,8 @@ Works on a pandas frame with one row a run, from any source, and never imports t
     mixed(frame, metric, fixed, random, df="satterthwaite")       random seeds, subjects, tasks
     strata(frame, metric, terms, error), repeated_measures(frame, metric, within, subject)
     power(...), runs_needed(...), detectable(frame, metric, factor), runs_to_tell(frame, metric, factor, difference)
+    seeds_needed(frame, metric, factor, effect)                   from a pilot: seeds that detect a difference
+    choose(frame, size, terms), estimable(frame, terms)           a D-optimal fraction; what given runs can estimate
     rank_agreement(frame, by, metrics, split=None), pareto(frame, objectives, by), anova_all(frame, metrics, terms)
     trends(frame, metric, factor)                                 linear, quadratic, ... parts of a numeric factor
     importance(frame, metric, factors)                            random-forest fANOVA, for orientation
@@ -70,6 +72,9 @@ _MODULE_OF = {
     "runs_needed": "sample_size",
     "detectable": "sample_size",
     "runs_to_tell": "sample_size",
+    "seeds_needed": "sample_size",
+    "choose": "fraction",
+    "estimable": "fraction",
     "higher_is_better": "load",
     "rank_agreement": "metrics",
     "pareto": "metrics",

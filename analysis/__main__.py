@@ -13,6 +13,7 @@ example:
   python -m analysis outputs/form --model "clip_i ~ activation * scale"
   python -m analysis outputs/placement --compare outputs/other
   python -m analysis wandb:me/sdpet/placement
+  python -m analysis power outputs/placement --effect 0.05    (how many seeds that takes)
   python -m analysis analysis/data/xiang2023_dreambooth_heatmap.csv --out paper-report
 
 """
@@ -53,7 +54,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the report; returns 0, or 1 with one sentence on stderr when that cannot be done."""
-    asked = parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["power"]:
+        from analysis import power_command
+
+        return power_command.main(given[1:])
+    asked = parser().parse_args(given)
     factors = [f.strip() for f in asked.factors.split(",") if f.strip()] if asked.factors else None
     try:
         from analysis.report import write_report

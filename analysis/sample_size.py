@@ -10,6 +10,7 @@ from scipy import special, stats
 from scipy.optimize import brentq
 
 from analysis.anova_table import anova
+from analysis.design import Terms
 
 
 def power(f: float, levels: int, runs: float, *, blocks: int = 1, alpha: float = 0.05) -> float:
@@ -116,6 +117,97 @@ def runs_to_tell(
         if _t_power(abs(difference) / s / np.sqrt(2 / n), levels * (n - 1), alpha) >= target:
             return int(n)
     raise ValueError(f"A difference of {difference} is too small against a residual spread of {s:.3g}.")
+
+
+def seeds_needed(
+    frame: pd.DataFrame,
+    metric: str,
+    factor: str,
+    effect: float,
+    *,
+    terms: Terms | None = None,
+    target: float = 0.8,
+    alpha: float = 0.05,
+    most: int = 1000,
+) -> pd.DataFrame:
+    """How many seeds a study like this pilot needs to detect a difference of `effect` between two levels of a factor.
+
+    terms: the model whose residual is the spread of the pilot (default: the factor); the seed is a block where it was
+    shared. A study with k seeds has for every seed as many runs of a level as the pilot has on average. Two tests are
+    planned: `pair`, the t test of those two levels alone, without adjustment, and `factor`, the F test of the whole
+    factor when all other levels lie in the middle of the two, the arrangement that is hardest to find: f^2 = effect^2 /
+    (2 levels s^2). Power by the noncentral t and F distributions; reference: Cohen, Statistical Power Analysis (1988),
+    ch. 2 and 8.
+
+    Returns a frame with the rows pair and factor; columns seeds (for a power of `target`), power (with so many), and
+    seeds_at_worst: with the upper 80 % limit of the residual standard deviation, which a small pilot knows badly; and
+    detects: the smallest difference the pilot itself would find with that power. attrs: residual_sd, residual_sd_high,
+    df, runs (of a level and seed; the harmonic mean over the levels), levels, seeds, notes. NaN where `most` seeds are
+    too few.
+
+    >>> frame = pd.DataFrame({"g": list("aaabbbccc"), "seed": [0, 1, 2] * 3, "y": [1, 2, 3, 2, 3, 4, 8, 9, 10.5]})
+    >>> seeds_needed(frame, "y", "g", effect=1.0)["seeds"].to_dict()
+    {'pair': 2.0, 'factor': 3.0}
+    """
+    if not effect > 0:
+        raise ValueError(f"The effect must be a difference above 0 in units of {metric}, not {effect:g}.")
+    blocks = frame.groupby("seed")[factor].nunique() if "seed" in frame else pd.Series([])
+    shared = len(blocks) > 1 and bool((blocks > 1).all())
+    table = anova(frame, metric, [factor] if terms is None else terms, block="seed" if shared else None)
+    df, levels = float(table.loc["residual", "df"]), int(frame[factor].nunique())
+    if levels < 2:
+        raise ValueError(f"{factor} has one level in this pilot, so it has no effect to detect.")
+    if df <= 0 or not table.loc["residual", "mean_sq"] > 0:
+        raise ValueError("The pilot has no residual variation to plan with; it needs replicates, such as two seeds.")
+    seeds = frame["seed"].nunique() if "seed" in frame else 1
+    n, rank = table.attrs["n"], table.attrs["rank"]
+    s = float(np.sqrt(table.loc["residual", "mean_sq"]))
+    high = s * float(np.sqrt(df / stats.chi2.ppf(0.2, df)))
+    runs = float(stats.hmean(frame.groupby(factor, observed=True).size())) / seeds  # of a level and seed
+    df_factor = float(table.loc[factor, "df"])
+
+    def power_of(test: str, k: float, spread: float, effect: float = effect) -> float:
+        total = n * k / seeds
+        rest = total - (rank + (k - seeds if shared else 0))
+        if rest <= 0:
+            return 0.0
+        if test == "pair":
+            return _t_power(effect / (spread * np.sqrt(2 / (runs * k))), rest, alpha)
+        return _power(effect / (spread * np.sqrt(2 * levels)), df_factor, rest, levels * runs * k, alpha)
+
+    def least(test: str, spread: float) -> float:
+        low, up = 0, 1
+        while power_of(test, up, spread) < target:
+            low, up = up, 2 * up
+            if low >= most:
+                return float("nan")
+        while up - low > 1:
+            middle = (low + up) // 2
+            low, up = (low, middle) if power_of(test, middle, spread) >= target else (middle, up)
+        return float(up) if up <= most else float("nan")
+
+    def detects(test: str) -> float:
+        """The smallest difference that the pilot's own seeds find; searched in units of the spread."""
+        if df_factor == 0:
+            return float("nan")
+        return s * _root(lambda units: power_of(test, seeds, s, units * s) - target)
+
+    rows = {}
+    for test in ("pair", "factor"):
+        k = least(test, s)
+        rows[test] = {
+            "seeds": k, "power": power_of(test, int(k), s) if np.isfinite(k) else float("nan"),
+            "seeds_at_worst": least(test, high),
+            "detects": detects(test),
+        }  # fmt: skip
+    out = pd.DataFrame.from_dict(rows, orient="index")
+    out.index.name = "test"
+    out.attrs = {
+        "metric": metric, "factor": factor, "effect": effect, "target": target, "alpha": alpha, "residual_sd": s,
+        "residual_sd_high": high, "df": df, "runs": runs, "levels": levels, "seeds": seeds,
+        "notes": table.attrs["notes"],
+    }  # fmt: skip
+    return out
 
 
 def _root(gap: Callable[[float], float]) -> float:

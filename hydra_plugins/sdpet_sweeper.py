@@ -62,10 +62,10 @@ class GridSweeper(Sweeper):
             return []
         folder.mkdir(parents=True, exist_ok=True)  # an unwritable place is found here, before any work
         records = {job.folder: job.record() for job in plan.jobs}
-        there = {job.folder for job in plan.jobs if (record := records[job.folder]) and record.status != "failed"}
+        there = {path: record for path, record in records.items() if record and record.status != "failed"}
         failed = {path for path, record in records.items() if record and record.status == "failed"}
         left = set() if options.retry else failed
-        todo = [job for job in plan.jobs if job.folder not in there | left]
+        todo = [job for job in plan.jobs if job.folder not in there and job.folder not in left]
         if not self.config.quiet:
             print("\n".join([*said[:1], *_counts(len(there), len(failed), options.retry)]), flush=True)
         write_manifest(folder, plan.jobs, sys.argv)

@@ -135,10 +135,13 @@ def run_report(name: str, record: Record, folder: Path, already: bool) -> str:
 
 
 def study_report(
-    jobs: Sequence[Any], before: set[Path], dropped: Sequence[str], doubled: int, folder: Path, seconds: float
+    jobs: Sequence[Any], before: Mapping[Path, Record], dropped: Sequence[str], doubled: int, folder: Path, seconds: float
 ) -> tuple[str, bool]:
-    """The summary at the end of a study, read from the records on disk, and whether all that was asked for is there."""
-    records: Mapping[Path, Record | None] = {job.folder: job.record() for job in jobs}
+    """The summary at the end of a study, read from the records on disk, and whether all that was asked for is there.
+
+    before: the records of the runs that were complete at its start; they are not read again.
+    """
+    records: Mapping[Path, Record | None] = {job.folder: before.get(job.folder) or job.record() for job in jobs}
     by_status: dict[str, list[Any]] = {status: [] for status in ("finished", "diverged", "failed", "missing")}
     for job in jobs:
         record = records[job.folder]

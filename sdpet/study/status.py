@@ -67,7 +67,7 @@ def study_status(folder: Path) -> Status:
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; give a study's folder, such as outputs/placement.")
     manifest = read_manifest(folder)
-    status = Status(folder, manifest and manifest.runs, manifest.command if manifest else [], _ended(folder))
+    status = Status(folder, manifest.runs if manifest else None, manifest.command if manifest else [], _ended(folder))
     for run, alive in _claims(folder).items():
         if alive:
             status.running.append(run)

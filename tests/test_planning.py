@@ -1,0 +1,332 @@
+"""A study before it runs: which runs, in which order, what they can tell and what they take."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from study_tools import ROOT, composed, tiny_overrides, train
+
+import analysis
+from sdpet.positions import PLACEMENTS
+from sdpet.record import Record, factors
+from sdpet.study.options import SweepOptions
+from sdpet.study.plan import Composer, in_random_order, make_plan, training_first
+from sdpet.study.validate import run_id, validate
+
+
+class FakeLauncher:
+    """Writes the record a run would end with, as `score(job)` says; None stands for a failure."""
+
+    def __init__(self, score):
+        self.score, self.launched = score, []
+
+    def launch(self, job_overrides, initial_job_idx):
+        for job in make_plan(self.composer, job_overrides).jobs:
+            self.launched.append(job.name)
+            value = self.score(job)
+            record = Record(job.folder.name, job.config["study"], "failed", factors(job.config), {"name": "dreambooth"})
+            record.reason = "ZeroDivisionError: division by zero"
+            if value is not None:
+                record.status, record.reason, record.metrics = "finished", None, {"clip_i": value}
+            (job.folder / "samples").mkdir(parents=True, exist_ok=True)
+            (job.folder / "samples" / "index.jsonl").touch()
+            (job.folder / "config.yaml").touch()
+            record.write(job.folder)
+        return []
+
+
+@pytest.fixture
+def sweeper_of(tmp_path):
+    """A function: (overrides, launcher) -> a sweeper as Hydra sets it up, on the lab."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    from hydra_plugins.sdpet_sweeper import GridSweeper
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+
+        def make(*given, launcher=None):
+            own = [text for text in given if text.startswith(("+sweeps", "hydra."))]
+            master = hydra.compose_config(
+                "config", [*own, f"output_root={tmp_path}", "quiet=true"], RunMode.MULTIRUN, from_shell=False
+            )
+            settings = OmegaConf.to_container(master.hydra.sweeper)
+            settings.pop("_target_")
+            sweeper = GridSweeper(**settings)
+            sweeper.hydra_context = type("Context", (), {"config_loader": hydra.config_loader})
+            sweeper.config, sweeper.launcher = master, launcher
+            return sweeper
+
+        yield make
+
+
+@pytest.fixture
+def plan_of(sweeper_of):
+    def plan(*given):
+        sweeper = sweeper_of(*given)
+        options = SweepOptions.checked(sweeper.options)
+        arguments = [text for text in given if not text.startswith("hydra.")]
+        return sweeper.planned(Composer(sweeper.hydra_context.config_loader, sweeper.config), arguments, options)[0]
+
+    return plan
+
+
+SWEEPS = {
+    # name: runs, cells, of which the runs of a first wave train
+    "smoke": (6, 3, 6),
+    "placement": (60, 20, 60),
+    "form": (144, 48, 144),
+    "width": (30, 10, 30),
+    "guidance": (72, 24, 9),
+    "baselines": (20, 4, 20),
+}
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_ready_study_plans(name, plan_of):
+    from sdpet.study.outlook import levels_of
+
+    plan = plan_of(f"+sweeps={name}")
+    rows, names = levels_of(plan.jobs)
+    designs = pd.DataFrame(rows).groupby([n for n in names if n != "seed"]).ngroups
+    assert (len(plan.jobs), designs, len(training_first(plan.jobs)[0])) == SWEEPS[name]
+    assert {job.folder.parent.name for job in plan.jobs} == {name} and not plan.dropped and not plan.doubled
+
+
+def test_the_papers_factorial(plan_of, sweeper_of):
+    asked = {tuple(job) for job in sweeper_of("+sweeps=paper").combinations(["+sweeps=paper"])}
+    assert len(asked) == len(PLACEMENTS) * 4 * 4 * 3 * 4  # of the four pairs of task and data two cannot exist
+    plan = plan_of("+sweeps=paper", "adapter=attn2o-ffni", "seed=0")
+    cells = {(*(job.config["adapter"][k] for k in ("activation", "scale")), job.config["task"]["name"])
+             for job in plan.jobs}  # fmt: skip
+    forms = itertools.product(("relu", "sig", "silu", "ident"), (0.5, 1.0, 2.0, 4.0), ("dreambooth", "finetune"))
+    assert cells == set(forms) and len(plan.jobs) == 32
+    assert sorted(plan.dropped) == ["dreambooth on digits", "finetune on lab"]
+
+
+def test_runs_are_composed_as_hydra_composes_them(plan_of):
+    """Also where one value refers to another, is null, or was missing."""
+    from hydra import compose
+
+    sweeps = [
+        ["unet.guidance=3,4", "sampler=plms", "trainer.clip=null,1"],
+        ["sampler.guidance=3", "unet.guidance=1", "adapter.mid_dim=4,8", "data.prompt='a photo of a sks star, red'"],
+        ["adapter.din=attn1i,ffni", "adapter.dout=ffni", "eval.prompts=['{prompt}']", "+sweeps=smoke"],
+        ["adapter=full", "trainer.lr=1e-3,1e-4"],
+    ]
+    for sweep in sweeps:
+        for job in plan_of(*sweep).jobs:
+            hydras = validate(compose("config", list(job.overrides)))
+            assert run_id(hydras) == run_id(job.config) and hydras["sampler"] == job.config["sampler"]
+
+
+def test_the_order_is_random_within_a_seed_and_stays_when_seeds_are_added(plan_of):
+    sweep = ["adapter.activation=relu,sig,silu,ident", "adapter.scale=0.5,1,2,4"]
+    few, many = plan_of(*sweep, "seed=0,1").jobs, plan_of(*sweep, "seed=2,0,1").jobs
+    assert len(few) == 32 and [job.folder for job in few] == [job.folder for job in many[:32]]
+    seeds = [job.config["seed"] for job in few]
+    assert seeds == sorted(seeds)
+    names = [job.name for job in few]
+    written = [job.name for job in plan_of(*sweep, "seed=0,1", "hydra.sweeper.order=null").jobs]
+    again = [job.name for job in in_random_order(few[::-1], 0)]
+    other = [job.name for job in plan_of(*sweep, "seed=0,1", "hydra.sweeper.order=1").jobs]
+    assert sorted(names) == sorted(written) and names == again
+    assert len({tuple(names), tuple(written), tuple(other)}) == 3
+    first, second = ([job.config["adapter"] for job in few[half]] for half in (slice(16), slice(16, 32)))
+    assert first != second  # each seed has an order of its own
+
+
+def test_replicates_are_seeds(plan_of):
+    assert {job.config["seed"] for job in plan_of("+sweeps=smoke", "hydra.sweeper.replicates=4").jobs} == {0, 1, 2, 3}
+    with pytest.raises(ValueError, match="not both"):
+        plan_of("seed=1,2", "hydra.sweeper.replicates=4")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"fracton": 0.5}, "did you mean fraction"),
+        ({"fraction": 1.5}, "hydra.sweeper.fraction must be a number from 0 to 1"),
+        ({"fraction": 0.5, "runs": 3}, "not both"),
+        ({"until": 0.1, "runs": 3}, "does not go with"),
+        ({"order": "random"}, "hydra.sweeper.order must be a whole number of at least 0, or null"),
+        ({"retry": "yes"}, "true or false"),
+        ({"most": 1}, "at least 2"),
+    ],
+    ids=str,
+)
+def test_wrong_options_are_told_in_a_sentence(given, says):
+    with pytest.raises(ValueError, match=re.escape(says)):
+        SweepOptions.checked(given)
+
+
+def test_a_fraction_is_balanced_and_the_same_again(plan_of):
+    designs = ["adapter.din=attn1i,attn2i,ffni", "adapter.dout=ffni,transo"]
+    form = [*designs, "adapter.activation=relu,sig,silu,ident", "adapter.scale=0.5,1,2,4", "seed=0,1"]
+    plan = plan_of(*form, "hydra.sweeper.fraction=0.25")
+    assert len(plan.jobs) == 48
+    for key in ("activation", "scale"):
+        counts = pd.Series([job.config["adapter"][key] for job in plan.jobs]).value_counts()
+        assert counts.max() - counts.min() <= 1
+    placements = pd.Series([f"{j.config['adapter']['din']}-{j.config['adapter']['dout']}" for j in plan.jobs])
+    assert placements.value_counts().tolist() == [8] * 6
+    again = plan_of(*form, "hydra.sweeper.runs=48")
+    assert [job.folder for job in again.jobs] == [job.folder for job in plan.jobs]
+    with pytest.raises(ValueError, match="13 parameters; take at least 13 runs"):
+        plan_of(*form, "hydra.sweeper.runs=12")
+    with pytest.raises(ValueError, match="names lr, which this sweep does not vary"):
+        plan_of(*form, "hydra.sweeper.runs=40", "hydra.sweeper.effects=lr")
+
+
+def dummies(frame):
+    """The additive model in dummy coding, without sdpet's linear algebra."""
+    return np.column_stack([np.ones(len(frame)), pd.get_dummies(frame.astype(str), drop_first=True, dtype=float)])
+
+
+@pytest.mark.parametrize("size", [6, 7, 9])
+def test_a_small_fraction_is_the_best_of_all_subsets(size):
+    """Of a factorial with cells that cannot exist, by trying every subset."""
+    cells = [(a, b, c) for a in range(3) for b in range(3) for c in range(2) if b >= a]
+    frame = pd.DataFrame(cells, columns=list("abc"))
+    x = dummies(frame)
+    subsets = np.array(list(itertools.combinations(range(len(frame)), size)))
+    best = np.linalg.det(np.einsum("sij,sik->sjk", x[subsets], x[subsets])).max()
+    rows, _ = analysis.choose(frame, size, ["a", "b", "c"])
+    assert len(set(rows)) == size
+    assert np.linalg.det(x[rows].T @ x[rows]) == pytest.approx(best, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("levels", "factors", "size"),
+    [(2, 7, 8), (3, 4, 9), (2, 11, 12)],
+    ids=["2^(7-4)", "L9, 3^(4-2)", "Plackett-Burman 12"],
+)
+def test_known_orthogonal_arrays_are_found(levels, factors, size):
+    """Saturated main-effect plans, whose efficiency is exactly 1."""
+    names = [f"f{i}" for i in range(factors)]
+    frame = pd.DataFrame(list(itertools.product(range(levels), repeat=factors)), columns=names)
+    rows, efficiency = analysis.choose(frame, size, names, starts=30)
+    assert efficiency == pytest.approx(1, abs=1e-9)
+    for a, b in itertools.combinations(names, 2):
+        pairs = frame.iloc[rows].groupby([a, b]).size()
+        assert len(pairs) == levels**2 and pairs.nunique() == 1
+
+
+def test_what_stays_estimable_is_named():
+    full = pd.DataFrame(list(itertools.product([0, 1], repeat=4)), columns=list("ABCD"))
+    half = full[full.sum(axis=1) % 2 == 0]
+    pairs = [f"{a}:{b}" for a, b in itertools.combinations("ABCD", 2)]
+    table = analysis.estimable(half, [*"ABCD", *pairs])
+    assert table.loc[list("ABCD"), "df"].tolist() == [1] * 4
+    aliased = {"A:B": "C:D", "A:C": "B:D", "A:D": "B:C", "B:C": "A:D", "B:D": "A:C", "C:D": "A:B"}
+    assert table.loc[pairs, "aliased"].to_dict() == aliased
+    grid = pd.DataFrame([p.split("-") for p in PLACEMENTS], columns=["din", "dout"])
+    table = analysis.estimable(grid, ["din", "dout"])
+    assert table.loc[["din", "dout", "residual"], "df"].tolist() == [7, 4, 6]
+    assert table.loc["din", "aliased"] == "dout" and "parts that share no level" in table.attrs["notes"][0]
+
+
+def test_a_dry_run_says_all_and_does_nothing(tiny_folder, subject_folders, tmp_path):
+    out = tmp_path / "out"
+    given = [*tiny_overrides(tiny_folder, subject_folders, out), "+sweeps=placement", "adapter.scale=1,2", "seed=0,1,2"]
+    ended = train("-m", "--dry-run", *given, "hydra.sweeper.fraction=0.5", "hydra.sweeper.pilot=run")
+    assert ended.returncode == 0, ended.stderr
+    for text in ("60 of 120 runs", "placement: 19 of 19 df", "din: 7 of 9 df, partly estimable, confounded with dout",
+                 "seed: 2 of 2 df", "D-efficiency 0.99", "time      about", "disk      about"):  # fmt: skip
+        assert text in ended.stdout, ended.stdout
+    assert not list(out.glob("placement/*"))
+    ended = train("--dry-run", *given, f"hydra.sweeper.pilot={tmp_path / 'nowhere'}")
+    assert ended.returncode == 1 and "there is no folder" in ended.stderr
+
+
+def test_the_expected_time_is_by_measured_runs(plan_of):
+    """Steps of training and of sampling count for themselves; what is trained already is not trained again."""
+    from sdpet.study.outlook import outlook
+
+    plan = plan_of("sampler.guidance=2,3,4", "trainer.steps=100", "sampler.steps=10")
+    record = Record("a", "s", "finished", factors(plan.jobs[0].config) | {"steps": 10}, {"name": "dreambooth"})
+    record.seconds = {"train": 2.0, "per_step": 0.2, "sample": 3.0, "score": 1.0, "total": 6.5}
+    record.protocol = {"sampler": {"steps": 20}}
+    train_jobs, score_jobs = training_first(plan.jobs)
+    assert (len(train_jobs), len(score_jobs)) == (1, 2)
+    expected = outlook(train_jobs, score_jobs, [(record, 500)], "x")
+    assert expected.seconds == pytest.approx(100 * 0.2 + 3 * (10 * 3.0 / 20 + 1.0 + 0.5))
+    assert expected.size == 1500
+    assert outlook(train_jobs, score_jobs, [], "x").seconds is None
+
+
+def test_runs_that_differ_only_in_the_sampler_train_once(tiny_folder, subject_folders, tmp_path, monkeypatch):
+    import sdpet.fit
+    from sdpet.run import run, run_together
+    from sdpet.stage import Stage
+    from sdpet.study.validate import run_folder
+
+    trained, original = [], sdpet.fit.fit_together
+    monkeypatch.setattr(sdpet.fit, "fit_together", lambda *a, **k: (trained.append(1), original(*a, **k))[1])
+    given = tiny_overrides(tiny_folder, subject_folders, tmp_path)
+    stage = Stage()
+    configs = [composed(*given, f"sampler.guidance={guidance}", "study=shared") for guidance in (2, 3)]
+    first, second = (run(config, stage) for config in configs)
+    assert len(trained) == 1 and second.trained_in == first.run_id and first.trained_in is None
+    alone = run(composed(*given, "sampler.guidance=3", "study=alone"), stage)
+    assert len(trained) == 2 and alone.run_id == second.run_id
+    assert second.metrics == alone.metrics and second.loss == alone.loss and second.factors == alone.factors
+    assert second.metrics != first.metrics and second.factors["guidance"] == 3
+    folder = run_folder(validate(configs[1]))
+    weights = folder / "adapters.safetensors"
+    assert weights.read_bytes() == (tmp_path / "alone" / alone.run_id / weights.name).read_bytes()
+    frame = analysis.load_results(tmp_path / "shared")  # one protocol but for the factor
+    assert sorted(frame["guidance"]) == [2, 3] and "guidance" in analysis.factor_columns(frame)
+    (tmp_path / "shared" / first.run_id / "adapters.safetensors").unlink()  # what was lost is trained again
+    third = composed(*given, "sampler.guidance=4", "study=shared")
+    assert run_together([third], stage)[0].trained_in is None and len(trained) == 3
+
+
+def clip_i(job):
+    """Two designs that lead closely and one far behind; seeds differ by 0.02."""
+    level = {"attn2o-ffni": 0.70, "ffni-transo": 0.69, "resi-reso": 0.30}
+    adapter = job.config["adapter"]
+    noise = np.random.default_rng([*adapter["din"].encode(), job.config["seed"]]).normal(0, 0.02)
+    return level[f"{adapter['din']}-{adapter['dout']}"] + noise
+
+
+def test_seeds_are_added_to_the_leading_designs_until_they_are_known(sweeper_of, tmp_path, capsys):
+    launcher = FakeLauncher(clip_i)
+    sweeper = sweeper_of("+sweeps=smoke", "hydra.sweeper.until=0.03", "hydra.sweeper.most=30", launcher=launcher)
+    sweeper.sweep(["+sweeps=smoke", f"output_root={tmp_path}", "seed=0,1,2"])
+    runs = analysis.load_results(tmp_path / "smoke")
+    seeds = runs.groupby("placement").size()
+    assert seeds["resi-reso"] == 3 and seeds["attn2o-ffni"] == seeds["ffni-transo"] > 5
+    assert len(set(launcher.launched)) == len(launcher.launched) == len(runs)
+    means = analysis.marginal_means(runs, "clip_i", "placement", block="seed")
+    assert ((means["high"] - means["low"])[["attn2o-ffni", "ffni-transo"]] <= 0.03).all()
+    assert f"{len(runs)} runs: {len(runs)} done" in capsys.readouterr().out
+    bounded = sweeper_of("+sweeps=smoke", "hydra.sweeper.until=0.001", "hydra.sweeper.most=12", launcher=launcher)
+    bounded.sweep(["+sweeps=smoke", f"output_root={tmp_path}", "study=bounded", "seed=0,1,2"])
+    assert analysis.load_results(tmp_path / "bounded").groupby("placement").size().max() == 12
+
+
+def test_failed_runs_are_done_again_unless_told_otherwise(sweeper_of, tmp_path, capsys):
+    given = ["+sweeps=smoke", f"output_root={tmp_path}"]
+    broken = FakeLauncher(lambda job: None if "resi" in job.name else 0.5)
+    with pytest.raises(SystemExit) as ended:
+        sweeper_of("+sweeps=smoke", launcher=broken).sweep(given)
+    said = capsys.readouterr().out
+    assert ended.value.code == 1 and "6 runs: 4 done" in said and "2 failed" in said
+    assert said.count("ZeroDivisionError: division by zero") == 2
+    mended = FakeLauncher(lambda job: 0.5)
+    with pytest.raises(SystemExit) as ended:
+        sweeper_of("+sweeps=smoke", "hydra.sweeper.retry=false", launcher=mended).sweep(given)
+    assert ended.value.code == 1 and mended.launched == [] and "2 failed" in capsys.readouterr().out
+    sweeper_of("+sweeps=smoke", launcher=mended).sweep(given)
+    assert len(mended.launched) == 2 and "2 done" in capsys.readouterr().out
+    plan = json.loads((tmp_path / "smoke" / ".plan.json").read_text())
+    assert len(plan["runs"]) == 6
