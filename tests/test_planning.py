@@ -291,23 +291,24 @@ def test_runs_that_differ_only_in_the_sampler_train_once(tiny_folder, subject_fo
 
 
 def clip_i(job):
-    """Two designs that lead closely and one far behind; seeds differ by 0.02."""
+    """Two designs that lead closely and one far behind; seeds differ by 0.05."""
     level = {"attn2o-ffni": 0.70, "ffni-transo": 0.69, "resi-reso": 0.30}
     adapter = job.config["adapter"]
-    noise = np.random.default_rng([*adapter["din"].encode(), job.config["seed"]]).normal(0, 0.02)
+    noise = np.random.default_rng([*adapter["din"].encode(), job.config["seed"]]).normal(0, 0.05)
     return level[f"{adapter['din']}-{adapter['dout']}"] + noise
 
 
 def test_seeds_are_added_to_the_leading_designs_until_they_are_known(sweeper_of, tmp_path, capsys):
     launcher = FakeLauncher(clip_i)
-    sweeper = sweeper_of("+sweeps=smoke", "hydra.sweeper.until=0.03", "hydra.sweeper.most=30", launcher=launcher)
+    sweeper = sweeper_of("+sweeps=smoke", "hydra.sweeper.until=0.06", "hydra.sweeper.most=30", launcher=launcher)
     sweeper.sweep(["+sweeps=smoke", f"output_root={tmp_path}", "seed=0,1,2"])
     runs = analysis.load_results(tmp_path / "smoke")
     seeds = runs.groupby("placement").size()
-    assert seeds["resi-reso"] == 3 and seeds["attn2o-ffni"] == seeds["ffni-transo"] > 5
+    assert seeds["resi-reso"] == 3 and seeds.max() > 5
     assert len(set(launcher.launched)) == len(launcher.launched) == len(runs)
     means = analysis.marginal_means(runs, "clip_i", "placement", block="seed")
-    assert ((means["high"] - means["low"])[["attn2o-ffni", "ffni-transo"]] <= 0.03).all()
+    leading = analysis.best_set(runs, "clip_i", "placement", block="seed")["in_set"]
+    assert ((means["high"] - means["low"])[leading.reindex(means.index)] <= 0.06).all()
     assert f"{len(runs)} runs: {len(runs)} done" in capsys.readouterr().out
     bounded = sweeper_of("+sweeps=smoke", "hydra.sweeper.until=0.001", "hydra.sweeper.most=12", launcher=launcher)
     bounded.sweep(["+sweeps=smoke", f"output_root={tmp_path}", "study=bounded", "seed=0,1,2"])
