@@ -22,6 +22,8 @@ from sdpet.study.validate import run_id, validate
 class FakeLauncher:
     """Writes the record a run would end with, as `score(job)` says; None stands for a failure."""
 
+    fleet_size = 1  # as launchers of ours have
+
     def __init__(self, score):
         self.score, self.launched = score, []
 

@@ -135,7 +135,12 @@ def run_report(name: str, record: Record, folder: Path, already: bool) -> str:
 
 
 def study_report(
-    jobs: Sequence[Any], before: Mapping[Path, Record], dropped: Sequence[str], doubled: int, folder: Path, seconds: float
+    jobs: Sequence[Any],
+    before: Mapping[Path, Record],
+    dropped: Sequence[str],
+    doubled: int,
+    folder: Path,
+    seconds: float,
 ) -> tuple[str, bool]:
     """The summary at the end of a study, read from the records on disk, and whether all that was asked for is there.
 
