@@ -318,6 +318,7 @@ def test_the_public_config_of_v1_gives_the_architecture_of_v1(tmp_path):
         (["--adapters", "nowhere"], ["nowhere", "run"]),
         (["--safety-checker", "./nowhere"], ["nowhere", "hub id"]),
         (["--ckpt", "model.ckpt"], ["--model and --ckpt"]),
+        (["--use-ema"], ["--use-ema", "checkpoint file"]),
         (["--config", "v1.yaml"], ["v1.yaml", "does not exist"]),
     ],
 )
@@ -346,6 +347,12 @@ def test_a_wrong_command_line_is_one_sentence(wrong, words, capsys):
     assert sdpet("txt2img", *wrong) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and all(word in error for word in words)
+
+
+def test_a_missing_checkpoint_is_named_by_its_option(tmp_path, capsys):
+    assert sdpet("txt2img", "--ckpt", tmp_path / "none.ckpt") == 1
+    error = capsys.readouterr().err
+    assert "none.ckpt does not exist; --ckpt must be" in error and error.count("\n") == 1
 
 
 def test_without_a_model_the_choices_are_named(tmp_path, monkeypatch, capsys):

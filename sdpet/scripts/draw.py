@@ -171,11 +171,12 @@ def _batch(
     latents = denoise(base, text, empty, seeds, sampler, report, start)
     if not torch.isfinite(latents).all():
         raise ValueError("sampling gave values that are not finite; try --precision full or a smaller --scale.")
-    return base.decode(latents, chunk=len(batch))
+    with torch.autocast(base.device.type, enabled=False):  # float16 overflows in the autoencoder of some models
+        return base.decode(latents, chunk=len(batch))
 
 
 def _half_precision(base: BaseModel, precision: str) -> AbstractContextManager:
-    """float16 where it is asked for and there is CUDA; the CPU computes in float32 as faithfully and not slower."""
+    """float16 where it is asked for and there is CUDA; the CPU computes in float32 either way."""
     import torch
 
     if precision == "autocast" and base.device.type == "cuda":

@@ -64,12 +64,23 @@ def load(options: argparse.Namespace) -> tuple[BaseModel, Path | None]:
             config = Path(options.config).expanduser()
             is_yaml = config.suffix.lower() in (".yaml", ".yml")
             chosen["config"] = write_configs(config, Path(scratch)) if is_yaml else config
-        base = load_base(**chosen, device=device)
+        try:
+            base = load_base(**chosen, device=device)
+        except ValueError as error:
+            raise ValueError(_in_our_words(str(error), options)) from error
     _check_sizes(base, options)
     if options.adapters is not None:
         _attach(base, Path(options.adapters).expanduser(), options.adapter_scale)
     path = chosen.get("path")
     return base, Path(path).expanduser() if path and Path(path).expanduser().is_dir() else None
+
+
+def _in_our_words(text: str, options: argparse.Namespace) -> str:
+    """An error of `load_base`, which names keys of a study's config, with the options of this command line."""
+    path = "--ckpt" if options.ckpt is not None else "--model"
+    for key, option in (("unet.path", path), ("unet.config", "--config"), ("unet.use_ema", "--use-ema")):
+        text = text.replace(key, option)
+    return text
 
 
 def _attach(base: BaseModel, folder: Path, strength: float) -> None:
