@@ -139,7 +139,8 @@ def test_a_study_is_scored_again_in_fleets_as_each_run_alone(study, tmp_path):
     for copied in (alone, together):
         shutil.copytree(study[0].parent, copied)
     asked = ["eval.subject_images=2", "eval.prompt_images=1", "quiet=true"]
-    evaluate_again(*again(f"run={together}", *asked))
+    mixed = ",".join(str(together / study[i].name) for i in (0, 2, 1))  # rows stand otherwise: equal shapes together
+    evaluate_again(*again(f"run=[{mixed}]", *asked))
     for folder in study:
         evaluate_again(*again(f"run={alone / folder.name}", *asked))
         own, shared = (Record.read(root / folder.name) for root in (alone, together))
