@@ -41,10 +41,12 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
-def train(*arguments: str, script: str = "train.py", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def train(
+    *arguments: str, script: str = "train.py", cwd: Path | None = None, timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
     """`python train.py ARGUMENTS` as a user would run it, from `cwd`."""
     return subprocess.run(
-        command(*arguments, script=script), env=environment(), cwd=cwd, capture_output=True, text=True, timeout=300
+        command(*arguments, script=script), env=environment(), cwd=cwd, capture_output=True, text=True, timeout=timeout
     )
 
 
