@@ -67,7 +67,7 @@ class GridSweeper(Sweeper):
         left = set() if options.retry else failed
         todo = [job for job in plan.jobs if job.folder not in there and job.folder not in left]
         if not self.config.quiet:
-            print("\n".join([*said[:1], *_counts(len(there), len(failed), options.retry)]), flush=True)
+            print("\n".join([*said, *_counts(len(there), len(failed), options.retry)]), flush=True)
         write_manifest(folder, plan.jobs, sys.argv)
         started = time.monotonic()
         results = self._launch(composer, todo)

@@ -107,6 +107,8 @@ COMMANDS = [
     (["-m", "seed=range(3,3)"], "no value"),
     (["-m", "adapter.din=ffno", "adapter.dout=attn1i,ffni"], "no run"),
     (["-m", "seed=0,1", "hydra.launcher.workers=0"], "at least 1"),
+    (["-m", "seed=0,1", "hydra.sweeper.fracton=0.5"], "did you mean fraction"),
+    (["-m", "seed=0,1", "hydra.sweeper.fraction=2"], "hydra.sweeper.fraction must be a number from 0 to 1"),
     (["-m", "+sweeps=placemen"], "placement, smoke"),
     (["trainer.steps=-5"], "at least 1"),
     (["seed=(1"], "seed=(1"),

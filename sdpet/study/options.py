@@ -32,9 +32,7 @@ class SweepOptions:
         values = {}
         for key, value in given.items():
             if key not in RULES:
-                near = get_close_matches(key, list(RULES), n=1)
-                hint = f" (did you mean {near[0]}?)" if near else ""
-                raise ValueError(f"there is no key hydra.sweeper.{key}{hint}; keys are {', '.join(RULES)}.")
+                raise ValueError(unknown_option(key))
             try:
                 values[key] = RULES[key](value)
             except ValueError as error:
@@ -45,6 +43,13 @@ class SweepOptions:
         if options.until is not None and (options.fraction is not None or options.runs is not None):
             raise ValueError("hydra.sweeper.until adds seeds to whole designs; it does not go with fraction or runs.")
         return options
+
+
+def unknown_option(key: str) -> str:
+    """One sentence for a key that does not exist, with those that do."""
+    near = get_close_matches(key, list(RULES), n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return f"there is no key hydra.sweeper.{key}{hint}; keys are {', '.join(RULES)}, fleet_size and params."
 
 
 RULES: dict[str, Callable[[Any], Any]] = {

@@ -280,6 +280,10 @@ def check_group(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
 def unknown_key(name: str) -> str:
     """One sentence for a key that does not exist, or not in this command, with the keys that do."""
     group, _, key = name.rpartition(".")
+    if group == "hydra.sweeper":
+        from sdpet.study.options import unknown_option
+
+        return unknown_option(key)
     if group not in RULES:
         return f"there is no config group {group!r}; groups are {', '.join(g for g in RULES if g)}."
     keys = [*RULES[group], *(g for g in RULES if g and not group)]
