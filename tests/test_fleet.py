@@ -114,7 +114,14 @@ def test_in_double_precision_every_single_weight_is_equal(tiny_base, subject_fol
     check(base, task, RUNS[:20:2] + RUNS[20:], tolerance=1e-7, measure=farthest, steps=3)
 
 
-@pytest.mark.parametrize("options", [{"clip": 0.02, "warmup": 2, "weight_decay": 0.3}, {"precision": "bf16-mixed"}])
+OPTIONS = [
+    {"clip": 0.02, "warmup": 2, "weight_decay": 0.3},
+    {"ema": 0.5, "accumulate": 2, "grad_checkpointing": True, "clip": 0.02},
+    {"precision": "bf16-mixed"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=" ".join)
 def test_members_keep_their_own_options(tiny_base, task, options):
     check(tiny_base, task, RUNS[::5], tolerance=1e-4 if "clip" in options else 0.1, steps=3, **options)
 
