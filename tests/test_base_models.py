@@ -296,3 +296,16 @@ def test_a_hub_id_that_cannot_be_had_is_one_sentence_before_any_work(tmp_path):
     assert ended.returncode == 0 and len(ended.stdout.splitlines()) == 1, ended
     for part in ("CompVis/none", "not in the local cache", "hf download", "pipeline folder"):
         assert part in ended.stdout
+
+
+def test_a_folder_with_half_precision_weights_alone(v1, tmp_path):
+    """As large models are often fetched: *.fp16.safetensors; an incomplete folder is named before any work."""
+    from tiny_models import pipeline
+
+    pipeline("v1", v1.made).save_pretrained(tmp_path, variant="fp16")
+    base = load_base("x", tmp_path)
+    assert same_weights(base.unet, v1.made["unet"].state_dict())
+    assert same_weights(base.text_encoder, v1.made["text_encoder"].state_dict())
+    next((tmp_path / "vae").glob("*.fp16.safetensors")).unlink()
+    with pytest.raises(ValueError, match="has no weights in vae"):
+        find_source(tmp_path)
