@@ -80,5 +80,7 @@ def test_activations_counted_on_the_meta_device_are_those_of_a_real_pass(placeme
         else:
             sizes.append(activation_bytes(unet, 2, 16, trained=trained))
             assert 0 < activation_bytes(unet, 2, 16, True, trained) < 0.5 * sizes[-1]
+            # weights are not activations, of which twice the images have twice as many
+            assert activation_bytes(unet, 4, 16, trained=trained) == pytest.approx(2 * sizes[-1], rel=0.01)
     assert sizes[0] == pytest.approx(sizes[1], rel=0.01)
     assert not any(module._forward_hooks for module in unet.get_submodule("conv_in").modules())
