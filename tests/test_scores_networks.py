@@ -132,7 +132,7 @@ def test_clip_vit_b_32_against_open_clip_and_transformers(tmp_path, pictures):
     import open_clip
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-    from sdpet.scoring import OpenClipScorer
+    from sdpet.scoring.openclip import OpenClipScorer
 
     name, texts = "ViT-B-32-quickgelu", ["a photo of a cat", "an astronaut"]
     with torch.random.fork_rng(devices=[]):

@@ -24,6 +24,7 @@ OTHERWISE = {
     "prior_drift": "should stay at the base's",
     "noise_difference": "what the word has come to mean",
     "kid_deviation": "of kid",
+    "recall": "poor samples have large balls; see coverage",
 }
 
 
