@@ -193,7 +193,7 @@ def test_a_study_says_what_was_done_and_litters_nothing(undisturbed):
     assert len(records(study)) == 6
     assert "6 runs: 6 done" in ended.stdout and f"python -m analysis {study}" in ended.stdout
     assert ended.stderr == ""
-    assert sorted(path.name for path in study.parent.iterdir()) == [".anchors", ".features", "smoke"]
+    assert sorted(path.name for path in study.parent.iterdir()) == [".anchors", ".cache", ".features", "smoke"]
 
 
 def test_a_study_asked_for_again_does_nothing(undisturbed, tiny_folder, subject_folders):
