@@ -51,12 +51,12 @@ def study(sampled: int | None, overrides: list[str]) -> dict[str, float]:
 
     out = Path(tempfile.mkdtemp(prefix="bench_fleet_"))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "train.py"), "quiet=true", *overrides]
+    command = [sys.executable, str(ROOT / "train.py")]
     runs = [(placement, seed) for seed in range(3) for placement in PLACEMENTS]
     taken = runs if sampled is None else runs[:: len(runs) // sampled][:sampled]
 
     def by_fleets() -> None:
-        sweep = [*command, "-m", "+sweeps=placement", f"output_root={out}"]
+        sweep = [*command, "-m", "+sweeps=placement", "quiet=true", *overrides, f"output_root={out}"]
         subprocess.run(sweep, env=environment, check=True, stdout=subprocess.DEVNULL)
 
     def by_processes() -> None:
@@ -64,7 +64,8 @@ def study(sampled: int | None, overrides: list[str]) -> dict[str, float]:
         while waiting or going:
             while waiting and len(going) < usable_cores():
                 placement, seed = waiting.pop(0)
-                one = [*command, f"adapter={placement}", f"seed={seed}", f"output_root={root}"]
+                own = [f"adapter={placement}", f"seed={seed}", f"output_root={root}"]
+                one = [*command, "quiet=true", *overrides, *own]
                 going.append(subprocess.Popen(one, env=environment, stdout=subprocess.DEVNULL))
             if any(process.poll() for process in going):
                 raise RuntimeError(f"a run of the study ended with an error: {' '.join(overrides)}")
