@@ -15,9 +15,10 @@ from scipy import stats
 from study_tools import environment
 
 import analysis
+from sdpet.record import Record
 from sdpet.study.claim import claim
 from sdpet.study.manifest import FILE
-from sdpet.study.status import _pace, status_text, study_status
+from sdpet.study.status import HEAD, Ended, _end_of, _pace, status_text, study_status
 
 
 @pytest.fixture
@@ -124,3 +125,14 @@ def test_power_on_the_command_line(tmp_path, capsys):
     for wrong, says in ((["--effect", "-1"], "above 0"), (["--effect", "1", "--factor", "lr"], "placement, din, dout")):
         assert main(["power", str(tmp_path / "pilot"), *wrong]) == 1
         assert says in capsys.readouterr().err
+
+
+def test_a_record_is_read_alike_in_short_and_cut_off_is_none(tmp_path):
+    record = Record(
+        "0123456789ab", 'a "b"', "failed", {"seed": 0}, {"name": "dreambooth"}, 'disk "full"\n', loss=[[1, 2.0]]
+    )
+    record.write(tmp_path)
+    content = (tmp_path / "record.json").read_bytes()
+    assert HEAD.match(content)  # the short way is taken
+    assert _end_of(content, 5.0) == Ended(record.status, record.reason, 5.0)
+    assert all(_end_of(content[:length], 5.0) is None for length in range(0, len(content) - 2, 7))
