@@ -50,6 +50,9 @@ check: setup
 bench: setup
 	$(BIN)/python bench/anova.py
 	$(BIN)/python bench/fleet.py
+	$(BIN)/python bench/evaluation.py
+	$(BIN)/python bench/bookkeeping.py
+	$(BIN)/python bench/gpu.py
 
 clean:
 	rm -rf .venv build outputs .pytest_cache .mypy_cache .ruff_cache
