@@ -47,7 +47,7 @@ class Cache:
 
     def _entry(self, what: dict[str, Any], compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         if self._folder is None:
-            return compute()
+            return compute().contiguous()
         device = self._base.device
         made_by = {
             "format": FORMAT,
@@ -63,7 +63,7 @@ class Cache:
                 found = _made_once(file, compute)
             except OSError as error:
                 warnings.warn(f"latents and text states are not kept in {self._folder} ({error}).", stacklevel=3)
-                found = compute()
+                found = compute().contiguous()
         return found.to(device)
 
 
@@ -74,7 +74,7 @@ def _made_once(file: Path, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
             if (found := _read(file)) is not None:
                 return found
             if mine:
-                made = compute()
+                made = compute().contiguous()  # as it is read back: sums are rounded by how a tensor lies in memory
                 _write(file, made)
                 return made
         time.sleep(0.1)
