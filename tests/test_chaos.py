@@ -25,7 +25,14 @@ from sdpet.study.claim import claim
 from sdpet.study.errors import sentence
 from sdpet.study.validate import run_folder, validate
 
-SMOKE = ("-m", "+sweeps=smoke", "checkpoint_seconds=0", "hydra.launcher.workers=1", "quiet=true")
+SMOKE = (
+    "-m",
+    "+sweeps=smoke",
+    "checkpoint_seconds=0",
+    "hydra/launcher=local",
+    "quiet=true",
+    "hydra.launcher.workers=1",
+)
 UNLIKE = ("seconds", "peak_memory", "evaluations")  # keys of a record that may differ
 
 
