@@ -45,6 +45,7 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Plan, do what is not done yet, sum up. Exits 1 when not all that was asked for is there."""
+        from sdpet.study.checkpoint import clear_away
         from sdpet.study.manifest import write_manifest
         from sdpet.study.options import SweepOptions
         from sdpet.study.plan import Composer
@@ -73,6 +74,7 @@ class GridSweeper(Sweeper):
         results = self._launch(composer, todo)
         if options.until is not None:
             plan = self._add_seeds(composer, plan, folder, options)
+        clear_away(folder)
         text, complete = study_report(plan.jobs, there, plan.dropped, plan.doubled, folder, time.monotonic() - started)
         print(text, flush=True)
         if not complete:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sdpet.files import atomically
+from sdpet.study.claim import claim, claims_folder
 
 SECONDS = 60.0  # between checkpoints, where the config does not say
 SHARE = 0.05  # of a run's time that may go into them
@@ -44,6 +45,20 @@ def write_checkpoint(run_folder: Path, state: dict[str, Any]) -> None:
 
 def remove_checkpoint(run_folder: Path) -> None:
     checkpoint_file(run_folder).unlink(missing_ok=True)
+
+
+def clear_away(study: Path) -> None:
+    """Remove claims and checkpoints of complete runs, left by processes that were killed right after the record."""
+    from sdpet.record import Record
+
+    kept = study / ".checkpoints"
+    names = {file.name.lstrip(".").split(".")[0] for place in (claims_folder(study / "any"), kept) if place.is_dir()
+             for file in place.iterdir()}  # fmt: skip
+    for name in names:
+        if Record.find(study / name) is not None:
+            with claim(study / name) as mine:  # and given back at once, with all that is left of it
+                for file in kept.glob(f"*{name}.pt*") if mine else ():
+                    file.unlink(missing_ok=True)
 
 
 class Keeper:
