@@ -64,6 +64,10 @@ def estimable(frame: pd.DataFrame, terms: Terms) -> pd.DataFrame:
     Columns df (degrees of freedom a type II test of the term has), expected (what it would have if all combinations
     were there), note (a sentence where less can be estimated) and aliased: terms of the model that the lost part goes
     with. attrs: rank, n, notes.
+
+    >>> half = pd.DataFrame([(-1, -1, 1), (1, -1, -1), (-1, 1, -1), (1, 1, 1)], columns=["a", "b", "c"])  # c = a b
+    >>> estimable(half, ["a", "b", "c", "a:b"])["aliased"].to_dict()
+    {'a': '', 'b': '', 'c': 'a:b', 'a:b': 'c', 'residual': ''}
     """
     placeholder = frame.assign(**{"(score)": np.arange(len(frame), dtype=float)})
     table = anova(placeholder, "(score)", terms)
