@@ -35,7 +35,7 @@ docs: setup
 # notebooks: run them and put copies with outputs into the docs.
 notebooks: setup
 	rm -rf docs/notebooks
-	$(BIN)/jupyter nbconvert --execute --to markdown --output-dir docs/notebooks notebooks/*.ipynb
+	PYTHONWARNINGS=ignore $(BIN)/jupyter nbconvert --execute --to markdown --output-dir docs/notebooks notebooks/*.ipynb
 
 test: lint docs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
