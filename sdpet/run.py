@@ -155,7 +155,8 @@ def _attempt(
             stage.most[fleet_key(configs[fleet[0]])] = max(1, len(fleet) // 2)
     except BaseException:  # Ctrl-C or SIGTERM: leave nothing half done
         for i in left:
-            _clear(folders[i], keep=checkpoint_file(folders[i]).exists())
+            if Record.find(folders[i]) is None:  # else it struck just after the record was written
+                _clear(folders[i], keep=checkpoint_file(folders[i]).exists())
         raise
     half = (len(left) + 1) // 2  # outside of except, where the error still holds the fleet's memory
     for part in filter(None, (left[:half], left[half:])):

@@ -221,6 +221,18 @@ def workers_of(process):
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 
 
+def test_stopped_just_after_its_record_a_run_keeps_it(overrides, out, stage, monkeypatch):
+    def stop(folder):
+        raise KeyboardInterrupt
+
+    config = composed(*overrides)
+    with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
+        stopped.setattr("sdpet.run.remove_checkpoint", stop)
+        run(config, stage)
+    folder = run_folder(validate(config))
+    assert Record.find(folder) is not None and list((folder / "samples").glob("*.png"))
+
+
 @pytest.mark.parametrize("sign", SIGNALS, ids=lambda sign: sign.name)
 def test_killed_and_started_again_it_ends_with_the_same_records(undisturbed, overrides, out, sign):
     import psutil
