@@ -113,7 +113,8 @@ def measure(
     free, before = free_memory(base.device) / sharers, PeakMemory(base.device).peak()
     found = Measurement()
     size = 1
-    while size <= min(MOST, len(configs)) and (size <= 2 or size <= found.fitting(free)):
+    # Where twice the members took no more memory than there was already, that says nothing against more of them.
+    while size <= min(MOST, len(configs)) and (len(set(found.extra.values())) < 2 or size <= found.fitting(free)):
         if trying:
             trying(size)
         try:
