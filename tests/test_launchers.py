@@ -14,7 +14,8 @@ from study_tools import composed, records, tiny_overrides, train
 
 from sdpet.record import Record, factors
 from sdpet.study.claim import claim
-from sdpet.study.cluster import do_fleet, in_fleets, launch_in_fleets
+from sdpet.study.cluster import do_fleet, launch_in_fleets
+from sdpet.study.packing import pack
 from sdpet.study.plan import Job
 from sdpet.study.validate import run_folder, validate
 
@@ -88,7 +89,7 @@ def begin_and_die(file):
 
 def test_a_fleet_is_a_job_and_holds_what_can_share_it(jobs, done, capsys):
     cluster = Cluster()
-    assert [len(fleet) for fleet in in_fleets(jobs, 3)] == [2, 2, 1]
+    assert [len(fleet) for fleet in pack(jobs, 3)] == [2, 2, 1]
     launch_in_fleets(cluster, jobs, 3)
     assert cluster.sizes == [2, 2, 1] and sorted(done) == sorted(job.folder for job in jobs)
     assert capsys.readouterr().out.count("finished") == 5  # told as their records appear

@@ -25,7 +25,7 @@ from hydra.plugins.launcher import Launcher
 from sdpet.files import atomically, no_space
 from sdpet.record import FILE
 from sdpet.study.claim import claim
-from sdpet.study.launch import POLL
+from sdpet.study.packing import POLL, pack
 from sdpet.study.plan import Job, name_of
 from sdpet.study.show import Progress, outcome
 
@@ -41,7 +41,7 @@ def launch_in_fleets(launcher: Launcher, jobs: Sequence[Job], size: int, quiet: 
     returned: list[Any] = []
     with _progress(jobs, quiet):
         while left:
-            files = [_write_order(fleet) for fleet in in_fleets(left, size)]
+            files = [_write_order(fleet) for fleet in pack(left, size)]
             reason: BaseException | None = None
             try:
                 found = launcher.launch([[f"+fleet='{file}'"] for file in files], initial_job_idx=number)
@@ -74,21 +74,6 @@ def launch_in_fleets(launcher: Launcher, jobs: Sequence[Job], size: int, quiet: 
     with suppress(OSError):  # when it is empty
         _orders_folder(jobs[0]).rmdir()
     return returned
-
-
-def in_fleets(jobs: Sequence[Job], size: int) -> list[list[Job]]:
-    """The jobs in groups of at most `size` that can be trained together, as equal in size as may be."""
-    from sdpet.run import fleet_key
-
-    groups: dict[str, list[Job]] = {}
-    for job in jobs:
-        groups.setdefault(fleet_key(job.config), []).append(job)
-    fleets = []
-    for group in groups.values():
-        count = -(-len(group) // size)
-        edges = [len(group) * i // count for i in range(count + 1)]
-        fleets += [group[edges[i] : edges[i + 1]] for i in range(count)]
-    return fleets
 
 
 def do_fleet(file: str) -> dict[str, str]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import io
-import warnings
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sdpet.tasks.images import UNREADABLE, load_captioned, square
+from sdpet.tasks.images import load_captioned, readable, square
 
 Set = tuple[np.ndarray, list[str]]  # images uint8 (N, size, size, 3) and their captions
 
@@ -91,7 +89,8 @@ def _rows(part: Any, folder: Path, size: int, image_column: str, caption_column:
     images, captions = part.select_columns([image_column]), part.select_columns([caption_column])
     texts = [_caption(row[caption_column], label) for row in captions]
     contents = ((f"row {i}", _file(row[image_column])) for i, row in enumerate(images))
-    return _readable(contents, texts, folder, size)
+    found, kept = readable(contents, size, str(folder))
+    return found, [texts[i] for i in kept]
 
 
 def _caption(value: Any, feature: Any) -> str:
@@ -118,26 +117,8 @@ def _flowers(root: Path, size: int) -> Set:
     files = [file for part in parts for file in part._image_files]
     names = [f"a photo of a {Flowers102.classes[label]}" for part in parts for label in part._labels]
     order = sorted(range(len(files)), key=lambda i: files[i].name)
-    return _readable(((files[i].name, files[i]) for i in order), [names[i] for i in order], root, size)
-
-
-def _readable(contents: Iterable[tuple[str, Any]], captions: list[str], folder: Path, size: int) -> Set:
-    """Images that can be read, with their captions; the others are named in a warning."""
-    from PIL import Image
-
-    images, kept, broken = [], [], []
-    for (name, content), caption in zip(contents, captions, strict=True):
-        try:
-            with Image.open(content) as image:
-                images.append(square(image, size))
-                kept.append(caption)
-        except UNREADABLE as error:
-            broken.append(f"{name} ({type(error).__name__})")
-    if not images:
-        raise ValueError(f"none of the {len(broken)} images of {folder} can be read.")
-    if broken:
-        warnings.warn(f"left out as unreadable in {folder}: {', '.join(broken)}", stacklevel=3)
-    return np.stack(images), kept
+    images, kept = readable(((files[i].name, files[i]) for i in order), size, str(root))
+    return images, [names[order[place]] for place in kept]
 
 
 def _resized(images: np.ndarray, captions: list[str], size: int) -> Set:

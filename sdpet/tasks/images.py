@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -59,23 +60,29 @@ def load_captioned(folder: str | Path, size: int) -> tuple[np.ndarray, list[str]
 
 
 def read(files: list[Path], size: int, what: str = "image") -> tuple[np.ndarray, list[Path]]:
-    """Read files as uint8 (N, size, size, 3); those that cannot be read are named in a warning and left out.
+    """Read files as uint8 (N, size, size, 3), and which of them could be read; see `readable`."""
+    images, kept = readable(((file.name, file) for file in files), size, f"the {what} folder {files[0].parent}")
+    return images, [files[i] for i in kept]
+
+
+def readable(contents: Iterable[tuple[str, Any]], size: int, where: str) -> tuple[np.ndarray, list[int]]:
+    """Images uint8 (N, size, size, 3) and their numbers, of (name, file or stream); others are named in a warning.
 
     Raises ValueError if none can be read.
     """
-    images, readable, broken = [], [], []
-    for file in files:
+    images, kept, broken = [], [], []
+    for number, (name, content) in enumerate(contents):
         try:
-            with Image.open(file) as image:
+            with Image.open(content) as image:
                 images.append(square(image, size))
-                readable.append(file)
+                kept.append(number)
         except UNREADABLE as error:
-            broken.append(f"{file.name} ({type(error).__name__})")
+            broken.append(f"{name} ({type(error).__name__})")
     if not images:
-        raise ValueError(f"none of the {len(files)} files in the {what} folder {files[0].parent} is a readable image.")
+        raise ValueError(f"none of the {len(broken)} files in {where} is a readable image.")
     if broken:
-        warnings.warn(f"left out as unreadable in {files[0].parent}: {', '.join(broken)}", stacklevel=3)
-    return np.stack(images), readable
+        warnings.warn(f"left out as unreadable in {where}: {', '.join(broken)}", stacklevel=4)
+    return np.stack(images), kept
 
 
 def square(image: Any, size: int) -> np.ndarray:
