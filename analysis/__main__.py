@@ -12,6 +12,7 @@ example:
   python -m analysis outputs/placement --metric clip_t --factors din,dout
   python -m analysis outputs/form --model "clip_i ~ activation * scale"
   python -m analysis outputs/placement --compare outputs/other
+  python -m analysis outputs/placement --scores eval=lab_full --metric judge_i
   python -m analysis wandb:me/sdpet/placement
   python -m analysis power outputs/placement --effect 0.05    (how many seeds that takes)
   python -m analysis analysis/data/xiang2023_dreambooth_heatmap.csv --out paper-report
@@ -47,6 +48,13 @@ def parser() -> argparse.ArgumentParser:
         "(default: the factors that vary, without interactions)",
     )
     p.add_argument("--compare", metavar="OTHER", help="a second study or CSV (default: the paper's heatmap)")
+    p.add_argument(
+        "--scores",
+        metavar="WHICH",
+        default="first",
+        help="scores of the runs: first (those they ended with), last (the latest that evaluate.py added), or what it "
+        'was asked for, as "eval=lab_full" or "eval=paper sampler.guidance=4"',
+    )
     p.add_argument("--out", metavar="FOLDER", help="where the report goes (default: STUDY/report)")
     p.add_argument("--quiet", action="store_true", help="print nothing but errors")
     return p
@@ -66,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         if asked.model and (asked.metric or factors):
             raise ValueError("--model names the score and the factors; leave --metric and --factors out.")
-        report = write_report(asked.study, asked.metric, factors, asked.compare, asked.out, asked.model)
+        report = write_report(asked.study, asked.metric, factors, asked.compare, asked.out, asked.model, asked.scores)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

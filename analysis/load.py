@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from analysis.load_wandb import PREFIX, offline_files, read_offline, read_project
+from analysis.records import FIRST, read_records
 
 FACTORS = (
     "placement", "din", "dout", "activation", "mid_dim", "scale", "init", "method", "lr", "steps", "guidance", "seed",
@@ -24,15 +20,13 @@ COSTS = (
 )  # fmt: skip
 _IDENTITY = ("study", "run_id", "status", "reason", "task", "data", "path", "protocol_hash", "component")
 _SMALLER_IS_BETTER = {"fid", "kid", "cmmd", "prior_drift", "loss", "mse", *COSTS}
-_SIZES = {"trainable_params", "adapters", "bytes"}
-_SECONDS = {"train", "per_step", "sample", "score", "total"}
 
 
 def load_results(
     source: str | os.PathLike[str] | pd.DataFrame,
     status: str | None = "finished",
     mixed_protocols: str = "refuse",
-    scores: str = "first",
+    scores: str = FIRST,
 ) -> pd.DataFrame:
     """One row a run, with the factors, metrics, anchors and costs of each run as columns.
 
@@ -42,7 +36,8 @@ def load_results(
     dout are given. status: keep only runs with this status (None keeps all); what is left out is said in
     `frame.attrs["notes"]`. mixed_protocols: "refuse" raises ValueError when a score of one task was made in different
     ways, because such scores cannot be compared; "flag" only notes it. scores, of a folder of runs: "first", those a
-    run ended with; "last", the latest that evaluate.py added; or what it was asked for, such as "eval=paper".
+    run ended with; "last", the latest that evaluate.py added; or what it was asked for, such as "eval=paper" or
+    "eval=paper sampler.guidance=4". The factor guidance is that of the scored samples.
 
     >>> import analysis
     >>> frame = analysis.load_results(pd.DataFrame({"din": ["a", "b"], "dout": ["c", "c"], "clip_i": [0.5, 0.6]}))
@@ -52,16 +47,23 @@ def load_results(
     if mixed_protocols not in ("refuse", "flag"):
         raise ValueError(f"mixed_protocols is {mixed_protocols!r}; choose refuse or flag.")
     notes: list[str] = []
+    if scores != FIRST and (isinstance(source, pd.DataFrame) or not Path(source).is_dir()):
+        raise ValueError(f"scores={scores!r} can be chosen only of a folder of runs.")
     if isinstance(source, pd.DataFrame):
         frame, metrics = source.copy(), list(source.attrs.get("metrics", []))
         notes += source.attrs.get("notes", [])
     else:
         path = Path(source)
         if str(source).startswith(PREFIX):
-            rows, metrics = read_project(str(source), _flatten)
+            rows, metrics = read_project(str(source))
             frame = pd.DataFrame(rows)
         elif path.is_dir():
-            frame, metrics = _read_folder(path, notes, scores)
+            rows, metrics = read_records(path, notes, scores)
+            if not rows and offline_files(path):
+                rows, metrics = read_offline(path)
+            if not rows:
+                raise ValueError(f"{path} holds no run with a readable record.json.")
+            frame = pd.DataFrame(rows)
         elif path.is_file():
             frame, metrics = _read_csv(path), []
         else:
@@ -142,122 +144,12 @@ def higher_is_better(metric: str) -> bool:
     return not (distance or name in _SMALLER_IS_BETTER or name.startswith(("fid", "kid", "loss")))
 
 
-def metric_protocols(protocol: dict[str, Any]) -> dict[str, str]:
-    """For each metric, twelve hex digits of how it was made; what only other metrics depend on does not enter.
-
-    Empty for a protocol that does not tell metrics apart.
-    """
-    common = {key: protocol.get(key) for key in ("sampler", "eval_seed", "image_size", "image_bits", "score_dtype")}
-    references = {key: value for key, value in protocol.items() if key.startswith("reference")}
-    return {
-        metric: protocol_hash(
-            {**common, **(references if entry.get("against") == "references" else {}), "score": entry}
-        )
-        for metric, entry in (protocol.get("scores") or {}).items()
-    }
-
-
-def protocol_hash(protocol: dict[str, Any] | None) -> str:
-    """Twelve hex digits of how the scores were made: scores compare only where it is equal."""
-    return hashlib.sha256(json.dumps(_plain(protocol or {}), sort_keys=True, default=str).encode()).hexdigest()[:12]
-
-
-def _plain(value: Any) -> Any:
-    """Whole numbers as int: W&B keeps 20.0 as 20."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
 def _looks_like_factor(column: pd.Series) -> bool:
     if pd.api.types.is_bool_dtype(column):
         return True
     if pd.api.types.is_integer_dtype(column):
         return column.nunique() <= 20
     return not pd.api.types.is_numeric_dtype(column)
-
-
-def _find_records(folder: Path) -> Iterator[Path]:
-    for root, folders, files in os.walk(folder):
-        if "record.json" in files:
-            folders.clear()  # a run folder holds no other runs, but maybe thousands of samples
-            yield Path(root) / "record.json"
-        # Neither the untuned base model's samples, nor a report, nor W&B's own files hold runs.
-        folders[:] = sorted(name for name in folders if name not in ("base", "report", "wandb"))
-
-
-def _read_folder(folder: Path, notes: list[str], scores: str = "first") -> tuple[pd.DataFrame, list[str]]:
-    rows: dict[str, dict[str, Any]] = {}
-    metrics: dict[str, None] = {}
-    unreadable, twice, unscored = [], 0, 0
-    for path in _find_records(folder):
-        try:
-            record = json.loads(path.read_bytes())
-            if (record := _with_scores(record, scores)) is None:
-                unscored += 1
-                continue
-            row = _flatten(record, path)
-        except (OSError, ValueError, TypeError, AttributeError, KeyError):
-            unreadable.append(str(path))
-            continue
-        twice += row["run_id"] in rows
-        rows.setdefault(row["run_id"], row)
-        metrics.update(dict.fromkeys(record.get("metrics") or {}))
-    if unreadable:
-        notes.append(f"{len(unreadable)} record(s) could not be read and are left out, the first is {unreadable[0]}.")
-    if twice:
-        notes.append(f"{twice} run(s) are in the folder more than once and are counted once.")
-    if unscored:
-        notes.append(f"{unscored} run(s) have no scores of {scores} and are left out; evaluate.py makes them.")
-    if unscored and not rows:
-        raise ValueError(
-            f"no run in {folder} has scores of {scores}; make them: python evaluate.py run={folder} {scores}."
-        )
-    if not rows and offline_files(folder):
-        found, names = read_offline(folder, _flatten)
-        return pd.DataFrame(found), names
-    if not rows:
-        raise ValueError(f"{folder} holds no run with a readable record.json.")
-    return pd.DataFrame(list(rows.values())), list(metrics)
-
-
-def _flatten(record: dict[str, Any], path: Path) -> dict[str, Any]:
-    task = record.get("task") or {}
-    row: dict[str, Any] = {
-        "study": record.get("study"),
-        "run_id": record.get("run_id") or str(path.parent),
-        "status": record.get("status"),
-        "reason": record.get("reason"),
-        "task": task.get("name"),
-        "data": task.get("data"),
-        **(record.get("factors") or {}),
-    }
-    for metric, value in (record.get("metrics") or {}).items():
-        row[metric] = np.nan if value is None else value
-    for metric, anchor in (record.get("anchors") or {}).items():
-        for end in ("floor", "ceiling"):
-            value = (anchor or {}).get(end)
-            row[f"{metric}_{end}"] = np.nan if value is None else value
-    row.update({key: value for key, value in (record.get("sizes") or {}).items() if key in _SIZES})
-    row.update({f"seconds_{key}": v for key, v in (record.get("seconds") or {}).items() if key in _SECONDS})
-    row["peak_memory"] = record.get("peak_memory")
-    row["path"] = str(path.parent)
-    if protocol := record.get("protocol"):  # none where nothing was scored
-        protocol = _without_factors(protocol, row)
-        made = metric_protocols(protocol) or dict.fromkeys(record.get("metrics") or {}, protocol_hash(protocol))
-        row.update({f"{metric}_protocol": value for metric, value in made.items()})
-    row["protocol_hash"] = protocol_hash(protocol) if protocol else None
-    return row
-
-
-def _without_factors(protocol: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
-    """The protocol without the guidance where that is a factor of the run: then it does not tell protocols apart."""
-    sampler = protocol.get("sampler")
-    if not isinstance(sampler, dict) or row.get("guidance") is None:
-        return protocol
-    return protocol | {"sampler": {key: value for key, value in sampler.items() if key != "guidance"}}
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -312,14 +204,3 @@ def _check_protocols(frame: pd.DataFrame, mixed: str, notes: list[str]) -> None:
         if mixed == "refuse":
             raise ValueError(f"{sentence}; score them again alike, or filter the frame to one protocol.")
         notes.append(sentence + ".")
-
-
-def _with_scores(record: dict[str, Any], scores: str) -> dict[str, Any] | None:
-    """The record with the scores asked for in the place of its first ones; None where there are none."""
-    if scores == "first":
-        return record
-    added = [e for e in record.get("evaluations") or [] if scores == "last" or scores in (e.get("asked") or [])]
-    if not added:
-        return record if scores == "last" else None
-    seconds = {**(record.get("seconds") or {}), **(added[-1].get("seconds") or {})}
-    return {**record, **{key: added[-1].get(key) for key in ("metrics", "anchors", "protocol")}, "seconds": seconds}

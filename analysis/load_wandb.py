@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from analysis.records import flatten
 
 PREFIX = "wandb:"
 OFFLINE = ("offline-run-*", "run-*")  # folders of runs below a folder `wandb`
 REPORT = "report_of"  # key in the config of a W&B run that holds the report of a study (analysis/dashboard.py)
 NO_END = ("unknown", "running")  # how W&B's tool calls a file without an end: the run was killed, or is going on
-
-Flatten = Callable[[dict[str, Any], Path], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -32,25 +32,25 @@ class Logged:
     where: str
 
 
-def read_project(address: str, flatten: Flatten) -> tuple[list[dict[str, Any]], list[str]]:
+def read_project(address: str) -> tuple[list[dict[str, Any]], list[str]]:
     """Rows and names of scores of the project at `wandb:entity/project`, or of one study of it (`.../project/study`).
 
-    flatten: makes a row of a record. ValueError where there is no account, no such project or no run in it.
+    ValueError where there is no account, no such project or no run in it.
     """
     parts = address.removeprefix(PREFIX).strip("/").split("/")
     if len(parts) not in (2, 3) or not all(parts):
         raise ValueError(f"{address} is not a W&B project; write wandb:ENTITY/PROJECT or wandb:ENTITY/PROJECT/STUDY.")
-    return _rows([*_from_server("/".join(parts[:2]), parts[2] if len(parts) == 3 else None)], flatten, address)
+    return _rows([*_from_server("/".join(parts[:2]), parts[2] if len(parts) == 3 else None)], address)
 
 
-def read_offline(folder: Path, flatten: Flatten) -> tuple[list[dict[str, Any]], list[str]]:
+def read_offline(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """Rows and names of scores of the offline runs in `folder`; of several tries of one run the last one counts."""
     found: dict[str, Logged] = {}
     for file in offline_files(folder):
         run = _inspect(file)
         if run is not None:
             found[run.id] = run
-    return _rows(list(found.values()), flatten, str(folder))
+    return _rows(list(found.values()), str(folder))
 
 
 def offline_files(folder: Path) -> list[Path]:
@@ -88,7 +88,7 @@ def _inspect(file: Path) -> Logged | None:
     return Logged(told["run_id"], state, told.get("config") or {}, told.get("summary") or {}, str(file.parent))
 
 
-def _rows(runs: Iterable[Logged], flatten: Flatten, source: str) -> tuple[list[dict[str, Any]], list[str]]:
+def _rows(runs: Iterable[Logged], source: str) -> tuple[list[dict[str, Any]], list[str]]:
     rows, metrics = [], {}
     for run in runs:
         if REPORT in run.config:

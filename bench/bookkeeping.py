@@ -72,8 +72,8 @@ def fill(jobs: list) -> None:
 def one_run(job) -> dict[str, float]:
     """Median seconds of what a run costs beside its work: its identity, its claim, its config and its record."""
     from sdpet.record import Record
-    from sdpet.run import _start_afresh
     from sdpet.study.claim import claim
+    from sdpet.study.folder import start_afresh
     from sdpet.study.trained import remember_training
     from sdpet.study.validate import run_folder, validate
 
@@ -85,7 +85,7 @@ def one_run(job) -> dict[str, float]:
         marks.append(time.perf_counter())
         with claim(folder):
             marks.append(time.perf_counter())
-            _start_afresh(folder, job.config)
+            start_afresh(folder, job.config, goes_on=False)
             marks.append(time.perf_counter())
             record.write(folder)
             remember_training(folder, job.config)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from sdpet.files import no_space, settle
 from sdpet.ranks import company, count, orders, started_as
 from sdpet.record import Record, bin_loss, factors
-from sdpet.stage import Stage, anchors_of, design_of, eval_plan, hush
-from sdpet.study.checkpoint import SECONDS, Keeper, checkpoint_file, read_checkpoint, remove_checkpoint
+from sdpet.stage import Stage, anchors_of, design_of, eval_plan, floor_images, hush
+from sdpet.study.checkpoint import SECONDS, Keeper, read_checkpoint, remove_checkpoint
 from sdpet.study.claim import Claim, claim
+from sdpet.study.folder import clear_unfinished, start_afresh
 from sdpet.study.log import open_log, tell_failure
 from sdpet.study.trained import remember_training, score_trained, trained_before
 from sdpet.study.validate import run_folder, run_id, validate
@@ -129,7 +129,7 @@ def _attempt(
     left = list(fleet)
     try:
         for i in fleet:
-            _start_afresh(folders[i], configs[i], goes_on=states[i] is not None)
+            start_afresh(folders[i], configs[i], goes_on=states[i] is not None)
         runs = [(configs[i], folders[i], states[i]) for i in fleet]
         alone = len(fleet) == 1 and states[fleet[0]] is None
         source = trained_before(folders[fleet[0]], configs[fleet[0]]) if alone else None
@@ -141,8 +141,7 @@ def _attempt(
     except Exception as error:  # recorded, so that the other runs of a study go on
         full = no_space(error)
         if full is not None:  # room for the others is not there either
-            for i in left:
-                shutil.rmtree(folders[i], ignore_errors=True)
+            clear_unfinished([folders[i] for i in left], keep_validation=False)
             raise OSError(full, os.strerror(full), getattr(error, "filename", None) or str(folders[left[0]])) from error
         if len(fleet) == 1:
             cause = error.__cause__ if type(error).__name__ == "InstantiationException" and error.__cause__ else error
@@ -154,9 +153,7 @@ def _attempt(
         if is_memory(error):
             stage.most[fleet_key(configs[fleet[0]])] = max(1, len(fleet) // 2)
     except BaseException:  # Ctrl-C or SIGTERM: leave nothing half done
-        for i in left:
-            if Record.find(folders[i]) is None:  # else it struck just after the record was written
-                _clear(folders[i], keep=checkpoint_file(folders[i]).exists())
+        clear_unfinished([folders[i] for i in left])
         raise
     half = (len(left) + 1) // 2  # outside of except, where the error still holds the fleet's memory
     for part in filter(None, (left[:half], left[half:])):
@@ -197,7 +194,7 @@ def _run(
     config = runs[0][0]
     torch.set_num_threads(config["trainer"]["threads"])
     base, task, scorers = stage.base(config), stage.task(config, watch), stage.scorers(config)
-    frames = [anchors_of(own, stage, keep=True) for own, _, _ in runs]
+    frames = [anchors_of(own, stage, floor_images(own["seed"])) for own, _, _ in runs]
     base_params = sum(p.numel() for p in base.unet.parameters())
     started = time.perf_counter()
     designs = [design_of(own, base) for own, _, _ in runs]
@@ -315,26 +312,3 @@ def _sizes(folder: Path, handle: Handle, base_params: int) -> dict[str, int | No
 
 def _sampling(watch: Watch | None) -> Callable[[int, int], None] | None:
     return None if watch is None else lambda done, total: watch("sample", done, total)
-
-
-def _start_afresh(folder: Path, config: dict[str, Any], goes_on: bool) -> None:
-    """An empty folder but for config.yaml; what an interrupted or failed run left is removed, its record first.
-
-    goes_on: from a checkpoint, so that validation samples of the steps already done stay.
-    """
-    import yaml
-
-    (folder / "record.json").unlink(missing_ok=True)
-    _clear(folder, keep=goes_on)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-
-
-def _clear(folder: Path, keep: bool) -> None:
-    """Remove the folder, or with keep=True all in it but validation samples."""
-    if not (keep and (folder / "validation").is_dir()):
-        shutil.rmtree(folder, ignore_errors=True)
-        return
-    for item in folder.iterdir():
-        if item.name != "validation":
-            shutil.rmtree(item) if item.is_dir() else item.unlink()

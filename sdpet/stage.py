@@ -74,10 +74,10 @@ class Stage:
         return self._kept[what][1]
 
 
-def anchors_of(config: Mapping[str, Any], stage: Stage, keep: bool = False) -> dict[str, dict[str, float | None]]:
+def anchors_of(config: Mapping[str, Any], stage: Stage, images: str) -> dict[str, dict[str, float | None]]:
     """Floor and ceiling of each metric, kept in output_root/.anchors for all runs that share them.
 
-    keep: the floor's images are also put beside the runs, in output_root/<study>/base/seed<seed>.
+    images: where in output_root/<study> the floor's images are put, see `floor_images`.
     """
     from hydra.utils import instantiate
 
@@ -85,9 +85,18 @@ def anchors_of(config: Mapping[str, Any], stage: Stage, keep: bool = False) -> d
 
     base, task, scorers = stage.base(config), stage.task(config), stage.scorers(config)
     root = Path(config["output_root"]).expanduser()
-    samples = root / config["study"] / "base" / f"seed{config['seed']}" if keep else None
+    samples = root / config["study"] / images
     sampler, plan = instantiate(config["sampler"]), eval_plan(config)
     return anchors(base, task, scorers, sampler, config["seed"], plan, root / ".anchors", samples=samples)
+
+
+def floor_images(seed: int, protocol: Mapping[str, Any] | None = None) -> str:
+    """The folder in a study of what the untuned base draws for runs of this seed: as the runs were scored when they
+    ended, or under another protocol."""
+    from sdpet.scoring.plan import hash_text
+
+    part = "" if protocol is None else f"{hash_text(json.dumps(protocol, sort_keys=True))[:12]}/"
+    return f"base/{part}seed{seed}"
 
 
 def load_scorers(wanted: Mapping[str, Mapping[str, Any]], strict: bool, root: Path) -> Scorers:

@@ -137,5 +137,25 @@ def test_scores_added_later_can_be_chosen(tmp_path):
     assert list(paper["clip_i"]) == [0.9] and "1 run(s) have no scores of eval=paper" in paper.attrs["notes"][0]
     with pytest.raises(ValueError, match="cannot be compared"):
         analysis.load_results(tmp_path, scores="last")
-    with pytest.raises(ValueError, match=r"evaluate\.py"):
+    with pytest.raises(ValueError, match=r"choose from first, last, eval=paper, sampler=ddim, or .*evaluate\.py"):
         analysis.load_results(tmp_path, scores="eval=full")
+    with pytest.raises(ValueError, match="only of a folder"):
+        analysis.load_results(paper, scores="last")
+
+
+def test_guidance_of_later_scores_is_that_of_their_samples(tmp_path):
+    """A run scored again under other guidance must not pass for one of the old guidance."""
+    for run in "ab":
+        scored(tmp_path, run, {"clip_i": 0.5})
+        file = tmp_path / run / "record.json"
+        record = json.loads(file.read_text())
+        record["factors"]["guidance"] = record["protocol"]["sampler"]["guidance"] = 2.5
+        if run == "a":
+            other = record["protocol"] | {"sampler": {"steps": 20, "guidance": 4.0}}
+            asked = ["eval=lab", "sampler.guidance=4"]
+            record["evaluations"] = [{"asked": asked, "metrics": {"clip_i": 0.7}, "anchors": {}, "protocol": other}]
+        file.write_text(json.dumps(record))
+    frame = analysis.load_results(tmp_path, scores="last").set_index("run_id")
+    assert frame["guidance"].to_dict() == {"a": 4.0, "b": 2.5} and "guidance" in analysis.factor_columns(frame)
+    both = analysis.load_results(tmp_path, scores="sampler.guidance=4 eval=lab")
+    assert list(both["clip_i"]) == [0.7]

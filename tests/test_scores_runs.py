@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import shutil
 
@@ -150,10 +151,41 @@ def test_a_study_is_scored_again_in_fleets_as_each_run_alone(study, tmp_path):
         assert shared.evaluations[0]["metrics"] == pytest.approx(expected["metrics"], abs=1e-4)
         assert shared.evaluations[0]["protocol"] == expected["protocol"]
         assert expected["protocol"]["scores"]["clip_i"]["images"] == {"subject": 2}
-        assert (together / folder.name / "evaluations" / "001" / "00000.png").exists()
+        assert (together / folder.name / "evaluations" / "001" / "samples" / "00000.png").exists()
     before = [(together / folder.name / "record.json").read_bytes() for folder in study]
     evaluate_again(*again(f"run={together}/*", *asked))  # base/ is no run; what is scored is not scored anew
     assert before == [(together / folder.name / "record.json").read_bytes() for folder in study]
+
+
+def test_a_report_of_later_scores_shows_their_numbers_and_images(study, tmp_path):
+    from analysis.report import write_report
+    from analysis.report.study import read_study
+
+    root = tmp_path / "s"
+    shutil.copytree(study[0].parent, root)
+    asked = ["eval.subject_images=2", "sampler.guidance=5"]
+    evaluate_again(*again(f"run={root}", *asked, "quiet=true"))
+    later = read_study(root, "clip_i", None, scores=" ".join(asked))
+    first = read_study(root, "clip_i", None)
+    for row in later.done.itertuples():
+        folder = root / row.run_id
+        entry = Record.read(folder).evaluations[0]
+        assert row.clip_i == entry["metrics"]["clip_i"] != Record.read(folder).metrics["clip_i"]
+        assert row.clip_i_floor == entry["anchors"]["clip_i"]["floor"] and row.guidance == 5
+        images, base = later.images_of(row.path), later.bases[row.seed]
+        assert images == folder / entry["samples"] and first.images_of(row.path) == folder / "samples"
+        index = (images / "index.jsonl").read_text()
+        assert index.count('"subject"') == 2
+        assert index == (base / "samples" / "index.jsonl").read_text(), "the floor under the same protocol"
+        assert float(np.load(base / "noise_difference.npz")["map"].mean()) == pytest.approx(
+            entry["anchors"]["noise_difference"]["floor"], rel=1e-5
+        )
+        assert first.bases[row.seed] == root / "base" / f"seed{row.seed}" != base
+    report = write_report(root, "clip_i", scores=" ".join(asked))
+    page = html.unescape(report.page.read_text())
+    assert f'--scores "{" ".join(asked)}"' in page, "how to make the report again"
+    with pytest.raises(ValueError, match=r"choose from first, last, eval.subject_images=2 sampler.guidance=5, or"):
+        read_study(root, scores="eval=paper")
 
 
 def test_the_base_is_sampled_once_a_seed_and_is_no_run(study):

@@ -8,6 +8,7 @@ from datetime import date
 from pathlib import Path
 
 from analysis.load_wandb import PREFIX
+from analysis.records import FIRST
 from analysis.report.page import Section, render
 from analysis.report.study import Study, read_study
 from analysis.report.words import counted, listing, number
@@ -28,13 +29,14 @@ def write_report(
     compare: str | Path | None = None,
     out: str | Path | None = None,
     model: str | None = None,
+    scores: str = FIRST,
 ) -> Report:
     """Write `out/index.html`, `out/figures` and `out/tables` for a study folder or a CSV.
 
     metric: the score to analyse; factors: the columns to test; model: both together with the terms of the joint model,
     as "clip_i ~ din * dout". compare: a second study (default: the paper's heatmap where placements can be compared).
-    out: default `report` in the study's folder; for a CSV
-    `outputs/<name>/report`, for W&B `outputs/wandb-<name>/report`.
+    scores: which scores of the runs, as in `analysis.load_results`. out: default `report` in the study's folder; for a
+    CSV `outputs/<name>/report`, for W&B `outputs/wandb-<name>/report`.
     Raises ValueError, with one sentence that names the choices, when there is nothing to report on.
     """
     from analysis.report import details, pictures
@@ -46,7 +48,7 @@ def write_report(
     from analysis.report.noise import noise_section
     from analysis.report.ranking import beside_section, ranking_section
 
-    study = read_study(source, metric, factors, model)
+    study = read_study(source, metric, factors, model, scores)
     if out is not None:
         folder = Path(out)
     elif study.source.is_dir():
@@ -64,6 +66,7 @@ def write_report(
     command += f" --factors {','.join(factors)}" if factors else ""
     command += f' --model "{model}"' if model else ""
     command += f" --compare {compare}" if compare else ""
+    command += f' --scores "{scores}"' if scores != FIRST else ""
     sections = [
         heatmap_section(study, means, folder) if several else None,
         factors_section(study, folder) if several else None,

@@ -25,12 +25,13 @@ def noise_section(study: Study, out: Path, order: Sequence[tuple[object, float]]
     if "path" not in study.done:
         return None
     maps: list[tuple[str, np.ndarray, int]] = []
-    base = _maps(sorted((study.source / "base").glob(f"seed*/{FILE}")))
+    base = _maps(folder / FILE for folder in study.bases.values())
     if base:
         maps.append((BASE, np.mean(base, axis=0), len(base)))
     singles: dict[str, list[float]] = {}
     for design, _ in order:
-        found = _maps(Path(str(path)) / FILE for path in study.done.loc[study.done[study.design] == design, "path"])
+        paths = study.done.loc[study.done[study.design] == design, "path"]
+        found = _maps(study.images_of(path).parent / FILE for path in paths)
         if found:
             name = study.label(design)
             maps.append((name, np.mean(found, axis=0), len(found)))

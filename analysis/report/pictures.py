@@ -67,23 +67,24 @@ def samples_section(study: Study, out: Path, order: Sequence[tuple[object, float
 
 def _main_role(study: Study) -> str:
     """Subject images where there are any, else whatever the runs stored."""
-    for run, seed in _runs(study, None)[:3]:
+    for folder, seed in _runs(study, None)[:3]:
         for role in ("subject", "prompt", "class"):
-            if sample_index(run, seed, role):
+            if sample_index(folder, seed, role):
                 return role
     return "subject"
 
 
 def _runs(study: Study, design: object | None) -> list[tuple[Path, Any]]:
+    """The folder of images and the seed of each run."""
     done = study.done if design is None else study.done[study.done[study.design] == design]
     seeds = done["seed"] if "seed" in done else [0] * len(done)
-    return [(Path(str(path)), seed) for path, seed in zip(done["path"], seeds, strict=True)]
+    return [(study.images_of(path), seed) for path, seed in zip(done["path"], seeds, strict=True)]
 
 
 def _index(study: Study, design: object, role: str) -> dict[Key, Path]:
     index: dict[Key, Path] = {}
-    for run, seed in _runs(study, design):
-        index |= sample_index(run, seed, role)
+    for folder, seed in _runs(study, design):
+        index |= sample_index(folder, seed, role)
     return index
 
 
@@ -138,12 +139,10 @@ def _configured(study: Study, key: str) -> list[Path]:
 
 
 def _base_samples(study: Study, role: str, columns: Sequence[Key], side: int) -> Strip | None:
-    """The base model's samples from the same noise, where the study holds them (`base/seed<seed>/samples`)."""
-    root = study.source / "base"
+    """The base model's samples from the same noise, where the study holds them."""
     index: dict[Key, Path] = {}
-    if root.is_dir():
-        for seed in {seed for seed, *_ in columns}:
-            index |= sample_index(root / f"seed{seed}", seed, role)
+    for seed, folder in study.bases.items():
+        index |= sample_index(folder / "samples", seed, role)
     if not any(key in index for key in columns):
         return None
     images = tuple(data_uri(index[key], side) if key in index else None for key in columns)

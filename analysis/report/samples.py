@@ -40,9 +40,9 @@ class Grid:
 Key = tuple[object, object, str]
 
 
-def sample_index(run: Path, run_seed: object, role: str) -> dict[Key, Path]:
-    """The stored images of a run in that role, by what they were drawn from; empty where nothing is stored."""
-    index = run / "samples" / "index.jsonl"
+def sample_index(folder: Path, run_seed: object, role: str) -> dict[Key, Path]:
+    """The images of a run that lie in `folder` in that role, by what they were drawn from; empty where none are."""
+    index = folder / "index.jsonl"
     found: dict[Key, Path] = {}
     if not index.is_file():
         return found
@@ -51,7 +51,7 @@ def sample_index(run: Path, run_seed: object, role: str) -> dict[Key, Path]:
             entry = json.loads(line)
         except json.JSONDecodeError:
             continue  # a line cut short when the run was stopped
-        file = run / "samples" / str(entry.get("file", ""))
+        file = folder / str(entry.get("file", ""))
         if entry.get("role", "subject") == role and file.is_file():
             found[run_seed, entry.get("seed"), str(entry.get("prompt", ""))] = file
     return found

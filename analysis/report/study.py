@@ -13,6 +13,7 @@ import pandas as pd
 
 from analysis.design import parse_model
 from analysis.load import factor_columns, higher_is_better, load_results, metric_columns
+from analysis.records import FIRST, with_scores
 from analysis.report.words import Metric, factor_words, level_words, listing, metric_words
 
 PREFERRED = ("clip_i", "clip_similarity", "fid")
@@ -25,7 +26,7 @@ class Study:
 
     runs: every run, whatever its end. done: finished runs that have the score. metric: column of the score.
     factors: columns that vary, without the seed. design: column that tells designs apart ("placement" or "design").
-    model: terms of the joint model, where they were asked for.
+    model: terms of the joint model, where they were asked for. scores: which scores of the runs, see `load_results`.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Study:
     design: str
     notes: list[str] = field(default_factory=list)
     model: list[str] = field(default_factory=list)
+    scores: str = FIRST
 
     @property
     def words(self) -> Metric:
@@ -93,18 +95,46 @@ class Study:
 
     @cached_property
     def records(self) -> dict[str, dict[str, Any]]:
-        """record.json of every run, by run_id; empty for a CSV."""
-        found = {}
+        """record.json of every run with the scores asked for, by run_id; empty for a CSV."""
+        found: dict[str, dict[str, Any]] = {}
         if {"path", "run_id"} <= set(self.runs):
             for path, run_id in zip(self.runs["path"], self.runs["run_id"], strict=True):
                 file = Path(str(path)) / "record.json"
                 if file.is_file():
-                    found[str(run_id)] = json.loads(file.read_text(encoding="utf-8"))
+                    record = with_scores(json.loads(file.read_text(encoding="utf-8")), self.scores)
+                    found.update({str(run_id): record} if record else {})
+        return found
+
+    @cached_property
+    def _record_at(self) -> dict[str, dict[str, Any]]:
+        """Records by the path of their run."""
+        if "path" not in self.runs or "run_id" not in self.runs:
+            return {}
+        pairs = zip(self.runs["path"], self.runs["run_id"], strict=True)
+        return {str(path): self.records[str(run_id)] for path, run_id in pairs if str(run_id) in self.records}
+
+    def images_of(self, path: object) -> Path:
+        """The folder of the images that the run at this path was scored by; its noise map lies beside it."""
+        return Path(str(path)) / self._record_at.get(str(path), {}).get("samples", "samples")
+
+    @cached_property
+    def bases(self) -> dict[Any, Path]:
+        """For each seed the folder of what the untuned base model drew, where that is known."""
+        if "seed" not in self.done or "path" not in self.done:
+            return {}
+        found: dict[Any, Path] = {}
+        for path, seed in zip(self.done["path"], self.done["seed"], strict=True):
+            place = self._record_at.get(str(path), {}).get("base", f"base/seed{seed:.0f}")
+            found[seed] = Path(str(path)).parent / place
         return found
 
 
 def read_study(
-    source: str | Path, metric: str | None = None, factors: Sequence[str] | None = None, model: str | None = None
+    source: str | Path,
+    metric: str | None = None,
+    factors: Sequence[str] | None = None,
+    model: str | None = None,
+    scores: str = FIRST,
 ) -> Study:
     """Load a study folder or CSV and settle score and factors. ValueError names the choices where one is unknown."""
     terms: list[str] = []
@@ -113,7 +143,7 @@ def read_study(
         factors = list(dict.fromkeys(name for term in terms for name in term.split(":")))
     path = Path(source)
     # Failed runs have no protocol; only the runs that are compared must have been scored alike.
-    runs = load_results(path, status=None, mixed_protocols="flag")
+    runs = load_results(path, status=None, mixed_protocols="flag", scores=scores)
     metrics = metric_columns(runs)
     finished = runs[runs["status"] == "finished"] if "status" in runs else runs
     if not metrics:
@@ -132,7 +162,7 @@ def read_study(
     notes = [str(note) for note in runs.attrs.get("notes", []) if "protocol_hash" not in note]
     done, design = _with_design(done, chosen)
     name = str(runs["study"].iloc[0]) if "study" in runs and runs["study"].nunique() == 1 else path.stem
-    return Study(name, path, runs, done, metric, metrics, chosen, design, notes, terms)
+    return Study(name, path, runs, done, metric, metrics, chosen, design, notes, terms, scores)
 
 
 def _factors(done: pd.DataFrame, runs: pd.DataFrame, asked: Sequence[str] | None, path: Path) -> list[str]:

@@ -58,7 +58,10 @@ def find_runs(given: Any) -> list[Path]:
 
 
 def stored_config(folder: Path) -> dict[str, Any]:
-    """The config a run was done with. ValueError if the folder is not that of a run."""
+    """The config a run was done with, and where the run lies now, as studies are moved and copied.
+
+    ValueError if the folder is not that of a run.
+    """
     import yaml
 
     try:
@@ -71,6 +74,9 @@ def stored_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder / 'config.yaml'} cannot be read ({' '.join(str(error).split())}).") from None
     if not isinstance(config, dict):
         raise ValueError(f"{folder / 'config.yaml'} is not the config of a run.")
+    study = folder.resolve().parent
+    if (Path(str(config.get("output_root"))).expanduser() / str(config.get("study"))).resolve() != study:
+        config |= {"output_root": str(study.parent), "study": study.name}
     return config
 
 
@@ -169,9 +175,10 @@ def _score(
     jobs: Sequence[Job], stage: Stage, asked: Sequence[str], quiet: bool
 ) -> Iterator[tuple[Job, dict[str, Any], bool]]:
     """The entry of each job's scores and whether it is new; new ones are in the record by then."""
-    from sdpet.stage import anchors_of, protocol_of
+    from sdpet.stage import anchors_of, floor_images, protocol_of
 
     todo: list[Job] = []
+    bases: list[str] = []
     for job in jobs:
         job.record = record = Record.read(job.folder)  # as it is now that the run is ours
         protocol = protocol_of(job.config, stage)
@@ -182,22 +189,23 @@ def _score(
             yield job, there, False
         else:
             todo.append(job)
+            bases.append(floor_images(job.config["seed"], protocol))
     if not todo:
         return
     bar = Bar(quiet)
     try:
-        frames = [anchors_of(job.config, stage) for job in todo]
+        frames = [anchors_of(job.config, stage, place) for job, place in zip(todo, bases, strict=True)]
         found = _evaluated(todo, stage, bar)
     finally:
         bar.close()
     from sdpet.scoring import save_noise_map, save_samples
 
-    for job, frame, scores in zip(todo, frames, found, strict=True):
+    for job, frame, place, scores in zip(todo, frames, bases, found, strict=True):
         if scores is None:
             print(f"left out: {job.folder}: samples are not finite under these options", file=sys.stderr)
             continue
         name = f"evaluations/{len(job.record.evaluations) + 1:03d}"
-        save_samples(scores, job.folder / name)
+        save_samples(scores, job.folder / name / "samples")
         save_noise_map(scores, job.folder / name)
         entry = {
             "asked": list(asked),
@@ -206,7 +214,8 @@ def _score(
             "protocol": scores.protocol,
             "missing": scores.missing,
             "seconds": scores.seconds,
-            "samples": name,
+            "samples": f"{name}/samples",
+            "base": place,
             "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         job.record.evaluations.append(entry)

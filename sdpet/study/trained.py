@@ -62,7 +62,7 @@ def score_trained(
     """
     from sdpet.run import evaluate
     from sdpet.scoring import save_noise_map, save_samples
-    from sdpet.stage import anchors_of
+    from sdpet.stage import anchors_of, floor_images
     from sdpet.study.log import open_log
 
     started = time.perf_counter()
@@ -73,7 +73,7 @@ def score_trained(
         status="finished",
         factors=factors(config, source.factors["mid_dim"]),
         task=source.task,
-        anchors=anchors_of(config, stage, keep=True),
+        anchors=anchors_of(config, stage, floor_images(config["seed"])),
         sizes=source.sizes,
         loss=source.loss,
         peak_memory=source.peak_memory,
