@@ -1,7 +1,8 @@
 """What scoring costs: python bench/evaluation.py [--steps 300] [--images 256].
 
 Images scored per second by each scorer that needs no download; features of a reference set, computed and from the
-cache; and one run of the lab's default study, taken apart into training, sampling and scoring. The last line is JSON.
+cache; and one run of the lab's default study, taken apart into training, sampling, scoring and the scores it is held
+against (the untuned base and real images): by themselves, and where another run has left them. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 import torch
 
 from sdpet.adapters import AdapterSpec, mid_dim_for
+from sdpet.anchors import anchors
 from sdpet.base import load_base
 from sdpet.fit import fit
 from sdpet.lab.judge import JudgeScorer
@@ -53,22 +55,21 @@ def scorers_speed(count: int, rounds: int) -> dict[str, float]:
 
 def cache_speed(count: int, rounds: int) -> dict[str, float]:
     """Seconds for the features of a reference set: computed, read from disk, and asked for again in one process."""
-    images = render(sample_scenes(count, seed=8))
+    images, scorer = render(sample_scenes(count, seed=8)), load_scorer()
     with tempfile.TemporaryDirectory() as folder:
 
         def computed() -> None:
-            Scorers({"clip": load_scorer()}).reference_features("clip", images)
+            Scorers({"clip": scorer}).reference_features("clip", images)
 
         def from_disk() -> None:
-            Scorers({"clip": load_scorer()}, cache=Path(folder)).reference_features("clip", images)
+            Scorers({"clip": scorer}, cache=Path(folder)).reference_features("clip", images)
 
-        load = median_seconds(load_scorer, rounds)
         from_disk()
-        known = Scorers({"clip": load_scorer()}, cache=Path(folder))
+        known = Scorers({"clip": scorer}, cache=Path(folder))
         known.reference_features("clip", images)
         return {
-            "computed": median_seconds(computed, rounds) - load,
-            "disk": median_seconds(from_disk, rounds) - load,
+            "computed": median_seconds(computed, rounds),
+            "disk": median_seconds(from_disk, rounds),
             "memory": median_seconds(lambda: known.reference_features("clip", images), rounds),
         }
 
@@ -82,8 +83,18 @@ def one_run(steps: int, rounds: int) -> dict[str, float]:
     )
     spec = AdapterSpec.parse("attn2o-ffni", mid_dim=1)
     spec = AdapterSpec("attn2o", "ffni", mid_dim=mid_dim_for(base.unet, spec, 24000))
-    handle, known = build(base, Design("adapter", spec), 0), Scorers({"clip": load_scorer()})
+    known = Scorers({"clip": load_scorer()})
     sampler, plan = SamplerConfig("dpm", 20, 2.5), EvalPlan()
+    with tempfile.TemporaryDirectory() as folder:
+
+        def frame(seed: int) -> float:
+            start = time.perf_counter()
+            anchors(base, task, known, sampler, seed, plan, folder)
+            return time.perf_counter() - start
+
+        made = [frame(seed) for seed in range(1, rounds + 1)]
+        kept = [frame(seed) for seed in range(1, rounds + 1)]
+    handle, known = build(base, Design("adapter", spec), 0), Scorers({"clip": load_scorer()})
     try:
         result = fit(base, handle, task, steps=steps, lr=3e-3, seed=0)
         fresh = evaluate_run(base, task, known, sampler, 0, plan).seconds
@@ -95,6 +106,8 @@ def one_run(steps: int, rounds: int) -> dict[str, float]:
         "sample": statistics.median(seconds["sample"] for seconds in later),
         "score_first": fresh["score"],
         "score": statistics.median(seconds["score"] for seconds in later),
+        "anchors_first": statistics.median(made),
+        "anchors": statistics.median(kept),
     }
 
 
@@ -113,8 +126,12 @@ def main() -> None:
     for name, value in cache.items():
         print(f"references  {name:<10} {1000 * value:10.2f} ms for {arguments.images} images")
     for name, value in run.items():
-        print(f"one run     {name:<12} {value:8.3f} s, {100 * value / run['train']:6.2f} % of training")
-    shares = {name: run[name] / run["train"] for name in ("sample", "score_first", "score")}
+        print(f"one run     {name:<13} {value:8.3f} s, {100 * value / run['train']:6.2f} % of training")
+    shares = {name: run[name] / run["train"] for name in run}
+    for when, ending in (("before", "_first"), ("after", "")):
+        spent = run["sample"] + run[f"score{ending}"] + run[f"anchors{ending}"]
+        shares[f"evaluation_{when}"] = spent / (spent + run["train"])
+        print(f"evaluation is {100 * shares[f'evaluation_{when}']:.1f} % of a run {when} anything is kept")
     print(
         json.dumps({"images_per_second": speed, "reference_seconds": cache, "run_seconds": run, "of_training": shares})
     )
