@@ -235,8 +235,11 @@ class _Place(LightningEnvironment):
 @contextlib.contextmanager
 def _group_ended(rank: Rank | None) -> Iterator[None]:
     """The process group and its address are this training's alone: the next run may have others."""
-    names = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE")  # Lightning sets and removes them
+    served = "TORCHELASTIC_USE_AGENT_STORE"  # torchrun's word that it serves the address; it does not serve ours
+    names = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", served)  # Lightning sets and removes the others
     before = {name: os.environ.get(name) for name in names}
+    if rank is not None:
+        os.environ.pop(served, None)
     try:
         yield
     finally:

@@ -24,6 +24,7 @@ from typing import Any
 import sdpet
 
 FOR_EVER = timedelta(days=365)
+MEETING = timedelta(minutes=10)  # for all processes of srun or torchrun to have begun
 PATIENCE = 60.0  # seconds the others have to end by themselves
 READY = b"ready"
 
@@ -65,13 +66,16 @@ def started_as(config: Mapping[str, Any]) -> Rank | None:
         return None
     if "TORCHELASTIC_RUN_ID" in env:
         address, port = env["MASTER_ADDR"], int(env["MASTER_PORT"])
+        if port == 0:  # what torchrun hands on of --master-port=0
+            raise ValueError("MASTER_PORT is 0, where processes cannot meet; start them with torchrun --standalone.")
         rank = Rank(int(env["RANK"]), int(env["LOCAL_RANK"]), devices, nodes, address, port)
         given = int(env["WORLD_SIZE"])
     elif "SLURM_STEP_ID" in env and int(env.get("SLURM_NTASKS", 1)) > 1:
         from lightning.fabric.plugins.environments import SLURMEnvironment
 
         slurm = SLURMEnvironment(auto_requeue=False)
-        address, port = slurm.resolve_root_node_address(env["SLURM_NODELIST"]), slurm.main_port
+        address = env.get("MASTER_ADDR") or slurm.resolve_root_node_address(env["SLURM_NODELIST"])
+        port = slurm.main_port
         rank = Rank(int(env["SLURM_PROCID"]), int(env["SLURM_LOCALID"]), devices, nodes, address, port)
         given = int(env["SLURM_NTASKS"])
     if rank is None and nodes > 1:
@@ -172,7 +176,13 @@ class Orders:
         self.rank, self._next = rank, 0
         has_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun serves one at this port
         leads = rank.rank == 0 and not has_store
-        self._store = TCPStore(rank.address, rank.port, None, leads, FOR_EVER, wait_for_workers=False)
+        try:
+            self._store = TCPStore(rank.address, rank.port, None, leads, MEETING, wait_for_workers=False)
+        except RuntimeError as error:
+            raise ValueError(
+                f"process {rank.rank} of {rank.world} cannot reach the first one at {rank.address}:{rank.port}."
+            ) from error
+        self._store.set_timeout(FOR_EVER)  # a run takes as long as it takes
 
     def give(self, order: dict[str, Any]) -> None:
         self._store.set(f"sdpet/{self._next}", json.dumps(order))

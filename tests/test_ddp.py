@@ -91,7 +91,7 @@ def test_a_multirun_of_such_runs_lands_in_the_right_folders(overrides, tmp_path)
 @pytest.mark.slow
 def test_processes_that_torchrun_has_started_train_together(overrides, tmp_path):
     """As srun does on several machines; asked for again, nothing is done."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     for _ in range(2):
         ended = subprocess.run([*launcher, str(ROOT / "train.py"), *overrides, "study=run"], env=environment(),
                                capture_output=True, text=True, timeout=300)  # fmt: skip

@@ -136,6 +136,7 @@ def test_gate_3_base_model():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(5400)
 def test_all_gates(tmp_path):
     """About 20 minutes on 2 cores: trains the 5-seed study in a new folder."""
     command = [sys.executable, "-m", "sdpet.lab.check", "--quiet", "--study", str(tmp_path / "lab_check")]

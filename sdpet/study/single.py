@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from sdpet.ranks import started_as
 from sdpet.record import Record
 from sdpet.study.bar import Bar
 from sdpet.study.plan import name_of
@@ -13,9 +14,15 @@ from sdpet.study.validate import run_folder, validate
 
 
 def train_one(config: Any) -> bool:
-    """Run one config and say how it went; False when it did not finish."""
+    """Run one config and say how it went; False when it did not finish. Of several ranks only the first one speaks."""
     config = validate(config)
     folder = run_folder(config)
+    rank = started_as(config)
+    if rank is not None and rank.rank > 0:
+        from sdpet.run import run
+
+        record = run(config)
+        return record is not None and record.status == "finished"
     before = Record.find(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     already = before is not None and before.status != "failed"
@@ -23,7 +30,7 @@ def train_one(config: Any) -> bool:
     if not already and not config["quiet"]:
         print(f"{name_of(config)}: {config['task']['name']} on {config['data']['name']}, "
               f"{config['trainer']['steps']} steps", flush=True)  # fmt: skip
-    record = before if already else None
+    record = before if already and rank is None else None  # other ranks wait for word
     if record is None:
         from sdpet.run import run
         from sdpet.stage import Stage

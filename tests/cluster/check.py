@@ -3,8 +3,10 @@
     python tests/cluster/check.py [slurm] [ray]
 
 For each: sets the cluster up, runs a small study through hydra/launcher=submitit_slurm or ray, kills a node that is
-training, and checks that every run is there once and bit for bit what this machine alone gives. Slurm needs root and
-`apt-get install slurm-wlm munge`; it gets a folder, ports and daemons of its own and is taken down again.
+training, and checks that every run is there once and bit for bit what this machine alone gives. On Slurm, one run is
+also trained by two nodes together, by srun and as a job of a study, and compared with what one process gives. Slurm
+needs root and `apt-get install slurm-wlm munge`; it gets a folder, ports and daemons of its own and is taken down
+again.
 """
 
 from __future__ import annotations
@@ -78,6 +80,43 @@ def check(name: str, out: Path, expected: dict, kill: Callable[[], str], *launch
     print(
         f"{name}: {len(found)} runs, each there once and bit for bit the local one; {time.monotonic() - started:.0f} s"
     )
+
+
+def check_two_nodes(root: Path) -> None:
+    """One run on two nodes of Slurm, started by srun, and as a job of a study, against one process."""
+    from safetensors.numpy import load_file
+
+    shared = [
+        "trainer=ddp",
+        "trainer.device=cpu",
+        "unet.dtype=float32",
+        "trainer.precision=32-true",
+        "trainer.devices=1",
+    ]
+    shared += ["trainer.steps=20", "sampler.steps=3", "eval.subject_images=2", "quiet=true"]
+    train, nodes = [sys.executable, str(ROOT / "train.py")], ["trainer.num_nodes=2"]
+    job = ["-m", "hydra/launcher=submitit_slurm", "hydra.launcher.partition=main", "hydra.launcher.cpus_per_task=1",
+           "hydra.launcher.mem_gb=null", "hydra.launcher.nodes=2", "hydra.launcher.tasks_per_node=1"]  # fmt: skip
+    ways = {
+        "alone": [*train, *shared],
+        "srun": ["srun", "--nodes=2", "--ntasks-per-node=1", *train, *shared, *nodes],
+        "job": [*train, *job, *shared, *nodes],
+    }
+    # Its nodes have no names of their own here; on a cluster the address is that of the first one.
+    environment = {**ENVIRONMENT, "MASTER_ADDR": "127.0.0.1"}
+    found = {}
+    for way, command in ways.items():
+        command = [*command, f"output_root={root}", f"study={way}"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+        folders = [path.parent for path in root.glob(f"{way}/*/record.json")]
+        if done.returncode or len(folders) != 1:
+            fail(way, f"exit status {done.returncode}, {len(folders)} runs:\n{done.stdout}{done.stderr}{logs(root)}")
+        found[way] = load_file(folders[0] / "adapters.safetensors")
+    for way in ("srun", "job"):
+        apart = max(abs(found[way][name] - value).max() for name, value in found["alone"].items())
+        if not apart < 1e-4:
+            fail(way, f"weights differ by {apart:.1e} from one process's")
+        print(f"slurm: one run on two nodes ({way}) gives the adapters of one process within {apart:.1e}", flush=True)
 
 
 def logs(folder: Path) -> str:
@@ -259,6 +298,8 @@ def main(names: list[str]) -> None:
             there = cluster(place)
             try:
                 there.start()
+                if cluster is Slurm:
+                    check_two_nodes(folder / "two-nodes")
                 check(name, folder / f"out-{name}", expected, there.kill_a_node, *options)
             finally:
                 there.stop()
