@@ -27,11 +27,13 @@ class LocalLauncher(Launcher):
         """Do all jobs; one JobReturn each, in order, whose value is the run's record (or why there is none)."""
         from sdpet.study.launch import launch
         from sdpet.study.plan import Composer, make_plan
-        from sdpet.study.workers import gpus_for, how_many
+        from sdpet.study.workers import gpus_for, how_many, require_device
 
         size = self.fleet_size()
         composer = getattr(self, "composer", None) or Composer(self.hydra_context.config_loader, self.config)
         jobs = make_plan(composer, job_overrides).jobs
+        for job in jobs:
+            require_device(job.config)
         gpus = gpus_for(jobs)
         launch(jobs, how_many(self.workers, gpus), quiet=self.config.quiet, size=size, gpus=gpus)
         return [_job_return(job.overrides, job.record()) for job in jobs]

@@ -120,12 +120,17 @@ COMMANDS = [
     (["-m", "+sweeps=placemen"], "placement, smoke"),
     (["trainer.steps=-5"], "at least 1"),
     (["seed=(1"], "seed=(1"),
+    (["trainer.device=cuda"], "no usable CUDA device; take trainer=cpu"),
+    (["-m", "seed=0,1", "trainer.device=cuda"], "no usable CUDA device; take trainer=cpu"),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "says"), COMMANDS, ids=[" ".join(case[0]) for case in COMMANDS])
-def test_the_command_says_it_without_a_traceback_and_fails(arguments, says, tiny_folder, subject_folders, tmp_path):
+def test_the_command_says_it_without_a_traceback_and_fails(
+    arguments, says, tiny_folder, subject_folders, tmp_path, monkeypatch
+):
     out = tmp_path / "out"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     flags = [argument for argument in arguments if argument == "-m"]
     ended = train(*flags, *tiny_overrides(tiny_folder, subject_folders, out), *arguments[len(flags) :])
     assert ended.returncode == 1, ended.stderr

@@ -11,6 +11,7 @@ from sdpet.study.bar import Bar
 from sdpet.study.plan import name_of
 from sdpet.study.show import run_report
 from sdpet.study.validate import run_folder, validate
+from sdpet.study.workers import require_device
 
 
 def train_one(config: Any) -> bool:
@@ -24,6 +25,8 @@ def train_one(config: Any) -> bool:
         record = run(config)
         return record is not None and record.status == "finished"
     before = Record.find(folder)
+    if before is None or before.status == "failed":
+        require_device(config)
     folder.parent.mkdir(parents=True, exist_ok=True)
     already = before is not None and before.status != "failed"
     bar = Bar(config["quiet"])

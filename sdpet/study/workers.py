@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,13 @@ def local_gpus() -> list[str]:
     import torch
 
     return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def require_device(config: Mapping[str, Any]) -> None:
+    """ValueError where a (validated) config that is to run on this machine asks for a GPU that is not here."""
+    device = str(config["trainer"]["device"])
+    if device.startswith("cuda") and not local_gpus():
+        raise ValueError(f"trainer.device is {device}, but this machine has no usable CUDA device; take trainer=cpu.")
 
 
 def gpus_for(jobs: Sequence[Job]) -> list[str]:
