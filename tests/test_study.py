@@ -340,7 +340,7 @@ def test_wandb_keeps_runs_of_one_process_apart(overrides, out):
 
 @pytest.mark.slow
 def test_other_launchers_do_the_same_study(undisturbed, overrides, out):
-    ended = train(*SIX[:2], *overrides, "hydra/launcher=basic")
+    ended = train(*SIX[:2], *overrides, "hydra/launcher=basic", "hydra.sweeper.fleet_size=1")
     assert ended.returncode == 0, ended.stderr
     assert records(out / "smoke") == records(undisturbed[0])
 
