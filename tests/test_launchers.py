@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -145,6 +147,34 @@ with claim(pathlib.Path({str(jobs[0].folder)!r})):
     launch_in_fleets(Cluster(), jobs[:2], 2, True)
     other.wait()
     assert sorted(done) == sorted(job.folder for job in jobs[:2])
+
+
+def test_without_accounting_a_dead_job_of_slurm_is_noticed(tmp_path, monkeypatch):
+    """sacct has nothing to tell there; submitit alone would take the job for one that is still to come."""
+    from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
+
+    from sdpet.study.slurm import watch_jobs
+
+    states = tmp_path / "states"
+    for name, script in (("sacct", "exit 1"), ("squeue", f"cat {states}")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(SlurmJob, "watcher", SlurmInfoWatcher())
+    watch_jobs()
+
+    def ended():
+        time.sleep(0.01)  # it does not ask twice in a millisecond
+        return {n for n in range(4) if SlurmJob.watcher.is_done(f"7_{n}", mode="force")}
+
+    for n in range(4):
+        SlurmJob.watcher.register_job(f"7_{n}")
+    states.write_text("7_0|RUNNING|n1\n7_1|PENDING|\n7_2|FAILED|n2\n7_3|NODE_FAIL|n2\n8|RUNNING|n1\n")
+    assert ended() == {2, 3}
+    states.write_text("7_0|COMPLETING|n1\n8|RUNNING|n1\n")
+    assert ended() == {1, 2, 3}, "what is no longer in the queue has ended"
+    (tmp_path / "squeue").write_text("#!/bin/sh\nexit 1\n")
+    assert ended() == {1, 2, 3}, "a controller that cannot be reached tells nothing"
 
 
 @pytest.fixture(scope="module")

@@ -220,6 +220,23 @@ def test_a_run_of_each_method_is_recorded_and_scored_again(tiny_folder, subject_
     assert len(Record.read(folder).evaluations) == 1
 
 
+RATES = {
+    # trainer: lr and steps of each method there; the lab's are those of its gates
+    "cpu": {"attn2o-ffni": (3e-3, 300), "full": (3e-4, 1000), "lora": (3e-3, 300), "embedding": (0.1, 300)},
+    "gpu": {"attn2o-ffni": (1e-4, 2500), "full": (5e-6, 800), "lora": (1e-4, 500), "embedding": (2e-3, 3000)},
+}
+
+
+@pytest.mark.parametrize("trainer", RATES)
+def test_each_method_comes_with_the_trainers_rate_and_steps_for_it(trainer):
+    """What suits the lab would wreck Stable Diffusion; what is given by hand or by a study goes before both."""
+    for adapter, expected in RATES[trainer].items():
+        found = validate(composed(f"trainer={trainer}", f"adapter={adapter}"))["trainer"]
+        assert (found["lr"], found["steps"]) == expected and "methods" not in found
+    given = validate(composed(f"trainer={trainer}", "adapter=lora", "trainer.lr=1", "+sweeps=smoke"))["trainer"]
+    assert (given["lr"], given["steps"]) == (1, 4)
+
+
 def test_runs_of_other_methods_train_alone(tiny_folder, subject_folders, tmp_path):
     def key(*more):
         return fleet_key(validate(composed(*tiny_overrides(tiny_folder, subject_folders, tmp_path), *more)))

@@ -28,6 +28,7 @@ from sdpet.study.claim import claim
 from sdpet.study.packing import POLL, pack
 from sdpet.study.plan import Job, name_of
 from sdpet.study.show import Progress, outcome
+from sdpet.study.slurm import watch_jobs
 
 ROUNDS_WITHOUT_CAUSE = 2  # in which nothing got done though no job complained
 
@@ -39,6 +40,8 @@ def launch_in_fleets(launcher: Launcher, jobs: Sequence[Job], size: int, quiet: 
     """
     left, number, idle = list(jobs), 0, 0
     returned: list[Any] = []
+    if type(launcher).__name__ == "SlurmLauncher":
+        watch_jobs()
     with _progress(jobs, quiet):
         while left:
             files = [_write_order(fleet) for fleet in pack(left, size)]

@@ -130,6 +130,13 @@ def folder_name(value: Any) -> str:
     return value
 
 
+def by_method(value: Any) -> dict[str, Any]:
+    """lr and steps by method, to which the files of conf/adapter refer."""
+    if not isinstance(value, dict) or not all(m in METHODS and isinstance(item, dict) for m, item in value.items()):
+        raise ValueError(f"must be lr and steps by method ({', '.join(METHODS)}), as in conf/trainer/cpu.yaml")
+    return value
+
+
 def optional(rule: Rule, tell: bool = True) -> Rule:
     """The rule, or null; tell=False keeps the null to ourselves (for what only some methods have)."""
 
@@ -214,6 +221,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "grad_checkpointing": flag,
         "compile": flag,
         "validate_every": optional(whole(1)),
+        "methods": by_method,
     },
     "sampler": {
         "_target_": text,

@@ -52,6 +52,7 @@ def validate(config: Any) -> dict[str, Any]:
     config: an OmegaConf config or a mapping. Raises ValueError (one sentence, with the valid choices).
     """
     checked = check_values(_plain(config))
+    checked["trainer"].pop("methods", None)  # a table that lr and steps were taken from
     _check_output(Path(checked["output_root"]).expanduser())
     _check_design(checked["adapter"])
     _check_base(checked["unet"], checked["trainer"], checked["quiet"])
