@@ -14,6 +14,7 @@ from analysis.sample_size import detectable
 
 _WORDS = {"din": "the input position (din)", "dout": "the output position (dout)", "mid_dim": "the width (mid_dim)"}
 _ALPHA = 0.05
+_FEWEST_SIGNS = 6  # that a two-sided sign test needs for a p below _ALPHA: 2 / 2**6
 
 
 def conclude(frame: pd.DataFrame, metric: str, factor: str | None = None) -> str:
@@ -198,6 +199,9 @@ def _anchors(frame: pd.DataFrame, metric: str, factor: str) -> list[str]:
     rose, fell = int((gain > 0).sum()), int((gain < 0).sum())
     alone = 2 * float(stats.binom.sf(max(rose, fell) - 1, rose + fell, 0.5)) if rose + fell else 1.0
     p = 2 * float(stats.t.sf(t, means["df"].iloc[0])) * len(means) if np.isfinite(t) else alone
+    if not np.isfinite(t) and 0 < rose + fell < _FEWEST_SIGNS:
+        return [f"The model untuned (the floor) has {floor:.3g}, and the best level {value:.3g}; with so few runs that "
+                "is no proof of a gain."]  # fmt: skip
     if p < _ALPHA and best.mean() <= 0:
         return [f"Every level is worse in {metric} than the model untuned ({floor:.3g}); the best one comes nearest "
                 f"({value:.3g})."]  # fmt: skip

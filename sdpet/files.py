@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,20 @@ def atomically(path: Path, write: Callable[[Path], Any]) -> None:
 
     That holds for other processes at any moment, and after a crash of the machine.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    all_at_once({path: write})
+
+
+def all_at_once(writes: Mapping[Path, Callable[[Path], Any]]) -> None:
+    """`atomically` for several files that belong together: none is renamed before all of them are on the disk."""
+    partials = {path: path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp") for path in writes}
+    path = Path()
     try:
-        write(partial)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        for path, write in writes.items():
+            write(partials[path])
+            with partials[path].open("rb+") as file:
+                os.fsync(file.fileno())
+        for path, partial in partials.items():
+            os.replace(partial, path)
     except Exception as error:
         full = no_space(error)
         if full is None and not isinstance(error, OSError) and _is_full(path.parent):
@@ -29,7 +37,8 @@ def atomically(path: Path, write: Callable[[Path], Any]) -> None:
             raise OSError(full, os.strerror(full), str(path)) from error
         raise
     finally:
-        partial.unlink(missing_ok=True)
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
 
 
 def settle(folder: Path) -> None:

@@ -264,6 +264,10 @@ def test_conclusions_say_what_the_tests_say():
     assert "Every level is worse in clip_i than the model untuned (1)" in analysis.conclude(
         study.assign(clip_i_floor=1.0), "clip_i"
     )
+    single = study.groupby("placement").head(1)  # 20 runs, one a level: all above their floor is no chance
+    assert "of the way from the floor" in analysis.conclude(single, "clip_i")
+    few = analysis.conclude(single.head(3), "clip_i")  # no test can find anything in three signs, however large
+    assert "No level moved" not in few and "(the floor) has 0.6" in few and "so few runs" in few
     assert "nothing to explain" in analysis.conclude(study.assign(clip_i=0.5), "clip_i")
     two = pd.concat([study.assign(task="dreambooth"), noise.assign(task="finetune")])
     assert analysis.conclude(two, "clip_i").count("\n") == 1

@@ -22,6 +22,7 @@ from sdpet.record import Record
 from sdpet.run import run
 from sdpet.stage import Stage
 from sdpet.study import claim as claims
+from sdpet.study.checkpoint import read_checkpoint, write_checkpoints
 from sdpet.study.claim import claim
 from sdpet.study.errors import sentence
 from sdpet.study.validate import run_folder, validate
@@ -243,12 +244,12 @@ def test_a_full_disk_loses_nothing_and_is_named(server, tiny_folder, subject_fol
     assert contents(disk / "smoke") == undisturbed[0]
 
 
-@pytest.mark.parametrize("what", ["write_checkpoint", "save_samples", "Record.write"])
+@pytest.mark.parametrize("what", ["write_checkpoints", "save_samples", "Record.write"])
 def test_no_space_in_the_middle_of_a_write(tiny_folder, subject_folders, out, monkeypatch, what):
     """A checkpoint that cannot be kept does not end a run; anything else ends it in a sentence, with nothing half."""
     config = composed(*tiny_overrides(tiny_folder, subject_folders, out), "checkpoint_seconds=0")
     place = {
-        "write_checkpoint": "sdpet.study.checkpoint.write_checkpoint",
+        "write_checkpoints": "sdpet.study.checkpoint.write_checkpoints",
         "save_samples": "sdpet.scoring.save_samples",
         "Record.write": "sdpet.run.Record.write",
     }[what]
@@ -258,7 +259,7 @@ def test_no_space_in_the_middle_of_a_write(tiny_folder, subject_folders, out, mo
 
     with monkeypatch.context() as disk:
         disk.setattr(place, full)
-        if what == "write_checkpoint":
+        if what == "write_checkpoints":
             assert run(config, Stage()).status == "finished"
             return
         with pytest.raises(OSError) as caught:
@@ -266,6 +267,33 @@ def test_no_space_in_the_middle_of_a_write(tiny_folder, subject_folders, out, mo
     assert sentence(caught.value).startswith("No space left on device (some/file); make room")
     assert not run_folder(validate(config)).exists()
     assert run(config, Stage()).status == "finished"
+
+
+def test_checkpoints_of_a_fleet_are_equally_far(tmp_path, monkeypatch):
+    """Killed between the writing of two of them, their runs still go on together, and so to the same last bit."""
+    folders = [tmp_path / "study" / name for name in "ab"]
+
+    def write(step):
+        write_checkpoints({folder: {"step": step} for folder in folders})
+
+    def kept():
+        return [read_checkpoint(folder)["step"] for folder in folders]
+
+    write(1)
+    with monkeypatch.context() as killed:
+        whole, written = Path.write_bytes, []
+
+        def until_killed(path, data):
+            if written:
+                raise KeyboardInterrupt
+            written.append(whole(path, data))
+
+        killed.setattr(Path, "write_bytes", until_killed)
+        with pytest.raises(KeyboardInterrupt):
+            write(2)
+    assert written and kept() == [1, 1]
+    write(2)
+    assert kept() == [2, 2] and len(list((tmp_path / "study" / ".checkpoints").iterdir())) == 2
 
 
 # Claims, as two machines see them: the second one is played by another name of the machine.

@@ -18,6 +18,7 @@ from analysis.report.words import Metric, factor_words, level_words, listing, me
 
 PREFERRED = ("clip_i", "clip_similarity", "fid")
 DESIGN = "design"
+DERIVED = ("mid_dim", "lr", "steps")  # often set for each placement or method, and then no factors of their own
 
 
 @dataclass
@@ -166,7 +167,7 @@ def read_study(
 
 
 def _factors(done: pd.DataFrame, runs: pd.DataFrame, asked: Sequence[str] | None, path: Path) -> list[str]:
-    """The factors asked for, or all that vary and are not merely derived from the placement (a matched width)."""
+    """The factors asked for, or all that vary and are not merely derived from placement or method (a matched width)."""
     if asked:
         choices = factor_columns(runs) or ["none: nothing varies"]
         unknown = next((f for f in asked if f not in done.columns or f not in {*choices, "seed"}), None)
@@ -174,7 +175,7 @@ def _factors(done: pd.DataFrame, runs: pd.DataFrame, asked: Sequence[str] | None
             raise ValueError(f"Unknown factor {unknown!r}; the factors that vary in {path} are {', '.join(choices)}.")
         return list(asked)
     varying = factor_columns(done) if len(done) else []
-    kept = [f for f in varying if f not in ("mid_dim", "lr") or not _follows_placement(done, f)]
+    kept = [f for f in varying if f not in DERIVED or not _follows(done, f, "placement", "method")]
     if "placement" in kept and done["placement"].isna().any():
         # Designs without a placement are references; what sets only them apart is no factor of the study.
         placed = done[done["placement"].notna()]
@@ -182,11 +183,10 @@ def _factors(done: pd.DataFrame, runs: pd.DataFrame, asked: Sequence[str] | None
     return kept
 
 
-def _follows_placement(done: pd.DataFrame, factor: str) -> bool:
-    """Whether each placement has one level of `factor`, which then tells nothing beyond the placement."""
-    if "placement" not in done or done["placement"].nunique() < 2:
-        return False
-    return bool((done.groupby("placement", dropna=False)[factor].nunique(dropna=False) == 1).all())
+def _follows(done: pd.DataFrame, factor: str, *others: str) -> bool:
+    """Whether each level of one of the others has one level of `factor`, which then tells nothing beyond it."""
+    varying = [other for other in others if other in done and done[other].nunique() > 1]
+    return any((done.groupby(o, dropna=False)[factor].nunique(dropna=False) == 1).all() for o in varying)
 
 
 def _with_design(done: pd.DataFrame, factors: list[str]) -> tuple[pd.DataFrame, str]:
@@ -207,8 +207,10 @@ def _with_design(done: pd.DataFrame, factors: list[str]) -> tuple[pd.DataFrame, 
             level_words(f, row[f]) if f in ("placement", "din", "dout", "activation", "init", "method")
             else f"{factor_words(f).split(' (')[0]} {level_words(f, row[f])}"
             for f in parts
-            if pd.notna(row[f]) and not (f == "method" and row[f] == "adapter")
+            if pd.notna(row[f]) and f != "method"
         ]  # fmt: skip
+        if "method" in parts and "placement" not in parts:  # an adapter among other methods
+            words.insert(0, str(row.get("placement") or row["method"]))
         return ", ".join(words)
 
     done[DESIGN] = done.apply(describe, axis=1) if len(done) else pd.Series(dtype=str)

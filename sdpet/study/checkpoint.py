@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sdpet.files import atomically
+from sdpet.files import all_at_once
 from sdpet.study.claim import claim, claims_folder
 
 SECONDS = 60.0  # between checkpoints, where the config does not say
@@ -33,14 +34,18 @@ def read_checkpoint(run_folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def write_checkpoint(run_folder: Path, state: dict[str, Any]) -> None:
+def write_checkpoints(states: Mapping[Path, dict[str, Any]]) -> None:
+    """Keep the states of a fleet's runs, by run folder. All at once: only runs that are equally far go on together."""
     import torch
 
-    file = checkpoint_file(run_folder)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    content = io.BytesIO()  # in memory first: errors of the disk then come as such
-    torch.save(state, content)
-    atomically(file, lambda partial: partial.write_bytes(content.getbuffer()))
+    writes = {}
+    for run_folder, state in states.items():
+        file = checkpoint_file(run_folder)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()  # in memory first: errors of the disk then come as such
+        torch.save(state, content)
+        writes[file] = functools.partial(Path.write_bytes, data=content.getbuffer())
+    all_at_once(writes)
 
 
 def remove_checkpoint(run_folder: Path) -> None:
@@ -77,8 +82,7 @@ class Keeper:
         if begin < self._next:
             return
         try:
-            for i in self._aboard():
-                write_checkpoint(self._folders[i], state(i))
+            write_checkpoints({self._folders[i]: state(i) for i in self._aboard()})
         except OSError as error:  # the one before is still there, and training can go on without
             if not self._full:
                 print(f"note: no checkpoint could be kept ({error.strerror}: {error.filename})", file=sys.stderr)
