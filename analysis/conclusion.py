@@ -100,8 +100,8 @@ def _explained(frame: pd.DataFrame, metric: str, factor: str, block: str | None)
     after = f", with {block} taken out as a block" if block else ""
     if row["p"] < _ALPHA:
         return (
-            f"{name.capitalize()} explains {_percent(row['eta2_partial'])} % of the variance of {metric} in these {n} "
-            f"runs ({_f(row, df2)}{after}); for the population behind them the estimate is "
+            f"{name.capitalize()} explains {_percent(row['eta2_partial'])} % of the variance of {metric} "
+            f"{f'that the {block} leaves ' if block else ''}in these {n} runs ({_f(row, df2)}{after}); for the population behind them the estimate is "
             f"{_percent(row['omega2_partial'])} % "
             f"[{_percent(row['omega2_partial_low'])}, {_percent(row['omega2_partial_high'])}]."
         )

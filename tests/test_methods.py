@@ -222,7 +222,7 @@ def test_a_run_of_each_method_is_recorded_and_scored_again(tiny_folder, subject_
 
 RATES = {
     # trainer: lr and steps of each method there; the lab's are those of its gates
-    "cpu": {"attn2o-ffni": (3e-3, 300), "full": (3e-4, 1000), "lora": (3e-3, 300), "embedding": (0.1, 300)},
+    "cpu": {"attn2o-ffni": (3e-3, 300), "full": (3e-4, 1000), "lora": (6e-3, 300), "embedding": (1, 300)},
     "gpu": {"attn2o-ffni": (1e-4, 2500), "full": (5e-6, 800), "lora": (1e-4, 500), "embedding": (2e-3, 3000)},
 }
 

@@ -243,6 +243,21 @@ def test_full_tuning_is_a_reference_beside_the_placements(tmp_path: Path) -> Non
     assert cells(page, "cell") == 4 and "as it has no level of the factors: full" in page.words
 
 
+def test_methods_are_compared_as_one_factor(tmp_path: Path) -> None:
+    """Rates and steps that come with a method are no factors beside it, and levels of one factor do compare."""
+    write_study(tmp_path, ["attn2o-ffni"], seeds=range(4), samples=0)
+    for seed in range(4):
+        write_full_tuning(tmp_path, seed, reached=0.9 + 0.02 * seed)
+    report = write_report(tmp_path)
+    page, tables = Page(report.page.read_text(encoding="utf-8")), report.page.parent / "tables"
+    assert list(pd.read_csv(tables / "oneway.csv")["factor"]) == ["method"]
+    assert list(pd.read_csv(tables / "ranking.csv")["design"]) == ["full", "attn2o-ffni"]
+    levels = pd.read_csv(tables / "levels.csv").set_index("level")
+    expected = analysis.marginal_means(analysis.load_results(tmp_path), "clip_i", "method", block="seed")
+    assert levels.loc[["adapter", "full"], "low"].to_numpy() == pytest.approx(expected["low"].to_numpy())
+    assert "unconnected" not in page.words and "that the seed leaves" in page.words
+
+
 def test_a_study_of_failures_says_why(tmp_path: Path) -> None:
     write_study(tmp_path, ["attn2o-ffni"], seeds=[0], failed=[("attn2o-ffni", 0)])
     with pytest.raises(ValueError, match=r"has a score .*Out of memory"):

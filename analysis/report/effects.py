@@ -26,7 +26,7 @@ def levels_section(study: Study, out: Path) -> Section | None:
     terms = [f for f in study.terms if runs[f].nunique() > 1]
     if not terms or len(runs) <= sum(runs[f].nunique() for f in terms):
         return None
-    part = components(runs, terms)
+    part = components(runs, terms) if len(terms) > 1 else pd.Series(0, index=runs.index)  # one factor is one part
     apart = part.nunique() > 1
     panels, frames, notes = [], [], []
     for factor in terms:
