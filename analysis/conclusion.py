@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from analysis.anova_table import anova, oneway
+from analysis.conclusion_joint import designs, explained, factors_of, own_factors, testable
 from analysis.load import factor_columns, higher_is_better
 from analysis.means import marginal_means
 from analysis.posthoc import best_set
@@ -17,14 +20,15 @@ _ALPHA = 0.05
 _FEWEST_SIGNS = 6  # that a two-sided sign test needs for a p below _ALPHA: 2 / 2**6
 
 
-def conclude(frame: pd.DataFrame, metric: str, factor: str | None = None) -> str:
+def conclude(frame: pd.DataFrame, metric: str, factor: str | None = None, terms: Sequence[str] | None = None) -> str:
     """What the runs say about a metric, in a few plain sentences with numbers.
 
-    factor: what is compared; default: the placement where it varies, else the factor with the largest F. The seed is
-    taken out as a block where every seed was used with several levels. Says which share of the variance the factor
-    explains (eta2 of these runs; omega2, with Steiger's interval, for the population), which level is best and which
-    cannot be told from it (Hsu), which of din and dout matters (type II), and where floor and ceiling lie. Where the
-    data cannot tell, it says so and what a study of this size would have seen. Several tasks get a sentence each.
+    factor: what is compared, if it is to be one; terms: those of a joint model, as in `anova`. Default: all factors
+    that vary and do not only follow another one. The seed is taken out as a block where every seed was used with
+    several levels. Says which share of the variance each factor explains (eta2 of these runs; omega2, with Steiger's
+    interval, for the population), which level or design is best and which cannot be told from it (Hsu), which of din
+    and dout matters (type II), and where floor and ceiling lie. Where the data cannot tell, it says so and what a study
+    of this size would have seen. Several tasks get a sentence each.
 
     >>> import analysis
     >>> print(conclude(analysis.load_paper_heatmap(), "clip_similarity").split(". ")[0])
@@ -35,8 +39,12 @@ def conclude(frame: pd.DataFrame, metric: str, factor: str | None = None) -> str
     by = [c for c in ("task", "data") if c in frame and frame[c].nunique() > 1]
     if by:
         parts = frame.dropna(subset=[metric]).groupby(by, sort=True)
-        return "\n".join(f"{'/'.join(map(str, name))}: {conclude(part, metric, factor)}" for name, part in parts)
+        return "\n".join(f"{'/'.join(map(str, name))}: {conclude(part, metric, factor, terms)}" for name, part in parts)
     used = frame[np.isfinite(pd.to_numeric(frame[metric], errors="coerce"))]
+    if terms is None and factor is None:
+        terms = [name for name in own_factors(used) if name != metric]
+    if terms is not None and len(factors_of(terms)) > 1 and (said := _together(used, metric, terms)):
+        return said
     if factor is None:
         factor = _main_factor(used, metric)
     if factor is None:
@@ -52,6 +60,26 @@ def conclude(frame: pd.DataFrame, metric: str, factor: str | None = None) -> str
         sentences += _positions(used, metric, block)
     sentences += [_ignored(used, factor), *_anchors(used, metric, factor)]
     return " ".join(s for s in sentences if s)
+
+
+def _together(frame: pd.DataFrame, metric: str, terms: Sequence[str]) -> str | None:
+    """What several factors say together; None where they leave no residual to test them with."""
+    names = factors_of(terms)
+    used = frame.dropna(subset=names)
+    used = used.assign(design=designs(used, names))
+    if len(used) < 2 or used[metric].nunique() < 2 or min(used[name].nunique() for name in names) < 2:
+        return None
+    block = _block(used, "design")
+    if not testable(used, metric, terms, block):
+        return None
+    several = used.groupby("design").size().max() > 1
+    best = _best(used, metric, "design", block) if several else _highest(used, metric)
+    return " ".join([*explained(used, metric, terms, block), *best, *_anchors(used, metric, "design")])
+
+
+def _highest(frame: pd.DataFrame, metric: str) -> list[str]:
+    row = frame.loc[frame[metric].idxmax() if higher_is_better(metric) else frame[metric].idxmin()]
+    return [f"The {_end(metric)} {metric} is that of {row['design']} ({row[metric]:.3g}), in one run."]
 
 
 def _main_factor(frame: pd.DataFrame, metric: str) -> str | None:
@@ -99,9 +127,10 @@ def _explained(frame: pd.DataFrame, metric: str, factor: str, block: str | None)
         return f"{name.capitalize()} cannot be tested: {row['note'] or 'nothing is left to estimate the noise with.'}"
     after = f", with {block} taken out as a block" if block else ""
     if row["p"] < _ALPHA:
+        left = f"that the {block} leaves " if block else ""
         return (
-            f"{name.capitalize()} explains {_percent(row['eta2_partial'])} % of the variance of {metric} "
-            f"{f'that the {block} leaves ' if block else ''}in these {n} runs ({_f(row, df2)}{after}); for the population behind them the estimate is "
+            f"{name.capitalize()} explains {_percent(row['eta2_partial'])} % of the variance of {metric} {left}"
+            f"in these {n} runs ({_f(row, df2)}{after}); for the population behind them the estimate is "
             f"{_percent(row['omega2_partial'])} % "
             f"[{_percent(row['omega2_partial_low'])}, {_percent(row['omega2_partial_high'])}]."
         )
@@ -142,7 +171,10 @@ def _best(frame: pd.DataFrame, metric: str, factor: str, block: str | None) -> l
         return [
             f"{first} has the {_end(metric)} mean ({interval}), but none of the {len(table)} can be excluded as best."
         ]
-    shown = ", ".join(rest[:5]) + (f" and {len(rest) - 5} more" if len(rest) > 5 else "")
+    comma = "; " if any(", " in name for name in rest) else ", "  # designs of several factors have commas inside
+    shown = comma.join(rest[:5]) + (
+        f"{comma[:-1] if comma == '; ' else ''} and {len(rest) - 5} more" if rest[5:] else ""
+    )
     return [
         f"The best is {first} ({interval}); with 95 % confidence it cannot be told from {shown}, "
         f"and {_others(len(table) - 1 - len(rest))} worse than the best."

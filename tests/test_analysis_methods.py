@@ -253,16 +253,16 @@ def test_conclusions_say_what_the_tests_say():
     text = analysis.conclude(HEAT, "clip_similarity")
     assert "cannot be tested" in text and "(dout) cannot be shown to matter" in text and "3 parts" in text
     study = data("study").assign(clip_i_floor=0.6, clip_i_ceiling=0.9)
-    text = analysis.conclude(study, "clip_i")
+    text = analysis.conclude(study, "clip_i", "placement")
     for part in ("F(19, 36) = 57.74", "seed taken out as a block", "attn2c-attn2c", "cannot be told from attn2o-ffni"):
         assert part in text
     assert "94 % of the way from the floor (0.6" in text
     rng = np.random.default_rng(0)
     noise = study.assign(clip_i=rng.normal(0.6, 0.02, len(study)))
-    text = analysis.conclude(noise, "clip_i")
+    text = analysis.conclude(noise, "clip_i", "placement")
     assert "cannot tell whether the placement matters" in text and "No level moved clip_i from its floor" in text
     assert "Every level is worse in clip_i than the model untuned (1)" in analysis.conclude(
-        study.assign(clip_i_floor=1.0), "clip_i"
+        study.assign(clip_i_floor=1.0), "clip_i", "placement"
     )
     single = study.groupby("placement").head(1)  # 20 runs, one a level: all above their floor is no chance
     assert "of the way from the floor" in analysis.conclude(single, "clip_i")
@@ -271,6 +271,33 @@ def test_conclusions_say_what_the_tests_say():
     assert "nothing to explain" in analysis.conclude(study.assign(clip_i=0.5), "clip_i")
     two = pd.concat([study.assign(task="dreambooth"), noise.assign(task="finetune")])
     assert analysis.conclude(two, "clip_i").count("\n") == 1
+
+
+def test_conclusions_of_several_factors_are_those_of_the_joint_model():
+    """Planted: activation and the width matter, scale does not; rates follow the activation and are no factor."""
+    rng, rows = np.random.default_rng(1), []
+    for activation, height in {"relu": 0.7, "sig": 0.4, "silu": 0.65}.items():
+        for width, more in {8: 0.0, 16: 0.04, 32: 0.08}.items():
+            for scale in (0.5, 1.0):
+                for seed in range(3):
+                    score = height + more + 0.02 * seed + rng.normal(0, 0.01)
+                    rows.append((activation, width, scale, len(activation) / 10, seed, score))
+    frame = pd.DataFrame(rows, columns=["activation", "mid_dim", "scale", "lr", "seed", "clip_i"])
+    frame["method"], frame["placement"] = "adapter", "attn2o-ffni"
+    text = analysis.conclude(frame, "clip_i")
+    table = analysis.anova(frame, "clip_i", ["activation", "mid_dim", "scale"], block="seed")
+    order = table["eta2_partial"].drop(["residual", "seed"], errors="ignore").sort_values(ascending=False)
+    assert list(order.index) == ["activation", "mid_dim", "scale"] and table.loc["scale", "p"] > 0.05
+    assert text.index("activation matters most") < text.index("too: mid_dim") < text.index("Not shown to matter: scale")
+    for term in order.index:
+        row = table.loc[term]
+        assert f"F({row['df']:.0f}, {table.loc['residual', 'df']:.0f}) = {row['F']:.2f}" in text
+    assert f"explains {100 * order.iloc[0]:.0f} % of the variance that the others and the seed leave" in text
+    assert "lr" not in text and "The best is relu, mid_dim 32, scale" in text
+    asked = analysis.conclude(frame, "clip_i", terms=["activation", "scale", "activation:scale"])
+    assert "the interaction of activation and scale (F(2, 46)" in asked and "mid_dim" not in asked
+    noise = frame.assign(clip_i=rng.normal(0.5, 0.02, len(frame)))
+    assert "cannot tell whether" in analysis.conclude(noise, "clip_i")
 
 
 DEGENERATE = {

@@ -29,7 +29,9 @@ def conclusion(study: Study) -> list[str]:
         ]
     from analysis import conclude
 
-    said = conclude(study.done, study.metric, study.factors[0] if len(study.factors) == 1 else None)
+    parts = ("din", "dout") if "placement" in study.factors else ()
+    terms = study.model or [factor for factor in study.factors if factor not in parts]
+    said = conclude(study.done, study.metric, terms[0] if len(terms) == 1 else None, terms or None)
     sentences = re.split(r"(?<=\.)\s+(?=[A-Z])", readable(said))
     # The first two say what matters and what is best; the rest is set smaller.
     return [" ".join(part) for part in (sentences[:2], sentences[2:]) if part]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.conclusion_joint import own_factors
 from analysis.design import parse_model
 from analysis.load import factor_columns, higher_is_better, load_results, metric_columns
 from analysis.records import FIRST, with_scores
@@ -18,7 +19,6 @@ from analysis.report.words import Metric, factor_words, level_words, listing, me
 
 PREFERRED = ("clip_i", "clip_similarity", "fid")
 DESIGN = "design"
-DERIVED = ("mid_dim", "lr", "steps")  # often set for each placement or method, and then no factors of their own
 
 
 @dataclass
@@ -174,19 +174,11 @@ def _factors(done: pd.DataFrame, runs: pd.DataFrame, asked: Sequence[str] | None
         if unknown is not None:
             raise ValueError(f"Unknown factor {unknown!r}; the factors that vary in {path} are {', '.join(choices)}.")
         return list(asked)
-    varying = factor_columns(done) if len(done) else []
-    kept = [f for f in varying if f not in DERIVED or not _follows(done, f, "placement", "method")]
-    if "placement" in kept and done["placement"].isna().any():
-        # Designs without a placement are references; what sets only them apart is no factor of the study.
-        placed = done[done["placement"].notna()]
-        kept = [f for f in kept if placed[f].nunique() > 1]
-    return kept
-
-
-def _follows(done: pd.DataFrame, factor: str, *others: str) -> bool:
-    """Whether each level of one of the others has one level of `factor`, which then tells nothing beyond it."""
-    varying = [other for other in others if other in done and done[other].nunique() > 1]
-    return any((done.groupby(o, dropna=False)[factor].nunique(dropna=False) == 1).all() for o in varying)
+    kept = own_factors(done)
+    if "placement" not in kept:
+        return kept
+    positions = [f for f in factor_columns(done) if f in ("din", "dout")]
+    return [f for f in factor_columns(done) if f in (*kept, *positions)]
 
 
 def _with_design(done: pd.DataFrame, factors: list[str]) -> tuple[pd.DataFrame, str]:
