@@ -223,7 +223,10 @@ def test_forms_are_designs_too(tmp_path: Path) -> None:
     planted = {"relu": 0.7, "sig": 0.4, "silu": 0.6, "ident": 0.5}
     forms = [{"activation": a, "scale": s} for a in planted for s in (0.5, 1.0, 2.0)]
     write_study(tmp_path, ["attn2o-ffni"], forms=forms, share=lambda f: planted[f["activation"]], samples=0)
-    page = Page(write_report(tmp_path).page.read_text(encoding="utf-8"))
+    report = write_report(tmp_path)
+    page = Page(report.page.read_text(encoding="utf-8"))
+    assert report.conclusion[0].startswith("Of activation and scale, activation matters most for CLIP-I")
+    assert page.words.index("Which factor matters?") < page.words.index("Of activation and scale")
     assert cells(page, "cell") == 12 and cells(page, "inadmissible") == 0
     assert "relu, scale 2" in page.words
     F = analysis.anova(analysis.load_results(tmp_path), "clip_i", ["activation", "scale"], 2, block="seed")["F"]

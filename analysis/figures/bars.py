@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import fill
 
 from matplotlib.figure import Figure
 
 from analysis.figures.style import BLUE, LINE, MUTED, grid_along, new_figure, styled
+
+WIDEST_TITLE = 55  # characters
 
 
 def f_bars(groups: Sequence[tuple[str, Sequence[tuple[str, float, str, bool]]]]) -> Figure:
@@ -15,7 +18,8 @@ def f_bars(groups: Sequence[tuple[str, Sequence[tuple[str, float, str, bool]]]])
     groups: (title, bars); a bar is (factor, F, note beside it such as "p = 0.003, η² = 0.92", significant). Bars that
     are not significant are pale; a factor whose F cannot be computed (NaN) keeps its place and its note.
     """
-    height = 0.7 + sum(0.55 + 0.36 * len(bars) for _, bars in groups)
+    groups = [(fill(title, WIDEST_TITLE), bars) for title, bars in groups]
+    height = 0.7 + sum(0.55 + 0.2 * title.count("\n") + 0.36 * len(bars) for title, bars in groups)
     longest = max((f for _, bars in groups for _, f, _, _ in bars if f == f), default=1.0)
     with styled():
         figure = new_figure(5.3, height)

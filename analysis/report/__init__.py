@@ -67,9 +67,12 @@ def write_report(
     command += f' --model "{model}"' if model else ""
     command += f" --compare {compare}" if compare else ""
     command += f' --scores "{scores}"' if scores != FIRST else ""
-    sections = [
+    first = [
         heatmap_section(study, means, folder) if several else None,
         factors_section(study, folder) if several else None,
+    ]
+    sections = [
+        *(first if study.is_of_placements else reversed(first)),
         ranking_section(study, means, folder) if several else None,
         levels_section(study, folder) if several else None,
         beside_section(study, means, folder) if len(means) else None,
@@ -99,7 +102,7 @@ def write_report(
 
 
 def _title(study: Study) -> str:
-    if study.has_placements:
+    if study.is_of_placements:
         return "Which adapter position matters?"
     return "Which factor matters?" if study.factors else "One design, scored"
 

@@ -69,6 +69,11 @@ class Study:
         return {"din", "dout", "placement"} <= set(self.done) and self.done["placement"].nunique() > 1
 
     @property
+    def is_of_placements(self) -> bool:
+        """Whether placements are all that was tried."""
+        return self.has_placements and set(self.factors) <= {"din", "dout", "placement"}
+
+    @property
     def terms(self) -> list[str]:
         """Main effects of the additive model: din and dout stand for the placement."""
         return [f for f in self.factors if f != "placement" or not {"din", "dout"} & set(self.factors)]
