@@ -71,7 +71,7 @@ def with_scores(record: dict[str, Any], scores: str) -> dict[str, Any] | None:
     entry = added[-1]
     chosen = {**record, **{key: entry.get(key) for key in ("metrics", "anchors", "protocol", "missing")}}
     chosen["seconds"] = {**(record.get("seconds") or {}), **(entry.get("seconds") or {})}
-    chosen |= {key: entry[key] for key in ("samples", "base") if key in entry}
+    chosen |= {"samples": entry.get("samples", "samples"), "base": entry.get("base")}
     sampler = (entry.get("protocol") or {}).get("sampler")
     if isinstance(sampler, dict) and "guidance" in sampler and "guidance" in (record.get("factors") or {}):
         chosen["factors"] = {**record["factors"], "guidance": sampler["guidance"]}  # of these samples

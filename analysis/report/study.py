@@ -131,7 +131,8 @@ class Study:
         found: dict[Any, Path] = {}
         for path, seed in zip(self.done["path"], self.done["seed"], strict=True):
             place = self._record_at.get(str(path), {}).get("base", f"base/seed{seed:.0f}")
-            found[seed] = Path(str(path)).parent / place
+            if place is not None:
+                found[seed] = Path(str(path)).parent / place
         return found
 
 
