@@ -8,7 +8,7 @@ import re
 import pandas as pd
 
 from analysis.report.study import Study
-from analysis.report.words import digits_for, number, readable
+from analysis.report.words import METRICS, digits_for, number, readable
 
 
 def conclusion(study: Study) -> list[str]:
@@ -32,6 +32,8 @@ def conclusion(study: Study) -> list[str]:
     parts = ("din", "dout") if "placement" in study.factors else ()
     terms = study.model or [factor for factor in study.factors if factor not in parts]
     said = conclude(study.done, study.metric, terms[0] if len(terms) == 1 else None, terms or None)
+    if study.metric not in METRICS:  # readable() knows the others
+        said = re.sub(rf"\b{re.escape(study.metric)}\b", label, said)
     sentences = re.split(r"(?<=\.)\s+(?=[A-Z])", readable(said))
     # The first two say what matters and what is best; the rest is set smaller.
     return [" ".join(part) for part in (sentences[:2], sentences[2:]) if part]
