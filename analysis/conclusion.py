@@ -9,15 +9,23 @@ import pandas as pd
 from scipy import stats
 
 from analysis.anova_table import anova, oneway
-from analysis.conclusion_joint import designs, explained, factors_of, own_factors, testable
+from analysis.conclusion_joint import (
+    ALPHA,
+    designs,
+    explained,
+    f_words,
+    factors_of,
+    leaves_residual,
+    own_factors,
+    percent,
+)
 from analysis.load import factor_columns, higher_is_better
 from analysis.means import marginal_means
 from analysis.posthoc import best_set
 from analysis.sample_size import detectable
 
 _WORDS = {"din": "the input position (din)", "dout": "the output position (dout)", "mid_dim": "the width (mid_dim)"}
-_ALPHA = 0.05
-_FEWEST_SIGNS = 6  # that a two-sided sign test needs for a p below _ALPHA: 2 / 2**6
+_FEWEST_SIGNS = 6  # that a two-sided sign test needs for a p below ALPHA: 2 / 2**6
 
 
 def conclude(frame: pd.DataFrame, metric: str, factor: str | None = None, terms: Sequence[str] | None = None) -> str:
@@ -70,7 +78,7 @@ def _together(frame: pd.DataFrame, metric: str, terms: Sequence[str]) -> str | N
     if len(used) < 2 or used[metric].nunique() < 2 or min(used[name].nunique() for name in names) < 2:
         return None
     block = _block(used, "design")
-    if not testable(used, metric, terms, block):
+    if not leaves_residual(used, metric, terms, block):
         return None
     several = used.groupby("design").size().max() > 1
     best = _best(used, metric, "design", block) if several else _highest(used, metric)
@@ -108,15 +116,6 @@ def _name(factor: str) -> str:
     return _WORDS.get(factor, f"the {factor}" if factor == "placement" else factor)
 
 
-def _p(p: float) -> str:
-    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
-
-
-def _f(row: pd.Series, df2: float) -> str:
-    F = "infinite" if np.isinf(row["F"]) else f"{row['F']:.2f}"
-    return f"F({row['df']:.0f}, {df2:.0f}) = {F}, {_p(row['p'])}"
-
-
 def _explained(frame: pd.DataFrame, metric: str, factor: str, block: str | None) -> str:
     table = anova(frame, metric, [factor], block=block)
     row, df2, n, levels = table.loc[factor], table.loc["residual", "df"], table.attrs["n"], frame[factor].nunique()
@@ -126,24 +125,21 @@ def _explained(frame: pd.DataFrame, metric: str, factor: str, block: str | None)
             return f"There is one run for each of the {levels} {_plural(factor)}, so {name} itself cannot be tested."
         return f"{name.capitalize()} cannot be tested: {row['note'] or 'nothing is left to estimate the noise with.'}"
     after = f", with {block} taken out as a block" if block else ""
-    if row["p"] < _ALPHA:
+    if row["p"] < ALPHA:
         left = f"that the {block} leaves " if block else ""
         return (
-            f"{name.capitalize()} explains {_percent(row['eta2_partial'])} % of the variance of {metric} {left}"
-            f"in these {n} runs ({_f(row, df2)}{after}); for the population behind them the estimate is "
-            f"{_percent(row['omega2_partial'])} % "
-            f"[{_percent(row['omega2_partial_low'])}, {_percent(row['omega2_partial_high'])}]."
+            f"{name.capitalize()} explains {percent(row['eta2_partial'])} % of the variance of {metric} {left}"
+            f"in these {n} runs ({f_words(row, df2)}{after}); for the population behind them the estimate is "
+            f"{percent(row['omega2_partial'])} % "
+            f"[{percent(row['omega2_partial_low'])}, {percent(row['omega2_partial_high'])}]."
         )
     limit = detectable(frame, metric, factor, block=block)
     return (
-        f"These {n} runs cannot tell whether {name} matters for {metric} ({_f(row, df2)}{after}): a study of this size "
-        f"finds, four times out of five, only differences of about {limit['range']:.2g} between the extreme levels, "
+        f"These {n} runs cannot tell whether {name} matters for {metric} ({f_words(row, df2)}{after}): "
+        f"a study of this size finds, four times out of five, only differences of about "
+        f"{limit['range']:.2g} between the extreme levels, "
         f"and the level means lie within {_spread(frame, metric, factor):.2g}."
     )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f}"
 
 
 def _plural(factor: str) -> str:
@@ -201,10 +197,12 @@ def _positions(frame: pd.DataFrame, metric: str, block: str | None) -> list[str]
         row = table.loc[name]
         if not row["F"] >= 0:
             texts.append(f"{_name(name)} cannot be tested")
-        elif row["p"] < _ALPHA:
-            texts.append(f"{_name(name)} matters ({_f(row, df2)}, {_percent(row['eta2_partial'])} % of what it leaves)")
+        elif row["p"] < ALPHA:
+            texts.append(
+                f"{_name(name)} matters ({f_words(row, df2)}, {percent(row['eta2_partial'])} % of what it leaves)"
+            )
         else:
-            texts.append(f"{_name(name)} cannot be shown to matter ({_f(row, df2)})")
+            texts.append(f"{_name(name)} cannot be shown to matter ({f_words(row, df2)})")
     # "of what it leaves": partial eta2 relates to the variance the other position does not explain.
     text = "With each adjusted for the other, " + " and ".join(texts).replace("what it leaves", "what the rest leaves")
     parts = table.attrs["components"]
@@ -212,7 +210,7 @@ def _positions(frame: pd.DataFrame, metric: str, block: str | None) -> list[str]
         text += f"; this compares levels only within the {parts} parts of the design that share no position"
     single = oneway(frame, metric, names, block=block)
     tested = [(name, row) for name, row in single.iterrows() if row["F"] >= 0]
-    alone = "; ".join(f"{name} {_percent(r['eta2_partial'])} % ({_f(r, r['df_residual'])})" for name, r in tested)
+    alone = "; ".join(f"{name} {percent(r['eta2_partial'])} % ({f_words(r, r['df_residual'])})" for name, r in tested)
     return [text + ".", f"Each by itself explains: {alone}." if alone else ""]
 
 
@@ -234,10 +232,10 @@ def _anchors(frame: pd.DataFrame, metric: str, factor: str) -> list[str]:
     if not np.isfinite(t) and 0 < rose + fell < _FEWEST_SIGNS:
         return [f"The model untuned (the floor) has {floor:.3g}, and the best level {value:.3g}; with so few runs that "
                 "is no proof of a gain."]  # fmt: skip
-    if p < _ALPHA and best.mean() <= 0:
+    if p < ALPHA and best.mean() <= 0:
         return [f"Every level is worse in {metric} than the model untuned ({floor:.3g}); the best one comes nearest "
                 f"({value:.3g})."]  # fmt: skip
-    if not p < _ALPHA:
+    if not p < ALPHA:
         return [f"No level moved {metric} from its floor ({floor:.3g}, the model untuned): the training did not show "
                 "in it, so differences here mean little."]  # fmt: skip
     ceiling = frame.get(f"{metric}_ceiling", pd.Series(dtype=float)).mean()
@@ -246,8 +244,8 @@ def _anchors(frame: pd.DataFrame, metric: str, factor: str) -> list[str]:
     share = (value - floor) / (ceiling - floor)
     worst = min(float(g.mean()) for g in groups if len(g)) / (sign * (ceiling - floor))
     text = (
-        f"The best level goes {_percent(share)} % of the way from the floor ({floor:.3g}, the model untuned) to the "
-        f"ceiling ({ceiling:.3g}), the worst {_percent(worst)} %."
+        f"The best level goes {percent(share)} % of the way from the floor ({floor:.3g}, the model untuned) to the "
+        f"ceiling ({ceiling:.3g}), the worst {percent(worst)} %."
     )
     if worst > 0.97:
         text += " All levels are at the ceiling, so the metric cannot tell them apart."

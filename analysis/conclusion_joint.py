@@ -53,7 +53,7 @@ def _level(level: object) -> str:
     return f"{level:g}" if isinstance(level, float) else str(level)
 
 
-def testable(frame: pd.DataFrame, metric: str, terms: Sequence[str], block: str | None) -> bool:
+def leaves_residual(frame: pd.DataFrame, metric: str, terms: Sequence[str], block: str | None) -> bool:
     """Whether a residual is left beside the terms."""
     return bool(anova(frame, metric, list(terms), block=block).loc["residual", "df"] > 0)
 
@@ -71,12 +71,14 @@ def explained(frame: pd.DataFrame, metric: str, terms: Sequence[str], block: str
         first = found.iloc[0]
         said.append(
             f"Of {_listed(factors_of(terms))}, {_term(found.index[0])} matters most for {metric}: it explains "
-            f"{_percent(first['eta2_partial'])} % of the variance that {others} in these {n} runs ({_f(first, df2)}); "
-            f"for the population behind them the estimate is {_percent(first['omega2_partial'])} % "
-            f"[{_percent(first['omega2_partial_low'])}, {_percent(first['omega2_partial_high'])}]."
+            f"{percent(first['eta2_partial'])} % of the variance that {others} in these {n} runs "
+            f"({f_words(first, df2)}); for the population behind them the estimate is "
+            f"{percent(first['omega2_partial'])} % "
+            f"[{percent(first['omega2_partial_low'])}, {percent(first['omega2_partial_high'])}]."
         )
         more = [
-            f"{_term(t)}, {_percent(row['eta2_partial'])} % ({_f(row, df2)})" for t, row in found.iloc[1:].iterrows()
+            f"{_term(t)}, {percent(row['eta2_partial'])} % ({f_words(row, df2)})"
+            for t, row in found.iloc[1:].iterrows()
         ]
         said += [f"What matters, too: {'; '.join(more)}."] if more else []
         said += [f"Not shown to matter: {_with_tests(rest, df2)}."] if len(rest) else []
@@ -90,7 +92,7 @@ def explained(frame: pd.DataFrame, metric: str, terms: Sequence[str], block: str
 
 
 def _with_tests(rows: pd.DataFrame, df2: float) -> str:
-    return "; ".join(f"{_term(str(term))} ({_f(row, df2)})" for term, row in rows.iterrows())
+    return "; ".join(f"{_term(str(term))} ({f_words(row, df2)})" for term, row in rows.iterrows())
 
 
 def _term(term: object) -> str:
@@ -103,11 +105,13 @@ def _listed(words: object, last: str = "and") -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} {last} {items[-1]}"
 
 
-def _f(row: pd.Series, df2: float) -> str:
+def f_words(row: pd.Series, df2: float) -> str:
+    """F with its degrees of freedom and p."""
     F = "infinite" if np.isinf(row["F"]) else f"{row['F']:.2f}"
     p = "p < 0.0001" if row["p"] < 1e-4 else f"p = {row['p']:.2g}"
     return f"F({row['df']:.0f}, {df2:.0f}) = {F}, {p}"
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share as a whole number of percent."""
     return f"{100 * share:.0f}"
