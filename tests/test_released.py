@@ -10,7 +10,8 @@ import pytest
 from safetensors.numpy import load_file
 from study_tools import composed, module, train
 
-from sdpet.study.validate import run_id, training_id, validate
+from sdpet.config.checks import validate
+from sdpet.config.ids import run_id, training_id
 
 RELEASED = Path(__file__).parent / "data" / "released"
 SCORES = json.loads((RELEASED / "smoke_scores.json").read_text())
