@@ -1,5 +1,6 @@
 """Tasks on the user's own data: photos of every kind, class images, captioned sets, and the cache of latents."""
 
+import hashlib
 import json
 import shutil
 import threading
@@ -17,6 +18,7 @@ from sdpet.files.images import load_folder
 from sdpet.models.load import load_base
 from sdpet.runs.setup import Stage
 from sdpet.runs.start import run
+from sdpet.sampling.loop import SamplerConfig
 from sdpet.seeds import generator
 from sdpet.tasks import DreamBoothTask, FinetuneTask
 from sdpet.tasks.class_images import class_folder
@@ -82,11 +84,16 @@ def test_class_images_are_drawn_once_however_many_ask(drawn, tiny_folder, monkey
     original = class_images.sample
     monkeypatch.setattr(class_images, "sample", lambda *a, **k: (calls.append(len(a[1])), original(*a, **k))[1])
     config = drawn()
+    root = Path(config["output_root"]) / ".cache" / "class"
+    sampler = SamplerConfig(*(config["data"][f"class_{key}"] for key in ("sampler", "steps", "guidance")))
 
-    def ask():
-        found.append(class_folder(config, base, lambda *told: seen.append(told)))
+    def ask(progress=None):
+        return class_folder(root, base, "a photo of a star", 11, sampler, progress)
 
-    threads = [threading.Thread(target=ask) for _ in range(3)]
+    def ask_with_progress():
+        found.append(ask(lambda *done: seen.append(done)))
+
+    threads = [threading.Thread(target=ask_with_progress) for _ in range(3)]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert len(found) == 3 and len(set(found)) == 1 and calls == [8, 3]
@@ -97,10 +104,30 @@ def test_class_images_are_drawn_once_however_many_ask(drawn, tiny_folder, monkey
     (found[0] / "index.jsonl").unlink()  # interrupted: the two last are missing
     (found[0] / "00009.png").unlink()
     (found[0] / "00010.png").unlink()
-    assert class_folder(config, base) == found[0] and calls == [8, 3, 2]
+    assert ask() == found[0] and calls == [8, 3, 2]
     assert np.array_equal(load_folder(found[0], 32, "class"), images)
     task = Stage().task(config)
-    assert calls == [8, 3, 2] and task.describe()["class_images"] == 11
+    assert calls == [8, 3, 2] and task.describe()["class_images"] == 11, "a run of this config takes the same folder"
+
+
+def test_class_images_of_earlier_versions_are_found_again(tiny_base, tmp_path):
+    """The folder's name is a hash of these keys, as released; another value of any of them is another folder."""
+    key = {
+        "model": tiny_base.weight_hash,
+        "dtype": "torch.float32",
+        "image_size": 32,
+        "prompt": "a photo of a star",
+        "sampler": {"sampler": "ddim", "steps": 1, "guidance": 7},
+        "images": 1,
+    }
+    released = hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+    def name(prompt="a photo of a star", count=1, *sampler):
+        return class_folder(tmp_path, tiny_base, prompt, count, SamplerConfig("ddim", 1, *(sampler or (7,)))).name
+
+    assert name() == released
+    others = name("a photo of a ring"), name("a photo of a star", 2), name("a photo of a star", 1, 7, 0.5)
+    assert len({released, *others}) == 4
 
 
 def test_drawn_class_images_are_in_the_run_id_by_how_they_are_made(drawn, tiny_folder, subject_folders, tmp_path):

@@ -70,9 +70,13 @@ class Stage:
         arguments["cache"] = str(Path(config["output_root"]) / ".cache")
         base = self.base(config)
         if draws_class_images(config):
+            from sdpet.sampling.loop import SamplerConfig
             from sdpet.tasks.class_images import class_folder
 
-            arguments["class_dir"] = str(class_folder(config, base, watch))
+            data, root = config["data"], Path(config["output_root"]) / ".cache" / "class"
+            sampler = SamplerConfig(data["class_sampler"], data["class_steps"], data["class_guidance"])
+            folder = class_folder(root, base, data["class_prompt"], data["class_images"], sampler, watch)
+            arguments["class_dir"] = str(folder)
         make = TASKS[config["task"]["name"]]
         return self._keep("task", [config["task"]["name"], arguments, id(base)], lambda: make(base, **arguments))
 

@@ -2,15 +2,17 @@
 
 from sdpet.scoring.evaluate import Evaluation, evaluate_run, evaluate_together, protocol, save_noise_map, save_samples
 from sdpet.scoring.metrics import clip_i, clip_t, fid
-from sdpet.scoring.plan import EvalPlan, Shot
+from sdpet.scoring.plan import EvalPlan, EvalTask, Shot, SubjectTask
 from sdpet.scoring.scorers import Scorer, Scorers
 
 __all__ = [
     "EvalPlan",
+    "EvalTask",
     "Evaluation",
     "Scorer",
     "Scorers",
     "Shot",
+    "SubjectTask",
     "clip_i",
     "clip_t",
     "evaluate_run",

@@ -9,25 +9,22 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sdpet.files.atomic import atomically
 from sdpet.files.hashing import hash_text
 from sdpet.models.base import BaseModel
 from sdpet.sampling.loop import Progress, SamplerConfig
 from sdpet.scoring.evaluate import evaluate_run, protocol
-from sdpet.scoring.plan import EvalPlan
+from sdpet.scoring.plan import EvalPlan, EvalTask
 from sdpet.scoring.scorers import Scorers
-
-if TYPE_CHECKING:
-    from sdpet.tasks import Task
 
 POINTS = "points.jsonl"
 
 
 def guidance_points(
     base: BaseModel,
-    task: Task,
+    task: EvalTask,
     scorers: Scorers,
     sampler: SamplerConfig,
     seed: int,

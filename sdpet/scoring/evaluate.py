@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,11 +18,8 @@ from sdpet.models.base import BaseModel
 from sdpet.sampling.loop import NOT_FINITE, Progress, SamplerConfig, sample_together
 from sdpet.scoring import noise
 from sdpet.scoring.measures import described
-from sdpet.scoring.plan import EvalPlan, image_seeds
+from sdpet.scoring.plan import EvalPlan, EvalTask, SubjectTask, image_seeds
 from sdpet.scoring.scorers import Scorer, Scorers
-
-if TYPE_CHECKING:
-    from sdpet.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class Evaluation:
 
 def evaluate_run(
     base: BaseModel,
-    task: Task,
+    task: EvalTask,
     scorer: Scorer | Scorers,
     sampler: SamplerConfig,
     seed: int,
@@ -64,7 +61,7 @@ def evaluate_run(
 
 def evaluate_together(
     base: BaseModel,
-    task: Task,
+    task: EvalTask,
     scorer: Scorer | Scorers,
     sampler: SamplerConfig,
     seeds: Sequence[int],
@@ -82,10 +79,11 @@ def evaluate_together(
     start = time.perf_counter()
     drawn = sample_together(base, [shot.prompt for shot in shots], noise_seeds, sampler, progress, plan.chunk)
     sampled = time.perf_counter()
+    subject_task = task if isinstance(task, SubjectTask) else None
     no_map = noise.lacking(task, plan)
-    maps = None if no_map else noise.noise_differences(base, task, noise_of, plan)
+    maps = None if no_map or subject_task is None else noise.noise_differences(base, subject_task, noise_of, plan)
     made_by = protocol(base, task, scorers, sampler, plan)
-    missing = dict(scorers.missing) | ({noise.METRIC: no_map} if no_map and task.name == "dreambooth" else {})
+    missing = dict(scorers.missing) | ({noise.METRIC: no_map} if no_map and subject_task else {})
     try:
         metrics = [None if images is None else task.scores(images, shots, scorers, plan) for images in drawn]
     finally:
@@ -108,7 +106,7 @@ def evaluate_together(
 
 
 def protocol(
-    base: BaseModel, task: Task, scorer: Scorer | Scorers, sampler: SamplerConfig, plan: EvalPlan | None = None
+    base: BaseModel, task: EvalTask, scorer: Scorer | Scorers, sampler: SamplerConfig, plan: EvalPlan | None = None
 ) -> dict[str, Any]:
     """How scores are made; two scores compare only if this agrees, as to what is of all and to the entry in "scores".
 
@@ -117,7 +115,7 @@ def protocol(
     plan, scorers = plan or EvalPlan(), Scorers.of(scorer)
     shots = task.shots(plan)
     scores = described(task.measures(scorers, plan), shots, scorers)
-    if noise.lacking(task, plan) is None:
+    if isinstance(task, SubjectTask) and noise.lacking(task, plan) is None:
         scores[noise.METRIC] = noise.described(task, plan)
     return {
         "sampler": asdict(sampler),

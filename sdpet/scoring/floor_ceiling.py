@@ -8,23 +8,20 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sdpet.files.atomic import atomically
 from sdpet.files.hashing import hash_text
 from sdpet.models.base import BaseModel
 from sdpet.sampling.loop import Progress, SamplerConfig
 from sdpet.scoring.evaluate import Evaluation, evaluate_run, protocol, save_noise_map, save_samples
-from sdpet.scoring.plan import EvalPlan
+from sdpet.scoring.plan import EvalPlan, EvalTask
 from sdpet.scoring.scorers import Scorer, Scorers
-
-if TYPE_CHECKING:
-    from sdpet.tasks import Task
 
 
 def anchors(
     base: BaseModel,
-    task: Task,
+    task: EvalTask,
     scorer: Scorer | Scorers,
     sampler: SamplerConfig,
     seed: int,

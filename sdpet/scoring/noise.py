@@ -3,40 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from sdpet.models.base import BaseModel
-from sdpet.scoring.plan import EvalPlan
+from sdpet.scoring.plan import EvalPlan, EvalTask, SubjectTask
 from sdpet.seeds import generator
-
-if TYPE_CHECKING:
-    from sdpet.tasks import Task
 
 LEVELS = (1 / 8, 3 / 8, 5 / 8, 7 / 8)  # of the noise schedule
 METRIC = "noise_difference"
 
 
-def lacking(task: Task, plan: EvalPlan) -> str | None:
+def lacking(task: EvalTask, plan: EvalPlan) -> str | None:
     """Why there is no noise difference, or None if there is one."""
-    if task.name != "dreambooth":
+    if not isinstance(task, SubjectTask):
         return "the task has no subject"
     if plan.noise_images == 0:
         return "eval.noise_images is 0"
-    return None if getattr(task, "class_latents", None) is not None else "there are no class images (data.class_dir)"
+    return None if task.class_latents is not None else "there are no class images (data.class_dir)"
 
 
 @torch.no_grad()
-def noise_differences(base: BaseModel, task: Any, seeds: Sequence[int], plan: EvalPlan) -> np.ndarray:
+def noise_differences(base: BaseModel, task: SubjectTask, seeds: Sequence[int], plan: EvalPlan) -> np.ndarray:
     """Absolute difference of the noise predicted for the subject's and for the class's prompt: float32 (K, h, w).
 
     Xiang et al. 2023 (arXiv 2303.18181): on class images, mean here over plan.noise_images of them, the noise levels
     LEVELS and the channels of the latents. task: one that `lacking` has nothing to say about; seeds: of the noise, one
     a member of a fleet in order of their rows.
     """
-    latents = task.class_latents[: plan.noise_images]  # (n, C, h, w)
+    latents = _class_latents(task)[: plan.noise_images]  # (n, C, h, w)
     text = base.encode_text([task.prompt, task.class_prompt])  # (2, L, D)
     scheduler = base.scheduler
     n, members = len(latents), len(seeds)
@@ -58,13 +55,19 @@ def noise_differences(base: BaseModel, task: Any, seeds: Sequence[int], plan: Ev
     return (total / len(LEVELS)).float().numpy()
 
 
-def described(task: Any, plan: EvalPlan) -> dict[str, Any]:
+def described(task: SubjectTask, plan: EvalPlan) -> dict[str, Any]:
     """How the difference is made, for the protocol."""
     return {
         "scorer": "the model itself",
-        "images": {"class": min(plan.noise_images, len(task.class_latents))},
+        "images": {"class": min(plan.noise_images, len(_class_latents(task)))},
         "levels": list(LEVELS),
         "prompts": [task.prompt, task.class_prompt],
         "images_hash": task.class_hash,
         "against": "class prompt",
     }
+
+
+def _class_latents(task: SubjectTask) -> torch.Tensor:
+    if task.class_latents is None:
+        raise ValueError("the noise difference needs class images; give the task a class_dir.")
+    return task.class_latents

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from sdpet.choices import DISTANCES, PLACES, SUITES
 from sdpet.seeds import derive
+
+if TYPE_CHECKING:
+    import torch
+
+    from sdpet.scoring.measures import Measure
+    from sdpet.scoring.scorers import Scorer, Scorers
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,53 @@ class EvalPlan:
         unknown = [name for name in self.distances if name not in DISTANCES]
         if unknown:
             raise ValueError(f"eval.distances knows no {unknown[0]!r}; choose from {', '.join(DISTANCES)}.")
+
+
+@runtime_checkable
+class EvalTask(Protocol):
+    """What an evaluation needs of a task: the images to draw, their measures, and what identifies the references."""
+
+    name: str
+
+    def shots(self, plan: EvalPlan) -> list[Shot]:
+        """The images to draw, in order."""
+        ...
+
+    def measures(self, scorers: Scorers, plan: EvalPlan) -> list[Measure]:
+        """How these images are scored."""
+        ...
+
+    def scores(
+        self, images: np.ndarray, shots: Sequence[Shot], scorer: Scorer | Scorers, plan: EvalPlan | None = None
+    ) -> dict[str, float]:
+        """Metrics of images uint8 (N, H, W, 3), one image for each of the N shots."""
+        ...
+
+    def ceiling(self, scorer: Scorer | Scorers, plan: EvalPlan) -> dict[str, float]:
+        """Metrics of real images; empty where the task has none set aside."""
+        ...
+
+    def ceiling_hash(self, plan: EvalPlan) -> str | None:
+        """Hash of the real images behind `ceiling`, or None where there are none."""
+        ...
+
+    def reference_protocol(self) -> dict[str, Any]:
+        """The entries of the protocol that identify the reference images."""
+        ...
+
+
+@runtime_checkable
+class SubjectTask(EvalTask, Protocol):
+    """A task about one subject and its class, on which the noise difference can be measured."""
+
+    prompt: str
+    class_prompt: str
+    class_hash: str | None
+
+    @property
+    def class_latents(self) -> torch.Tensor | None:
+        """Latents (N, C, h, w) of the class images; None where there are none."""
+        ...
 
 
 def fill(template: str, prompt: str, token: str) -> str:

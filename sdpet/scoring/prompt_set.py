@@ -12,7 +12,7 @@ import numpy as np
 from sdpet.files.hashing import hash_images
 from sdpet.scoring.measures import DIVERSITY, NOT_SIMILARITY, Measure, of_set, of_subject, score
 from sdpet.scoring.plan import EvalPlan, Shot
-from sdpet.scoring.scorers import CLIP, Scorers
+from sdpet.scoring.scorers import CLIP, Scorer, Scorers
 
 
 class PromptSet:
@@ -35,8 +35,19 @@ class PromptSet:
         found = [*on_prompts, *of_set(scorers, plan)]
         return [m for m in found if self.prompts or (m.against == "references")]
 
-    def scores(self, images: np.ndarray, shots: Sequence[Shot], scorers: Scorers, plan: EvalPlan) -> dict[str, float]:
-        return score(self.measures(scorers, plan), images, shots, self.references, scorers)
+    def scores(
+        self, images: np.ndarray, shots: Sequence[Shot], scorer: Scorer | Scorers, plan: EvalPlan | None = None
+    ) -> dict[str, float]:
+        """All metrics of `measures`."""
+        scorers = Scorers.of(scorer)
+        return score(self.measures(scorers, plan or EvalPlan()), images, shots, self.references, scorers)
+
+    def ceiling(self, scorer: Scorer | Scorers, plan: EvalPlan) -> dict[str, float]:
+        """Empty: a set of prompts has no real images besides the references."""
+        return {}
+
+    def ceiling_hash(self, plan: EvalPlan) -> str | None:
+        return None
 
     def reference_protocol(self) -> dict[str, Any]:
         """What identifies the references."""

@@ -73,7 +73,8 @@ class DreamBoothTask:
         kept = Cache(base, cache)
         # Latents (2, N, C, h, w): as they are, and mirrored as pixels, since mirroring latents is not exact.
         self._subject = _latents_and_mirrored(kept, self.subject_images)
-        self._class = None
+        self._class: torch.Tensor | None = None
+        self.class_hash: str | None = None  # of the class images' pixels
         if reg_weight > 0:
             assert class_dir is not None
             class_images = load_folder(class_dir, size, "class")
