@@ -234,6 +234,7 @@ def test_datasets_on_disk_are_a_task(tiny_base, captioned, tmp_path):
     whole = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
     whole.save_to_disk(str(tmp_path / "one"))
     task = FinetuneTask(tiny_base, tmp_path / "one", source="dataset", caption_column="said", heldout_share=0.2)
+    assert datasets.is_progress_bar_enabled(), "off while the set is read, and then as before"
     trained, held = pairs(task)
     assert (len(trained), len(held)) == (24, 6) and not set(trained) & set(held)
     assert all(caption == f"grey number {grey}" for grey, caption in trained + held)

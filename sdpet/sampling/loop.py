@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from sdpet.choices import SAMPLERS
 from sdpet.models.base import BaseModel
-from sdpet.sampling.samplers import SAMPLERS, Sampler, add_noise
+from sdpet.sampling.samplers import SAMPLER_CLASSES, Sampler, add_noise
 from sdpet.seeds import generator
 
 Progress = Callable[[int, int], None]  # (UNet steps done, UNet steps in all)
@@ -134,7 +135,8 @@ def denoise(
 ) -> torch.Tensor:
     """Latents (N, C, h, w) for text states (N, L, D); `empty` (1, L, D) are those of the empty prompt."""
     start = start or Start()
-    passes = SAMPLERS[sampler.name](base.scheduler, sampler.steps, start.skipped(sampler.steps), sampler.eta)
+    make = SAMPLER_CLASSES[sampler.name]
+    passes = make(base.scheduler, sampler.steps, start.skipped(sampler.steps), sampler.eta)
     sources = [generator(seed, "image") for seed in seeds]
     x = _begin(base, start, passes, sources)
     guided = sampler.guidance != 1

@@ -112,7 +112,7 @@ class DPM:
         return self._solver.step(out, self.timesteps[i], x, return_dict=False)[0]
 
 
-SAMPLERS: dict[str, Callable[..., Sampler]] = {"dpm": DPM, "ddim": DDIM, "plms": PLMS}
+SAMPLER_CLASSES: dict[str, Callable[..., Sampler]] = {"dpm": DPM, "ddim": DDIM, "plms": PLMS}  # choices.SAMPLERS
 
 
 def split(out: Tensor, x: Tensor, a: float, predicts_v: bool) -> tuple[Tensor, Tensor]:

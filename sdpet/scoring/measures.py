@@ -18,6 +18,13 @@ from sdpet.scoring.scorers import CLIP, Scorers, preparation
 
 FEATURES, DIVERSITY = "features", "diversity"  # names of scorers with a part of their own; the rest are similarities
 NOT_SIMILARITY = (CLIP, FEATURES, DIVERSITY)
+DISTANCE_METRICS = {  # what each of choices.DISTANCES gives; name is that of the metric, such as fid or clip_fid
+    "fid": ("{name}", "{name}_infinity"),
+    "kid": ("{name}", "{name}_deviation"),
+    "precision_recall": ("precision", "recall"),
+    "density_coverage": ("density", "coverage"),
+    "cmmd": ("{name}",),
+}
 
 
 @dataclass(frozen=True)
@@ -135,17 +142,10 @@ def _diversity(drawn: Drawn, scorers: Scorers) -> Sequence[float]:
 def _distance(kind: str, name: str, scorer: str) -> Measure:
     """The distance `kind` under the metric's name, on raw features where published numbers are."""
     raw = scorer != CLIP or name == "clip_fid"
-    metrics = {
-        "fid": (name, f"{name}_infinity"),
-        "kid": (name, f"{name}_deviation"),
-        "precision_recall": ("precision", "recall"),
-        "density_coverage": ("density", "coverage"),
-        "cmmd": (name,),
-    }[kind]
+    metrics = tuple(metric.format(name=name) for metric in DISTANCE_METRICS[kind])
 
     def compute(drawn: Drawn, known: Scorers) -> Sequence[float]:
-        if kind == "fid":
-            plain = fid(drawn.images, drawn.references, known, scorer, raw)
+        plain = fid(drawn.images, drawn.references, known, scorer, raw) if kind == "fid" else 0.0
         # Subsets must not depend on the order of the images.
         ours = known.features(scorer, drawn.images, raw)[_order(drawn.images)]
         theirs = known.reference_features(scorer, drawn.references, raw)[_order(drawn.references)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,8 @@ def read_captioned(
     if source == "flowers":
         return split(*_flowers(Path(data).expanduser(), size), heldout_share)
     if source == "dataset":
-        return _dataset(Path(data).expanduser(), size, heldout_share, image_column, caption_column)
+        with _no_progress_bars():
+            return _dataset(Path(data).expanduser(), size, heldout_share, image_column, caption_column)
     return split(*load_captioned(data, size), heldout_share)
 
 
@@ -53,7 +56,6 @@ def split(images: np.ndarray, captions: list[str], heldout_share: float) -> tupl
 def _dataset(folder: Path, size: int, heldout_share: float, image_column: str, caption_column: str) -> tuple[Set, Set]:
     import datasets
 
-    datasets.disable_progress_bars()
     try:
         saved = (folder / "state.json").exists() or (folder / "dataset_dict.json").exists()
         found = (
@@ -73,6 +75,20 @@ def _dataset(folder: Path, size: int, heldout_share: float, image_column: str, c
     if apart is None:
         return split(*trained, heldout_share)
     return trained, _rows(apart, folder, size, image_column, caption_column)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Inside, datasets shows no progress bars; afterwards, it shows them if it did before."""
+    import datasets
+
+    were_off = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were_off:
+            datasets.enable_progress_bars()
 
 
 def _rows(part: Any, folder: Path, size: int, image_column: str, caption_column: str) -> Set:
