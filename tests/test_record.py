@@ -165,11 +165,10 @@ def test_the_rules_name_what_the_code_knows():
     from sdpet.adapters.spec import ACTIVATIONS, INITS
     from sdpet.methods import METHODS
     from sdpet.models.load import DTYPES
-    from sdpet.sampling.loop import SAMPLERS
     from sdpet.training.config import PRECISIONS
 
     assert rules.ACTIVATIONS == ACTIVATIONS and rules.INITS == INITS
-    assert set(rules.METHODS) == set(METHODS) and set(rules.SAMPLERS) == set(SAMPLERS)
+    assert set(rules.METHODS) == set(METHODS)
     assert set(rules.DTYPES) == set(DTYPES) and set(rules.PRECISIONS) == set(PRECISIONS)
     assert set(INPUTS) > set(OUTPUTS)
 

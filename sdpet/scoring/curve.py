@@ -14,7 +14,7 @@ from typing import Any
 from sdpet.files.atomic import atomically
 from sdpet.files.hashing import hash_text
 from sdpet.models.base import BaseModel
-from sdpet.sampling.loop import Progress, SamplerConfig
+from sdpet.sampling.loop import ProgressCallback, SamplerConfig
 from sdpet.scoring.evaluate import evaluate_run, protocol
 from sdpet.scoring.plan import EvalPlan, EvalTask
 from sdpet.scoring.scorers import Scorers
@@ -33,7 +33,7 @@ def guidance_points(
     model: str,
     identity: str,
     folder: Path,
-    progress: Callable[[str], Progress | None] = lambda what: None,
+    progress: Callable[[str], ProgressCallback | None] = lambda what: None,
 ) -> list[dict[str, Any]]:
     """One row a scale of guidance, for `base` as it now is: model, guidance, then its metrics.
 

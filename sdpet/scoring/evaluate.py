@@ -15,7 +15,7 @@ import numpy as np
 from sdpet.files.atomic import atomically
 from sdpet.files.hashing import hash_text
 from sdpet.models.base import BaseModel
-from sdpet.sampling.loop import NOT_FINITE, Progress, SamplerConfig, sample_together
+from sdpet.sampling.loop import NOT_FINITE, ProgressCallback, SamplerConfig, sample_together
 from sdpet.scoring import noise
 from sdpet.scoring.measures import described
 from sdpet.scoring.plan import EvalPlan, EvalTask, SubjectTask, image_seeds
@@ -46,7 +46,7 @@ def evaluate_run(
     sampler: SamplerConfig,
     seed: int,
     plan: EvalPlan | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Evaluation:
     """Sample and score `base` as it now is (with whatever is attached to it).
 
@@ -66,7 +66,7 @@ def evaluate_together(
     sampler: SamplerConfig,
     seeds: Sequence[int],
     plan: EvalPlan | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> list[Evaluation | None]:
     """`evaluate_run` for all members of a fleet at once; None where samples are not finite.
 

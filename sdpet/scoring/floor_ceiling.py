@@ -13,7 +13,7 @@ from typing import Any
 from sdpet.files.atomic import atomically
 from sdpet.files.hashing import hash_text
 from sdpet.models.base import BaseModel
-from sdpet.sampling.loop import Progress, SamplerConfig
+from sdpet.sampling.loop import ProgressCallback, SamplerConfig
 from sdpet.scoring.evaluate import Evaluation, evaluate_run, protocol, save_noise_map, save_samples
 from sdpet.scoring.plan import EvalPlan, EvalTask
 from sdpet.scoring.scorers import Scorer, Scorers
@@ -27,7 +27,7 @@ def anchors(
     seed: int,
     plan: EvalPlan | None = None,
     cache: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     samples: Path | None = None,
 ) -> dict[str, dict[str, float | None]]:
     """For each metric {"floor": ..., "ceiling": ... or None}. Call it before a design is built on `base`.
