@@ -181,7 +181,7 @@ def test_a_scorer_that_cannot_be_had_is_missing_and_never_replaced():
 
     found = load({"clip": lambda: "the scorer", "dino": gone}, strict=False)
     assert "dino" not in found and found.missing == {"dino": "its weights are gone"} and found["clip"] == "the scorer"
-    with pytest.raises(ValueError, match="the scorer dino cannot be had: its weights are gone"):
+    with pytest.raises(ValueError, match="the scorer dino is not available: its weights are gone"):
         load({"clip": lambda: "the scorer", "dino": gone}, strict=True)
     with pytest.raises(ValueError, match="none of the scorers dino"):
         load({"dino": gone}, strict=False)

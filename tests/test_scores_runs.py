@@ -251,7 +251,7 @@ WRONG = [
     (
         lambda folder: None,
         ["eval=paper", "eval.scorer.pretrained=/nowhere.pt"],
-        ["scorer clip cannot be had", "nowhere"],
+        ["scorer clip is not available", "nowhere"],
     ),
     (lambda folder: None, ["eval.distances=[fidd]"], ["eval.distances", "did you mean fid"]),
     (lambda folder: None, ["eval.prompts=animals"], ["objects, living"]),
@@ -297,7 +297,7 @@ def test_a_main_scorer_that_is_not_here_ends_training_before_it_begins(tiny_fold
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert ended.returncode == 1 and "Traceback" not in ended.stderr
-    assert "cannot be had" in ended.stderr and "hub cannot be reached" in ended.stderr
+    assert "is not available" in ended.stderr and "hub cannot be reached" in ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 1 and not list(tmp_path.glob("single/*"))
 
 

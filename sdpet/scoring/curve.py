@@ -1,4 +1,4 @@
-"""Scores over the scale of guidance, as a checkpoint of Stable Diffusion is judged: points, table and plot."""
+"""Scores over the scale of guidance, as checkpoints of Stable Diffusion are usually judged: points, table, plot."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from sdpet.files.hashing import hash_text
 from sdpet.models.base import BaseModel
 from sdpet.sampling.loop import ProgressCallback, SamplerConfig
 from sdpet.scoring.evaluate import evaluate_run, protocol
-from sdpet.scoring.plan import EvalPlan, EvalTask
+from sdpet.scoring.plan import EvalPlan
 from sdpet.scoring.scorers import Scorers
+from sdpet.scoring.task import EvalTask
 
 POINTS = "points.jsonl"
 
@@ -35,10 +36,40 @@ def guidance_points(
     folder: Path,
     progress: Callable[[str], ProgressCallback | None] = lambda what: None,
 ) -> list[dict[str, Any]]:
-    """One row a scale of guidance, for `base` as it now is: model, guidance, then its metrics.
+    """Score `base`, as it is at this moment, at several scales of guidance.
 
-    model: what the rows call it; identity: of its weights. Rows are kept in folder/points.jsonl by hash of how they
-    were made, so an interrupted curve goes on. A scale at which samples are not finite gives no row.
+    Each row is stored in folder/points.jsonl by a hash of how it was made, so an interrupted curve can be resumed. A
+    scale at which the samples are not finite gives no row.
+
+    Parameters
+    ----------
+    base : BaseModel
+        The model, with whatever is attached to it.
+    task : EvalTask
+        What is drawn and how it is scored.
+    scorers : Scorers
+        The networks that score.
+    sampler : SamplerConfig
+        How images are drawn; its guidance is replaced by each of the scales.
+    seed : int
+        The run's seed, from which the evaluation noise derives.
+    plan : EvalPlan
+        Numbers of images.
+    scales : sequence of float
+        Scales of guidance.
+    model : str
+        Name of the model in the rows.
+    identity : str
+        Identifies the model's weights in the hash.
+    folder : Path
+        Folder of points.jsonl; it is created where missing.
+    progress : callable
+        Given a description, returns a progress callback, see `sample`, or None.
+
+    Returns
+    -------
+    list of dict
+        One row a scale: model, guidance, then the metrics.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / POINTS
@@ -61,13 +92,33 @@ def guidance_points(
 
 
 def axes(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """The metrics on the axes: text fidelity across, FID up (or likeness to the subject where there is none)."""
+    """The metrics on the axes of the plot.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Rows of `guidance_points`.
+
+    Returns
+    -------
+    (str, str)
+        The horizontal axis, text fidelity, and the vertical one: FID, or similarity to the subject where there is no
+        FID.
+    """
     names = set().union(*rows)
     return "clip_t", next(name for name in ("fid", "clip_fid", "clip_i") if name in names)
 
 
 def write_table(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """All rows as CSV."""
+    """Write all rows as CSV.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Rows of `guidance_points`; a metric that a row lacks is left empty.
+    file : Path
+        Written atomically.
+    """
     names = list(dict.fromkeys(name for row in rows for name in row))
 
     def write(partial: Path) -> None:
@@ -80,9 +131,18 @@ def write_table(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
 
 
 def plot(rows: Sequence[Mapping[str, Any]], folder: Path, title: str, real: Mapping[str, float | None]) -> None:
-    """guidance.svg and guidance.png: one line a model, a point a scale, and a dashed line at real images' score.
+    """Plot one line for each model, with a point for each scale, as guidance.svg and guidance.png.
 
-    real: metric to the value of real images, the ceiling, where there is one.
+    Parameters
+    ----------
+    rows : sequence of dict
+        Rows of `guidance_points`.
+    folder : Path
+        Existing folder for the two files.
+    title : str
+        Title of the plot.
+    real : dict of str to float or None
+        For each metric the value of real images (the ceiling), drawn as a dashed line; None where there is none.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""Features of reference sets on disk, by hash of the images and of the scorer."""
+"""Features of reference sets on disk, stored by a hash of the images and of the scorer."""
 
 from __future__ import annotations
 
@@ -16,10 +16,25 @@ from sdpet.files.atomic import atomically
 def cached_features(
     folder: Path | None, images_hash: str, made_by: Mapping[str, Any], compute: Callable[[], torch.Tensor]
 ) -> torch.Tensor:
-    """compute(), a float tensor (N, D), or what was kept in `folder` for the same images and the same `made_by`.
+    """Read the features of a reference set from `folder`, or compute and store them.
 
-    A file holds its key and the hash of its numbers; one that is damaged or of another key is made anew. Two processes
-    may both compute; each writes a whole file of equal content.
+    A file holds its key and a hash of its numbers; a damaged file, or one with another key, is replaced. Two processes
+    may compute the same features; each writes a complete file with equal content.
+
+    Parameters
+    ----------
+    folder : Path or None
+        Folder of stored features; None computes them every time.
+    images_hash : str
+        Identifies the images.
+    made_by : dict
+        Identifies the scorer and how it prepares images; values that JSON can hold.
+    compute : callable
+        Returns the features, a float tensor (N, D).
+
+    Returns
+    -------
+    Tensor (N, D)
     """
     if folder is None:
         return compute()

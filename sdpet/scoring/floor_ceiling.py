@@ -1,4 +1,4 @@
-"""What scores can be held against: the untuned base (floor) and real images (ceiling)."""
+"""Reference scores of the untuned base model (floor, the baseline) and of real images (ceiling, the upper bound)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from sdpet.files.hashing import hash_text
 from sdpet.models.base import BaseModel
 from sdpet.sampling.loop import ProgressCallback, SamplerConfig
 from sdpet.scoring.evaluate import Evaluation, evaluate_run, protocol, save_noise_map, save_samples
-from sdpet.scoring.plan import EvalPlan, EvalTask
+from sdpet.scoring.plan import EvalPlan
 from sdpet.scoring.scorers import Scorer, Scorers
+from sdpet.scoring.task import EvalTask
 
 
 def anchors(
@@ -30,11 +31,32 @@ def anchors(
     progress: ProgressCallback | None = None,
     samples: Path | None = None,
 ) -> dict[str, dict[str, float | None]]:
-    """For each metric {"floor": ..., "ceiling": ... or None}. Call it before a design is built on `base`.
+    """Score the untuned base model and real images, as lower and upper reference for the scores of runs.
 
-    floor: the same evaluation, prompts and noise, of the untuned base; ceiling: real images the task has set aside.
-    cache: a folder in which results are kept by hash of everything that matters; safe for several processes.
-    samples: a folder that gets the floor's images (samples/, as of a run) and noise_difference.npz, unless it is there.
+    Call it before a design is attached to `base`. Several processes may use one cache at the same time.
+
+    Parameters
+    ----------
+    base : BaseModel
+        The untuned model.
+    task, scorer, sampler, seed, plan, progress
+        As for `evaluate_run`.
+    cache : path, optional
+        Folder in which results are stored by a hash of everything that affects them; None stores nothing.
+    samples : Path, optional
+        Folder that gets the images of the floor (samples/, as in a run's folder) and noise_difference.npz, unless it
+        exists.
+
+    Returns
+    -------
+    dict of str to dict
+        For each metric {"floor": float, "ceiling": float or None}. The floor is scored on the same prompts and noise as
+        the runs, the ceiling on real images that the task has set aside; None where it has none.
+
+    Raises
+    ------
+    FloatingPointError
+        The base model's samples are not finite.
     """
     plan, scorers = plan or EvalPlan(), Scorers.of(scorer)
     made_by = protocol(base, task, scorers, sampler, plan)
@@ -53,7 +75,7 @@ def anchors(
     floor = _cached(folder, key, draw)
     if samples is not None and not samples.exists():
         if drawn is not None and not drawn.exists():
-            floor = draw()  # kept by a version without images, or removed
+            floor = draw()  # the score was stored without images by an earlier version, or they were removed
         source = drawn
         if source is not None:
             _appear(samples, lambda partial: shutil.copytree(source, partial, copy_function=_link))
@@ -66,16 +88,16 @@ def anchors(
 
 
 def _cached(folder: Path | None, key: dict[str, Any], compute: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """compute(), or what an earlier call with an equal key has left in the cache folder.
+    """compute(), or the result that an earlier call with an equal key stored in the cache folder.
 
-    Two processes may both compute; each writes a whole file of equal content, so it does not matter who is last.
+    Two processes may both compute it. Each writes a complete file with equal content, so the order does not matter.
     """
     if folder is None:
         return compute()
     file = folder / f"{hash_text(json.dumps(key, sort_keys=True))}.json"
     try:
         return json.loads(file.read_text(encoding="utf-8"))["scores"]
-    except (OSError, ValueError, KeyError):  # not there, or damaged: made anew
+    except (OSError, ValueError, KeyError):  # missing or damaged: computed again
         scores = compute()
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"scores": scores, "key": key}, indent=1)
@@ -90,7 +112,7 @@ def _save(evaluation: Evaluation, folder: Path) -> None:
 
 
 def _appear(folder: Path, fill: Callable[[Path], Any]) -> None:
-    """Let `fill` make a folder beside `folder` and rename it: all of it is there or nothing; the first one stays."""
+    """Create the folder atomically: `fill` makes it under another name, then it is renamed. An existing one is kept."""
     if folder.exists():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -99,14 +121,14 @@ def _appear(folder: Path, fill: Callable[[Path], Any]) -> None:
         fill(partial)
         partial.rename(folder)
     except OSError:
-        if not folder.exists():  # else another process was first, with equal images
+        if not folder.exists():  # otherwise another process was first, with equal images
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _link(source: str, target: str) -> None:
-    """The same file under another name where the file system can, else a copy."""
+    """A hard link where the file system supports it, else a copy."""
     try:
         os.link(source, target)
     except OSError:

@@ -1,4 +1,4 @@
-"""Which metrics a task's images get: each measure names its metrics, its scorer, and what it is measured on."""
+"""Which metrics a task's images get. Each measure names its metrics, its scorer, and the images it is computed on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sdpet.scoring.metrics import clip_i, clip_t, fid
 from sdpet.scoring.plan import EvalPlan, Shot
 from sdpet.scoring.scorers import CLIP, Scorers, preparation
 
-FEATURES, DIVERSITY = "features", "diversity"  # names of scorers with a part of their own; the rest are similarities
+FEATURES, DIVERSITY = "features", "diversity"  # scorers with a role of their own; the others measure similarity
 NOT_SIMILARITY = (CLIP, FEATURES, DIVERSITY)
 DISTANCE_METRICS = {  # what each of choices.DISTANCES gives; name is that of the metric, such as fid or clip_fid
     "fid": ("{name}", "{name}_infinity"),
@@ -29,7 +29,17 @@ DISTANCE_METRICS = {  # what each of choices.DISTANCES gives; name is that of th
 
 @dataclass(frozen=True)
 class Drawn:
-    """Images uint8 (N, H, W, 3) of some roles with their prompts and texts, and the references (M, H, W, 3)."""
+    """The images that one measure is computed on.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, (N, H, W, 3)
+        Drawn images of the measure's roles.
+    prompts, texts : sequence of str, N
+        The images' prompts, and the texts they are scored against.
+    references : ndarray of uint8, (M, H, W, 3)
+        Reference images.
+    """
 
     images: np.ndarray
     prompts: Sequence[str]
@@ -39,9 +49,22 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Measure:
-    """metrics: names of what compute gives; scorer: by whom; roles: of the images it is measured on.
+    """One or more metrics that are computed together.
 
-    against: "references", "texts" or "each other"; raw: features are not scaled to unit length.
+    Parameters
+    ----------
+    metrics : tuple of str
+        Names of the numbers that `compute` gives.
+    scorer : str
+        Name of the scorer that is used.
+    roles : tuple of str
+        Roles of the images that are measured.
+    against : {"references", "texts", "each other"}
+        What the images are compared with.
+    compute : callable
+        compute(drawn, scorers) gives the numbers; it may give fewer than `metrics` names.
+    raw : bool
+        Whether features are used at their own length, instead of unit length.
     """
 
     metrics: tuple[str, ...]
@@ -53,7 +76,18 @@ class Measure:
 
 
 def of_subject(scorers: Scorers) -> list[Measure]:
-    """Personalisation: likeness to the subject, fidelity to prompts, drift of the class, diversity."""
+    """Measures of personalisation: similarity to the subject, fidelity to prompts, drift of the class, diversity.
+
+    Parameters
+    ----------
+    scorers : Scorers
+        The available networks; each one that measures similarity adds a metric.
+
+    Returns
+    -------
+    list of Measure
+        Only those whose scorer is available.
+    """
 
     def likeness(name: str) -> Callable[[Drawn, Scorers], Sequence[float]]:
         return lambda drawn, known: [clip_i(drawn.images, drawn.references, known, name)]
@@ -71,10 +105,21 @@ def of_subject(scorers: Scorers) -> list[Measure]:
 
 
 def of_set(scorers: Scorers, plan: EvalPlan) -> list[Measure]:
-    """Fine-tuning: distances of the set of samples from the references, and fidelity to captions.
+    """Measures of fine-tuning: distances of the samples from the references as sets, and fidelity to captions.
 
-    Where no network for the distances was asked for, they are measured on CLIP's features; where one was asked for and
-    cannot be had, they are missing.
+    Distances use the network "features" if one was asked for, else CLIP. They are missing if it is not available.
+
+    Parameters
+    ----------
+    scorers : Scorers
+        The available networks; each one that measures similarity adds an FID in its features.
+    plan : EvalPlan
+        Names the distances.
+
+    Returns
+    -------
+    list of Measure
+        Only those whose scorer is available.
     """
     measures = []
     asked = FEATURES in scorers or FEATURES in scorers.missing
@@ -94,7 +139,25 @@ def of_set(scorers: Scorers, plan: EvalPlan) -> list[Measure]:
 def score(
     measures: Iterable[Measure], images: np.ndarray, shots: Sequence[Shot], references: np.ndarray, scorers: Scorers
 ) -> dict[str, float]:
-    """All metrics of images uint8 (N, H, W, 3), drawn for these shots; a measure without images gives none."""
+    """Compute all metrics of drawn images.
+
+    Parameters
+    ----------
+    measures : iterable of Measure
+        What is computed. A measure without images of its roles gives nothing.
+    images : ndarray of uint8, (N, H, W, 3)
+        Drawn images.
+    shots : sequence of Shot, N
+        What each image was drawn for.
+    references : ndarray of uint8, (M, H, W, 3)
+        Reference images.
+    scorers : Scorers
+        The networks.
+
+    Returns
+    -------
+    dict of str to float
+    """
     scores: dict[str, float] = {}
     for measure in measures:
         rows = [i for i, shot in enumerate(shots) if shot.role in measure.roles]
@@ -106,7 +169,18 @@ def score(
 
 
 def described(measures: Iterable[Measure], shots: Sequence[Shot], scorers: Scorers) -> dict[str, dict[str, Any]]:
-    """For each metric how it is made: by whom, from images of which and how many prompts, prepared in which way."""
+    """Describe for the protocol how each metric is made.
+
+    Parameters
+    ----------
+    measures, shots, scorers
+        As for `score`.
+
+    Returns
+    -------
+    dict of str to dict
+        For each metric its scorer, how the scorer prepares images, and the number and prompts of the images it uses.
+    """
     entries: dict[str, dict[str, Any]] = {}
     for measure in measures:
         ours = [shot for shot in shots if shot.role in measure.roles]
@@ -131,7 +205,7 @@ def _text_fidelity(drawn: Drawn, scorers: Scorers) -> Sequence[float]:
 
 
 def _diversity(drawn: Drawn, scorers: Scorers) -> Sequence[float]:
-    """Mean LPIPS distance over all pairs of images of one prompt; nothing where each prompt has one image."""
+    """Mean LPIPS distance over all pairs of images of one prompt; empty where each prompt has one image."""
     pairs = [(i, j) for i, j in combinations(range(len(drawn.images)), 2) if drawn.prompts[i] == drawn.prompts[j]]
     if not pairs:
         return []
@@ -140,13 +214,13 @@ def _diversity(drawn: Drawn, scorers: Scorers) -> Sequence[float]:
 
 
 def _distance(kind: str, name: str, scorer: str) -> Measure:
-    """The distance `kind` under the metric's name, on raw features where published numbers are."""
+    """The measure of one kind of distance, on raw features where the published numbers are on raw features."""
     raw = scorer != CLIP or name == "clip_fid"
     metrics = tuple(metric.format(name=name) for metric in DISTANCE_METRICS[kind])
 
     def compute(drawn: Drawn, known: Scorers) -> Sequence[float]:
         plain = fid(drawn.images, drawn.references, known, scorer, raw) if kind == "fid" else 0.0
-        # Subsets must not depend on the order of the images.
+        # Subsets are drawn by row; a fixed order makes them independent of the order of the images.
         ours = known.features(scorer, drawn.images, raw)[_order(drawn.images)]
         theirs = known.reference_features(scorer, drawn.references, raw)[_order(drawn.references)]
         if kind == "fid":
@@ -166,5 +240,5 @@ _DISTANCES: dict[str, Callable[[torch.Tensor, torch.Tensor], Sequence[float]]] =
 
 
 def _order(images: np.ndarray) -> list[int]:
-    """An order of the images that depends on their content alone."""
+    """Indices that sort the images by their content."""
     return sorted(range(len(images)), key=lambda i: images[i].tobytes())

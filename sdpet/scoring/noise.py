@@ -1,4 +1,4 @@
-"""What the subject's word changes in the predicted noise: the paper's look into a tuned model, as number and map."""
+"""How much the subject's token changes the predicted noise, as a number and as a map over the image."""
 
 from __future__ import annotations
 
@@ -9,15 +9,29 @@ import numpy as np
 import torch
 
 from sdpet.models.base import BaseModel
-from sdpet.scoring.plan import EvalPlan, EvalTask, SubjectTask
+from sdpet.scoring.plan import EvalPlan
+from sdpet.scoring.task import EvalTask, SubjectTask
 from sdpet.seeds import generator
 
-LEVELS = (1 / 8, 3 / 8, 5 / 8, 7 / 8)  # of the noise schedule
+LEVELS = (1 / 8, 3 / 8, 5 / 8, 7 / 8)  # shares of the noise schedule's timesteps
 METRIC = "noise_difference"
 
 
 def lacking(task: EvalTask, plan: EvalPlan) -> str | None:
-    """Why there is no noise difference, or None if there is one."""
+    """Say why the noise difference cannot be measured.
+
+    Parameters
+    ----------
+    task : EvalTask
+        Only a `SubjectTask` with class images has a noise difference.
+    plan : EvalPlan
+        Its noise_images may be 0.
+
+    Returns
+    -------
+    str or None
+        The reason; None where it can be measured.
+    """
     if not isinstance(task, SubjectTask):
         return "the task has no subject"
     if plan.noise_images == 0:
@@ -27,11 +41,34 @@ def lacking(task: EvalTask, plan: EvalPlan) -> str | None:
 
 @torch.no_grad()
 def noise_differences(base: BaseModel, task: SubjectTask, seeds: Sequence[int], plan: EvalPlan) -> np.ndarray:
-    """Absolute difference of the noise predicted for the subject's and for the class's prompt: float32 (K, h, w).
+    """Absolute difference between the noise predicted for the subject's prompt and for the class's prompt.
 
-    Xiang et al. 2023 (arXiv 2303.18181): on class images, mean here over plan.noise_images of them, the noise levels
-    LEVELS and the channels of the latents. task: one that `lacking` has nothing to say about; seeds: of the noise, one
-    a member of a fleet in order of their rows.
+    It is the mean over plan.noise_images class images, the noise levels LEVELS and the channels of the latents.
+
+    Parameters
+    ----------
+    base : BaseModel
+        The model, with whatever is attached to it.
+    task : SubjectTask
+        A task for which `lacking` gives None.
+    seeds : sequence of int, K
+        Seeds of the noise, one for each member of a fleet, in the order of their rows.
+    plan : EvalPlan
+        Its noise_images is the number of class images.
+
+    Returns
+    -------
+    ndarray of float32, (K, h, w)
+        In units of the noise, whose standard deviation is 1.
+
+    Raises
+    ------
+    ValueError
+        The task has no class images.
+
+    References
+    ----------
+    Xiang et al. 2023, arXiv 2303.18181.
     """
     latents = _class_latents(task)[: plan.noise_images]  # (n, C, h, w)
     text = base.encode_text([task.prompt, task.class_prompt])  # (2, L, D)
@@ -43,7 +80,7 @@ def noise_differences(base: BaseModel, task: SubjectTask, seeds: Sequence[int], 
     for level in LEVELS:
         t = torch.full((members * n,), int(level * scheduler.config.num_train_timesteps), device=base.device)
         noisy = scheduler.add_noise(clean, torch.cat(noise).to(clean), t)
-        # An image's two rows stand together, so that the rows of each member of a fleet do.
+        # An image's two rows are adjacent, so that the rows of each member of a fleet stay together.
         both, times = noisy.repeat_interleave(2, dim=0), t.repeat_interleave(2)
         out = base.predict(both, times, text.repeat(members * n, 1, 1))
         if base.prediction_type == "v_prediction":  # noise = sqrt(a) v + sqrt(1 - a) x
@@ -56,7 +93,18 @@ def noise_differences(base: BaseModel, task: SubjectTask, seeds: Sequence[int], 
 
 
 def described(task: SubjectTask, plan: EvalPlan) -> dict[str, Any]:
-    """How the difference is made, for the protocol."""
+    """Describe for the protocol how the noise difference is made.
+
+    Parameters
+    ----------
+    task, plan
+        As for `noise_differences`.
+
+    Returns
+    -------
+    dict
+        Values that JSON can hold.
+    """
     return {
         "scorer": "the model itself",
         "images": {"class": min(plan.noise_images, len(_class_latents(task)))},

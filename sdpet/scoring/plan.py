@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
-
-import numpy as np
 
 from sdpet.choices import DISTANCES, PLACES, SUITES
 from sdpet.seeds import derive
 
-if TYPE_CHECKING:
-    import torch
-
-    from sdpet.scoring.measures import Measure
-    from sdpet.scoring.scorers import Scorer, Scorers
-
 
 @dataclass(frozen=True)
 class Shot:
-    """One image to draw: prompt, role ("subject", "prompt" or "class") and the text it is scored against."""
+    """One image to draw.
+
+    Parameters
+    ----------
+    prompt : str
+        What it is drawn from.
+    role : {"subject", "prompt", "class"}
+        What it is drawn for: the subject's own prompt, another prompt, or the class's prompt.
+    text : str
+        What it is scored against.
+    """
 
     prompt: str
     role: str
@@ -32,15 +32,31 @@ class Shot:
 class EvalPlan:
     """How many images of which prompts are drawn and scored.
 
-    subject_images, class_images: samples of the subject's and the class's prompt (DreamBooth).
-    prompts: templates for prompt fidelity, or the name of a suite of them (SUITES); "{prompt}" stands for the subject's
-        prompt, "{subject}" for the part of it that begins with the subject's token; prompt_images of each.
-    images: samples of captions (fine-tuning).
-    distances: of the set of samples from the references (fine-tuning), some of DISTANCES.
-    noise_images: class images on which the change of predicted noise is measured (DreamBooth); 0 does not.
-    eval_seed: None draws evaluation noise per run seed, shared by all designs of that seed, so that the seed is a
-        block; a number draws the same noise for all seeds.
-    chunk: images denoised together; it does not change them.
+    Parameters
+    ----------
+    subject_images, class_images : int
+        Numbers of images of the subject's prompt and of the class's prompt (DreamBooth).
+    prompts : sequence of str, or a name of choices.SUITES
+        Templates for prompt fidelity, or the suite that holds them. "{prompt}" stands for the subject's prompt,
+        "{subject}" for the part of it that begins with the subject's token.
+    prompt_images : int
+        Number of images of each template.
+    images : int
+        Number of images of captions (fine-tuning).
+    distances : sequence of names of choices.DISTANCES
+        Distances of the set of samples from the references (fine-tuning).
+    noise_images : int
+        Number of class images on which the noise difference is measured (DreamBooth); 0 leaves it out.
+    eval_seed : int, optional
+        Seed of the evaluation noise of all runs. None derives it from each run's seed, and all designs of one seed
+        share it, so seed can be a blocking factor in the analysis.
+    chunk : int
+        Number of images that are denoised together; it does not change the images.
+
+    Raises
+    ------
+    ValueError
+        One sentence that names the wrong value and the valid ones.
     """
 
     subject_images: int = 16
@@ -79,61 +95,45 @@ class EvalPlan:
             raise ValueError(f"eval.distances knows no {unknown[0]!r}; choose from {', '.join(DISTANCES)}.")
 
 
-@runtime_checkable
-class EvalTask(Protocol):
-    """What an evaluation needs of a task: the images to draw, their measures, and what identifies the references."""
-
-    name: str
-
-    def shots(self, plan: EvalPlan) -> list[Shot]:
-        """The images to draw, in order."""
-        ...
-
-    def measures(self, scorers: Scorers, plan: EvalPlan) -> list[Measure]:
-        """How these images are scored."""
-        ...
-
-    def scores(
-        self, images: np.ndarray, shots: Sequence[Shot], scorer: Scorer | Scorers, plan: EvalPlan | None = None
-    ) -> dict[str, float]:
-        """Metrics of images uint8 (N, H, W, 3), one image for each of the N shots."""
-        ...
-
-    def ceiling(self, scorer: Scorer | Scorers, plan: EvalPlan) -> dict[str, float]:
-        """Metrics of real images; empty where the task has none set aside."""
-        ...
-
-    def ceiling_hash(self, plan: EvalPlan) -> str | None:
-        """Hash of the real images behind `ceiling`, or None where there are none."""
-        ...
-
-    def reference_protocol(self) -> dict[str, Any]:
-        """The entries of the protocol that identify the reference images."""
-        ...
-
-
-@runtime_checkable
-class SubjectTask(EvalTask, Protocol):
-    """A task about one subject and its class, on which the noise difference can be measured."""
-
-    prompt: str
-    class_prompt: str
-    class_hash: str | None
-
-    @property
-    def class_latents(self) -> torch.Tensor | None:
-        """Latents (N, C, h, w) of the class images; None where there are none."""
-        ...
-
-
 def fill(template: str, prompt: str, token: str) -> str:
-    """The template about a subject: "{prompt}" is "a photo of a sks dog", "{subject}" "sks dog"."""
+    """Fill in a template with a subject.
+
+    Parameters
+    ----------
+    template : str
+        Text with placeholders: "{prompt}" becomes `prompt`, such as "a photo of a sks dog", and "{subject}" becomes its
+        end from the token on, "sks dog".
+    prompt : str
+        The subject's prompt; it contains `token` as a word.
+    token : str
+        The subject's token.
+
+    Returns
+    -------
+    str
+    """
     words = prompt.split()
     return template.replace("{prompt}", prompt).replace("{subject}", " ".join(words[words.index(token) :]))
 
 
 def read_suite(name: str) -> list[str]:
-    """The templates of a suite, one a line of its file. ValueError names the suites."""
+    """Read the templates of a suite.
+
+    Parameters
+    ----------
+    name : str
+        One of choices.SUITES.
+
+    Returns
+    -------
+    list of str
+        One template a line of the suite's file.
+
+    Raises
+    ------
+    ValueError
+        There is no such suite; the message names the suites.
+    """
     if name not in SUITES:
         raise ValueError(
             f"eval.prompts {name!r} is no suite; choose {' or '.join(SUITES)}, or give a list of templates."
@@ -143,7 +143,19 @@ def read_suite(name: str) -> list[str]:
 
 
 def image_seeds(shots: list[Shot], seed: int) -> list[int]:
-    """One noise seed an image, from the evaluation seed and the image's place in its role."""
+    """One seed for the noise of each image, from the evaluation seed, the image's role and its number within the role.
+
+    Parameters
+    ----------
+    shots : list of Shot, N
+        The images.
+    seed : int
+        The evaluation seed.
+
+    Returns
+    -------
+    list of int, N
+    """
     counts: dict[str, int] = {}
     seeds = []
     for shot in shots:

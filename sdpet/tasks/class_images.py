@@ -89,7 +89,9 @@ def _draw_missing(
     progress: Callable[[str, int, int], None] | None,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [{"file": f"{i:05d}.png", "prompt": prompt, "seed": derive("class images", i)} for i in range(count)]
+    rows: list[dict[str, Any]] = [
+        {"file": f"{i:05d}.png", "prompt": prompt, "seed": derive("class images", i)} for i in range(count)
+    ]
     missing = [row for row in rows if not (folder / row["file"]).exists()]
     for start in range(0, len(missing), CHUNK):
         part = missing[start : start + CHUNK]
