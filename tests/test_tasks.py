@@ -267,7 +267,7 @@ def test_flowers_of_torchvision_are_a_task(tiny_base, tmp_path, monkeypatch):
     from scipy.io import savemat
     from torchvision.datasets import flowers102
 
-    with pytest.raises(ValueError, match="does not hold Flowers102"):
+    with pytest.raises(ValueError, match="does not contain Flowers102"):
         FinetuneTask(tiny_base, tmp_path, source="flowers")
     folder = tmp_path / "flowers-102"
     (folder / "jpg").mkdir(parents=True)

@@ -57,9 +57,8 @@ class DinoScorer:
                 "config.json and model.safetensors on this machine."
             ) from error
         here = Path(model).expanduser().is_dir()
-        self.name = (
-            str(network.config.model_type) if here else model
-        )  # a path does not identify the model; its weights' hash does
+        # A path does not identify the model; the hash of its weights does.
+        self.name = str(network.config.model_type) if here else model
         self.weight_hash = hash_weights(network)
         self._network: Any = network.requires_grad_(False).eval().to(device)
         self._device = device

@@ -1,14 +1,16 @@
-"""What is learned: from which images, with which loss, and how the result is examined.
+"""Tasks: what is learned, from which images, with which loss, and how the result is evaluated.
 
-A task prepares everything frozen once (latents, text states) and then gives
+A task prepares everything frozen once (latents, text states). Then it gives batches and their loss, and it satisfies
+`sdpet.scoring.EvalTask`:
 
-    batch(seed, step) -> Batch      derived from (seed, step) alone
-    loss(prediction, batch)         scalar
-    shots(plan) -> list[Shot]       what a finished run draws
-    scores(images, shots, scorer)   metrics of those images
-    ceiling(scorer, plan)           metrics of real images, as far as there are any
-    reference_protocol()            what identifies the images that scores compare with
-    describe() -> dict              the record's "task"
+    batch(seed, step) -> Batch       a function of (seed, step) alone
+    loss(prediction, batch)          scalar
+    shots(plan)                      the images that a finished run draws
+    measures(scorers, plan)          how they are scored
+    scores(images, shots, scorer)    metrics of drawn images
+    ceiling(scorer, plan)            metrics of real images, where there are any
+    reference_protocol()             what identifies the references
+    describe() -> dict               the entry "task" of a record
 """
 
 from sdpet.tasks.batch import Batch

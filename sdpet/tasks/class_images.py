@@ -29,30 +29,35 @@ def class_folder(
     sampler: SamplerConfig,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Path:
-    """A folder with `count` samples of `prompt` by the base model; they are drawn now if they are not there.
+    """Give a folder with images of a class that the base model has drawn; missing ones are drawn now.
 
-    An interrupted call keeps the images it has drawn, and the next one draws the rest. Of several processes that ask
-    for one folder, one draws and the others wait.
+    An interrupted call keeps the images it has drawn, and the next one draws the rest. If several processes ask for one
+    folder, one draws and the others wait.
 
     Parameters
     ----------
-    root
+    root : path
         Folder that holds all sets of class images, one folder a set, named by a hash of how the set is made.
-    base
+    base : BaseModel
         The untuned base model.
-    prompt
+    prompt : str
         Prompt of every image, such as "a photo of a dog".
-    count
+    count : int
         Number of images.
-    sampler
-        How the images are drawn. Image i starts from a seed of its own, which depends on i alone.
-    progress
+    sampler : SamplerConfig
+        How the images are drawn. The seed of image i depends on i alone.
+    progress : callable, optional
         Called as progress("class images", images done, images in all) after every few images.
 
     Returns
     -------
     Path
-        The folder, with 00000.png and on, and index.jsonl with file, prompt and seed of each image.
+        The folder: 00000.png and so on, and index.jsonl with file, prompt and seed of each image.
+
+    Raises
+    ------
+    FloatingPointError
+        The model's output is not finite.
     """
     made_by = {
         "model": base.weight_hash,
@@ -75,7 +80,7 @@ def class_folder(
 
 
 def _sampler_key(sampler: SamplerConfig) -> dict[str, Any]:
-    """The sampler in the folder's hash; eta is named only where it is used, as folders made before it have none."""
+    """The sampler as part of the folder's hash; eta only where it is used, so that earlier folders stay valid."""
     key: dict[str, Any] = {"sampler": sampler.name, "steps": sampler.steps, "guidance": sampler.guidance}
     return key | ({"eta": sampler.eta} if sampler.eta else {})
 

@@ -1,4 +1,4 @@
-"""DreamBooth: a subject from a few photos, with images of its class to preserve the prior (arXiv 2208.12242)."""
+"""DreamBooth: learn a subject from a few photos, with images of its class to preserve the prior."""
 
 from __future__ import annotations
 
@@ -22,16 +22,45 @@ from sdpet.tasks.latent_cache import Cache
 
 
 class DreamBoothTask:
-    """Subject images with `prompt` and class images with `class_prompt`; loss = mse(subject) + reg_weight mse(class).
+    """Learn a subject: loss = mse(subject images) + reg_weight * mse(class images).
 
-    subject_dir, class_dir, heldout_dir: folders of images of any size; class_dir may be None if reg_weight is 0;
-        heldout_dir holds further images of the subject, from which the ceiling is measured.
-    token: the word of `prompt` that names the subject; it is dropped from the text that images are scored against.
-    batch_size: subject images a step; as many class images come on top.
-    flip: probability of mirroring an image (0.5 in the paper; 0 where left and right matter).
-    cache: folder in which latents and text states are kept for other runs, or None.
-    min_snr: gamma of min-SNR weighting, or None; noise_offset: strength of offset noise (0.1 is common).
-    Raises ValueError for missing or empty folders and impossible numbers.
+    Parameters
+    ----------
+    base : BaseModel
+        The untuned base model.
+    subject_dir : path
+        Folder of the subject's photos, of any size.
+    class_dir : path or None
+        Folder of class images; None is allowed if reg_weight is 0.
+    prompt, class_prompt : str
+        Prompts of the subject's photos and of the class images.
+    reg_weight : float
+        Weight of the class images' loss, at least 0; 0 leaves them out.
+    batch_size : int
+        Number of subject images a step; as many class images are added.
+    flip : float
+        Probability of mirroring an image, 0 to 1 (0.5 in the paper; 0 where left and right matter).
+    heldout_dir : path, optional
+        Folder of further photos of the subject, from which the ceiling is measured.
+    min_snr : float, optional
+        Gamma of min-SNR weighting, see `sdpet.tasks.batch.noised`.
+    noise_offset : float
+        Strength of offset noise (0.1 is common).
+    token : str
+        The word of `prompt` that names the subject; it is left out of the text that images are scored against.
+    data : str
+        Name of the data in the record.
+    cache : path, optional
+        Folder in which latents and text states are stored for other runs.
+
+    Raises
+    ------
+    ValueError
+        One sentence: a folder is missing or empty, or a value is impossible.
+
+    References
+    ----------
+    Ruiz et al. 2022, arXiv 2208.12242.
     """
 
     name = "dreambooth"
@@ -60,7 +89,7 @@ class DreamBoothTask:
         if not 0 <= flip <= 1:
             raise ValueError(f"flip is a probability between 0 and 1, not {flip}.")
         if token not in prompt.split():
-            raise ValueError(f"the prompt {prompt!r} does not hold the subject's token {token!r}.")
+            raise ValueError(f"the prompt {prompt!r} does not contain the subject's token {token!r}.")
         if class_dir is None and reg_weight > 0:
             raise ValueError("class_dir is missing; give a folder of class images, or reg_weight=0 to train without.")
         self.base, self.data, self.token = base, data, token
@@ -71,7 +100,7 @@ class DreamBoothTask:
         self.subject_images = load_folder(subject_dir, size, "subject")  # (N, H, W, 3)
         self.heldout_images = None if heldout_dir is None else load_folder(heldout_dir, size, "held-out")
         kept = Cache(base, cache)
-        # Latents (2, N, C, h, w): as they are, and mirrored as pixels, since mirroring latents is not exact.
+        # Latents (2, N, C, h, w) of the images and of their mirror images; mirroring latents would not be exact.
         self._subject = _latents_and_mirrored(kept, self.subject_images)
         self._class: torch.Tensor | None = None
         self.class_hash: str | None = None  # of the class images' pixels
@@ -88,7 +117,17 @@ class DreamBoothTask:
         self._weight = weights.repeat_interleave(batch_size).to(base.device)  # (B,)
 
     def batch(self, seed: int, step: int) -> Batch:
-        """batch_size subject images, then as many class images; a function of (seed, step) alone."""
+        """Draw the batch of one training step: batch_size subject images, then as many class images.
+
+        Parameters
+        ----------
+        seed, step : int
+            The run's seed and the training step; the batch depends on them alone.
+
+        Returns
+        -------
+        Batch
+        """
         latents = [self._draw(self._subject, seed, step, "subject")]
         if self._class is not None:
             latents.append(self._draw(self._class, seed, step, "class"))
@@ -96,6 +135,7 @@ class DreamBoothTask:
         return noised(self.base, *given, seed, step, self.min_snr, self.noise_offset)
 
     def loss(self, prediction: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """See `sdpet.tasks.batch.weighted_mse`."""
         return weighted_mse(prediction, batch)
 
     @property
@@ -104,7 +144,7 @@ class DreamBoothTask:
         return None if self._class is None else self._class[0]
 
     def shots(self, plan: EvalPlan) -> list[Shot]:
-        """The subject's prompt, the plan's prompts about the subject, and the class's prompt."""
+        """The subject's prompt, the plan's prompts about the subject, and the class's prompt; see `EvalTask.shots`."""
         prompts = [fill(template, self.prompt, self.token) for template in plan.prompts]
         return [
             *[Shot(self.prompt, "subject", self._without_token(self.prompt))] * plan.subject_images,
@@ -113,22 +153,24 @@ class DreamBoothTask:
         ]
 
     def measures(self, scorers: Scorers, plan: EvalPlan) -> list[Measure]:
+        """See `sdpet.scoring.measures.of_subject`."""
         return of_subject(scorers)
 
     def scores(
         self, images: np.ndarray, shots: Sequence[Shot], scorer: Scorer | Scorers, plan: EvalPlan | None = None
     ) -> dict[str, float]:
-        """clip_i of subject samples; clip_t of subject and prompt samples; prior_drift, clip_i of class samples; ...
+        """Score drawn images; see `EvalTask.scores`.
 
-        See `sdpet.scoring.measures.of_subject`.
+        clip_i is measured on subject images, clip_t on subject and prompt images, prior_drift (clip_i) on class images.
+        For the others see `sdpet.scoring.measures.of_subject`.
         """
         scorers = Scorers.of(scorer)
         return score(self.measures(scorers, plan or EvalPlan()), images, shots, self.references, scorers)
 
     def ceiling(self, scorer: Scorer | Scorers, plan: EvalPlan) -> dict[str, float]:
-        """What of the subject's samples is scored without text, of further images of the subject.
+        """Scores of further photos of the subject, as far as they need no text; see `EvalTask.ceiling`.
 
-        Through the VAE as every generated image is.
+        The photos pass through the VAE, as every drawn image does.
         """
         if self.heldout_images is None:
             return {}
@@ -139,16 +181,22 @@ class DreamBoothTask:
         return score(measures, images, shots, self.references, scorers)
 
     def ceiling_hash(self, plan: EvalPlan) -> str | None:
-        """Identifies the real images behind the ceiling."""
+        """Hash of the held-out photos; None where there are none."""
         return None if self.heldout_images is None else hash_images(self.heldout_images)
 
     @cached_property
     def references(self) -> np.ndarray:
-        """Subject images through the VAE, uint8 (N, H, W, 3): sharper ones, no design could ever draw."""
+        """Subject images passed through the VAE, uint8 (N, H, W, 3).
+
+        No design could draw sharper ones, since every drawn image passes through the VAE.
+        """
         return self.base.through_vae(self.subject_images)
 
     def reference_protocol(self) -> dict[str, Any]:
-        """What identifies the references; hashed as read, since decoding may round differently on another machine."""
+        """Identify the references; see `EvalTask.reference_protocol`.
+
+        They are hashed before the VAE, since decoding may round differently on another machine.
+        """
         return {
             "references": "subject images through the VAE",
             "reference_count": len(self.subject_images),
@@ -157,7 +205,13 @@ class DreamBoothTask:
         }
 
     def describe(self) -> dict[str, Any]:
-        """The record's "task"."""
+        """The entry "task" of a record.
+
+        Returns
+        -------
+        dict
+            Values that JSON can hold.
+        """
         return {
             "name": self.name,
             "data": self.data,

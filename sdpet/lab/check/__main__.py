@@ -1,8 +1,8 @@
 """Example: python -m sdpet.lab.check
 
-Measures whether the lab is good enough to experiment on: five gates, printed as a table; the exit status is 0 only if
-all hold. Gates 1 to 3 look at the networks (a minute). Gates 4 and 5 look at a study of all 20 placements and of
-full fine-tuning with 5 seeds; runs that are missing in its folder are trained first (about 20 minutes on 2 cores).
+Measures whether the lab is good enough for experiments. Prints a table of five gates; the exit status is 0 only if all
+of them pass. Gates 1 to 3 test the networks (a minute). Gates 4 and 5 test a study of all 20 placements and of full
+fine-tuning with 5 seeds; runs that are missing in its folder are trained first (about 20 minutes on 2 cores).
 """
 
 from __future__ import annotations
@@ -15,6 +15,13 @@ from .rows import table
 
 
 def main() -> int:
+    """Print the table of gates.
+
+    Returns
+    -------
+    int
+        Exit status: 0 if all gates pass, else 1.
+    """
     parser = argparse.ArgumentParser(
         "python -m sdpet.lab.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""Gates 1 to 3: the lab's networks by themselves."""
+"""Gates 1 to 3: each of the lab's networks on its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from .rows import Row, at_least, at_most, reported
 
 
 def autoencoder() -> list[Row]:
-    """Gate 1: reconstruction of held-out renders and of the novel subject, PSNR in dB (mean over images)."""
+    """Gate 1: reconstruction of held-out renders and of the novel subject.
+
+    Returns
+    -------
+    list of Row
+        Peak signal-to-noise ratios in dB, means over images.
+    """
     from sdpet.models.load import load_base
 
     from ..world import render, sample_scenes, subject_scenes
@@ -30,7 +36,13 @@ def autoencoder() -> list[Row]:
 
 
 def scorer() -> list[Row]:
-    """Gate 2: zero-shot attributes on decoded held-out renders, and how image similarity tells the subject apart."""
+    """Gate 2: zero-shot attributes on decoded held-out renders, and similarity of images of the subject.
+
+    Returns
+    -------
+    list of Row
+        Shares of right answers, and mean cosines.
+    """
     import torch
 
     from sdpet.models.load import load_base
@@ -47,7 +59,7 @@ def scorer() -> list[Row]:
     features = seen(plain)
     rows = []
     for name, count in (("shape", len(SHAPES)), ("color", len(COLORS)), ("background", len(BACKGROUNDS))):
-        # For each picture its caption in full, and the same with the other words in the place of one.
+        # For each image its full caption, and the same captions with another value of this attribute.
         texts = [_swapped(plain, i, name, code).text() for i in range(len(plain)) for code in range(count)]
         unique = list(dict.fromkeys(texts))
         index = {text: row for row, text in enumerate(unique)}
@@ -91,13 +103,26 @@ def scorer() -> list[Row]:
 
 
 def _swapped(scenes: Scenes, index: int, name: str, code: int) -> Caption:
-    """The full caption of a one-coloured scene with one attribute said to be `code`."""
+    """The full caption of a one-coloured scene, with one attribute replaced by `code`."""
     said = dataclasses.replace(describe(scenes, index), **{name: code})
     return dataclasses.replace(said, color2=said.color)
 
 
 def base_model(pictures: Path | None = None, each: int = 6) -> list[Row]:
-    """Gate 3: `each` samples of every shape and colour on random grounds, judged by a classifier, not the scorer."""
+    """Gate 3: samples of every shape and colour on random backgrounds, judged by a classifier other than the scorer.
+
+    Parameters
+    ----------
+    pictures : Path, optional
+        PNG file to which the samples are written as a grid.
+    each : int
+        Number of samples of every shape and colour.
+
+    Returns
+    -------
+    list of Row
+        Shares of samples with the right attributes.
+    """
     from PIL import Image
 
     from sdpet.models.load import load_base

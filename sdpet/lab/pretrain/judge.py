@@ -1,4 +1,4 @@
-"""Stage 3: the judge, trained on renders, on decoded renders and on noisy, smoothed ones."""
+"""Stage 3: the judge, trained on renders, on decoded renders and on noisy ones."""
 
 from __future__ import annotations
 
@@ -18,6 +18,22 @@ STEPS, SCENES = 2500, 12_000
 
 
 def train(work: Path, quick: float, vae: AutoencoderKL) -> dict[str, torch.Tensor]:
+    """Train the judge, or load it if it is trained.
+
+    Parameters
+    ----------
+    work : Path
+        Folder of checkpoints and figures.
+    quick : float
+        Factor on the number of steps.
+    vae : AutoencoderKL
+        The trained autoencoder.
+
+    Returns
+    -------
+    dict of str to Tensor
+        State dict of a `Judge`.
+    """
     done = work / "judge_done.pt"
     if done.exists():
         return torch.load(done, weights_only=True)
