@@ -19,9 +19,7 @@ import torch
 
 from sdpet.adapters import AdapterSpec, mid_dim_for
 from sdpet.config.read import LAB
-from sdpet.lab.judge import JudgeScorer
-from sdpet.lab.scorer import load_scorer
-from sdpet.lab.world import render, sample_scenes
+from sdpet.lab import JudgeScorer, load_scorer, render, sample_scenes
 from sdpet.methods import Design, build
 from sdpet.models.load import load_base
 from sdpet.sampling.loop import SamplerConfig

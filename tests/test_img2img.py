@@ -24,8 +24,7 @@ def photo(tmp_path):
 
 def test_the_lab_recolours_an_image(tmp_path):
     """A red star becomes a green one in the same place; the background, which the prompt leaves open, stays."""
-    from sdpet.lab.judge import load_judge
-    from sdpet.lab.world import COLORS, SHAPES
+    from sdpet.lab import COLORS, SHAPES, load_judge
 
     lab = ["--model", "lab", "--quiet", "--ddim_steps", 20]
     prompt = "a photo of a red star on a pink background"

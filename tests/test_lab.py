@@ -10,24 +10,24 @@ import pytest
 import torch
 
 import sdpet.lab
-from sdpet.lab.check import networks
-from sdpet.lab.convert import text_tower
-from sdpet.lab.judge import load_judge
-from sdpet.lab.pretrain.clip import fits, swap_one
-from sdpet.lab.pretrain.vae import encode, to_tensor, whiten
-from sdpet.lab.scorer import load_scorer
-from sdpet.lab.world import (
+from sdpet.lab import (
     BACKGROUNDS,
     COLORS,
     SHAPES,
     UNNAMED,
     UNSAID,
     describe,
+    load_judge,
+    load_scorer,
     render,
     repose,
     sample_scenes,
     subject_scenes,
+    text_tower,
 )
+from sdpet.lab.check import networks
+from sdpet.lab.pretrain.clip import fits, swap_one
+from sdpet.lab.pretrain.vae import encode, to_tensor, whiten
 from sdpet.models.load import load_base
 from sdpet.tasks.digits import load_digits
 

@@ -13,7 +13,7 @@ from tiny_scorer import TinyScorer
 
 import sdpet.scoring.plan
 from sdpet import choices
-from sdpet.lab.judge import JudgeScorer
+from sdpet.lab import JudgeScorer
 from sdpet.sampling.loop import SamplerConfig
 from sdpet.sampling.samplers import SAMPLER_CLASSES
 from sdpet.scoring import EvalPlan, EvalTask, Scorers, Shot, SubjectTask

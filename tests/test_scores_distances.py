@@ -14,7 +14,7 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from sdpet.lab.judge import JudgeScorer
+from sdpet.lab import JudgeScorer
 from sdpet.scoring import distances
 from sdpet.scoring.plan import EvalPlan, Shot
 from sdpet.scoring.prompt_set import PromptSet

@@ -20,8 +20,7 @@ from sdpet.commands.evaluate_runs import evaluate_again
 from sdpet.commands.guidance_curve import evaluate_curve
 from sdpet.config.checks import validate
 from sdpet.config.ids import run_folder
-from sdpet.lab.judge import JudgeScorer
-from sdpet.lab.scorer import load_scorer
+from sdpet.lab import JudgeScorer, load_scorer
 from sdpet.methods import Design, build
 from sdpet.runs.record import Record
 from sdpet.runs.setup import Stage
@@ -34,7 +33,7 @@ from sdpet.tasks import DreamBoothTask
 
 
 def lab_pictures(n, seed):
-    from sdpet.lab.world import caption, render, sample_scenes
+    from sdpet.lab import caption, render, sample_scenes
 
     scenes = sample_scenes(n, seed=seed)
     return render(scenes), [caption(scenes, i) for i in range(n)]

@@ -29,8 +29,7 @@ def fast(tiny_folder):
 
 def test_the_lab_draws_what_a_file_of_prompts_says(tmp_path):
     """Five prompts in batches of two: the last one is short. The judge looks at shape and colour."""
-    from sdpet.lab.judge import load_judge
-    from sdpet.lab.world import COLORS, SHAPES
+    from sdpet.lab import COLORS, SHAPES, load_judge
 
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join(line for line, *_ in LINES) + "\n\n")

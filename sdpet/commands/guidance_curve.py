@@ -79,7 +79,7 @@ def _of_base(given: Any, scales: Sequence[float], named: bool, bar: Bar) -> None
     known = load_scorers(scorers(config["eval"]), config["eval"].get("strict", True), out)
     base = Stage().base(config)
     if on_lab:
-        from sdpet.lab.world import caption, render, sample_scenes
+        from sdpet.lab import caption, render, sample_scenes
 
         scenes = sample_scenes(LAB_PROMPTS, seed=131)
         prompts, references = [caption(scenes, i) for i in range(LAB_PROMPTS)], base.through_vae(render(scenes))

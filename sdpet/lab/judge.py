@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .world import BACKGROUNDS, COLORS, SHAPES
+from sdpet.lab.world import BACKGROUNDS, COLORS, SHAPES
 
 FOLDER = Path(__file__).parent / "judge"
 ANSWERS = {

@@ -122,7 +122,7 @@ def load_scorer(folder: str | Path = FOLDER) -> LabScorer:
     from safetensors.torch import load_file
     from transformers import CLIPTokenizer
 
-    from .architecture import build_clip
+    from sdpet.lab.architecture import build_clip
 
     folder = Path(folder)
     if not (folder / "model.safetensors").is_file():

@@ -30,8 +30,13 @@ class Scorer(Protocol):
     name: str
     weight_hash: str
 
-    def encode_image(self, images: torch.Tensor) -> torch.Tensor: ...
-    def encode_text(self, texts: list[str]) -> torch.Tensor: ...
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        """Unit vectors float32 (N, D) of images uint8 (N, 3, H, W)."""
+        ...
+
+    def encode_text(self, texts: list[str]) -> torch.Tensor:
+        """Unit vectors float32 (N, D) of N texts."""
+        ...
 
 
 class Scorers:

@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .rows import table
+from sdpet.lab.check.rows import table
 
 
 def main() -> int:
@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--quiet", action="store_true", help="no progress")
     arguments = parser.parse_args()
 
-    from . import networks, study
+    from sdpet.lab.check import networks, study
 
     rows = networks.autoencoder() + networks.scorer() + networks.base_model(arguments.grid)
     if not arguments.networks_only:

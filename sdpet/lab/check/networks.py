@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..world import Caption, Scenes, describe
-from .rows import Row, at_least, at_most, reported
+from sdpet.lab.captions import Caption, describe
+from sdpet.lab.check.rows import Row, at_least, at_most, reported
+from sdpet.lab.world import Scenes
 
 
 def autoencoder() -> list[Row]:
@@ -19,9 +20,9 @@ def autoencoder() -> list[Row]:
     list of Row
         Peak signal-to-noise ratios in dB, means over images.
     """
+    from sdpet.lab.drawing import render
+    from sdpet.lab.world import sample_scenes, subject_scenes
     from sdpet.models.load import load_base
-
-    from ..world import render, sample_scenes, subject_scenes
 
     base = load_base("lab")
 
@@ -45,10 +46,11 @@ def scorer() -> list[Row]:
     """
     import torch
 
+    from sdpet.lab.captions import caption
+    from sdpet.lab.drawing import render
+    from sdpet.lab.scorer import load_scorer
+    from sdpet.lab.world import BACKGROUNDS, COLORS, SHAPES, sample_scenes, subject_scenes
     from sdpet.models.load import load_base
-
-    from ..scorer import load_scorer
-    from ..world import BACKGROUNDS, COLORS, SHAPES, caption, render, sample_scenes, subject_scenes
 
     base, model = load_base("lab"), load_scorer()
 
@@ -125,11 +127,11 @@ def base_model(pictures: Path | None = None, each: int = 6) -> list[Row]:
     """
     from PIL import Image
 
+    from sdpet.lab.captions import Caption
+    from sdpet.lab.judge import load_judge
+    from sdpet.lab.world import BACKGROUNDS, COLORS, SHAPES
     from sdpet.models.load import load_base
     from sdpet.sampling.loop import SamplerConfig, sample
-
-    from ..judge import load_judge
-    from ..world import BACKGROUNDS, COLORS, SHAPES, Caption
 
     rng = np.random.default_rng(121)
     wanted = [(s, c) for s in range(len(SHAPES)) for c in range(len(COLORS)) for _ in range(each)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .rows import Row, at_least, reported
+from sdpet.lab.check.rows import Row, at_least, reported
 
 PROJECT = Path(__file__).parents[3]
 SEEDS = range(5)
@@ -162,16 +162,16 @@ def personalisation(study: Study) -> list[Row]:
 
 
 def _class_kept(study: Study, design: str) -> float:
-    from ..judge import load_judge
-    from ..world import SHAPES, SUBJECT_SHAPE
+    from sdpet.lab.judge import load_judge
+    from sdpet.lab.world import SHAPES, SUBJECT_SHAPE
 
     images, _ = study.samples(design, "class")
     return float((load_judge().judge(images)["shape"] == SHAPES.index(SUBJECT_SHAPE)).mean())
 
 
 def _background_followed(study: Study, design: str) -> float:
-    from ..judge import load_judge
-    from ..world import BACKGROUNDS
+    from sdpet.lab.judge import load_judge
+    from sdpet.lab.world import BACKGROUNDS
 
     images, prompts = study.samples(design, "prompt")
     wanted = [list(BACKGROUNDS).index(prompt.split()[-2]) for prompt in prompts]

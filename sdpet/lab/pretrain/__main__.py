@@ -45,9 +45,9 @@ def run(work: Path, out: Path, quick: float = 1.0) -> None:
     """
     import torch
 
-    from ..architecture import build_text_encoder, build_tokenizer, build_unet, clip_config, save_pipeline
-    from ..convert import text_tower
-    from . import assets, clip, judge, unet, vae
+    from sdpet.lab.architecture import build_text_encoder, build_tokenizer, build_unet, clip_config, save_pipeline
+    from sdpet.lab.convert import text_tower
+    from sdpet.lab.pretrain import assets, clip, judge, unet, vae
 
     torch.set_num_threads(1)
     work.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from ..world import CLASS_PROMPT, render, subject_scenes
+from sdpet.lab.drawing import render
+from sdpet.lab.world import CLASS_PROMPT, subject_scenes
 
 REFERENCES, HELD_OUT, CLASS_IMAGES = 5, 32, 64
 

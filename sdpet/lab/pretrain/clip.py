@@ -17,24 +17,13 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import nn
 
-from ..architecture import build_clip, build_tokenizer, clip_config
-from ..scorer import preprocess
-from ..world import (
-    BACKGROUNDS,
-    COLORS,
-    SHAPES,
-    TEMPLATES,
-    UNNAMED,
-    UNSAID,
-    Caption,
-    Scenes,
-    describe,
-    render,
-    repose,
-    sample_scenes,
-)
-from .loop import fit, log, save
-from .vae import decode, encode, to_tensor
+from sdpet.lab.architecture import build_clip, build_tokenizer, clip_config
+from sdpet.lab.captions import TEMPLATES, UNSAID, Caption, describe
+from sdpet.lab.drawing import render
+from sdpet.lab.pretrain.loop import fit, log, save
+from sdpet.lab.pretrain.vae import decode, encode, to_tensor
+from sdpet.lab.scorer import preprocess
+from sdpet.lab.world import BACKGROUNDS, COLORS, SHAPES, UNNAMED, Scenes, repose, sample_scenes
 
 STEPS, DECODED_STEPS, SCENES, BATCH, OBJECTS = 1200, 500, 16_000, 96, 48
 

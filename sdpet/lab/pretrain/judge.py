@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from ..judge import Judge
-from ..world import UNNAMED, render, sample_scenes
-from .loop import fit, log, save
-from .vae import decode, encode, to_tensor
+from sdpet.lab.drawing import render
+from sdpet.lab.judge import Judge
+from sdpet.lab.pretrain.loop import fit, log, save
+from sdpet.lab.pretrain.vae import decode, encode, to_tensor
+from sdpet.lab.world import UNNAMED, sample_scenes
 
 STEPS, SCENES = 2500, 12_000
 

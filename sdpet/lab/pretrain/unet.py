@@ -18,10 +18,12 @@ import torch.multiprocessing as multiprocessing
 from diffusers import AutoencoderKL
 from transformers import CLIPTextModel
 
-from ..architecture import SCALING_FACTOR, build_scheduler, build_tokenizer, build_unet
-from ..world import caption, render, sample_scenes
-from .loop import fit, save
-from .vae import encode, to_tensor
+from sdpet.lab.architecture import SCALING_FACTOR, build_scheduler, build_tokenizer, build_unet
+from sdpet.lab.captions import caption
+from sdpet.lab.drawing import render
+from sdpet.lab.pretrain.loop import fit, save
+from sdpet.lab.pretrain.vae import encode, to_tensor
+from sdpet.lab.world import sample_scenes
 
 STEPS, LOW_STEPS, SCENES, BATCH, LEARNING_RATE, EMA = 5500, 2200, 30_000, 16, 1.2e-3, 0.999
 CAPTIONS_EACH, DROPOUT = 4, 0.1

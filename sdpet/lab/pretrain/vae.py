@@ -9,9 +9,10 @@ import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
-from ..architecture import build_vae
-from ..world import render, sample_scenes, subject_scenes
-from .loop import fit, log, save
+from sdpet.lab.architecture import build_vae
+from sdpet.lab.drawing import render
+from sdpet.lab.pretrain.loop import fit, log, save
+from sdpet.lab.world import sample_scenes, subject_scenes
 
 STEPS, REFINE_STEPS, IMAGES = 7000, 5000, 24_000
 
