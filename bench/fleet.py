@@ -139,7 +139,7 @@ def against_peer(base: BaseModel, designs: int, rounds: int, steps: int, images:
     from workload import fleet_designs
 
     from sdpet.methods import build_fleet
-    from sdpet.sampling.loop import SamplerConfig, sample_together
+    from sdpet.sampling import SamplerConfig, sample_together
     from sdpet.tasks import FinetuneTask
     from sdpet.training.config import TrainConfig
     from sdpet.training.module import Member

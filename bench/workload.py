@@ -14,7 +14,7 @@ from sdpet.adapters.positions import PLACEMENTS
 from sdpet.methods import Design, build, build_fleet
 from sdpet.models.base import BaseModel
 from sdpet.seeds import generator
-from sdpet.tasks.batch import Batch, noised, weighted_mse
+from sdpet.tasks import Batch, make_noisy_batch, weighted_mse
 from sdpet.training.config import TrainConfig
 from sdpet.training.module import Member
 from sdpet.training.peak_memory import PeakMemory
@@ -33,7 +33,7 @@ class NoiseTask:
     def batch(self, seed: int, step: int) -> Batch:
         latents = self.latents.to(self.base.device, self.base.dtype)
         weight = torch.full((self.size,), 1 / self.size, device=self.base.device)
-        return noised(self.base, latents, self.text, [""] * self.size, weight, seed, step)
+        return make_noisy_batch(self.base, latents, self.text, [""] * self.size, weight, seed, step)
 
     def loss(self, prediction: torch.Tensor, batch: Batch) -> torch.Tensor:
         return weighted_mse(prediction, batch)

@@ -13,5 +13,5 @@ OPTIMIZERS = ("adamw", "adamw8bit")
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 DISTANCES = ("fid", "kid", "precision_recall", "density_coverage", "cmmd")
 SUITES = ("objects", "living")  # files of sdpet/scoring/suites
-PLACES = ("{prompt}", "{subject}")  # of a template for prompts
+PLACEHOLDERS = ("{prompt}", "{subject}")  # of a template for prompts
 DTYPES = ("float32", "float16", "bfloat16")

@@ -21,7 +21,7 @@ from sdpet.models.load import load_base
 from sdpet.models.source import find_source
 from sdpet.runs.record import Record
 from sdpet.runs.start import run
-from sdpet.sampling.loop import SamplerConfig, sample
+from sdpet.sampling import SamplerConfig, sample
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import torch
 from sdpet.adapters.positions import PLACEMENTS
 from sdpet.adapters.spec import ACTIVATIONS, AdapterSpec
 from sdpet.methods import Design, build, build_fleet, load
-from sdpet.sampling.loop import SamplerConfig
+from sdpet.sampling import SamplerConfig
 from sdpet.scoring import EvalPlan, evaluate_run, evaluate_together
 from sdpet.tasks import DreamBoothTask
 from sdpet.training.config import TrainConfig

@@ -20,7 +20,7 @@ from sdpet.models import load_base
 from sdpet.training.trainer import fit
 from sdpet.training.peak_memory import PeakMemory
 from sdpet.methods import Design, build, load
-from sdpet.sampling.loop import SamplerConfig, sample
+from sdpet.sampling import SamplerConfig, sample
 from sdpet.tasks import FinetuneTask
 
 file, folder = Path(sys.argv[1]), Path(sys.argv[2])

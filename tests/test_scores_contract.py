@@ -14,15 +14,20 @@ from tiny_scorer import TinyScorer
 import sdpet.scoring.plan
 from sdpet import choices
 from sdpet.lab import JudgeScorer
-from sdpet.sampling.loop import SamplerConfig
+from sdpet.sampling import SamplerConfig
 from sdpet.sampling.samplers import SAMPLER_CLASSES
-from sdpet.scoring import EvalPlan, EvalTask, Scorers, Shot, SubjectTask
-from sdpet.scoring.floor_ceiling import anchors as reference_scores
-from sdpet.scoring.measures import DISTANCE_METRICS
+from sdpet.scoring import (
+    DISTANCE_METRICS,
+    EvalImage,
+    EvalPlan,
+    EvalTask,
+    PromptSet,
+    Scorers,
+    SubjectTask,
+    reference_scores,
+)
 from sdpet.scoring.plan import fill
-from sdpet.scoring.prompt_set import PromptSet
-from sdpet.tasks import TASKS, DreamBoothTask, FinetuneTask
-from sdpet.tasks.class_images import class_folder
+from sdpet.tasks import TASKS, DreamBoothTask, FinetuneTask, class_folder
 
 TASK_CLASSES = (DreamBoothTask, FinetuneTask, PromptSet)
 
@@ -80,7 +85,7 @@ def test_each_distance_gives_numbers(kind):
     task = PromptSet([], references)
 
     def scores(*distances):
-        return task.scores(images, [Shot("", "prompt", "")] * len(images), scorers, EvalPlan(distances=distances))
+        return task.scores(images, [EvalImage("", "prompt", "")] * len(images), scorers, EvalPlan(distances=distances))
 
     found = {name: value for name, value in scores(kind).items() if name not in scores()}
     assert found and all(np.isfinite(value) for value in found.values())
@@ -96,9 +101,9 @@ def test_suites_are_exactly_the_choices():
 
 
 def test_every_placeholder_of_a_template_is_filled():
-    filled = [fill(place, "a photo of a sks dog", "sks") for place in choices.PLACES]
+    filled = [fill(place, "a photo of a sks dog", "sks") for place in choices.PLACEHOLDERS]
     assert filled == ["a photo of a sks dog", "sks dog"]
-    for place in choices.PLACES:
+    for place in choices.PLACEHOLDERS:
         EvalPlan(prompts=[f"{place} on grass"])
     with pytest.raises(ValueError, match="lacks"):
         EvalPlan(prompts=["{class} on grass"])

@@ -25,9 +25,8 @@ from sdpet.methods import Design, build
 from sdpet.runs.record import Record
 from sdpet.runs.setup import Stage
 from sdpet.runs.start import run_together
-from sdpet.scoring import EvalPlan, Scorers, feature_cache, scorers
+from sdpet.scoring import EvalPlan, PromptSet, Scorers, feature_cache, scorers
 from sdpet.scoring.noise import LEVELS, noise_differences
-from sdpet.scoring.prompt_set import PromptSet
 from sdpet.seeds import generator
 from sdpet.tasks import DreamBoothTask
 
@@ -47,7 +46,7 @@ def test_equal_images_have_equal_scores_in_any_order_and_batch_from_memory_and_d
     def scores(images, prompts, references):
         known = Scorers({"clip": load_scorer(), "judge": JudgeScorer()})
         task = PromptSet(prompts, references)
-        return task.scores(images, task.shots(dataclasses.replace(plan, images=len(images))), known, plan)
+        return task.scores(images, task.eval_images(dataclasses.replace(plan, images=len(images))), known, plan)
 
     first = scores(images, prompts, references)
     assert {"clip_i", "clip_t", "judge_i", "fid", "fid_infinity", "judge_fid", "kid", "recall", "cmmd"} <= set(first)
@@ -273,7 +272,7 @@ def test_folders_are_scored_and_wrong_ones_get_one_sentence(tmp_path, capsys):
     expected = Scorers.of(load_scorer())
     task = PromptSet(prompts, lab_pictures(7, 5)[0])
     assert stored["metrics"] == pytest.approx(
-        task.scores(images, task.shots(EvalPlan(images=6)), expected, EvalPlan()), abs=1e-6
+        task.scores(images, task.eval_images(EvalPlan(images=6)), expected, EvalPlan()), abs=1e-6
     )
     for number, (damage, more, says) in enumerate(WRONG):
         folder = folder_of(tmp_path / str(number), images)

@@ -18,11 +18,9 @@ from sdpet.files.images import load_folder
 from sdpet.models.load import load_base
 from sdpet.runs.setup import Stage
 from sdpet.runs.start import run
-from sdpet.sampling.loop import SamplerConfig
+from sdpet.sampling import SamplerConfig
 from sdpet.seeds import generator
-from sdpet.tasks import DreamBoothTask, FinetuneTask
-from sdpet.tasks.class_images import class_folder
-from sdpet.tasks.latent_cache import Cache
+from sdpet.tasks import DreamBoothTask, FinetuneTask, LatentCache, class_folder
 
 DOG = Path(__file__).parent / "data" / "dog"
 WORDS = ("a photo of a sks dog", "a photo of a dog")
@@ -174,7 +172,7 @@ def test_latents_are_computed_once_and_anew_for_any_change(tiny_folder, subject_
 
 def test_damaged_entries_are_made_anew(tiny_base, tmp_path):
     images = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
-    cache = Cache(tiny_base, tmp_path)
+    cache = LatentCache(tiny_base, tmp_path)
     right = cache.latents(images)
     (file,) = tmp_path.glob("*.safetensors")
     whole = file.read_bytes()
@@ -185,7 +183,7 @@ def test_damaged_entries_are_made_anew(tiny_base, tmp_path):
         assert file.read_bytes() == whole
     (tmp_path / "file").write_text("a file, where a folder should be made")
     with pytest.warns(UserWarning, match="are not kept"):
-        assert torch.equal(Cache(tiny_base, tmp_path / "file").latents(images), right)
+        assert torch.equal(LatentCache(tiny_base, tmp_path / "file").latents(images), right)
 
 
 def test_of_several_askers_one_computes(tiny_base, tmp_path, monkeypatch):
@@ -199,7 +197,8 @@ def test_of_several_askers_one_computes(tiny_base, tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(tiny_base), "encode_images", slow)
     threads = [
-        threading.Thread(target=lambda: found.append(Cache(tiny_base, tmp_path).latents(images))) for _ in range(4)
+        threading.Thread(target=lambda: found.append(LatentCache(tiny_base, tmp_path).latents(images)))
+        for _ in range(4)
     ]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]

@@ -97,9 +97,9 @@ def test_two_writers_never_overwrite_each_other(tmp_path, monkeypatch):
 
 
 def test_interrupted_what_is_finished_is_kept(fast, tmp_path, monkeypatch, capsys):
-    from sdpet.sampling import loop as sample
+    from sdpet import sampling
 
-    calls, whole = [], sample.denoise
+    calls, whole = [], sampling.denoise
 
     def interrupted(*arguments):
         calls.append(1)
@@ -107,7 +107,7 @@ def test_interrupted_what_is_finished_is_kept(fast, tmp_path, monkeypatch, capsy
             raise KeyboardInterrupt
         return whole(*arguments)
 
-    monkeypatch.setattr(sample, "denoise", interrupted)
+    monkeypatch.setattr(sampling, "denoise", interrupted)
     assert sdpet(*fast, "--n_iter", 4, "--n_samples", 2, "--outdir", tmp_path) == 130
     assert names(tmp_path) == ["grid-0000.png", *[f"samples/0000{i}.png" for i in range(4)]]
     assert "4 of 8 images are kept" in capsys.readouterr().err

@@ -25,7 +25,7 @@ def evaluate_images(given: Any) -> None:
     if given.size is not None and not (isinstance(given.size, int) and given.size > 0):
         raise ValueError(f"size must be a whole number of pixels of at least 1, not {given.size!r}.")
 
-    from sdpet.scoring.prompt_set import read_set
+    from sdpet.scoring import read_set
 
     images, files = read_set(given.images, "image", given.size)
     references, _ = read_set(given.reference, "reference", given.size)
@@ -39,14 +39,12 @@ def evaluate_images(given: Any) -> None:
 
     from sdpet.files.hashing import hash_images
     from sdpet.runs.setup import eval_plan, load_scorers
-    from sdpet.scoring.measures import described
-    from sdpet.scoring.plan import Shot
-    from sdpet.scoring.prompt_set import PromptSet
+    from sdpet.scoring import EvalImage, PromptSet, protocol_entries
 
     out = Path(given.out).expanduser()
     known = load_scorers(scorers(plan_config), plan_config.get("strict", True), out)
     plan, task = eval_plan({"eval": plan_config}), PromptSet(prompts, references)
-    shots = [Shot(prompt, "prompt", prompt) for prompt in prompts or [""] * len(images)]
+    eval_images = [EvalImage(prompt, "prompt", prompt) for prompt in prompts or [""] * len(images)]
     protocol = {
         "images": len(images),
         "images_hash": hash_images(images),
@@ -55,12 +53,12 @@ def evaluate_images(given: Any) -> None:
         "image_bits": 8,
         "score_dtype": "float64",
         **task.reference_protocol(),
-        "scores": described(task.measures(known, plan), shots, known),
+        "scores": protocol_entries(task.measures(known, plan), eval_images, known),
     }
     name = hashlib.blake2b(json.dumps(protocol, sort_keys=True).encode(), digest_size=6).hexdigest()
     file = out / f"{name}.json"
     stored = _stored(file, protocol)
-    scores = stored or task.scores(images, shots, known, plan)
+    scores = stored or task.scores(images, eval_images, known, plan)
     if stored is None:
         out.mkdir(parents=True, exist_ok=True)
         content = {
@@ -83,7 +81,7 @@ def evaluate_images(given: Any) -> None:
 
 def _prompts(given: Any, files: list[Path]) -> list[str]:
     """One prompt an image: from the file given, else from index.jsonl beside the images, else none."""
-    from sdpet.scoring.prompt_set import read_prompts
+    from sdpet.scoring import read_prompts
 
     if given is not None:
         prompts = read_prompts(given)

@@ -16,7 +16,7 @@ from sdpet.config.schema import check_group
 from sdpet.runs.stored import tuned
 
 if TYPE_CHECKING:
-    from sdpet.sampling.loop import SamplerConfig
+    from sdpet.sampling import SamplerConfig
 
 LAB_PROMPTS = 500  # captioned renders that stand for a prompt set where the lab is given none
 
@@ -43,7 +43,7 @@ def evaluate_curve(given: Any, overrides: Sequence[str]) -> None:
 
 def _of_run(job: Job, scales: Sequence[float], named: bool, bar: Bar) -> None:
     from sdpet.runs.setup import Stage, eval_plan
-    from sdpet.scoring.curve import guidance_points
+    from sdpet.scoring import guidance_points
 
     stage, config, folder = Stage(), job.config, job.folder / "guidance"
     known = stage.scorers(config)  # first, as what is missing should be said before anything is sampled
@@ -70,8 +70,7 @@ def _of_base(given: Any, scales: Sequence[float], named: bool, bar: Bar) -> None
         raise ValueError("the curve of a base model needs reference=FOLDER of images and prompts=FILE of captions.")
 
     from sdpet.runs.setup import Stage, eval_plan, load_scorers
-    from sdpet.scoring.curve import guidance_points
-    from sdpet.scoring.prompt_set import PromptSet, read_prompts, read_set
+    from sdpet.scoring import PromptSet, guidance_points, read_prompts, read_set
 
     out = Path(given.out).expanduser()
     if not on_lab:
@@ -93,13 +92,13 @@ def _of_base(given: Any, scales: Sequence[float], named: bool, bar: Bar) -> None
 
 
 def _finish(rows: list[dict[str, Any]], folder: Path, title: str, real: dict[str, float]) -> None:
-    from sdpet.scoring.curve import axes, plot, write_table
+    from sdpet.scoring import guidance_axes, plot_guidance, write_guidance_table
 
     if not rows:
         raise ValueError("no scale of guidance gave finite samples; the design has diverged.")
-    write_table(rows, folder / "guidance.csv")
-    plot(rows, folder, title, real)
-    across, up = axes(rows)
+    write_guidance_table(rows, folder / "guidance.csv")
+    plot_guidance(rows, folder, title, real)
+    across, up = guidance_axes(rows)
     print(f"  {'model':<24}{'guidance':>10}{across:>10}{up:>10}")
     for row in rows:
         print(f"  {row['model']:<24}{row['guidance']:>10g}{row[across]:>10.3f}{row[up]:>10.3f}")
@@ -108,7 +107,7 @@ def _finish(rows: list[dict[str, Any]], folder: Path, title: str, real: dict[str
 
 def _sampler(config: dict[str, Any], named: bool) -> SamplerConfig:
     from sdpet.runs.setup import make_sampler
-    from sdpet.sampling.loop import SamplerConfig
+    from sdpet.sampling import SamplerConfig
 
     return make_sampler(config) if named else SamplerConfig("plms", 50)
 

@@ -16,7 +16,7 @@ from sdpet.choices import (
     LOGGERS,
     METHODS,
     OPTIMIZERS,
-    PLACES,
+    PLACEHOLDERS,
     PRECISIONS,
     SAMPLERS,
     SCHEDULES,
@@ -113,7 +113,7 @@ def templates(value: Any) -> list[str] | str:
     if isinstance(value, str):
         return choice(SUITES)(value)
     for template in texts(value):
-        if not any(place in template for place in PLACES):
+        if not any(place in template for place in PLACEHOLDERS):
             raise ValueError(f"has {template!r}, which lacks {{prompt}}, where the subject's prompt goes")
     return value
 

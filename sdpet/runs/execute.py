@@ -29,7 +29,7 @@ def train_and_score(
     import torch
 
     from sdpet.methods import build, build_fleet
-    from sdpet.sampling.loop import NOT_FINITE
+    from sdpet.sampling import NOT_FINITE
     from sdpet.scoring import evaluate_together, save_noise_map, save_samples
     from sdpet.training.module import Alone, Member
     from sdpet.training.trainer import fit_together

@@ -24,7 +24,7 @@ TRAINER_KEYS = (*OWN, *SHARED)  # what fit() takes
 if TYPE_CHECKING:
     from sdpet.methods import Design
     from sdpet.models.base import BaseModel
-    from sdpet.sampling.loop import SamplerConfig
+    from sdpet.sampling import SamplerConfig
     from sdpet.scoring import EvalPlan, Scorers
     from sdpet.tasks import Task
 
@@ -70,8 +70,8 @@ class Stage:
         arguments["cache"] = str(Path(config["output_root"]) / ".cache")
         base = self.base(config)
         if draws_class_images(config):
-            from sdpet.sampling.loop import SamplerConfig
-            from sdpet.tasks.class_images import class_folder
+            from sdpet.sampling import SamplerConfig
+            from sdpet.tasks import class_folder
 
             data, root = config["data"], Path(config["output_root"]) / ".cache" / "class"
             sampler = SamplerConfig(data["class_sampler"], data["class_steps"], data["class_guidance"])
@@ -93,13 +93,13 @@ def anchors_of(config: Mapping[str, Any], stage: Stage, images: str) -> dict[str
 
     images: where in output_root/<study> the floor's images are put, see `floor_images`.
     """
-    from sdpet.scoring.floor_ceiling import anchors
+    from sdpet.scoring import reference_scores
 
     base, task, scorers = stage.base(config), stage.task(config), stage.scorers(config)
     root = Path(config["output_root"]).expanduser()
     samples = root / config["study"] / images
     sampler, plan = make_sampler(config), eval_plan(config)
-    return anchors(base, task, scorers, sampler, config["seed"], plan, root / ".anchors", samples=samples)
+    return reference_scores(base, task, scorers, sampler, config["seed"], plan, root / ".anchors", samples=samples)
 
 
 def floor_images(seed: int, protocol: Mapping[str, Any] | None = None) -> str:
@@ -113,11 +113,11 @@ def floor_images(seed: int, protocol: Mapping[str, Any] | None = None) -> str:
 
 def load_scorers(wanted: Mapping[str, Mapping[str, Any]], strict: bool, root: Path) -> Scorers:
     """The scorers of `sdpet.config.read.scorers`; features of references are kept in root/.features."""
-    from sdpet.scoring.scorers import load
+    from sdpet.scoring import load_scorers
 
     hush()
     makers = {SCORER_NAMES.get(name, name.rpartition(".")[2]): _maker(item) for name, item in wanted.items()}
-    return load(makers, strict, root / ".features")
+    return load_scorers(makers, strict, root / ".features")
 
 
 def protocol_of(config: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def eval_plan(config: Mapping[str, Any]) -> EvalPlan:
 
 def make_sampler(config: Mapping[str, Any]) -> SamplerConfig:
     """The sampler of a validated config."""
-    from sdpet.sampling.loop import SamplerConfig
+    from sdpet.sampling import SamplerConfig
 
     return SamplerConfig(**{key: value for key, value in config["sampler"].items() if key != "_target_"})
 

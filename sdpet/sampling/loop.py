@@ -12,7 +12,7 @@ from sdpet.sampling.config import SamplerConfig, Start
 from sdpet.sampling.samplers import SAMPLER_CLASSES, Sampler, add_noise
 from sdpet.seeds import generator
 
-ProgressCallback = Callable[[int, int], None]  # (UNet steps done, UNet steps in all)
+StepCallback = Callable[[int, int], None]  # (UNet steps done, UNet steps in all)
 NOT_FINITE = "sampling gave values that are not finite; the design has diverged."
 
 
@@ -21,7 +21,7 @@ def sample(
     prompts: Sequence[str],
     seeds: Sequence[int],
     sampler: SamplerConfig,
-    progress: ProgressCallback | None = None,
+    progress: StepCallback | None = None,
     chunk: int = 32,
 ) -> np.ndarray:
     """Draw one image for each prompt.
@@ -66,7 +66,7 @@ def sample_together(
     prompts: Sequence[str],
     seeds: Sequence[Sequence[int]],
     sampler: SamplerConfig,
-    progress: ProgressCallback | None = None,
+    progress: StepCallback | None = None,
     chunk: int = 32,
 ) -> list[np.ndarray | None]:
     """Draw the images of all members of a fleet in one denoising loop; each member's images are those of `sample`.
@@ -160,7 +160,7 @@ def denoise(
     make = SAMPLER_CLASSES[sampler.name]
     passes = make(base.scheduler, sampler.steps, start.skipped(sampler.steps), sampler.eta)
     sources = [generator(seed, "image") for seed in seeds]
-    x = _begin(base, start, passes, sources)
+    x = _starting_latents(base, start, passes, sources)
     guided = sampler.guidance != 1
     if guided:  # an image's two rows are adjacent, so that the rows of each member of a fleet stay together
         text = torch.stack([empty.expand(len(seeds), -1, -1), text], dim=1).flatten(0, 1)  # (2 N, L, D)
@@ -178,7 +178,9 @@ def denoise(
     return x
 
 
-def _begin(base: BaseModel, start: Start, passes: Sampler, sources: Sequence[torch.Generator]) -> torch.Tensor:
+def _starting_latents(
+    base: BaseModel, start: Start, passes: Sampler, sources: Sequence[torch.Generator]
+) -> torch.Tensor:
     """Latents (N, C, h, w) before the first step. One draw is taken from every source, whether it is used or not."""
     channels, height, width = base.latent_shape
     if start.latents is not None:
@@ -203,7 +205,7 @@ def _noise(base: BaseModel, sources: Sequence[torch.Generator], shape: Sequence[
     return noise.to(base.device, torch.promote_types(base.dtype, torch.float32))
 
 
-def _chunk_progress(progress: ProgressCallback | None, number: int, chunks: int) -> Callable[[int, int], None] | None:
+def _chunk_progress(progress: StepCallback | None, number: int, chunks: int) -> Callable[[int, int], None] | None:
     """Turn the progress of one chunk into the progress of all. (PLMS takes one step more than was asked for.)"""
     if progress is None:
         return None

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 
-def spread(steps: int, train_steps: int = 1000) -> list[int]:
+def spread_timesteps(steps: int, train_steps: int = 1000) -> list[int]:
     """Timesteps from noisy to clean: 1 + floor(i train_steps / steps) for i = steps - 1 .. 0.
 
     Where `steps` divides `train_steps`, these are the published ones: 1 plus every (train_steps // steps)-th timestep.
@@ -84,14 +84,14 @@ class DDIM:
     """
 
     def __init__(self, scheduler: Any, steps: int, skip: int = 0, eta: float = 0.0) -> None:
-        self.timesteps = spread(steps, scheduler.config.num_train_timesteps)[skip:]
+        self.timesteps = spread_timesteps(steps, scheduler.config.num_train_timesteps)[skip:]
         self._levels = _levels(scheduler, self.timesteps)
         self._v, self._eta = _predicts_v(scheduler), eta
 
     def step(self, out: Tensor, i: int, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """See `Sampler.step`."""
         a, to = self._levels[i], self._levels[i + 1]
-        x0, eps = split(out, x, a, self._v)
+        x0, eps = split_prediction(out, x, a, self._v)
         sigma = self._eta * ((1 - to) / (1 - a) * (1 - a / to)) ** 0.5
         x = to**0.5 * x0 + max(1 - to - sigma**2, 0.0) ** 0.5 * eps
         return x if noise is None or sigma == 0 else x + sigma * noise
@@ -116,7 +116,7 @@ class PLMS:
     """
 
     def __init__(self, scheduler: Any, steps: int, skip: int = 0, eta: float = 0.0) -> None:
-        passed = spread(steps, scheduler.config.num_train_timesteps)[skip:]
+        passed = spread_timesteps(steps, scheduler.config.num_train_timesteps)[skip:]
         self._levels = _levels(scheduler, passed)
         again = passed[1:2] or passed  # a single step is repeated at its own timestep
         self.timesteps = passed[:1] + again + passed[1:] if passed else []
@@ -127,7 +127,7 @@ class PLMS:
 
     def step(self, out: Tensor, i: int, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """See `Sampler.step`."""
-        eps = split(out, x, self._at[i], self._v)[1]
+        eps = split_prediction(out, x, self._at[i], self._v)[1]
         number = max(0, i - 1)  # number of the step: calls 0 and 1 belong to the first one
         if i == 0:
             self._begin, mixed = x, eps
@@ -180,7 +180,7 @@ class DPM:
 SAMPLER_CLASSES: dict[str, Callable[..., Sampler]] = {"dpm": DPM, "ddim": DDIM, "plms": PLMS}  # choices.SAMPLERS
 
 
-def split(out: Tensor, x: Tensor, a: float, predicts_v: bool) -> tuple[Tensor, Tensor]:
+def split_prediction(out: Tensor, x: Tensor, a: float, predicts_v: bool) -> tuple[Tensor, Tensor]:
     """Split the model's output into clean latents and noise.
 
     Parameters

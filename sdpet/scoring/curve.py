@@ -14,7 +14,7 @@ from typing import Any
 from sdpet.files.atomic import atomically
 from sdpet.files.hashing import hash_text
 from sdpet.models.base import BaseModel
-from sdpet.sampling.loop import ProgressCallback, SamplerConfig
+from sdpet.sampling.loop import SamplerConfig, StepCallback
 from sdpet.scoring.evaluate import evaluate_run, protocol
 from sdpet.scoring.plan import EvalPlan
 from sdpet.scoring.scorers import Scorers
@@ -34,7 +34,7 @@ def guidance_points(
     model: str,
     identity: str,
     folder: Path,
-    progress: Callable[[str], ProgressCallback | None] = lambda what: None,
+    progress: Callable[[str], StepCallback | None] = lambda what: None,
 ) -> list[dict[str, Any]]:
     """Score `base`, as it is at this moment, at several scales of guidance.
 
@@ -73,25 +73,25 @@ def guidance_points(
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / POINTS
-    kept = _read(file)
+    stored = _read(file)
     rows = []
     for scale in scales:
         at_scale = replace(sampler, guidance=float(scale))
         made_by = {"identity": identity, "seed": seed, **protocol(base, task, scorers, at_scale, plan)}
         key = hash_text(json.dumps(made_by, sort_keys=True))
-        if key not in kept:
+        if key not in stored:
             try:
                 done = evaluate_run(base, task, scorers, at_scale, seed, plan, progress(f"{model} guidance {scale:g}"))
             except FloatingPointError:
                 continue
-            kept[key] = {"model": model, "guidance": float(scale), **done.metrics}
-            lines = "".join(json.dumps({"key": k, **row}) + "\n" for k, row in kept.items())
+            stored[key] = {"model": model, "guidance": float(scale), **done.metrics}
+            lines = "".join(json.dumps({"key": k, **row}) + "\n" for k, row in stored.items())
             atomically(file, functools.partial(Path.write_text, data=lines, encoding="utf-8"))
-        rows.append({**kept[key], "model": model})
+        rows.append({**stored[key], "model": model})
     return rows
 
 
-def axes(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+def guidance_axes(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     """The metrics on the axes of the plot.
 
     Parameters
@@ -109,7 +109,7 @@ def axes(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     return "clip_t", next(name for name in ("fid", "clip_fid", "clip_i") if name in names)
 
 
-def write_table(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
+def write_guidance_table(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     """Write all rows as CSV.
 
     Parameters
@@ -130,7 +130,9 @@ def write_table(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     atomically(file, write)
 
 
-def plot(rows: Sequence[Mapping[str, Any]], folder: Path, title: str, real: Mapping[str, float | None]) -> None:
+def plot_guidance(
+    rows: Sequence[Mapping[str, Any]], folder: Path, title: str, real: Mapping[str, float | None]
+) -> None:
     """Plot one line for each model, with a point for each scale, as guidance.svg and guidance.png.
 
     Parameters
@@ -147,7 +149,7 @@ def plot(rows: Sequence[Mapping[str, Any]], folder: Path, title: str, real: Mapp
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    across, up = axes(rows)
+    across, up = guidance_axes(rows)
     figure = Figure(figsize=(6.4, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     plane = figure.subplots()

@@ -71,7 +71,9 @@ def frechet_infinity(a: torch.Tensor, b: torch.Tensor, points: int = 15) -> floa
     values = []
     for size in sizes:
         share = size / min(len(a), len(b))
-        parts = [rows[torch.from_numpy(_some(len(rows), share, f"{side}{size}"))] for side, rows in enumerate((a, b))]
+        parts = [
+            rows[torch.from_numpy(_subset_rows(len(rows), share, f"{side}{size}"))] for side, rows in enumerate((a, b))
+        ]
         values.append(frechet(*parts))
     return float(np.polyfit(1 / sizes, values, 1)[1])
 
@@ -199,6 +201,6 @@ def _radii(rows: torch.Tensor, k: int) -> torch.Tensor:
     return torch.cdist(rows, rows).kthvalue(min(k + 1, len(rows)), dim=1).values
 
 
-def _some(count: int, share: float, stream: str) -> np.ndarray:
+def _subset_rows(count: int, share: float, stream: str) -> np.ndarray:
     """Indices of a subset of this share, drawn by `stream`; all rows for a share of 1."""
     return np.random.default_rng(derive(0, "subset", stream)).permutation(count)[: max(2, round(count * share))]

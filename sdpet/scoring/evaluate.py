@@ -15,9 +15,9 @@ import numpy as np
 from sdpet.files.atomic import atomically
 from sdpet.files.hashing import hash_text
 from sdpet.models.base import BaseModel
-from sdpet.sampling.loop import NOT_FINITE, ProgressCallback, SamplerConfig, sample_together
+from sdpet.sampling.loop import NOT_FINITE, SamplerConfig, StepCallback, sample_together
 from sdpet.scoring import noise
-from sdpet.scoring.measures import described
+from sdpet.scoring.measures import protocol_entries
 from sdpet.scoring.plan import EvalPlan, image_seeds
 from sdpet.scoring.scorers import Scorer, Scorers
 from sdpet.scoring.task import EvalTask, SubjectTask
@@ -61,7 +61,7 @@ def evaluate_run(
     sampler: SamplerConfig,
     seed: int,
     plan: EvalPlan | None = None,
-    progress: ProgressCallback | None = None,
+    progress: StepCallback | None = None,
 ) -> Evaluation:
     """Draw images with `base`, as it is at this moment, and score them.
 
@@ -104,7 +104,7 @@ def evaluate_together(
     sampler: SamplerConfig,
     seeds: Sequence[int],
     plan: EvalPlan | None = None,
-    progress: ProgressCallback | None = None,
+    progress: StepCallback | None = None,
 ) -> list[Evaluation | None]:
     """Do `evaluate_run` for all members of a fleet at once.
 
@@ -121,19 +121,19 @@ def evaluate_together(
         None for a member whose samples are not finite. Each member's seconds are the total divided by K.
     """
     plan, scorers = plan or EvalPlan(), Scorers.of(scorer)
-    shots = task.shots(plan)
+    eval_images = task.eval_images(plan)
     noise_of = [seed if plan.eval_seed is None else plan.eval_seed for seed in seeds]
-    noise_seeds = [image_seeds(shots, seed) for seed in noise_of]
+    noise_seeds = [image_seeds(eval_images, seed) for seed in noise_of]
     start = time.perf_counter()
-    drawn = sample_together(base, [shot.prompt for shot in shots], noise_seeds, sampler, progress, plan.chunk)
+    drawn = sample_together(base, [item.prompt for item in eval_images], noise_seeds, sampler, progress, plan.chunk)
     sampled = time.perf_counter()
     subject_task = task if isinstance(task, SubjectTask) else None
-    no_map = noise.lacking(task, plan)
+    no_map = noise.why_unavailable(task, plan)
     maps = None if no_map or subject_task is None else noise.noise_differences(base, subject_task, noise_of, plan)
     made_by = protocol(base, task, scorers, sampler, plan)
     missing = dict(scorers.missing) | ({noise.METRIC: no_map} if no_map and subject_task else {})
     try:
-        metrics = [None if images is None else task.scores(images, shots, scorers, plan) for images in drawn]
+        metrics = [None if images is None else task.scores(images, eval_images, scorers, plan) for images in drawn]
     finally:
         scorers.forget()
     seconds = {"sample": (sampled - start) / len(seeds), "score": (time.perf_counter() - sampled) / len(seeds)}
@@ -146,8 +146,8 @@ def evaluate_together(
         if own_map is not None:
             scores[noise.METRIC] = float(own_map.mean(dtype=np.float64))
         index = [
-            {"file": f"{n:05d}.png", "prompt": shot.prompt, "seed": image_seed, "role": shot.role}
-            for n, (shot, image_seed) in enumerate(zip(shots, noise_seeds[i], strict=True))
+            {"file": f"{n:05d}.png", "prompt": item.prompt, "seed": image_seed, "role": item.role}
+            for n, (item, image_seed) in enumerate(zip(eval_images, noise_seeds[i], strict=True))
         ]
         evaluations.append(Evaluation(scores, made_by, images, index, dict(seconds), dict(missing), own_map))
     return evaluations
@@ -171,14 +171,14 @@ def protocol(
         Values that JSON can hold; "scores" has one entry for each metric.
     """
     plan, scorers = plan or EvalPlan(), Scorers.of(scorer)
-    shots = task.shots(plan)
-    scores = described(task.measures(scorers, plan), shots, scorers)
-    if isinstance(task, SubjectTask) and noise.lacking(task, plan) is None:
-        scores[noise.METRIC] = noise.described(task, plan)
+    eval_images = task.eval_images(plan)
+    scores = protocol_entries(task.measures(scorers, plan), eval_images, scorers)
+    if isinstance(task, SubjectTask) and noise.why_unavailable(task, plan) is None:
+        scores[noise.METRIC] = noise.protocol_entry(task, plan)
     return {
         "sampler": asdict(sampler),
-        "images": dict(Counter(shot.role for shot in shots)),
-        "prompts_hash": hash_text(json.dumps([[shot.prompt, shot.role, shot.text] for shot in shots])),
+        "images": dict(Counter(item.role for item in eval_images)),
+        "prompts_hash": hash_text(json.dumps([[item.prompt, item.role, item.text] for item in eval_images])),
         # Not the number: scores of different run seeds are comparable, and the seed is a factor of its own.
         "eval_seed": "run seed" if plan.eval_seed is None else plan.eval_seed,
         "image_size": base.image_size,

@@ -44,16 +44,16 @@ def cached_features(
     key = json.dumps({"images": images_hash, **made_by}, sort_keys=True)
     file = folder.expanduser() / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.safetensors"
     try:
-        with safe_open(file, framework="pt") as kept:
-            features = kept.get_tensor("features")
-            if kept.metadata() == {"key": key, "hash": _hash(features)}:
+        with safe_open(file, framework="pt") as stored:
+            features = stored.get_tensor("features")
+            if stored.metadata() == {"key": key, "hash": _hash(features)}:
                 return features
     except (OSError, SafetensorError):
         pass
     features = compute().contiguous()
     file.parent.mkdir(parents=True, exist_ok=True)
-    described = {"key": key, "hash": _hash(features)}
-    atomically(file, lambda partial: save_file({"features": features}, partial, metadata=described))
+    metadata = {"key": key, "hash": _hash(features)}
+    atomically(file, lambda partial: save_file({"features": features}, partial, metadata=metadata))
     return features
 
 

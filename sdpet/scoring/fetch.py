@@ -29,7 +29,7 @@ def need_from_hub(repo: str, files: Sequence[str]) -> None:
 
     if any(isinstance(try_to_load_from_cache(repo, file), str) for file in files):
         return
-    if constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT):
+    if constants.HF_HUB_OFFLINE or not _is_reachable(constants.ENDPOINT):
         raise ValueError(f"{repo} is not on this machine and the hub cannot be reached")
 
 
@@ -48,13 +48,13 @@ def need_from_url(url: str) -> None:
     """
     import torch
 
-    kept = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(url)
-    if not kept.is_file() and not _answers(url):
-        raise ValueError(f"{kept.name} is not on this machine and its server cannot be reached")
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(url)
+    if not cached.is_file() and not _is_reachable(url):
+        raise ValueError(f"{cached.name} is not on this machine and its server cannot be reached")
 
 
 @cache
-def _answers(url: str) -> bool:
+def _is_reachable(url: str) -> bool:
     try:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=10).close()
     except urllib.error.HTTPError:

@@ -13,14 +13,14 @@ from typing import Any
 from sdpet.files.atomic import atomically
 from sdpet.files.hashing import hash_text
 from sdpet.models.base import BaseModel
-from sdpet.sampling.loop import ProgressCallback, SamplerConfig
+from sdpet.sampling.loop import SamplerConfig, StepCallback
 from sdpet.scoring.evaluate import Evaluation, evaluate_run, protocol, save_noise_map, save_samples
 from sdpet.scoring.plan import EvalPlan
 from sdpet.scoring.scorers import Scorer, Scorers
 from sdpet.scoring.task import EvalTask
 
 
-def anchors(
+def reference_scores(
     base: BaseModel,
     task: EvalTask,
     scorer: Scorer | Scorers,
@@ -28,7 +28,7 @@ def anchors(
     seed: int,
     plan: EvalPlan | None = None,
     cache: str | Path | None = None,
-    progress: ProgressCallback | None = None,
+    progress: StepCallback | None = None,
     samples: Path | None = None,
 ) -> dict[str, dict[str, float | None]]:
     """Score the untuned base model and real images, as lower and upper reference for the scores of runs.
@@ -69,7 +69,7 @@ def anchors(
         evaluation = evaluate_run(base, task, scorers, sampler, seed, plan, progress)
         for target in (drawn, samples if drawn is None else None):
             if target is not None:
-                _appear(target, lambda partial: _save(evaluation, partial))
+                _create_folder(target, lambda partial: _save(evaluation, partial))
         return evaluation.metrics
 
     floor = _cached(folder, key, draw)
@@ -78,7 +78,7 @@ def anchors(
             floor = draw()  # the score was stored without images by an earlier version, or they were removed
         source = drawn
         if source is not None:
-            _appear(samples, lambda partial: shutil.copytree(source, partial, copy_function=_link))
+            _create_folder(samples, lambda partial: shutil.copytree(source, partial, copy_function=_link))
     ceiling = _cached(
         folder,
         {"anchor": "ceiling", "base": base.weight_hash, "real": task.ceiling_hash(plan), **made_by},
@@ -111,7 +111,7 @@ def _save(evaluation: Evaluation, folder: Path) -> None:
     save_noise_map(evaluation, folder)
 
 
-def _appear(folder: Path, fill: Callable[[Path], Any]) -> None:
+def _create_folder(folder: Path, fill: Callable[[Path], Any]) -> None:
     """Create the folder atomically: `fill` makes it under another name, then it is renamed. An existing one is kept."""
     if folder.exists():
         return

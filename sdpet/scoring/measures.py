@@ -13,7 +13,7 @@ import torch
 from sdpet.files.hashing import hash_text
 from sdpet.scoring import distances
 from sdpet.scoring.metrics import clip_i, clip_t, fid
-from sdpet.scoring.plan import EvalPlan, Shot
+from sdpet.scoring.plan import EvalImage, EvalPlan
 from sdpet.scoring.scorers import CLIP, Scorers, preparation
 
 FEATURES, DIVERSITY = "features", "diversity"  # scorers with a role of their own; the others measure similarity
@@ -28,7 +28,7 @@ DISTANCE_METRICS = {  # what each of choices.DISTANCES gives; name is that of th
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnImages:
     """The images that one measure is computed on.
 
     Parameters
@@ -71,11 +71,11 @@ class Measure:
     scorer: str
     roles: tuple[str, ...]
     against: str
-    compute: Callable[[Drawn, Scorers], Sequence[float]]
+    compute: Callable[[DrawnImages, Scorers], Sequence[float]]
     raw: bool = False
 
 
-def of_subject(scorers: Scorers) -> list[Measure]:
+def personalisation_measures(scorers: Scorers) -> list[Measure]:
     """Measures of personalisation: similarity to the subject, fidelity to prompts, drift of the class, diversity.
 
     Parameters
@@ -89,7 +89,7 @@ def of_subject(scorers: Scorers) -> list[Measure]:
         Only those whose scorer is available.
     """
 
-    def likeness(name: str) -> Callable[[Drawn, Scorers], Sequence[float]]:
+    def likeness(name: str) -> Callable[[DrawnImages, Scorers], Sequence[float]]:
         return lambda drawn, known: [clip_i(drawn.images, drawn.references, known, name)]
 
     measures = [
@@ -104,7 +104,7 @@ def of_subject(scorers: Scorers) -> list[Measure]:
     return [measure for measure in measures if measure.scorer in scorers]
 
 
-def of_set(scorers: Scorers, plan: EvalPlan) -> list[Measure]:
+def set_measures(scorers: Scorers, plan: EvalPlan) -> list[Measure]:
     """Measures of fine-tuning: distances of the samples from the references as sets, and fidelity to captions.
 
     Distances use the network "features" if one was asked for, else CLIP. They are missing if it is not available.
@@ -137,7 +137,11 @@ def of_set(scorers: Scorers, plan: EvalPlan) -> list[Measure]:
 
 
 def score(
-    measures: Iterable[Measure], images: np.ndarray, shots: Sequence[Shot], references: np.ndarray, scorers: Scorers
+    measures: Iterable[Measure],
+    images: np.ndarray,
+    eval_images: Sequence[EvalImage],
+    references: np.ndarray,
+    scorers: Scorers,
 ) -> dict[str, float]:
     """Compute all metrics of drawn images.
 
@@ -147,7 +151,7 @@ def score(
         What is computed. A measure without images of its roles gives nothing.
     images : ndarray of uint8, (N, H, W, 3)
         Drawn images.
-    shots : sequence of Shot, N
+    eval_images : sequence of EvalImage, N
         What each image was drawn for.
     references : ndarray of uint8, (M, H, W, 3)
         Reference images.
@@ -160,20 +164,22 @@ def score(
     """
     scores: dict[str, float] = {}
     for measure in measures:
-        rows = [i for i, shot in enumerate(shots) if shot.role in measure.roles]
+        rows = [i for i, item in enumerate(eval_images) if item.role in measure.roles]
         if rows:
-            prompts, texts = [shots[i].prompt for i in rows], [shots[i].text for i in rows]
-            drawn = Drawn(images[rows], prompts, texts, references)
+            prompts, texts = [eval_images[i].prompt for i in rows], [eval_images[i].text for i in rows]
+            drawn = DrawnImages(images[rows], prompts, texts, references)
             scores.update(zip(measure.metrics, measure.compute(drawn, scorers), strict=False))
     return scores
 
 
-def described(measures: Iterable[Measure], shots: Sequence[Shot], scorers: Scorers) -> dict[str, dict[str, Any]]:
+def protocol_entries(
+    measures: Iterable[Measure], eval_images: Sequence[EvalImage], scorers: Scorers
+) -> dict[str, dict[str, Any]]:
     """Describe for the protocol how each metric is made.
 
     Parameters
     ----------
-    measures, shots, scorers
+    measures, eval_images, scorers
         As for `score`.
 
     Returns
@@ -183,7 +189,7 @@ def described(measures: Iterable[Measure], shots: Sequence[Shot], scorers: Score
     """
     entries: dict[str, dict[str, Any]] = {}
     for measure in measures:
-        ours = [shot for shot in shots if shot.role in measure.roles]
+        ours = [item for item in eval_images if item.role in measure.roles]
         if not ours:
             continue
         scorer = scorers[measure.scorer]
@@ -192,19 +198,19 @@ def described(measures: Iterable[Measure], shots: Sequence[Shot], scorers: Score
             "scorer_hash": scorer.weight_hash,
             **preparation(scorer),
             "features": "raw" if measure.raw and scorers.has_raw(measure.scorer) else "unit length",
-            "images": {role: sum(shot.role == role for shot in ours) for role in measure.roles},
-            "prompts_hash": hash_text(str([[shot.prompt, shot.role, shot.text] for shot in ours])),
+            "images": {role: sum(item.role == role for item in ours) for role in measure.roles},
+            "prompts_hash": hash_text(str([[item.prompt, item.role, item.text] for item in ours])),
             "against": measure.against,
         }
         entries.update(dict.fromkeys(measure.metrics, entry))
     return entries
 
 
-def _text_fidelity(drawn: Drawn, scorers: Scorers) -> Sequence[float]:
+def _text_fidelity(drawn: DrawnImages, scorers: Scorers) -> Sequence[float]:
     return [clip_t(drawn.images, drawn.texts, scorers)]
 
 
-def _diversity(drawn: Drawn, scorers: Scorers) -> Sequence[float]:
+def _diversity(drawn: DrawnImages, scorers: Scorers) -> Sequence[float]:
     """Mean LPIPS distance over all pairs of images of one prompt; empty where each prompt has one image."""
     pairs = [(i, j) for i, j in combinations(range(len(drawn.images)), 2) if drawn.prompts[i] == drawn.prompts[j]]
     if not pairs:
@@ -218,7 +224,7 @@ def _distance(kind: str, name: str, scorer: str) -> Measure:
     raw = scorer != CLIP or name == "clip_fid"
     metrics = tuple(metric.format(name=name) for metric in DISTANCE_METRICS[kind])
 
-    def compute(drawn: Drawn, known: Scorers) -> Sequence[float]:
+    def compute(drawn: DrawnImages, known: Scorers) -> Sequence[float]:
         plain = fid(drawn.images, drawn.references, known, scorer, raw) if kind == "fid" else 0.0
         # Subsets are drawn by row; a fixed order makes them independent of the order of the images.
         ours = known.features(scorer, drawn.images, raw)[_order(drawn.images)]

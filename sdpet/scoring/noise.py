@@ -17,7 +17,7 @@ LEVELS = (1 / 8, 3 / 8, 5 / 8, 7 / 8)  # shares of the noise schedule's timestep
 METRIC = "noise_difference"
 
 
-def lacking(task: EvalTask, plan: EvalPlan) -> str | None:
+def why_unavailable(task: EvalTask, plan: EvalPlan) -> str | None:
     """Say why the noise difference cannot be measured.
 
     Parameters
@@ -50,7 +50,7 @@ def noise_differences(base: BaseModel, task: SubjectTask, seeds: Sequence[int], 
     base : BaseModel
         The model, with whatever is attached to it.
     task : SubjectTask
-        A task for which `lacking` gives None.
+        A task for which `why_unavailable` gives None.
     seeds : sequence of int, K
         Seeds of the noise, one for each member of a fleet, in the order of their rows.
     plan : EvalPlan
@@ -84,15 +84,15 @@ def noise_differences(base: BaseModel, task: SubjectTask, seeds: Sequence[int], 
         both, times = noisy.repeat_interleave(2, dim=0), t.repeat_interleave(2)
         out = base.predict(both, times, text.repeat(members * n, 1, 1))
         if base.prediction_type == "v_prediction":  # noise = sqrt(a) v + sqrt(1 - a) x
-            kept = scheduler.alphas_cumprod.to(out)[times].view(-1, 1, 1, 1)
-            out = kept.sqrt() * out + (1 - kept).sqrt() * both
+            alphas_cumprod = scheduler.alphas_cumprod.to(out)[times].view(-1, 1, 1, 1)
+            out = alphas_cumprod.sqrt() * out + (1 - alphas_cumprod).sqrt() * both
         with_subject, without = out.float().unflatten(0, (-1, 2)).unbind(1)
         change = (with_subject - without).abs().mean(dim=1)  # (K n, h, w)
         total += change.unflatten(0, (members, n)).mean(dim=1).double().cpu()
     return (total / len(LEVELS)).float().numpy()
 
 
-def described(task: SubjectTask, plan: EvalPlan) -> dict[str, Any]:
+def protocol_entry(task: SubjectTask, plan: EvalPlan) -> dict[str, Any]:
     """Describe for the protocol how the noise difference is made.
 
     Parameters

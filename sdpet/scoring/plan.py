@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdpet.choices import DISTANCES, PLACES, SUITES
+from sdpet.choices import DISTANCES, PLACEHOLDERS, SUITES
 from sdpet.seeds import derive
 
 
 @dataclass(frozen=True)
-class Shot:
+class EvalImage:
     """One image to draw.
 
     Parameters
@@ -85,7 +85,7 @@ class EvalPlan:
                     f"eval.{name} must be a whole number of at least {least}, not {getattr(self, name)!r}."
                 )
         for template in self.prompts:
-            if not any(place in template for place in PLACES):
+            if not any(place in template for place in PLACEHOLDERS):
                 raise ValueError(
                     f"the evaluation prompt {template!r} lacks {{prompt}}, where the subject's prompt goes "
                     "(or {subject}, for its token and noun alone)."
@@ -142,12 +142,12 @@ def read_suite(name: str) -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
-def image_seeds(shots: list[Shot], seed: int) -> list[int]:
+def image_seeds(eval_images: list[EvalImage], seed: int) -> list[int]:
     """One seed for the noise of each image, from the evaluation seed, the image's role and its number within the role.
 
     Parameters
     ----------
-    shots : list of Shot, N
+    eval_images : list of EvalImage, N
         The images.
     seed : int
         The evaluation seed.
@@ -158,7 +158,7 @@ def image_seeds(shots: list[Shot], seed: int) -> list[int]:
     """
     counts: dict[str, int] = {}
     seeds = []
-    for shot in shots:
-        counts[shot.role] = counts.get(shot.role, 0) + 1
-        seeds.append(derive(seed, "eval", shot.role, counts[shot.role]))
+    for item in eval_images:
+        counts[item.role] = counts.get(item.role, 0) + 1
+        seeds.append(derive(seed, "eval", item.role, counts[item.role]))
     return seeds

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from sdpet.files.hashing import hash_images
-from sdpet.scoring.measures import DIVERSITY, NOT_SIMILARITY, Measure, of_set, of_subject, score
-from sdpet.scoring.plan import EvalPlan, Shot
+from sdpet.scoring.measures import DIVERSITY, NOT_SIMILARITY, Measure, personalisation_measures, score, set_measures
+from sdpet.scoring.plan import EvalImage, EvalPlan
 from sdpet.scoring.scorers import CLIP, Scorer, Scorers
 
 
@@ -31,9 +31,9 @@ class PromptSet:
     def __init__(self, prompts: Sequence[str], references: np.ndarray):
         self.prompts, self.references = list(prompts), references
 
-    def shots(self, plan: EvalPlan) -> list[Shot]:
-        """The prompts in turn, plan.images of them; see `EvalTask.shots`."""
-        return [Shot(p, "prompt", p) for p in itertools.islice(itertools.cycle(self.prompts), plan.images)]
+    def eval_images(self, plan: EvalPlan) -> list[EvalImage]:
+        """The prompts in turn, plan.images of them; see `EvalTask.eval_images`."""
+        return [EvalImage(p, "prompt", p) for p in itertools.islice(itertools.cycle(self.prompts), plan.images)]
 
     def measures(self, scorers: Scorers, plan: EvalPlan) -> list[Measure]:
         """All measures: similarity to the references, distances from them, fidelity to the prompts, diversity.
@@ -41,17 +41,21 @@ class PromptSet:
         See `EvalTask.measures`.
         """
         names = [CLIP, *(name for name in scorers if name not in NOT_SIMILARITY), DIVERSITY]
-        likeness = [m for m in of_subject(scorers) if m.scorer in names and m.roles == ("subject",)]
+        likeness = [m for m in personalisation_measures(scorers) if m.scorer in names and m.roles == ("subject",)]
         on_prompts = [Measure(m.metrics, m.scorer, ("prompt",), m.against, m.compute, m.raw) for m in likeness]
-        found = [*on_prompts, *of_set(scorers, plan)]
+        found = [*on_prompts, *set_measures(scorers, plan)]
         return [m for m in found if self.prompts or (m.against == "references")]
 
     def scores(
-        self, images: np.ndarray, shots: Sequence[Shot], scorer: Scorer | Scorers, plan: EvalPlan | None = None
+        self,
+        images: np.ndarray,
+        eval_images: Sequence[EvalImage],
+        scorer: Scorer | Scorers,
+        plan: EvalPlan | None = None,
     ) -> dict[str, float]:
         """All metrics of `measures`; see `EvalTask.scores`."""
         scorers = Scorers.of(scorer)
-        return score(self.measures(scorers, plan or EvalPlan()), images, shots, self.references, scorers)
+        return score(self.measures(scorers, plan or EvalPlan()), images, eval_images, self.references, scorers)
 
     def ceiling(self, scorer: Scorer | Scorers, plan: EvalPlan) -> dict[str, float]:
         """Empty, since a set of prompts has no real images besides the references."""

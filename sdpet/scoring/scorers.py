@@ -113,8 +113,8 @@ class Scorers:
         if new:
             found = encode(self._by_name[name], images[new])
             self._images.update(zip([keys[i] for i in new], found, strict=True))
-        kept = torch.stack([self._images[key] for key in keys])
-        return self._scaled(name, kept, raw)
+        features = torch.stack([self._images[key] for key in keys])
+        return self._scaled(name, features, raw)
 
     def reference_features(self, name: str, images: np.ndarray, raw: bool = False) -> torch.Tensor:
         """`features` of a reference set. They are computed once, and shared between processes through the cache folder.
@@ -176,7 +176,7 @@ class Scorers:
         return (features if raw or not self.has_raw(name) else normalize(features, dim=1)).double()
 
 
-def load(wanted: Mapping[str, Callable[[], Any]], strict: bool, cache: Path | None = None) -> Scorers:
+def load_scorers(wanted: Mapping[str, Callable[[], Any]], strict: bool, cache: Path | None = None) -> Scorers:
     """Make scorers.
 
     Parameters

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from sdpet.scoring.measures import Measure
-from sdpet.scoring.plan import EvalPlan, Shot
+from sdpet.scoring.plan import EvalImage, EvalPlan
 from sdpet.scoring.scorers import Scorer, Scorers
 
 
@@ -19,7 +19,7 @@ class EvalTask(Protocol):
 
     name: str
 
-    def shots(self, plan: EvalPlan) -> list[Shot]:
+    def eval_images(self, plan: EvalPlan) -> list[EvalImage]:
         """The images to draw.
 
         Parameters
@@ -29,7 +29,7 @@ class EvalTask(Protocol):
 
         Returns
         -------
-        list of Shot
+        list of EvalImage
             In the order in which they are drawn.
         """
         ...
@@ -51,7 +51,11 @@ class EvalTask(Protocol):
         ...
 
     def scores(
-        self, images: np.ndarray, shots: Sequence[Shot], scorer: Scorer | Scorers, plan: EvalPlan | None = None
+        self,
+        images: np.ndarray,
+        eval_images: Sequence[EvalImage],
+        scorer: Scorer | Scorers,
+        plan: EvalPlan | None = None,
     ) -> dict[str, float]:
         """Score drawn images.
 
@@ -59,7 +63,7 @@ class EvalTask(Protocol):
         ----------
         images : ndarray of uint8, (N, H, W, 3)
             Drawn images.
-        shots : sequence of Shot, N
+        eval_images : sequence of EvalImage, N
             What each image was drawn for.
         scorer : Scorer or Scorers
             One image-text model, or several networks by name.

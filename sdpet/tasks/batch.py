@@ -40,7 +40,7 @@ class Batch:
     prompts: tuple[str, ...]  # B of them, what `text` was made from
 
 
-def concatenated(batches: Sequence[Batch]) -> Batch:
+def concat_batches(batches: Sequence[Batch]) -> Batch:
     """Concatenate batches.
 
     Parameters
@@ -60,7 +60,7 @@ def concatenated(batches: Sequence[Batch]) -> Batch:
     return Batch(**parts, prompts=tuple(prompt for batch in batches for prompt in batch.prompts))
 
 
-def noised(
+def make_noisy_batch(
     base: BaseModel,
     latents: torch.Tensor,
     text: torch.Tensor,
@@ -114,8 +114,8 @@ def noised(
     velocity = base.prediction_type == "v_prediction"
     target = scheduler.get_velocity(latents, noise, t) if velocity else noise
     if min_snr is not None:
-        kept = scheduler.alphas_cumprod.to(t.device)[t]
-        snr = kept / (1 - kept)
+        alphas_cumprod = scheduler.alphas_cumprod.to(t.device)[t]
+        snr = alphas_cumprod / (1 - alphas_cumprod)
         weight = weight * (snr.clamp(max=min_snr) / (snr + 1 if velocity else snr))
     return Batch(scheduler.add_noise(latents, noise, t), t, text, target, weight, tuple(prompts))
 
@@ -139,7 +139,7 @@ def weighted_mse(prediction: torch.Tensor, batch: Batch) -> torch.Tensor:
     return (error.mean(dim=(1, 2, 3)) * batch.weight).sum()
 
 
-def draw(count: int, size: int, seed: int, step: int, stream: str) -> torch.Tensor:
+def epoch_indices(count: int, size: int, seed: int, step: int, stream: str) -> torch.Tensor:
     """Indices of the items for one training step. Each epoch goes through all items once, in a new order.
 
     They depend on (seed, step) alone: the step begins at position step * size of the sequence of epochs.

@@ -58,14 +58,14 @@ def read_captioned(
     if not 0 < heldout_share < 1:
         raise ValueError(f"heldout_share must lie between 0 and 1, not {heldout_share}.")
     if source == "flowers":
-        return split(*_flowers(Path(data).expanduser(), size), heldout_share)
+        return hold_out(*_flowers(Path(data).expanduser(), size), heldout_share)
     if source == "dataset":
         with _no_progress_bars():
             return _dataset(Path(data).expanduser(), size, heldout_share, image_column, caption_column)
-    return split(*load_captioned(data, size), heldout_share)
+    return hold_out(*load_captioned(data, size), heldout_share)
 
 
-def split(images: np.ndarray, captions: list[str], heldout_share: float) -> tuple[Set, Set]:
+def hold_out(images: np.ndarray, captions: list[str], heldout_share: float) -> tuple[Set, Set]:
     """Hold out a share of the images, the same one in every call.
 
     Parameters
@@ -115,7 +115,7 @@ def _dataset(folder: Path, size: int, heldout_share: float, image_column: str, c
     trained = _rows(train, folder, size, image_column, caption_column)
     apart = next((parts[name] for name in ("test", "validation") if name in parts and parts[name] is not train), None)
     if apart is None:
-        return split(*trained, heldout_share)
+        return hold_out(*trained, heldout_share)
     return trained, _rows(apart, folder, size, image_column, caption_column)
 
 

@@ -13,12 +13,12 @@ import torch
 from sdpet.files.hashing import hash_images
 from sdpet.files.images import load_folder
 from sdpet.models.base import BaseModel
-from sdpet.scoring.measures import Measure, of_subject, score
-from sdpet.scoring.plan import EvalPlan, Shot, fill
+from sdpet.scoring.measures import Measure, personalisation_measures, score
+from sdpet.scoring.plan import EvalImage, EvalPlan, fill
 from sdpet.scoring.scorers import Scorer, Scorers
 from sdpet.seeds import generator
-from sdpet.tasks.batch import Batch, draw, noised, weighted_mse
-from sdpet.tasks.latent_cache import Cache
+from sdpet.tasks.batch import Batch, epoch_indices, make_noisy_batch, weighted_mse
+from sdpet.tasks.latent_cache import LatentCache
 
 
 class DreamBoothTask:
@@ -43,7 +43,7 @@ class DreamBoothTask:
     heldout_dir : path, optional
         Folder of further photos of the subject, from which the ceiling is measured.
     min_snr : float, optional
-        Gamma of min-SNR weighting, see `sdpet.tasks.batch.noised`.
+        Gamma of min-SNR weighting, see `sdpet.tasks.batch.make_noisy_batch`.
     noise_offset : float
         Strength of offset noise (0.1 is common).
     token : str
@@ -99,17 +99,17 @@ class DreamBoothTask:
         size = base.image_size
         self.subject_images = load_folder(subject_dir, size, "subject")  # (N, H, W, 3)
         self.heldout_images = None if heldout_dir is None else load_folder(heldout_dir, size, "held-out")
-        kept = Cache(base, cache)
+        latent_cache = LatentCache(base, cache)
         # Latents (2, N, C, h, w) of the images and of their mirror images; mirroring latents would not be exact.
-        self._subject = _latents_and_mirrored(kept, self.subject_images)
+        self._subject = _latents_and_mirrored(latent_cache, self.subject_images)
         self._class: torch.Tensor | None = None
         self.class_hash: str | None = None  # of the class images' pixels
         if reg_weight > 0:
             assert class_dir is not None
             class_images = load_folder(class_dir, size, "class")
             self.class_hash = hash_images(class_images)
-            self._class = _latents_and_mirrored(kept, class_images)
-        states = kept.text([prompt, class_prompt])
+            self._class = _latents_and_mirrored(latent_cache, class_images)
+        states = latent_cache.text([prompt, class_prompt])
         counts = [batch_size] if self._class is None else [batch_size, batch_size]
         self._text = states[: len(counts)].repeat_interleave(batch_size, dim=0)  # (B, L, D)
         self._prompts = [p for p in (prompt, class_prompt)[: len(counts)] for _ in range(batch_size)]
@@ -132,7 +132,7 @@ class DreamBoothTask:
         if self._class is not None:
             latents.append(self._draw(self._class, seed, step, "class"))
         given = torch.cat(latents), self._text, self._prompts, self._weight
-        return noised(self.base, *given, seed, step, self.min_snr, self.noise_offset)
+        return make_noisy_batch(self.base, *given, seed, step, self.min_snr, self.noise_offset)
 
     def loss(self, prediction: torch.Tensor, batch: Batch) -> torch.Tensor:
         """See `sdpet.tasks.batch.weighted_mse`."""
@@ -143,29 +143,33 @@ class DreamBoothTask:
         """Latents (N, C, h, w) of the class images; None where there are none."""
         return None if self._class is None else self._class[0]
 
-    def shots(self, plan: EvalPlan) -> list[Shot]:
-        """The subject's prompt, the plan's prompts about the subject, and the class's prompt; see `EvalTask.shots`."""
+    def eval_images(self, plan: EvalPlan) -> list[EvalImage]:
+        """The subject's prompt, the plan's prompts about it, and the class's prompt; see `EvalTask.eval_images`."""
         prompts = [fill(template, self.prompt, self.token) for template in plan.prompts]
         return [
-            *[Shot(self.prompt, "subject", self._without_token(self.prompt))] * plan.subject_images,
-            *[Shot(p, "prompt", self._without_token(p)) for p in prompts for _ in range(plan.prompt_images)],
-            *[Shot(self.class_prompt, "class", self.class_prompt)] * plan.class_images,
+            *[EvalImage(self.prompt, "subject", self._without_token(self.prompt))] * plan.subject_images,
+            *[EvalImage(p, "prompt", self._without_token(p)) for p in prompts for _ in range(plan.prompt_images)],
+            *[EvalImage(self.class_prompt, "class", self.class_prompt)] * plan.class_images,
         ]
 
     def measures(self, scorers: Scorers, plan: EvalPlan) -> list[Measure]:
-        """See `sdpet.scoring.measures.of_subject`."""
-        return of_subject(scorers)
+        """See `sdpet.scoring.measures.personalisation_measures`."""
+        return personalisation_measures(scorers)
 
     def scores(
-        self, images: np.ndarray, shots: Sequence[Shot], scorer: Scorer | Scorers, plan: EvalPlan | None = None
+        self,
+        images: np.ndarray,
+        eval_images: Sequence[EvalImage],
+        scorer: Scorer | Scorers,
+        plan: EvalPlan | None = None,
     ) -> dict[str, float]:
         """Score drawn images; see `EvalTask.scores`.
 
         clip_i is measured on subject images, clip_t on subject and prompt images, prior_drift (clip_i) on class images.
-        For the others see `sdpet.scoring.measures.of_subject`.
+        For the others see `sdpet.scoring.measures.personalisation_measures`.
         """
         scorers = Scorers.of(scorer)
-        return score(self.measures(scorers, plan or EvalPlan()), images, shots, self.references, scorers)
+        return score(self.measures(scorers, plan or EvalPlan()), images, eval_images, self.references, scorers)
 
     def ceiling(self, scorer: Scorer | Scorers, plan: EvalPlan) -> dict[str, float]:
         """Scores of further photos of the subject, as far as they need no text; see `EvalTask.ceiling`.
@@ -177,8 +181,8 @@ class DreamBoothTask:
         scorers = Scorers.of(scorer)
         images = self.base.through_vae(self.heldout_images)
         measures = [m for m in self.measures(scorers, plan) if m.roles == ("subject",)]
-        shots = [Shot(self.prompt, "subject", "")] * len(images)
-        return score(measures, images, shots, self.references, scorers)
+        eval_images = [EvalImage(self.prompt, "subject", "")] * len(images)
+        return score(measures, images, eval_images, self.references, scorers)
 
     def ceiling_hash(self, plan: EvalPlan) -> str | None:
         """Hash of the held-out photos; None where there are none."""
@@ -227,7 +231,7 @@ class DreamBoothTask:
         }
 
     def _draw(self, latents: torch.Tensor, seed: int, step: int, stream: str) -> torch.Tensor:
-        rows = draw(latents.shape[1], self.batch_size, seed, step, stream)
+        rows = epoch_indices(latents.shape[1], self.batch_size, seed, step, stream)
         mirrored = torch.rand(self.batch_size, generator=generator(seed, step, stream, "flip")) < self.flip
         return latents[mirrored.long().to(latents.device), rows.to(latents.device)]
 
@@ -235,6 +239,6 @@ class DreamBoothTask:
         return " ".join(word for word in prompt.split() if word != self.token)
 
 
-def _latents_and_mirrored(kept: Cache, images: np.ndarray) -> torch.Tensor:
+def _latents_and_mirrored(latent_cache: LatentCache, images: np.ndarray) -> torch.Tensor:
     """Latents (2, N, C, h, w) of images uint8 (N, H, W, 3) and of their mirror images."""
-    return torch.stack([kept.latents(images), kept.latents(images[:, :, ::-1].copy())])
+    return torch.stack([latent_cache.latents(images), latent_cache.latents(images[:, :, ::-1].copy())])

@@ -12,13 +12,13 @@ import torch
 
 from sdpet.files.hashing import hash_images
 from sdpet.models.base import BaseModel
-from sdpet.scoring.measures import Measure, of_set, score
-from sdpet.scoring.plan import EvalPlan, Shot
+from sdpet.scoring.measures import Measure, score, set_measures
+from sdpet.scoring.plan import EvalImage, EvalPlan
 from sdpet.scoring.scorers import Scorer, Scorers
 from sdpet.seeds import generator
-from sdpet.tasks.batch import Batch, draw, noised, weighted_mse
+from sdpet.tasks.batch import Batch, epoch_indices, make_noisy_batch, weighted_mse
 from sdpet.tasks.captioned import read_captioned
-from sdpet.tasks.latent_cache import Cache
+from sdpet.tasks.latent_cache import LatentCache
 
 
 class FinetuneTask:
@@ -38,7 +38,7 @@ class FinetuneTask:
     flip : float
         Probability of mirroring an image, 0 to 1.
     min_snr : float, optional
-        Gamma of min-SNR weighting, see `sdpet.tasks.batch.noised`.
+        Gamma of min-SNR weighting, see `sdpet.tasks.batch.make_noisy_batch`.
     noise_offset : float
         Strength of offset noise (0.1 is common).
     heldout_share : float
@@ -98,12 +98,12 @@ class FinetuneTask:
         self.images, self.captions = images, list(captions)
         self.references, self.heldout_captions = heldout_images, list(heldout_captions)
         # Latents (2, N, C, h, w) of the images and of their mirror images; mirroring latents would not be exact.
-        kept = Cache(base, cache)
+        latent_cache = LatentCache(base, cache)
         views = [images, images[:, :, ::-1].copy()] if flip > 0 else [images]
-        self._latents = torch.stack([kept.latents(view) for view in views])
+        self._latents = torch.stack([latent_cache.latents(view) for view in views])
         self._unique = ["", *dict.fromkeys(self.captions)]
         place = {caption: row for row, caption in enumerate(self._unique)}
-        self._text = kept.text(self._unique)  # (1 + U, L, D), the empty caption first
+        self._text = latent_cache.text(self._unique)  # (1 + U, L, D), the empty caption first
         self._caption_row = torch.tensor([place[caption] for caption in self.captions])
         self._weight = torch.full((batch_size,), 1 / batch_size, device=base.device)
 
@@ -119,7 +119,7 @@ class FinetuneTask:
         -------
         Batch
         """
-        rows = draw(len(self.captions), self.batch_size, seed, step, "images")
+        rows = epoch_indices(len(self.captions), self.batch_size, seed, step, "images")
         source = generator(seed, step, "captions and flips")
         dropped = torch.rand(self.batch_size, generator=source) < self.dropout
         mirrored = torch.rand(self.batch_size, generator=source) < self.flip
@@ -127,27 +127,31 @@ class FinetuneTask:
         text, prompts = self._text[captions.to(self._text.device)], [self._unique[row] for row in captions.tolist()]
         latents = self._latents[mirrored.long().to(self._latents.device), rows.to(self._latents.device)]
         more = self._weight, seed, step, self.min_snr, self.noise_offset
-        return noised(self.base, latents, text, prompts, *more)
+        return make_noisy_batch(self.base, latents, text, prompts, *more)
 
     def loss(self, prediction: torch.Tensor, batch: Batch) -> torch.Tensor:
         """See `sdpet.tasks.batch.weighted_mse`."""
         return weighted_mse(prediction, batch)
 
-    def shots(self, plan: EvalPlan) -> list[Shot]:
-        """The held-out captions in turn, plan.images of them; see `EvalTask.shots`."""
+    def eval_images(self, plan: EvalPlan) -> list[EvalImage]:
+        """The held-out captions in turn, plan.images of them; see `EvalTask.eval_images`."""
         captions = itertools.islice(itertools.cycle(self.heldout_captions), plan.images)
-        return [Shot(caption, "prompt", caption) for caption in captions]
+        return [EvalImage(caption, "prompt", caption) for caption in captions]
 
     def measures(self, scorers: Scorers, plan: EvalPlan) -> list[Measure]:
-        """See `sdpet.scoring.measures.of_set`."""
-        return of_set(scorers, plan)
+        """See `sdpet.scoring.measures.set_measures`."""
+        return set_measures(scorers, plan)
 
     def scores(
-        self, images: np.ndarray, shots: Sequence[Shot], scorer: Scorer | Scorers, plan: EvalPlan | None = None
+        self,
+        images: np.ndarray,
+        eval_images: Sequence[EvalImage],
+        scorer: Scorer | Scorers,
+        plan: EvalPlan | None = None,
     ) -> dict[str, float]:
         """The plan's distances from the held-out images, and clip_t to the captions; see `EvalTask.scores`."""
         scorers = Scorers.of(scorer)
-        return score(self.measures(scorers, plan or EvalPlan()), images, shots, self.references, scorers)
+        return score(self.measures(scorers, plan or EvalPlan()), images, eval_images, self.references, scorers)
 
     def ceiling(self, scorer: Scorer | Scorers, plan: EvalPlan) -> dict[str, float]:
         """Scores of as many real training images, passed through the VAE; see `EvalTask.ceiling`.
@@ -155,8 +159,8 @@ class FinetuneTask:
         A model that has learned the training set perfectly would reach them.
         """
         real = self.base.through_vae(self.images[: plan.images])
-        shots = [Shot(caption, "prompt", caption) for caption in self.captions[: plan.images]]
-        return self.scores(real, shots, scorer, plan)
+        eval_images = [EvalImage(caption, "prompt", caption) for caption in self.captions[: plan.images]]
+        return self.scores(real, eval_images, scorer, plan)
 
     def ceiling_hash(self, plan: EvalPlan) -> str | None:
         """Hash of the training images behind the ceiling."""

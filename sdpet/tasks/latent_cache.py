@@ -26,7 +26,7 @@ from sdpet.models.base import BaseModel
 FORMAT = 1
 
 
-class Cache:
+class LatentCache:
     """Stored outputs of a base model's frozen VAE and text encoder.
 
     If several processes ask for one entry, one computes it and the others wait. A damaged entry is computed again.
@@ -88,14 +88,14 @@ class Cache:
         file = self._folder / f"{hash_text(json.dumps([what, made_by], sort_keys=True))}.safetensors"
         if (found := _read(file)) is None:
             try:
-                found = _made_once(file, compute)
+                found = _compute_once(file, compute)
             except OSError as error:
                 warnings.warn(f"latents and text states are not kept in {self._folder} ({error}).", stacklevel=3)
                 found = compute().contiguous()
         return found.to(device)
 
 
-def _made_once(file: Path, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+def _compute_once(file: Path, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
     file.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with claim(file) as mine:

@@ -17,8 +17,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 
 from sdpet.methods import EmbeddingTuning, Handle
 from sdpet.models.base import BaseModel
-from sdpet.tasks import Task
-from sdpet.tasks.batch import Batch, concatenated
+from sdpet.tasks import Batch, Task, concat_batches
 from sdpet.training.optim import Average, make_optimizer
 
 if TYPE_CHECKING:
@@ -166,7 +165,7 @@ class Loop(LightningModule):
         """The members' losses (members,) on the batch of that number."""
         base, members, _, task = self._held
         batches = [self._share(batch) for batch in self._batches([members[i].seed for i in aboard], number)]
-        batch = concatenated(batches)
+        batch = concat_batches(batches)
         text = base.encode_text(batch.prompts) if self._text_is_learned else batch.text
         prediction = base.predict(batch.noisy, batch.timesteps, text)
         shares = prediction.split([len(own.noisy) for own in batches])

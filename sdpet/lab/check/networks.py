@@ -131,7 +131,7 @@ def base_model(pictures: Path | None = None, each: int = 6) -> list[Row]:
     from sdpet.lab.judge import load_judge
     from sdpet.lab.world import BACKGROUNDS, COLORS, SHAPES
     from sdpet.models.load import load_base
-    from sdpet.sampling.loop import SamplerConfig, sample
+    from sdpet.sampling import SamplerConfig, sample
 
     rng = np.random.default_rng(121)
     wanted = [(s, c) for s in range(len(SHAPES)) for c in range(len(COLORS)) for _ in range(each)]

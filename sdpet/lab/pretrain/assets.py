@@ -56,7 +56,7 @@ def write_data(out: Path) -> None:
         Folder of the lab; it has the trained pipeline.
     """
     from sdpet.models.load import load_base
-    from sdpet.sampling.loop import SamplerConfig, sample
+    from sdpet.sampling import SamplerConfig, sample
 
     write_images(out / "data" / "subject", render(subject_scenes(REFERENCES, seed=51)))
     write_images(out / "data" / "subject_heldout", render(subject_scenes(HELD_OUT, seed=52)))
