@@ -3,12 +3,15 @@
 import inspect
 import logging
 import random
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from study_tools import environment
 from tiny_scorer import TinyScorer
 
 import sdpet.scoring.plan
@@ -132,3 +135,8 @@ def test_an_evaluation_leaves_the_process_as_it_was(tiny_base, tasks, tmp_path, 
     class_folder(tmp_path, tiny_base, "a star", 2, sampler)
     assert state() == before
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_sampler_is_checked_without_torch():
+    code = "import sys; from sdpet.sampling import SamplerConfig; SamplerConfig(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment())

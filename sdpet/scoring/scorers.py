@@ -21,7 +21,7 @@ CHUNK = 128  # images that go through a network at once
 class Scorer(Protocol):
     """An image-text model that gives vectors of unit length.
 
-    Parameters
+    Attributes
     ----------
     name, weight_hash : str
         Identify the model and its weights in the protocol.

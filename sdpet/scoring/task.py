@@ -123,7 +123,7 @@ class EvalTask(Protocol):
 class SubjectTask(EvalTask, Protocol):
     """A task about one subject and its class, for which the noise difference can be measured.
 
-    Parameters
+    Attributes
     ----------
     prompt, class_prompt : str
         Prompts of the subject and of its class.

@@ -24,7 +24,7 @@ def log(work: Path, stage: str, **figures: object) -> None:
         Folder of the file.
     stage : str
         Name of the stage.
-    figures
+    **figures : object
         The figures by name.
     """
     with open(work / "figures.jsonl", "a") as file:
