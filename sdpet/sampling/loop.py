@@ -109,8 +109,10 @@ def sample_together(
     for number, start in enumerate(starts):
         part = slice(start, start + size)
         text = states[rows[part]].repeat(len(seeds), 1, 1)  # member after member
-        report = _chunk_progress(progress, number, len(starts))
-        latents = denoise(base, text, states[:1], [seed for own in seeds for seed in own[part]], sampler, report)
+        chunk_progress = _chunk_progress(progress, number, len(starts))
+        latents = denoise(
+            base, text, states[:1], [seed for own in seeds for seed in own[part]], sampler, chunk_progress
+        )
         shares = latents.unflatten(0, (len(seeds), -1))  # (K, n, C, h, w)
         for k, share in enumerate(shares):
             finite[k] = finite[k] and bool(torch.isfinite(share).all())
@@ -129,7 +131,7 @@ def denoise(
     empty: torch.Tensor,
     seeds: Sequence[int],
     sampler: SamplerConfig,
-    report: Callable[[int, int], None] | None = None,
+    progress: StepCallback | None = None,
     start: Start | None = None,
 ) -> torch.Tensor:
     """Denoise N images from their starting noise to clean latents.
@@ -146,8 +148,8 @@ def denoise(
         One seed an image, for all of its noise.
     sampler : SamplerConfig
         How the images are drawn.
-    report : callable, optional
-        Called as report(UNet steps done, UNet steps in all) after each step.
+    progress : callable, optional
+        Called as progress(UNet steps done, UNet steps in all) after each step.
     start : Start, optional
         Where denoising starts.
 
@@ -173,8 +175,8 @@ def denoise(
             without, with_text = out.unflatten(0, (-1, 2)).unbind(1)
             out = without + sampler.guidance * (with_text - without)
         x = passes.step(out, i, x, _noise(base, sources, x.shape[1:]) if sampler.eta else None)
-        if report:
-            report(i + 1, len(passes.timesteps))
+        if progress:
+            progress(i + 1, len(passes.timesteps))
     return x
 
 
@@ -205,7 +207,7 @@ def _noise(base: BaseModel, sources: Sequence[torch.Generator], shape: Sequence[
     return noise.to(base.device, torch.promote_types(base.dtype, torch.float32))
 
 
-def _chunk_progress(progress: StepCallback | None, number: int, chunks: int) -> Callable[[int, int], None] | None:
+def _chunk_progress(progress: StepCallback | None, number: int, chunks: int) -> StepCallback | None:
     """Turn the progress of one chunk into the progress of all. (PLMS takes one step more than was asked for.)"""
     if progress is None:
         return None
