@@ -4,6 +4,7 @@ import ast
 import importlib
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,40 @@ def test_paths_and_functions_that_pages_name_exist(path):
     assert [name for name in files if not (ROOT / name).exists()] == []
     functions = re.findall(r"`analysis\.(\w+)[`(]", text)
     assert [name for name in functions if name not in face_of("analysis")] == []
+
+
+def commands():
+    """What pages tell readers to type: (page, name of the config in conf/, overrides), each once."""
+    seen = set()
+    for page in PAGES:
+        for block in re.findall(r"(?ms)^```\w*\n(.*?)^```", page.read_text()):
+            for line in block.replace("\\\n", " ").splitlines():
+                found = re.search(r"(?:python (train|evaluate)\.py|sdpet doctor)( .*)?$", line)
+                words = shlex.split(found[2] or "", comments=True) if found else []
+                overrides = tuple(word for word in words if word not in ("-m", "--dry-run"))
+                name = "evaluate" if found and found[1] == "evaluate" else "config"
+                if found and (name, overrides) not in seen:
+                    seen.add((name, overrides))
+                    yield pytest.param(name, overrides, id=f"{page.name}: {' '.join(words)}")
+
+
+def levels(override):
+    """What an override of a sweep gives to its runs, one by one; an override of a single value as it is."""
+    key = override.input_line.partition("=")[0]
+    if not override.is_sweep_override():
+        return [override.input_line]
+    return [f"{key}={level}" for level in override.sweep_string_iterator()]
+
+
+@pytest.mark.parametrize(("name", "overrides"), commands())
+def test_commands_that_pages_show_have_keys_and_levels_that_exist(name, overrides):
+    from hydra import compose, initialize_config_dir
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    choices = [levels(override) for override in OverridesParser.create().parse_overrides(list(overrides))]
+    first = [lines[0] for lines in choices]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        compose(name, first, return_hydra_config=True)
+        for place, lines in enumerate(choices):
+            for line in lines[1:]:
+                compose(name, [*first[:place], line, *first[place + 1 :]], return_hydra_config=True)
