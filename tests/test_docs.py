@@ -18,7 +18,7 @@ FACES = {
 }
 REFERENCE = ROOT / "docs" / "reference"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-SOURCES = [*PAGES, *sorted((ROOT / "notebooks").glob("*.ipynb"))]
+SOURCES = [*PAGES, *sorted((ROOT / "notebooks").glob("*.ipynb")), *sorted((ROOT / "bench").glob("*.py"))]
 
 
 def listed():
