@@ -38,6 +38,14 @@ class Reference(griffe.Extension):
         """Show constants of a face that have no docstring: mkdocstrings leaves out what has none."""
         for module in [pkg, *(child for child in pkg.modules.values() if child.is_init_module)]:
             for member in module.members.values():
-                if member.is_public and not member.is_module and member.is_attribute and not member.has_docstring:
-                    constant = member.final_target if member.is_alias else member
+                if constant := _constant(member):
                     constant.docstring = griffe.Docstring(f"A constant of `{constant.module.path}`.", parent=constant)
+
+
+def _constant(member: Any) -> Any:
+    """The public constant without a docstring that this is, or None."""
+    try:
+        found = member.final_target if member.is_alias else member
+    except griffe.AliasResolutionError:  # of another library, or assigned in a way that griffe does not follow
+        return None
+    return found if member.is_public and found.is_attribute and not found.has_docstring else None
