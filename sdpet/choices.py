@@ -15,3 +15,14 @@ DISTANCES = ("fid", "kid", "precision_recall", "density_coverage", "cmmd")
 SUITES = ("objects", "living")  # files of sdpet/scoring/suites
 PLACEHOLDERS = ("{prompt}", "{subject}")  # of a template for prompts
 DTYPES = ("float32", "float16", "bfloat16")
+
+# Scorers by their short names. A run's id hashes the name on the right, which never changes: it is the Python path that
+# version 0.1.0 hashed, wherever the code stands now.
+SCORERS = {
+    "lab-clip": "sdpet.lab.scorer.load_scorer",
+    "judge": "sdpet.lab.judge.JudgeScorer",
+    "openclip": "sdpet.scoring.openclip.OpenClipScorer",
+    "dino": "sdpet.scoring.dino.DinoScorer",
+    "inception": "sdpet.scoring.inception.InceptionScorer",
+    "lpips": "sdpet.scoring.lpips.LpipsScorer",
+}

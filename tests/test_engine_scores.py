@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import sdpet.scoring.floor_ceiling
-from sdpet.adapters.spec import AdapterSpec
+from sdpet.adapters import AdapterSpec
 from sdpet.methods import Design, build
 from sdpet.sampling import SamplerConfig
 from sdpet.scoring import EvalPlan, clip_i, clip_t, evaluate_run, fid, protocol, reference_scores, save_samples

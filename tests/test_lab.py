@@ -28,7 +28,7 @@ from sdpet.lab import (
 from sdpet.lab.check import networks
 from sdpet.lab.pretrain.clip import fits, swap_one
 from sdpet.lab.pretrain.vae import encode, to_tensor, whiten
-from sdpet.models.load import load_base
+from sdpet.models import load_base
 from sdpet.tasks import load_digits
 
 LAB = Path(sdpet.lab.__file__).parent

@@ -1,6 +1,5 @@
 """Tasks on the user's own data: photos of every kind, class images, captioned sets, and the cache of latents."""
 
-import hashlib
 import json
 import shutil
 import threading
@@ -12,12 +11,10 @@ import torch
 from PIL import Image
 from study_tools import composed, tiny_overrides
 
-from sdpet.config.checks import validate
-from sdpet.config.ids import identity, run_id
+from sdpet.config import identity, run_id, validate
 from sdpet.files.images import load_folder
-from sdpet.models.load import load_base
-from sdpet.runs.setup import Stage
-from sdpet.runs.start import run
+from sdpet.models import load_base
+from sdpet.runs import Resources, run
 from sdpet.sampling import SamplerConfig
 from sdpet.seeds import generator
 from sdpet.tasks import DreamBoothTask, FinetuneTask, LatentCache, class_folder
@@ -82,8 +79,8 @@ def test_class_images_are_drawn_once_however_many_ask(drawn, tiny_folder, monkey
     original = class_images.sample
     monkeypatch.setattr(class_images, "sample", lambda *a, **k: (calls.append(len(a[1])), original(*a, **k))[1])
     config = drawn()
-    root = Path(config["output_root"]) / ".cache" / "class"
-    sampler = SamplerConfig(*(config["data"][f"class_{key}"] for key in ("sampler", "steps", "guidance")))
+    root = config.output_root / ".cache" / "class"
+    sampler = SamplerConfig(*(config.values["data"][f"class_{key}"] for key in ("sampler", "steps", "guidance")))
 
     def ask(progress=None):
         return class_folder(root, base, "a photo of a star", 11, sampler, progress)
@@ -104,28 +101,8 @@ def test_class_images_are_drawn_once_however_many_ask(drawn, tiny_folder, monkey
     (found[0] / "00010.png").unlink()
     assert ask() == found[0] and calls == [8, 3, 2]
     assert np.array_equal(load_folder(found[0], 32, "class"), images)
-    task = Stage().task(config)
-    assert calls == [8, 3, 2] and task.describe()["class_images"] == 11, "a run of this config takes the same folder"
-
-
-def test_class_images_of_earlier_versions_are_found_again(tiny_base, tmp_path):
-    """The folder's name is a hash of these keys, as released; another value of any of them is another folder."""
-    key = {
-        "model": tiny_base.weight_hash,
-        "dtype": "torch.float32",
-        "image_size": 32,
-        "prompt": "a photo of a star",
-        "sampler": {"sampler": "ddim", "steps": 1, "guidance": 7},
-        "images": 1,
-    }
-    released = hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-    def name(prompt="a photo of a star", count=1, *sampler):
-        return class_folder(tmp_path, tiny_base, prompt, count, SamplerConfig("ddim", 1, *(sampler or (7,)))).name
-
-    assert name() == released
-    others = name("a photo of a ring"), name("a photo of a star", 2), name("a photo of a star", 1, 7, 0.5)
-    assert len({released, *others}) == 4
+    task = Resources().task(config)
+    assert calls == [8, 3, 2] and task.describe()["class_images"] == 11
 
 
 def test_drawn_class_images_are_in_the_run_id_by_how_they_are_made(drawn, tiny_folder, subject_folders, tmp_path):
@@ -207,8 +184,8 @@ def test_of_several_askers_one_computes(tiny_base, tmp_path, monkeypatch):
 
 def test_a_run_keeps_its_latents_under_the_output_root(drawn, subject_folders, monkeypatch):
     config = drawn(f"data.class_dir={subject_folders['class']}")
-    Stage().task(config)
-    root = Path(config["output_root"]) / ".cache"
+    Resources().task(config)
+    root = config.output_root / ".cache"
     assert len(list(root.glob("*.safetensors"))) == 5  # two views of subject and class, and the text
 
 

@@ -17,7 +17,7 @@ from sdpet.adapters.stacked import Stack
 class Fleet:
     """K members on one UNet, which then computes K models at once.
 
-    A batch holds the rows of all members that are aboard, equally many each, in the order of `aboard`: members that
+    A batch holds the rows of all members that are active, equally many each, in the order of `active`: members that
     write at the same place with adapters of equal shapes stand together, as they are computed together. Every member's
     adapter reads and writes its own rows alone; no operation of the UNet mixes rows.
 
@@ -38,15 +38,15 @@ class Fleet:
         self._connect()
 
     def __len__(self) -> int:
-        """Number of members aboard."""
+        """Number of members active."""
         return sum(len(group) for group in self._groups)
 
     @property
-    def aboard(self) -> list[int]:
-        """Numbers of the members, in the order of their rows in a batch."""
+    def active(self) -> list[int]:
+        """Indices of the members in training, in the order of their rows in a batch."""
         return [index for group in self._groups for index in group]
 
-    def leave(self, index: int) -> None:
+    def remove(self, index: int) -> None:
         """Take a member out: it has no rows in the batches to come. Its adapters stay as they are."""
         self._groups = [kept for group in self._groups if (kept := [i for i in group if i != index])]
         self._connect()
