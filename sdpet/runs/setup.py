@@ -183,9 +183,11 @@ def _class_images(config: RunConfig, base: BaseModel, progress: ProgressCallback
     from sdpet.sampling import SamplerConfig
     from sdpet.tasks import class_folder
 
-    data, root = config.values["data"], config.output_root / ".cache" / "class"
-    sampler = SamplerConfig(data["class_sampler"], data["class_steps"], data["class_guidance"])
-    return class_folder(root, base, data["class_prompt"], data["class_images"], sampler, progress)
+    data, root = config.data, config.output_root / ".cache" / "class"
+    assert data.class_prompt and data.class_images and data.class_sampler and data.class_steps
+    assert data.class_guidance is not None
+    sampler = SamplerConfig(data.class_sampler, data.class_steps, data.class_guidance)
+    return class_folder(root, base, data.class_prompt, data.class_images, sampler, progress)
 
 
 def _data_arguments(config: RunConfig) -> dict[str, Any]:
