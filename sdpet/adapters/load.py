@@ -7,7 +7,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from sdpet.adapters.attachment import Adapters, attach, matching_blocks
+from sdpet.adapters.attached import Adapters
+from sdpet.adapters.attachment import attach, matching_blocks
 from sdpet.adapters.format import DESIGN, WEIGHTS, read_spec, read_weights
 from sdpet.adapters.modules import build_adapter
 from sdpet.adapters.spec import AdapterSpec

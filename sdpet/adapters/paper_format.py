@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sdpet.adapters.attachment import Adapters, matching_blocks
+from sdpet.adapters.attached import Adapters
+from sdpet.adapters.attachment import matching_blocks
 from sdpet.adapters.format import read_pickled
 from sdpet.adapters.positions import position
 from sdpet.adapters.spec import AdapterSpec

@@ -83,7 +83,7 @@ def build_fleet(base: BaseModel, designs: Sequence[Design], seeds: Sequence[int]
 
     ValueError for the other methods: they change the model itself, which the members share.
     """
-    from sdpet.adapters.attachment import unattached
+    from sdpet.adapters.attachment import build_unattached
     from sdpet.adapters.fleet import Fleet
 
     _refuse_second(base)
@@ -92,7 +92,7 @@ def build_fleet(base: BaseModel, designs: Sequence[Design], seeds: Sequence[int]
         if design.spec is None:
             raise ValueError(f"method {design.method!r} changes the model and cannot share it; train it alone.")
         with isolated(seed, "init"):
-            members.append(unattached(base.unet, design.spec))
+            members.append(build_unattached(base.unet, design.spec))
     return Fleet(base.unet, members)
 
 
