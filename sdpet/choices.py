@@ -15,3 +15,4 @@ DISTANCES = ("fid", "kid", "precision_recall", "density_coverage", "cmmd")
 SUITES = ("objects", "living")  # files of sdpet/scoring/suites
 PLACES = ("{prompt}", "{subject}")  # of a template for prompts
 DTYPES = ("float32", "float16", "bfloat16")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")

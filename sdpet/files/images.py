@@ -12,19 +12,20 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sdpet.choices import IMAGE_SUFFIXES
+
 # What PIL raises for files that are not images, or are cut short (DecompressionBombError is an Exception of its own).
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def list_images(folder: str | Path, what: str = "image") -> list[Path]:
     """Image files of a folder in name order. Raises ValueError if there is no such folder or no image in it."""
-    folder = Path(folder).expanduser()
+    folder, suffixes = Path(folder).expanduser(), ", ".join(IMAGE_SUFFIXES)
     if not folder.is_dir():
-        raise ValueError(f"the {what} folder {folder} does not exist; give a folder of images ({', '.join(ENDINGS)}).")
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in ENDINGS)
+        raise ValueError(f"the {what} folder {folder} does not exist; give a folder of images ({suffixes}).")
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
-        raise ValueError(f"the {what} folder {folder} holds no image; expected are files with {', '.join(ENDINGS)}.")
+        raise ValueError(f"the {what} folder {folder} holds no image; expected are files with {suffixes}.")
     return files
 
 

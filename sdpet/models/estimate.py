@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from sdpet.choices import DTYPES
 from sdpet.models.source import Source
 
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+BYTES = {name: getattr(torch, name).itemsize for name in DTYPES}
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
+from sdpet import choices
 from sdpet.models import sdxl
 from sdpet.models.base import BaseModel
 from sdpet.models.source import ARCHITECTURES, Source, find_source
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in choices.DTYPES}
 
 
 def load_base(

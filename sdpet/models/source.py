@@ -7,8 +7,8 @@ network is asked) or one original CompVis checkpoint file.
 from __future__ import annotations
 
 import json
+import logging
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +19,7 @@ import sdpet
 from sdpet.files.hashing import PIPELINE_PARTS, WEIGHTS, hash_file, hash_files
 from sdpet.models.compvis.scan import check_checkpoint
 
+LOG = logging.getLogger("sdpet")
 LAB_FOLDER = Path(sdpet.__file__).parent / "lab" / "pipeline"
 ARCHITECTURES = Path(sdpet.__file__).parent / "architectures"
 NAMED = {"sd14": "v1", "sd15": "v1", "ckpt": "v1", "sd21": "v21", "sdxl": "sdxl"}  # conf/unet: its architecture
@@ -183,7 +184,7 @@ def _fetched(name: str, quiet: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     if not quiet:
-        print(f"fetching the base model {name} from the hub, once (several GB)", file=sys.stderr)
+        LOG.warning("fetching the base model %s from the hub, once (several GB)", name)
     try:
         for weights in ("model.safetensors", "model-0*.safetensors", "model.fp16.safetensors", "model.bin"):
             wanted = [f"{part}/*{end}" for part in PIPELINE_PARTS + XL_PARTS for end in (".json", ".txt", weights)]
