@@ -5,9 +5,9 @@
     optimizer = AdamW(adapters.parameters())
     adapters.save(folder); adapters.detach()
 
-Files: positions (the table, free of torch), spec (the design, free of torch), modules (the adapter's function), hooks
-(interprets the table as forward hooks), attachment (attach), attached (the handle that it returns), compiled (UNets
-that torch.compile compiled before), format (sdpet's folder), load, paper_format (the public code's folder), fleet and
+Files: positions (the table, free of torch), spec (the design, free of torch), modules (the adapter's function), edges
+and hooks (the table as forward hooks), attachment (attach), attached (the handle that it returns), compiled (UNets that
+torch.compile compiled before), format (sdpet's folder), load, paper_format (the public code's folder), fleet and
 stacked (adapters of many designs on one UNet).
 """
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sdpet.adapters.edges import Attachment, Edge
 from sdpet.adapters.format import save_adapters
-from sdpet.adapters.hooks import Attachment, Edge, all_hooks, connect
+from sdpet.adapters.hooks import all_hooks, connect
 from sdpet.adapters.positions import position
 from sdpet.adapters.spec import AdapterSpec, finite
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from sdpet.adapters.attached import Adapters
 from sdpet.adapters.attachment import matching_blocks, refuse_second
 from sdpet.adapters.compiled import forget_compiled
-from sdpet.adapters.hooks import Attachment, Edge, RowShares, connect
+from sdpet.adapters.edges import Attachment, Edge, RowShares
+from sdpet.adapters.hooks import connect
 from sdpet.adapters.positions import position
 from sdpet.adapters.spec import AdapterSpec
 from sdpet.adapters.stacked import Stack

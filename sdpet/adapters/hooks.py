@@ -11,157 +11,16 @@ also when an exception ends it, which is how torch ends the recomputation of a c
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
-from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from sdpet.adapters.edges import Edge, RowShares
 from sdpet.adapters.positions import Tap
-
-
-@dataclass(eq=False)
-class RowShares:
-    """How the rows of a batch are divided among the members of a fleet, in order.
-
-    Parameters
-    ----------
-    counts : list of int
-        Share i gets ``counts[i]`` of ``sum(counts)`` equal parts of the rows.
-    """
-
-    counts: list[int]
-
-    def split(self, value: Tensor) -> list[Tensor]:
-        """Divide the rows of a tensor.
-
-        Parameters
-        ----------
-        value : Tensor, shape (B, ...)
-
-        Returns
-        -------
-        list of Tensor
-            One view a share, shape (counts[i] * B / sum(counts), ...).
-
-        Raises
-        ------
-        ValueError
-            If B is not a multiple of ``sum(counts)``.
-        """
-        rows = self._rows_per_part(value)
-        return list(value.split([count * rows for count in self.counts]))
-
-    def span(self, value: Tensor, first: int, count: int) -> tuple[int, int]:
-        """Find the rows of several neighbouring shares.
-
-        Parameters
-        ----------
-        value : Tensor, shape (B, ...)
-        first : int
-            Index of the first share.
-        count : int
-            Number of shares.
-
-        Returns
-        -------
-        tuple of int
-            First row, and the row after the last one.
-
-        Raises
-        ------
-        ValueError
-            If B is not a multiple of ``sum(counts)``.
-        """
-        rows = self._rows_per_part(value)
-        return rows * sum(self.counts[:first]), rows * sum(self.counts[: first + count])
-
-    def _rows_per_part(self, value: Tensor) -> int:
-        rows, rest = divmod(len(value), sum(self.counts))
-        if rest:
-            raise ValueError(
-                f"A fleet of {sum(self.counts)} members got a batch of {len(value)} rows; give each as many."
-            )
-        return rows
-
-
-class Attachment:
-    """What the edges of one handle share: their settings, and the blocks that carry them.
-
-    The blocks' hooks are known by weak references, which are not copied. A copy of a block reports itself to the copy
-    of the attachment, so that a handle copied together with its UNet is attached to that copy, and a handle copied
-    alone is attached to nothing.
-
-    Attributes
-    ----------
-    active : bool
-        Whether the edges have an effect.
-    strength : float
-        Factor on what a single design's adapters add.
-    """
-
-    def __init__(self) -> None:
-        self.active = True
-        self.strength = 1.0
-        self._carriers: WeakSet[BlockHooks] = WeakSet()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"active": self.active, "strength": self.strength}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._carriers = WeakSet()
-
-    @property
-    def attached(self) -> bool:
-        """Whether any block carries an edge of this attachment."""
-        return bool(self._carriers)
-
-    def remove(self) -> None:
-        """Remove the edges from all blocks."""
-        for hooks in list(self._carriers):
-            hooks.remove([edge for edge in hooks.edges if edge.attachment is self])
-
-
-@dataclass(eq=False)
-class Edge:
-    """A path through a block: reads the sum of the values at some taps, and adds to the values at others.
-
-    Parameters
-    ----------
-    reads : tuple of tuple of Tap
-        The taps to sum, one tuple for each share of the batch that the edge gets: one for the whole batch, several
-        where members of a fleet read at different taps and write at the same ones.
-    writes : tuple of Tap
-        The taps to whose values the edge adds.
-    delta : callable
-        ``delta(read, dtype)`` gives what is added, in that dtype. To be copied and pickled with the block, it must be
-        a picklable object.
-    attachment : Attachment
-    shares : RowShares, optional
-        None where the edge gets the whole batch.
-    first : int
-        Index of the first share that the edge gets.
-    """
-
-    reads: tuple[tuple[Tap, ...], ...]
-    writes: tuple[Tap, ...]
-    delta: Callable[[Tensor, torch.dtype], Tensor]
-    attachment: Attachment
-    shares: RowShares | None = None
-    first: int = 0
-
-    @property
-    def read_taps(self) -> list[Tap]:
-        return [tap for taps in self.reads for tap in taps]
-
-    @property
-    def taps(self) -> list[Tap]:
-        return [*self.read_taps, *self.writes]
 
 
 class BlockHooks:
@@ -192,12 +51,12 @@ class BlockHooks:
         self.__dict__.update(state)
         self._seen, self._parts = {}, {}
         for edge in self.edges:
-            edge.attachment._carriers.add(self)
+            edge.attachment.carriers.add(self)
 
     def add(self, block: nn.Module, edge: Edge) -> None:
         """Add an edge to the block whose hooks these are."""
         self.edges.append(edge)
-        edge.attachment._carriers.add(self)
+        edge.attachment.carriers.add(self)
         self._remove_handles(list(self._handles))
         self._handles["begin"] = block.register_forward_pre_hook(self._begin)
         for tap in dict.fromkeys(tap for edge in self.edges for tap in edge.taps):
@@ -215,7 +74,7 @@ class BlockHooks:
         self.edges = [edge for edge in self.edges if edge not in edges]
         for edge in edges:
             if not any(other.attachment is edge.attachment for other in self.edges):
-                edge.attachment._carriers.discard(self)
+                edge.attachment.carriers.discard(self)
         needed: set[Tap | str] = {tap for edge in self.edges for tap in edge.taps}
         if self.edges:
             needed |= {"begin", "end"}

@@ -1,7 +1,8 @@
 """The positions where an adapter may read and write, as one table in datapath order. Free of torch.
 
-A position is data. Its *taps* say where its value can be read in diffusers' block: the path of a submodule
-inside the block, the side (its input or its output) and, for an input, the name of the argument. The code that attaches adapters (sdpet.adapters) interprets taps and knows no position by name.
+A position is data. Its *taps* say where its value can be read in diffusers' block: the path of a submodule inside the
+block, the side (its input or its output) and, for an input, the name of the argument. The code that attaches adapters
+(sdpet.adapters) interprets taps and knows no position by name.
 
 Two facts about diffusers' blocks shape the table (names as in the datapath of `BasicTransformerBlock`):
 
