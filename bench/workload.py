@@ -9,16 +9,12 @@ from typing import Any
 
 import torch
 
-from sdpet.adapters import AdapterSpec, mid_dim_for
-from sdpet.adapters.positions import PLACEMENTS
+from sdpet.adapters import PLACEMENTS, AdapterSpec, mid_dim_for
 from sdpet.methods import Design, build, build_fleet
-from sdpet.models.base import BaseModel
+from sdpet.models import BaseModel
 from sdpet.seeds import generator
 from sdpet.tasks.batch import Batch, noised, weighted_mse
-from sdpet.training.config import TrainConfig
-from sdpet.training.module import Member
-from sdpet.training.peak_memory import PeakMemory
-from sdpet.training.trainer import fit_together
+from sdpet.training import Member, PeakMemory, TrainConfig, fit_together
 
 
 class NoiseTask:

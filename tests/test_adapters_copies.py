@@ -147,8 +147,8 @@ def test_copies_of_a_fleet(placements, duplicate):
     with torch.no_grad():
         members.vector(0).fill_(7.0)  # still the same memory as the copy's parameters, and no other's
     assert all((p == 7.0).all() for p in members.members[0].parameters())
-    members.leave(0)
-    assert members.aboard == [1] and torch.equal(run(unet), tuned)
+    members.remove(0)
+    assert members.active == [1] and torch.equal(run(unet), tuned)
     members.detach()
     change(fleet.members[0])
     assert torch.equal(run(twin), tuned) and not torch.equal(run(unet), tuned)
@@ -165,8 +165,8 @@ def test_a_fleet_that_was_detached_stays_out_of_the_unet_when_a_member_leaves():
     fleet = Fleet(unet, [build_unattached(unet, spec), build_unattached(unet, spec)])
     fleet.detach()
     before = traces(unet)
-    fleet.leave(1)
-    assert traces(unet) == before and fleet.aboard == [0]
+    fleet.remove(1)
+    assert traces(unet) == before and fleet.active == [0]
 
 
 HOW = {

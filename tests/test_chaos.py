@@ -19,14 +19,11 @@ import pytest
 from study_tools import ROOT, composed, environment, tiny_overrides
 
 from sdpet.commands.errors import sentence
-from sdpet.config.checks import validate
-from sdpet.config.ids import run_folder
+from sdpet.config import run_folder, validate
 from sdpet.files import lock as claims
 from sdpet.files.lock import claim
+from sdpet.runs import Record, Resources, run
 from sdpet.runs.checkpoint import read_checkpoint, write_checkpoints
-from sdpet.runs.record import Record
-from sdpet.runs.setup import Stage
-from sdpet.runs.start import run
 
 SMOKE = (
     "-m",
@@ -193,7 +190,7 @@ def test_disturbed_in_other_ways_it_ends_with_the_same_records(server, overrides
 def test_a_run_that_lost_a_file_is_done_again(tiny_folder, subject_folders, out):
     """Complete or absent: what its record vouches for must be there."""
     config = composed(*tiny_overrides(tiny_folder, subject_folders, out))
-    folder, stage = run_folder(validate(config)), Stage()
+    folder, stage = run_folder(validate(config)), Resources()
     run(config, stage)
     weights = (folder / "adapters.safetensors").read_bytes()
     for file, content in (("adapters.safetensors", b""), ("samples/index.jsonl", None), ("record.json", b'{"format"')):
@@ -261,13 +258,13 @@ def test_no_space_in_the_middle_of_a_write(tiny_folder, subject_folders, out, mo
     with monkeypatch.context() as disk:
         disk.setattr(place, full)
         if what == "write_checkpoints":
-            assert run(config, Stage()).status == "finished"
+            assert run(config, Resources()).status == "finished"
             return
         with pytest.raises(OSError) as caught:
-            run(config, Stage())
+            run(config, Resources())
     assert sentence(caught.value).startswith("No space left on device (some/file); make room")
     assert not run_folder(validate(config)).exists()
-    assert run(config, Stage()).status == "finished"
+    assert run(config, Resources()).status == "finished"
 
 
 def test_checkpoints_of_a_fleet_are_equally_far(tmp_path, monkeypatch):
@@ -396,5 +393,5 @@ def test_of_several_that_find_a_dead_owner_one_takes_over(tmp_path, monkeypatch,
 def test_an_owner_that_was_thought_dead_writes_no_record(tiny_folder, subject_folders, out, monkeypatch):
     config = composed(*tiny_overrides(tiny_folder, subject_folders, out))
     monkeypatch.setattr(claims.Claim, "holds", lambda self: False)
-    assert run(config, Stage()) is None
+    assert run(config, Resources()) is None
     assert Record.find(run_folder(validate(config))) is None

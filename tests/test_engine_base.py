@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 
 from sdpet.files.images import load_captioned, load_folder
-from sdpet.models.load import load_base
-from sdpet.models.source import find_source
+from sdpet.models import find_source, load_base
 from sdpet.tasks import DreamBoothTask, FinetuneTask
 from sdpet.tasks.batch import draw
 

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 import sdpet.scoring.floor_ceiling
-from sdpet.adapters.spec import AdapterSpec
+from sdpet.adapters import AdapterSpec
 from sdpet.methods import Design, build
-from sdpet.sampling.loop import SamplerConfig
+from sdpet.sampling import SamplerConfig
 from sdpet.scoring import EvalPlan, clip_i, clip_t, evaluate_run, fid, protocol, save_samples
 from sdpet.scoring.floor_ceiling import anchors
 from sdpet.tasks import DreamBoothTask, FinetuneTask

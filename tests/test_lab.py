@@ -28,7 +28,7 @@ from sdpet.lab.world import (
     sample_scenes,
     subject_scenes,
 )
-from sdpet.models.load import load_base
+from sdpet.models import load_base
 from sdpet.tasks.digits import load_digits
 
 LAB = Path(sdpet.lab.__file__).parent

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, PNDMScheduler
 
-from sdpet.sampling.loop import SamplerConfig, Start, denoise
+from sdpet.sampling import SamplerConfig, Start, denoise
 from sdpet.sampling.samplers import SAMPLERS, spread
 from sdpet.seeds import generator
 

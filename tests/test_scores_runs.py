@@ -15,17 +15,14 @@ from PIL import Image
 from study_tools import ROOT, composed, environment, tiny_overrides, train
 from tiny_scorer import TinyScorer
 
-from sdpet.adapters.spec import AdapterSpec
+from sdpet.adapters import AdapterSpec
 from sdpet.commands.evaluate_runs import evaluate_again
 from sdpet.commands.guidance_curve import evaluate_curve
-from sdpet.config.checks import validate
-from sdpet.config.ids import run_folder
+from sdpet.config import run_folder, validate
 from sdpet.lab.judge import JudgeScorer
 from sdpet.lab.scorer import load_scorer
 from sdpet.methods import Design, build
-from sdpet.runs.record import Record
-from sdpet.runs.setup import Stage
-from sdpet.runs.start import run_together
+from sdpet.runs import Record, Resources, run_together
 from sdpet.scoring import EvalPlan, Scorers, feature_cache, scorers
 from sdpet.scoring.noise import LEVELS, noise_differences
 from sdpet.scoring.prompt_set import PromptSet
@@ -131,7 +128,7 @@ def study(tiny_folder, subject_folders, tmp_path_factory):
     out = tmp_path_factory.mktemp("study")
     given = [*tiny_overrides(tiny_folder, subject_folders, out), "study=s", "trainer.lr=1e-2"]
     configs = [composed(*given, *more) for more in ([], ["seed=1"], ["adapter=ffni-ffni"])]
-    records = run_together(configs, Stage())
+    records = run_together(configs, Resources())
     assert [record.status for record in records] == ["finished"] * 3
     return [run_folder(validate(config)) for config in configs]
 
@@ -211,7 +208,7 @@ def test_base_samples_come_back_when_only_they_are_gone(study, tiny_folder, subj
     shutil.rmtree(root / "base")
     shutil.rmtree(root.parent / ".anchors", ignore_errors=True)
     given = [*tiny_overrides(tiny_folder, subject_folders, root.parent), "study=s", "trainer.lr=1e-2"]
-    run_together([composed(*given, "adapter=transo-transo")], Stage())
+    run_together([composed(*given, "adapter=transo-transo")], Resources())
     assert (root / "base" / "seed0" / "samples" / "00000.png").read_bytes() == before
 
 
@@ -269,7 +266,7 @@ def test_folders_are_scored_and_wrong_ones_get_one_sentence(tmp_path, capsys):
     for _ in range(2):
         evaluate_images(again(f"images={good}", *common, f"prompts={tmp_path / 'prompts.txt'}")[0])
     out = capsys.readouterr().out
-    assert "clip_t" in out and "not done again" in out
+    assert "clip_t" in out and "skipped" in out
     stored = json.loads(next((tmp_path / "out").glob("*.json")).read_text())
     expected = Scorers.of(load_scorer())
     task = PromptSet(prompts, lab_pictures(7, 5)[0])

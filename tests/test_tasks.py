@@ -11,12 +11,10 @@ import torch
 from PIL import Image
 from study_tools import composed, tiny_overrides
 
-from sdpet.config.checks import validate
-from sdpet.config.ids import identity, run_id
+from sdpet.config import identity, run_id, validate
 from sdpet.files.images import load_folder
-from sdpet.models.load import load_base
-from sdpet.runs.setup import Stage
-from sdpet.runs.start import run
+from sdpet.models import load_base
+from sdpet.runs import Resources, run
 from sdpet.seeds import generator
 from sdpet.tasks import DreamBoothTask, FinetuneTask
 from sdpet.tasks.class_images import class_folder
@@ -99,7 +97,7 @@ def test_class_images_are_drawn_once_however_many_ask(drawn, tiny_folder, monkey
     (found[0] / "00010.png").unlink()
     assert class_folder(config, base) == found[0] and calls == [8, 3, 2]
     assert np.array_equal(load_folder(found[0], 32, "class"), images)
-    task = Stage().task(config)
+    task = Resources().task(config)
     assert calls == [8, 3, 2] and task.describe()["class_images"] == 11
 
 
@@ -181,7 +179,7 @@ def test_of_several_askers_one_computes(tiny_base, tmp_path, monkeypatch):
 
 def test_a_run_keeps_its_latents_under_the_output_root(drawn, subject_folders, monkeypatch):
     config = drawn(f"data.class_dir={subject_folders['class']}")
-    Stage().task(config)
+    Resources().task(config)
     root = Path(config["output_root"]) / ".cache"
     assert len(list(root.glob("*.safetensors"))) == 5  # two views of subject and class, and the text
 

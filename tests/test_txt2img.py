@@ -289,7 +289,7 @@ model:
 
 def test_the_public_config_of_v1_gives_the_architecture_of_v1(tmp_path):
     from sdpet.commands.scripts.ldm_config import write_configs
-    from sdpet.models.source import ARCHITECTURES
+    from sdpet.models import ARCHITECTURES
 
     (tmp_path / "v1.yaml").write_text(V1)
     folder = write_configs(tmp_path / "v1.yaml", tmp_path / "configs")

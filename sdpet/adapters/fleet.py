@@ -22,7 +22,7 @@ from sdpet.adapters.stacked import Stack
 class Fleet:
     """K members on one UNet, which then computes K models at once.
 
-    A batch holds the rows of all active members, equally many each, in the order of `aboard`. Members that write at
+    A batch holds the rows of all active members, equally many each, in the order of `active`. Members that write at
     the same position with adapters of equal shapes are neighbours, because they are computed together. Every member's
     adapter reads and writes its own rows only, and no operation of the UNet mixes rows.
 
@@ -68,11 +68,11 @@ class Fleet:
         return sum(len(group) for group in self._groups)
 
     @property
-    def aboard(self) -> list[int]:
+    def active(self) -> list[int]:
         """Indices of the active members, in the order of their rows in the batch."""
         return [index for group in self._groups for index in group]
 
-    def leave(self, index: int) -> None:
+    def remove(self, index: int) -> None:
         """Remove a member: the next batches have no rows for it. Its adapters keep their weights.
 
         Parameters
@@ -82,8 +82,6 @@ class Fleet:
         """
         attached = self._attachment.attached
         self._groups = [rest for group in self._groups if (rest := [i for i in group if i != index])]
-        if attached:
-            self._connect()
         if attached:
             self._connect()
         for weight in (self._vectors[index], *self.members[index].parameters()):

@@ -116,16 +116,18 @@ def _push(given: argparse.Namespace) -> int:
 
 def shape_of_unet(model: str | None, folder: Path) -> Any:
     """A UNet without weights: of the model that is named, or the one the run in `folder` was trained on, or v1's."""
+    from dataclasses import asdict
+
     import torch
-    import yaml
     from diffusers import UNet2DConditionModel
 
     from sdpet.models.source import NAMED, Source, architecture_of, find_source, source_of
+    from sdpet.runs import stored_config
 
     source: Source | None
 
     if model is None and (folder / "config.yaml").is_file():
-        unet = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["unet"]
+        unet = asdict(stored_config(folder).unet)
         try:
             source = source_of(unet, fetch=False)
         except ValueError:  # no longer here: its architecture will do

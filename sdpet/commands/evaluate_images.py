@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdpet.config.checks import checked_eval
-from sdpet.config.read import scorers
+from sdpet.config import check_groups
 from sdpet.files.atomic import atomically
 from sdpet.runs.record import Record
 from sdpet.study.report import scores_table
@@ -21,7 +20,7 @@ def evaluate_images(given: Any) -> None:
         raise ValueError("reference must be given: the folder of images that these are compared with.")
     if given.run is not None:
         raise ValueError("give run or images, not both.")
-    plan_config = checked_eval(given.eval)
+    config = check_groups(given, "eval")
     if given.size is not None and not (isinstance(given.size, int) and given.size > 0):
         raise ValueError(f"size must be a whole number of pixels of at least 1, not {given.size!r}.")
 
@@ -30,7 +29,7 @@ def evaluate_images(given: Any) -> None:
     images, files = read_set(given.images, "image", given.size)
     references, _ = read_set(given.reference, "reference", given.size)
     fewest = min(len(images), len(references))
-    if plan_config.get("distances") and fewest < 2:
+    if config.eval.plan.get("distances") and fewest < 2:
         raise ValueError(
             f"distances of sets need at least two images on each side, not {len(images)} and {len(references)}; "
             "eval.distances=[] scores without them."
@@ -38,14 +37,14 @@ def evaluate_images(given: Any) -> None:
     prompts = _prompts(given.prompts, files)
 
     from sdpet.files.hashing import hash_images
-    from sdpet.runs.setup import eval_plan, load_scorers
+    from sdpet.runs.setup import make_plan, make_scorers
     from sdpet.scoring.measures import described
     from sdpet.scoring.plan import Shot
     from sdpet.scoring.prompt_set import PromptSet
 
     out = Path(given.out).expanduser()
-    known = load_scorers(scorers(plan_config), plan_config.get("strict", True), out)
-    plan, task = eval_plan({"eval": plan_config}), PromptSet(prompts, references)
+    known = make_scorers(config.eval.scorers, config.eval.strict, out)
+    plan, task = make_plan(config), PromptSet(prompts, references)
     shots = [Shot(prompt, "prompt", prompt) for prompt in prompts or [""] * len(images)]
     protocol = {
         "images": len(images),
@@ -73,7 +72,7 @@ def evaluate_images(given: Any) -> None:
         text = json.dumps(content, indent=1)
         atomically(file, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
     shown = Record("", "", "finished", {}, {}, metrics=scores)
-    done = "" if stored is None else " (scored so before; not done again)"
+    done = "" if stored is None else " (already scored with this protocol; skipped)"
     print(f"{len(images)} images of {given.images} against {len(references)} of {given.reference}{done}")
     print(scores_table(shown))
     for what, reason in known.missing.items():

@@ -1,9 +1,9 @@
 """The further conditions of Stable Diffusion XL (arXiv 2307.01952): a second text encoder, its pooled text, and sizes.
 
 The rest of sdpet passes conditioning as one tensor with a row for each image, (B, L, D). So the pooled text (P,)
-becomes one more token, padded with zeros to the width of the states: L = 77 + 1 tokens. If P were wider than D, it would
-become as many tokens as it needs. Sizes are not passed: images are square and not cropped, so original and target size
-are those of the image and the crop begins at (0, 0).
+becomes one more token, padded with zeros to the width of the states: L = 77 + 1 tokens. If P were wider than D, it
+would become as many tokens as it needs. Sizes are not passed: images are square and not cropped, so original and target
+size are those of the image and the crop begins at (0, 0).
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
+from .loop import NOT_FINITE as NOT_FINITE
 from .loop import SamplerConfig as SamplerConfig
+from .loop import Start as Start
 from .loop import denoise as denoise
 from .loop import sample as sample
 from .loop import sample_together as sample_together

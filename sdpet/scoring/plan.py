@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdpet.choices import DISTANCES, PLACES, SUITES
+from sdpet.choices import DISTANCES, PLACEHOLDERS, SUITES
 from sdpet.seeds import derive
 
 
@@ -59,7 +59,7 @@ class EvalPlan:
                     f"eval.{name} must be a whole number of at least {least}, not {getattr(self, name)!r}."
                 )
         for template in self.prompts:
-            if not any(place in template for place in PLACES):
+            if not any(place in template for place in PLACEHOLDERS):
                 raise ValueError(
                     f"the evaluation prompt {template!r} lacks {{prompt}}, where the subject's prompt goes "
                     "(or {subject}, for its token and noun alone)."
