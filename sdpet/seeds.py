@@ -52,7 +52,7 @@ def generator(*parts: int | str) -> torch.Generator:
 
 
 @contextmanager
-def isolated(*parts: int | str) -> Iterator[None]:
+def isolated_rng(*parts: int | str) -> Iterator[None]:
     """Seed torch's global CPU generator inside the block, and restore its state afterwards.
 
     For code that draws from the global generator, such as the initialisation of torch's own layers.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import sdpet
 from sdpet.adapters.spec import AdapterSpec
-from sdpet.files.atomic import atomically
+from sdpet.files.atomic import write_atomic
 
 WEIGHTS, DESIGN = "adapters.safetensors", "adapters.json"
 _FORMAT = 1
@@ -44,8 +44,8 @@ def save_adapters(folder: str | Path, spec: AdapterSpec, blocks: Sequence[str], 
         "parameters": sum(value.numel() for value in tensors.values()),
     }
     weights = safetensors.torch.save(written, metadata={"format": "pt"})
-    atomically(folder / WEIGHTS, lambda partial: partial.write_bytes(weights))
-    atomically(folder / DESIGN, lambda partial: partial.write_text(json.dumps(design, indent=1) + "\n"))
+    write_atomic(folder / WEIGHTS, lambda partial: partial.write_bytes(weights))
+    write_atomic(folder / DESIGN, lambda partial: partial.write_text(json.dumps(design, indent=1) + "\n"))
 
 
 def read_saved(folder: str | Path) -> tuple[AdapterSpec, dict[str, Tensor]]:

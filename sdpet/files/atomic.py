@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 
-def atomically(path: Path, write: Callable[[Path], Any]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file atomically: other processes, and a later crash of the machine, see all of it or nothing.
 
     Parameters
@@ -24,21 +24,21 @@ def atomically(path: Path, write: Callable[[Path], Any]) -> None:
     OSError
         With the number of a full disk or an exhausted quota where that is the cause, whatever `write` raised.
     """
-    all_at_once({path: write})
+    write_all_atomic({path: write})
 
 
-def all_at_once(writes: Mapping[Path, Callable[[Path], Any]]) -> None:
+def write_all_atomic(writes: Mapping[Path, Callable[[Path], Any]]) -> None:
     """Write several files that belong together: none is renamed before all of them are on the disk.
 
     Parameters
     ----------
     writes : mapping of Path to callable
-        For each path, what `atomically` takes as `write`.
+        For each path, what `write_atomic` takes as `write`.
 
     Raises
     ------
     OSError
-        As `atomically`.
+        As `write_atomic`.
     """
     partials = {path: path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp") for path in writes}
     path = Path()
@@ -61,7 +61,7 @@ def all_at_once(writes: Mapping[Path, Callable[[Path], Any]]) -> None:
             partial.unlink(missing_ok=True)
 
 
-def settle(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     """Flush all files of a folder to the disk, so that a file written afterwards proves that they are complete."""
     for file in folder.rglob("*"):
         if file.is_file():

@@ -9,15 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sdpet.choices import IMAGE_SUFFIXES
-
 if TYPE_CHECKING:
     import numpy as np
 
 T = TypeVar("T")
 PIPELINE_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 WEIGHTS = (".safetensors", ".bin", ".json", ".txt")
-IMAGES = IMAGE_SUFFIXES
 CAPTIONS = (".txt", ".jsonl")
 DATASETS = (".arrow", ".parquet", ".json", ".csv", ".mat")
 

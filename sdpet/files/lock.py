@@ -2,14 +2,14 @@
 
 There are two layers. The first is a lock (flock) on a file, which the system frees when its owner dies. It is enough on
 one machine, and on network file systems that support locks. Not all do, and some keep a lock local to the machine that
-took it. So the owner also has a lease: a file beside the lock whose time stamp it changes every BEAT seconds. A process
-that has the lock but finds another machine's lease polls that lease's time stamp. When it has not changed for STALE
-seconds of the poller's own monotonic clock, its owner counts as dead. Clocks of two machines are never compared, so one
-that is wrong or jumps does no harm.
+took it. So the owner also has a lease: a file beside the lock whose time stamp it changes every INTERVAL seconds. A
+process that has the lock but finds another machine's lease polls that lease's time stamp. When it has not changed for
+STALE seconds of the poller's own monotonic clock, its owner counts as dead. Clocks of two machines are never compared,
+so one that is wrong or jumps does no harm.
 
 Leases of a run are numbered. A process takes over from a dead owner by creating the next number (with O_EXCL, so only
 one process can), and the highest number owns the run. An owner that was suspended for long notices the takeover
-(`Claim.holds`) before it writes its record.
+(`RunLock.is_held`) before it writes its record.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-BEAT = 5.0  # seconds between two heartbeats
+INTERVAL = 5.0  # seconds between two heartbeats
 STALE = 60.0  # seconds without a heartbeat after which an owner on another machine counts as dead
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # errors of file systems without locks
 
 
-def claims_folder(run_folder: Path) -> Path:
-    """The folder of a run's lock and leases."""
+def locks_folder(run_folder: Path) -> Path:
+    """The folder of a run's lock and leases. Its name is fixed, as processes of older versions use it, too."""
     return run_folder.parent / ".claims"
 
 
-class Claim:
+class RunLock:
     """The lock of a run. It is valid until another process has taken over a stale lease."""
 
     def __init__(self, lease: Path) -> None:
         self._lease = lease
 
-    def holds(self) -> bool:
+    def is_held(self) -> bool:
         """Whether this process still owns the run: False if its lease expired and another process took over."""
         return self._lease.exists() and _latest(self._lease.with_suffix("")) == self._lease
 
 
 @contextmanager
-def claim(run_folder: Path) -> Iterator[Claim | None]:
+def run_lock(run_folder: Path) -> Iterator[RunLock | None]:
     """Lock a run for the duration of the block, without waiting.
 
     Lock and lease lie beside the run folder, so its owner may empty and recreate the folder. A lease whose owner seems
@@ -59,10 +59,10 @@ def claim(run_folder: Path) -> Iterator[Claim | None]:
 
     Yields
     ------
-    Claim or None
+    RunLock or None
         None if another process owns the run, or may own it.
     """
-    path = claims_folder(run_folder) / run_folder.name
+    path = locks_folder(run_folder) / run_folder.name
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = _lock(path)
     if descriptor is None:
@@ -72,11 +72,11 @@ def claim(run_folder: Path) -> Iterator[Claim | None]:
     try:
         lease = _take_lease(path, locks=descriptor >= 0)
         if lease is not None:
-            _HEART.keep(lease)
-        yield None if lease is None else Claim(lease)
+            _HEARTBEAT.keep(lease)
+        yield None if lease is None else RunLock(lease)
     finally:
         if lease is not None:
-            _HEART.drop(lease)
+            _HEARTBEAT.drop(lease)
             lease.unlink(missing_ok=True)
         if descriptor >= 0:
             path.unlink(missing_ok=True)  # while still locked: whoever opened it meanwhile sees that it is gone
@@ -168,7 +168,7 @@ def machine() -> str:
     return f"{platform.node()} {boot}"
 
 
-class Heart:
+class Heartbeat:
     """A thread that renews all leases of this process. Changing a time stamp needs no disk space."""
 
     def __init__(self) -> None:
@@ -186,10 +186,10 @@ class Heart:
 
     def _beat(self) -> None:
         while True:
-            time.sleep(BEAT)
+            time.sleep(INTERVAL)
             for lease in list(self._leases):
                 with suppress(OSError):
                     os.utime(lease)
 
 
-_HEART = Heart()
+_HEARTBEAT = Heartbeat()

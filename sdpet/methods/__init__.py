@@ -1,4 +1,4 @@
-"""Methods of tuning with one interface (`Handle`), so that they can be levels of a factor.
+"""Methods of tuning with one interface (`TunedModel`), so that they can be levels of a factor.
 
 Each method has a file: sdpet.adapters (adapter), full (every weight of the UNet), lora (low-rank updates of attention,
 with peft) and embedding (the embedding of the subject's token).
@@ -16,12 +16,22 @@ from sdpet.methods.embedding import EmbeddingTuning
 from sdpet.methods.full import FullTuning
 from sdpet.methods.lora import LoraTuning, carries_lora
 from sdpet.models.base import BaseModel
-from sdpet.seeds import isolated
+from sdpet.seeds import isolated_rng
 
 if TYPE_CHECKING:
     from sdpet.adapters.fleet import Fleet
 
-__all__ = ["METHODS", "Design", "EmbeddingTuning", "FullTuning", "Handle", "LoraTuning", "build", "build_fleet", "load"]
+__all__ = [
+    "METHODS",
+    "Design",
+    "EmbeddingTuning",
+    "FullTuning",
+    "LoraTuning",
+    "TunedModel",
+    "build",
+    "build_fleet",
+    "load",
+]
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,7 @@ class Design:
         return self.spec.mid_dim if self.spec is not None else self.rank
 
 
-class Handle(Protocol):
+class TunedModel(Protocol):
     """What every method returns. Until `detach`, the base model computes the tuned model."""
 
     def parameters(self) -> Any:
@@ -93,7 +103,7 @@ class Handle(Protocol):
         """Write what `load` reads."""
 
 
-def build(base: BaseModel, design: Design, seed: int = 0) -> Handle:
+def build(base: BaseModel, design: Design, seed: int = 0) -> TunedModel:
     """Make a base model tunable by a design.
 
     Parameters
@@ -105,7 +115,7 @@ def build(base: BaseModel, design: Design, seed: int = 0) -> Handle:
 
     Returns
     -------
-    Handle
+    TunedModel
         Its `detach` leaves the base as it was, bit for bit.
 
     Raises
@@ -114,7 +124,7 @@ def build(base: BaseModel, design: Design, seed: int = 0) -> Handle:
         If the UNet carries another design: the training would then not be what the record says.
     """
     _refuse_second(base)
-    with isolated(seed, "init"):
+    with isolated_rng(seed, "init"):
         return METHODS[design.method](base, design)
 
 
@@ -146,23 +156,23 @@ def build_fleet(base: BaseModel, designs: Sequence[Design], seeds: Sequence[int]
     for design, seed in zip(designs, seeds, strict=True):
         if design.spec is None:
             raise ValueError(f"method {design.method!r} changes the model and cannot share it; train it alone.")
-        with isolated(seed, "init"):
+        with isolated_rng(seed, "init"):
             members.append(build_unattached(base.unet, design.spec))
     return Fleet(base.unet, members)
 
 
-def load(base: BaseModel, folder: str | Path) -> Handle:
+def load(base: BaseModel, folder: str | Path) -> TunedModel:
     """Put a saved design of any method back on a base model.
 
     Parameters
     ----------
     base : BaseModel
     folder : str or Path
-        What `Handle.save` wrote.
+        What `TunedModel.save` wrote.
 
     Returns
     -------
-    Handle
+    TunedModel
 
     Raises
     ------
@@ -192,24 +202,24 @@ def _refuse_second(base: BaseModel) -> None:
     refuse_second(base.unet)
 
 
-def _attach_adapters(base: BaseModel, design: Design) -> Handle:
+def _attach_adapters(base: BaseModel, design: Design) -> TunedModel:
     from sdpet.adapters import attach
 
     assert design.spec is not None
     return attach(base.unet, design.spec)
 
 
-def _inject_lora(base: BaseModel, design: Design) -> Handle:
+def _inject_lora(base: BaseModel, design: Design) -> TunedModel:
     assert design.rank is not None and design.scale is not None
     return LoraTuning(base, design.rank, design.scale)
 
 
-def _learn_token(base: BaseModel, design: Design) -> Handle:
+def _learn_token(base: BaseModel, design: Design) -> TunedModel:
     assert design.token is not None
     return EmbeddingTuning(base, design.token)
 
 
-METHODS: dict[str, Callable[[BaseModel, Design], Handle]] = {
+METHODS: dict[str, Callable[[BaseModel, Design], TunedModel]] = {
     "adapter": _attach_adapters,
     "full": lambda base, design: FullTuning(base),
     "lora": _inject_lora,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdpet.files.atomic import atomically
+from sdpet.files.atomic import write_atomic
 from sdpet.models.base import BaseModel
 
 _KEYS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}  # diffusers' names where there are two
@@ -100,8 +100,8 @@ class EmbeddingTuning:
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {key: rows.detach().cpu().contiguous() for key, rows in self._named().items()}
         meta = {"format": 1, "method": "embedding", "token": self.token, "parameters": self.num_parameters()}
-        atomically(folder / "embedding.json", lambda file: file.write_text(json.dumps(meta, indent=1) + "\n"))
-        atomically(folder / self.FILE, lambda file: save_file(tensors, file))
+        write_atomic(folder / "embedding.json", lambda file: file.write_text(json.dumps(meta, indent=1) + "\n"))
+        write_atomic(folder / self.FILE, lambda file: save_file(tensors, file))
 
     @classmethod
     def load(cls, base: BaseModel, folder: str | Path) -> EmbeddingTuning:

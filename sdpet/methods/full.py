@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from sdpet.files.atomic import atomically
+from sdpet.files.atomic import write_atomic
 from sdpet.models.base import BaseModel
 
 
@@ -73,9 +73,9 @@ class FullTuning:
         folder.mkdir(parents=True, exist_ok=True)
         weights = self._tuned or dict(self._unet.named_parameters())
         tensors = {name: p.detach().cpu().contiguous() for name, p in weights.items()}
-        atomically(folder / self.FILE, lambda file: save_file(tensors, file))
+        write_atomic(folder / self.FILE, lambda file: save_file(tensors, file))
         meta = {"format": 1, "method": "full", "parameters": self.num_parameters()}
-        atomically(folder / "unet.json", lambda file: file.write_text(json.dumps(meta, indent=1) + "\n"))
+        write_atomic(folder / "unet.json", lambda file: file.write_text(json.dumps(meta, indent=1) + "\n"))
 
     @classmethod
     def load(cls, base: BaseModel, folder: str | Path) -> FullTuning:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdpet.files.atomic import atomically
+from sdpet.files.atomic import write_atomic
 from sdpet.models.base import BaseModel
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # of self- and cross-attention, as in diffusers' LoRA training
@@ -104,8 +104,8 @@ class LoraTuning:
         header = {"lora_adapter_metadata": json.dumps({f"unet.{key}": value for key, value in peft.items()})}
         meta = {"format": 1, "method": "lora", "rank": self.rank, "scale": self.scale}
         meta["parameters"] = self.num_parameters()
-        atomically(folder / "lora.json", lambda file: file.write_text(json.dumps(meta, indent=1) + "\n"))
-        atomically(folder / self.FILE, lambda file: save_file(tensors, file, {"format": "pt", **header}))
+        write_atomic(folder / "lora.json", lambda file: file.write_text(json.dumps(meta, indent=1) + "\n"))
+        write_atomic(folder / self.FILE, lambda file: save_file(tensors, file, {"format": "pt", **header}))
 
     @classmethod
     def load(cls, base: BaseModel, folder: str | Path) -> LoraTuning:

@@ -22,9 +22,10 @@ from sdpet.models.compvis.scan import check_checkpoint
 LOG = logging.getLogger("sdpet")
 LAB_FOLDER = Path(sdpet.__file__).parent / "lab" / "pipeline"
 ARCHITECTURES = Path(sdpet.__file__).parent / "architectures"
-NAMED = {"sd14": "v1", "sd15": "v1", "ckpt": "v1", "sd21": "v21", "sdxl": "sdxl"}  # conf/unet: its architecture
+# name of a file in conf/unet -> folder of its architecture
+ARCHITECTURE_OF = {"sd14": "v1", "sd15": "v1", "ckpt": "v1", "sd21": "v21", "sdxl": "sdxl"}
 XL_PARTS = ("text_encoder_2", "tokenizer_2")
-LARGE = ("unet", "vae", "text_encoder", "text_encoder_2")  # parts with weights
+PARTS_WITH_WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")  # parts with weights
 CHECKPOINTS = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
 _VARIANT = re.compile(r"\.(fp16|bf16|non_ema|fp32)\b")
 _WHOLE = re.compile(r"^(diffusion_pytorch_model|model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)$")
@@ -155,7 +156,7 @@ def _check_folder(folder: Path) -> None:
     if missing:
         raise ValueError(f"the base model's folder {folder} lacks {', '.join(missing)}; {format_} {', '.join(parts)}.")
     for part in parts:
-        if part in LARGE and not (_weights(folder / part) or _weights(folder / part, "fp16")):
+        if part in PARTS_WITH_WEIGHTS and not (_weights(folder / part) or _weights(folder / part, "fp16")):
             raise ValueError(f"the base model's folder {folder} has no weights in {part} (.safetensors or .bin).")
 
 
@@ -215,7 +216,11 @@ def _fetched(name: str, quiet: bool) -> Path:
         for weights in ("model.safetensors", "model-0*.safetensors", "model.fp16.safetensors", "model.bin"):
             wanted = [f"{part}/*{end}" for part in PIPELINE_PARTS + XL_PARTS for end in (".json", ".txt", weights)]
             folder = Path(snapshot_download(name, allow_patterns=[*wanted, "model_index.json"]))
-            if all(_weights(folder / p) or _weights(folder / p, "fp16") for p in parts_of(folder) if p in LARGE):
+            if all(
+                _weights(folder / p) or _weights(folder / p, "fp16")
+                for p in parts_of(folder)
+                if p in PARTS_WITH_WEIGHTS
+            ):
                 break
         return folder
     except Exception as error:  # no network, no such repository, not allowed: the libraries below raise many kinds
@@ -247,8 +252,8 @@ def architecture_of(unet: Mapping[str, Any]) -> Source | None:
     folder = Path(unet.get("config") or "").expanduser()
     if unet.get("config") is not None and (folder / "unet" / "config.json").is_file():
         pass
-    elif unet["name"] in NAMED:
-        folder = ARCHITECTURES / NAMED[unet["name"]]
+    elif unet["name"] in ARCHITECTURE_OF:
+        folder = ARCHITECTURES / ARCHITECTURE_OF[unet["name"]]
     else:
         return None
     return Source(folder, folder)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdpet.files.atomic import atomically
+from sdpet.files.atomic import write_atomic
 from sdpet.files.hashing import hash_text
 from sdpet.models.base import BaseModel
 from sdpet.sampling.loop import Progress, SamplerConfig
@@ -58,7 +58,7 @@ def guidance_points(
                 continue
             kept[key] = {"model": model, "guidance": float(scale), **done.metrics}
             lines = "".join(json.dumps({"key": k, **row}) + "\n" for k, row in kept.items())
-            atomically(file, functools.partial(Path.write_text, data=lines, encoding="utf-8"))
+            write_atomic(file, functools.partial(Path.write_text, data=lines, encoding="utf-8"))
         rows.append({**kept[key], "model": model})
     return rows
 
@@ -79,7 +79,7 @@ def write_table(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
             table.writeheader()
             table.writerows(rows)
 
-    atomically(file, write)
+    write_atomic(file, write)
 
 
 def plot(rows: Sequence[Mapping[str, Any]], folder: Path, title: str, real: Mapping[str, float | None]) -> None:
@@ -114,7 +114,7 @@ def plot(rows: Sequence[Mapping[str, Any]], folder: Path, title: str, real: Mapp
     for ending in ("svg", "png"):
         image = io.BytesIO()
         figure.savefig(image, format=ending, dpi=150)
-        atomically(folder / f"guidance.{ending}", functools.partial(Path.write_bytes, data=image.getvalue()))
+        write_atomic(folder / f"guidance.{ending}", functools.partial(Path.write_bytes, data=image.getvalue()))
 
 
 _NAMES = {"clip_t": "CLIP score (clip_t)", "fid": "FID", "clip_i": "similarity to the subject (clip_i)"}
