@@ -72,7 +72,7 @@ def fill(jobs: list) -> None:
 def one_run(job) -> dict[str, float]:
     """Median seconds of what a run costs beside its work: its identity, its claim, its config and its record."""
     from sdpet.config import run_folder, validate
-    from sdpet.files.lock import claim
+    from sdpet.files.lock import run_lock
     from sdpet.runs import Record
     from sdpet.runs.folder import prepare_run_folder
     from sdpet.runs.reuse import register_training
@@ -83,7 +83,7 @@ def one_run(job) -> dict[str, float]:
         marks = [time.perf_counter()]
         folder = run_folder(validate(job.config)).with_name("bookkeeping")
         marks.append(time.perf_counter())
-        with claim(folder):
+        with run_lock(folder):
             marks.append(time.perf_counter())
             prepare_run_folder(folder, job.config, resumes=False)
             marks.append(time.perf_counter())

@@ -15,6 +15,7 @@ DISTANCES = ("fid", "kid", "precision_recall", "density_coverage", "cmmd")
 SUITES = ("objects", "living")  # files of sdpet/scoring/suites
 PLACEHOLDERS = ("{prompt}", "{subject}")  # of a template for prompts
 DTYPES = ("float32", "float16", "bfloat16")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 # Scorers by their short names. A run's id hashes the name on the right, which never changes: it is the Python path that
 # version 0.1.0 hashed, wherever the code stands now.

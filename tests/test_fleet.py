@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from sdpet.adapters import PLACEMENTS
-from sdpet.adapters.spec import ACTIVATIONS, AdapterSpec
+from sdpet.adapters.spec import AdapterSpec
+from sdpet.choices import ACTIVATIONS
 from sdpet.methods import Design, build, build_fleet, load
 from sdpet.sampling import SamplerConfig
 from sdpet.scoring import EvalPlan, evaluate_run, evaluate_together

@@ -16,7 +16,7 @@ from study_tools import composed, records, tiny_overrides, train
 
 from sdpet.commands.study_progress import StudyProgressBar
 from sdpet.config import RunConfig, run_folder, validate
-from sdpet.files.lock import claim
+from sdpet.files.lock import run_lock
 from sdpet.runs.record import Record, factors
 from sdpet.study import Job
 from sdpet.study.other_launchers import launch_in_fleets, run_fleet_job
@@ -43,7 +43,7 @@ def done(monkeypatch):
         found = []
         for config in configs:
             folder = run_folder(config)
-            with claim(folder) as mine:
+            with run_lock(folder) as mine:
                 if mine and Record.find(folder) is None:
                     folder.mkdir(parents=True, exist_ok=True)
                     (folder / "config.yaml").touch()
@@ -141,8 +141,8 @@ def test_runs_that_another_study_is_doing_are_waited_for(jobs, done, monkeypatch
     monkeypatch.setattr("sdpet.study.other_launchers.POLL", 0.05)
     hold = f"""
 import pathlib, time
-from sdpet.files.lock import claim
-with claim(pathlib.Path({str(jobs[0].folder)!r})):
+from sdpet.files.lock import run_lock
+with run_lock(pathlib.Path({str(jobs[0].folder)!r})):
     print(1, flush=True)
     time.sleep(3)
 """

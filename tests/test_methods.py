@@ -1,6 +1,8 @@
 """Methods besides adapters: their arithmetic, gradients, files, and whole runs of them."""
 
+import copy
 import json
+import pickle
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from study_tools import composed, tiny_overrides
 from sdpet.adapters import AdapterSpec
 from sdpet.commands.evaluate_runs import evaluate_again
 from sdpet.config import fleet_key, validate
-from sdpet.methods import Design, build, build_fleet, load
+from sdpet.methods import Design, EmbeddingTuning, build, build_fleet, load
 from sdpet.models import load_base
 from sdpet.runs import Record, run
 from sdpet.tasks import DreamBoothTask
@@ -172,6 +174,30 @@ def test_a_word_of_several_tokens_has_as_many_rows(tiny_base):
     handle = build(tiny_base, Design("embedding", token="zqx"), 0)
     assert len(handle) == 3 and handle.num_parameters() == 3 * tiny_base.text_encoder.config.hidden_size
     handle.detach()
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_a_copied_text_encoder_has_learned_rows_of_its_own(tiny_base, duplicate):
+    ids = tiny_base.tokenizer(["a sks star"], return_tensors="pt").input_ids
+
+    def states(encoder):
+        return encoder(ids)[0].detach()
+
+    plain = states(tiny_base.text_encoder)
+    handle = EmbeddingTuning(tiny_base, "sks")
+    try:
+        handle.parameters()[0].data.add_(1.0)
+        tuned = states(tiny_base.text_encoder)
+        encoder, alone = duplicate(tiny_base.text_encoder), duplicate(handle)
+        alone.parameters()[0].data.zero_()
+        alone.disable()
+        alone.detach()
+        assert torch.equal(states(tiny_base.text_encoder), tuned) and not torch.equal(tuned, plain)
+        handle.parameters()[0].data.zero_()
+        handle.detach()
+    finally:
+        handle.detach()
+    assert torch.equal(states(encoder), tuned) and torch.equal(states(tiny_base.text_encoder), plain)
 
 
 def test_method_errors(tiny_base, tmp_path):

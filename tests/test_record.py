@@ -163,11 +163,13 @@ def test_config_files_agree_with_the_table_of_positions(overrides):
 
 def test_the_rules_name_what_the_code_knows():
     """The closed sets need no torch; here they are held against the code that implements them."""
+    from sdpet.adapters.modules import ACTIVATION_LAYERS, INITIALISATIONS
     from sdpet.methods import METHODS
     from sdpet.models import DTYPES
     from sdpet.runs.setup import _scorer_class
     from sdpet.tasks import TASKS
 
+    assert set(choices.ACTIVATIONS) == set(ACTIVATION_LAYERS) and set(choices.INITS) == set(INITIALISATIONS)
     assert set(choices.METHODS) == set(METHODS) and set(choices.DTYPES) == set(DTYPES)
     assert set(choices.TASKS) == set(TASKS)
     assert {f"{made.__module__}.{made.__name__}" for made in map(_scorer_class, choices.SCORERS)} == set(

@@ -14,7 +14,7 @@ from study_tools import ROOT, composed, records, start, tiny_overrides, train
 
 from sdpet.adapters import PLACEMENTS
 from sdpet.config import run_folder, run_id, validate
-from sdpet.files.lock import claim
+from sdpet.files.lock import run_lock
 from sdpet.runs import Record, Resources, run
 
 SIX = ("-m", "+sweeps=smoke", "hydra/launcher=local")  # one by one: equal to the last bit
@@ -119,22 +119,22 @@ def test_what_an_interrupted_run_left_is_cleared_away(overrides, out, stage, mon
 
 
 def test_a_claim_is_exclusive_and_dies_with_its_owner(tmp_path):
-    with claim(tmp_path / "run") as mine:
+    with run_lock(tmp_path / "run") as mine:
         assert mine
-        with claim(tmp_path / "run") as second:
+        with run_lock(tmp_path / "run") as second:
             assert not second
     child = os.fork()
     if child == 0:
-        with claim(tmp_path / "run"):
+        with run_lock(tmp_path / "run"):
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
-    with claim(tmp_path / "run") as after_death:
+    with run_lock(tmp_path / "run") as after_death:
         assert after_death
 
 
 def test_a_claimed_run_is_left_alone(overrides, stage):
     config = composed(*overrides)
-    with claim(run_folder(validate(config))):
+    with run_lock(run_folder(validate(config))):
         assert run(config, stage) is None
 
 

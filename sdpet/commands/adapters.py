@@ -121,7 +121,7 @@ def shape_of_unet(model: str | None, folder: Path) -> Any:
     import torch
     from diffusers import UNet2DConditionModel
 
-    from sdpet.models.source import NAMED, Source, architecture_of, find_source, source_of
+    from sdpet.models.source import ARCHITECTURE_OF, Source, architecture_of, find_source, source_of
     from sdpet.runs import stored_config
 
     source: Source | None
@@ -132,7 +132,7 @@ def shape_of_unet(model: str | None, folder: Path) -> Any:
             source = source_of(unet, fetch=False)
         except ValueError:  # no longer here: its architecture will do
             source = architecture_of(unet)
-    elif model is None or model in NAMED:
+    elif model is None or model in ARCHITECTURE_OF:
         source = architecture_of({"name": model or "sd14"})
     else:
         source = find_source(None if model == "lab" else model, fetch=False)

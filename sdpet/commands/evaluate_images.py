@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sdpet.config import check_groups
-from sdpet.files.atomic import atomically
+from sdpet.files.atomic import write_atomic
 from sdpet.runs.record import Record
 from sdpet.study.report import scores_table
 
@@ -68,7 +68,7 @@ def evaluate_images(given: Any) -> None:
             "protocol": protocol,
         }
         text = json.dumps(content, indent=1)
-        atomically(file, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
+        write_atomic(file, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
     shown = Record("", "", "finished", {}, {}, metrics=scores)
     done = "" if stored is None else " (already scored with this protocol; skipped)"
     print(f"{len(images)} images of {given.images} against {len(references)} of {given.reference}{done}")

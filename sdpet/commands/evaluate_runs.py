@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sdpet.commands.progress_bar import Bar
 from sdpet.commands.study_progress import StudyProgressBar
 from sdpet.config import RunConfig, name_of, sampling_key, scoring_key, validate
-from sdpet.files.lock import claim
+from sdpet.files.lock import run_lock
 from sdpet.runs.execute import sampling_progress
 from sdpet.runs.libraries import torch_threads
 from sdpet.runs.record import FILE, Record
@@ -99,7 +99,7 @@ def evaluate_again(given: Any, overrides: Sequence[str]) -> None:
     try:
         for group in _fleets(jobs):
             with ExitStack() as locks:
-                mine = [job for job in group if locks.enter_context(claim(job.folder))]
+                mine = [job for job in group if locks.enter_context(run_lock(job.folder))]
                 if alone and not mine:
                     raise ValueError(f"another process is working on {group[0].folder}; try again when it is done.")
                 for job, entry, is_new in _score(mine, resources, asked, given.quiet or not alone):

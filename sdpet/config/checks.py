@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from sdpet.adapters.positions import PLACEMENTS, check_placement
-from sdpet.choices import DTYPES, TASKS
+from sdpet.choices import DTYPES, IMAGE_SUFFIXES, TASKS
 from sdpet.config.ids import cache_key
 from sdpet.config.run_config import LAB, LoggerSettings, RunConfig, SamplerSettings, TrainerSettings
 from sdpet.config.schema import check_group, check_values
-from sdpet.files.hashing import IMAGES, once
+from sdpet.files.hashing import once
 from sdpet.models.source import source_of
 
 DATA_FOR_TASK = {
@@ -194,8 +194,8 @@ def _check_task(config: RunConfig) -> None:
             raise ValueError(f"data.{key}: the folder {folder} does not exist; give a folder of images.")
         if data.name in ("dataset", "flowers"):
             continue
-        if not any(file.suffix.lower() in IMAGES for file in folder.iterdir()):
-            raise ValueError(f"data.{key}: the folder {folder} holds no image ({', '.join(IMAGES)}).")
+        if not any(file.suffix.lower() in IMAGE_SUFFIXES for file in folder.iterdir()):
+            raise ValueError(f"data.{key}: the folder {folder} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
     if kind != "subject":
         return
     if data.token not in (data.prompt or "").split():

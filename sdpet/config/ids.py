@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdpet.choices import SCORERS
+from sdpet.choices import IMAGE_SUFFIXES, SCORERS
 from sdpet.config.run_config import LAB, SCORER_KEYS, RunConfig
-from sdpet.files.hashing import CAPTIONS, DATASETS, IMAGES, WEIGHTS, hash_folder, once
+from sdpet.files.hashing import CAPTIONS, DATASETS, WEIGHTS, hash_folder, once
 from sdpet.models.source import source_of
 
 CLASS_IMAGE_KEYS = ("class_images", "class_sampler", "class_steps", "class_guidance")  # of data
@@ -68,7 +68,7 @@ def scoring_key(config: RunConfig) -> str:
 def identity(config: RunConfig) -> dict[str, Any]:
     """What can change the result of a run; folders appear as hashes of their content."""
     values, unet, data = config.values, config.values["unet"], config.values["data"]
-    endings = IMAGES + CAPTIONS + (DATASETS if config.data.name in ("dataset", "flowers") else ())
+    endings = IMAGE_SUFFIXES + CAPTIONS + (DATASETS if config.data.name in ("dataset", "flowers") else ())
     content = {key: hash_folder(path, endings) for key, path in config.data.folders.items()}
     unused = () if config.draws_class_images else CLASS_IMAGE_KEYS  # drawn images are known by how they are made
     weights = once(cache_key("weights", unet), lambda: source_of(unet).content_hash())

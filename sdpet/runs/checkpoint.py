@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sdpet.files.atomic import all_at_once
-from sdpet.files.lock import claim, claims_folder
+from sdpet.files.atomic import write_all_atomic
+from sdpet.files.lock import locks_folder, run_lock
 
 LOG = logging.getLogger("sdpet")
 SECONDS = 60.0  # between checkpoints, where the config does not say
@@ -46,7 +46,7 @@ def write_checkpoints(states: Mapping[Path, dict[str, Any]]) -> None:
         content = io.BytesIO()  # in memory first: errors of the disk then come as such
         torch.save(state, content)
         writes[file] = functools.partial(Path.write_bytes, data=content.getbuffer())
-    all_at_once(writes)
+    write_all_atomic(writes)
 
 
 def remove_checkpoint(run_folder: Path) -> None:
@@ -58,11 +58,11 @@ def remove_stale_files(study: Path) -> None:
     from sdpet.runs.record import Record
 
     kept = study / ".checkpoints"
-    names = {file.name.lstrip(".").split(".")[0] for place in (claims_folder(study / "any"), kept) if place.is_dir()
+    names = {file.name.lstrip(".").split(".")[0] for place in (locks_folder(study / "any"), kept) if place.is_dir()
              for file in place.iterdir()}  # fmt: skip
     for name in names:
         if Record.find(study / name) is not None:
-            with claim(study / name) as mine:  # and given back at once, with all that is left of it
+            with run_lock(study / name) as mine:  # and given back at once, with all that is left of it
                 for file in kept.glob(f"*{name}.pt*") if mine else ():
                     file.unlink(missing_ok=True)
 

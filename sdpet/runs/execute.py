@@ -19,7 +19,7 @@ from sdpet.runs.reference_scores import floor_folder, reference_scores
 from sdpet.runs.setup import ProgressCallback, Resources, make_design, make_plan, make_sampler, make_train_config
 
 if TYPE_CHECKING:
-    from sdpet.methods import Design, Handle
+    from sdpet.methods import Design, TunedModel
     from sdpet.models import BaseModel
     from sdpet.runs.loggers.base import NoLog
     from sdpet.scoring import Evaluation, Scorers
@@ -50,7 +50,7 @@ class _Attached:
     """The designs of the runs on the base model; fleet is None for a run alone."""
 
     designs: Sequence[Design]
-    handles: Sequence[Handle]
+    handles: Sequence[TunedModel]
     fleet: FleetMembers
 
 
@@ -161,7 +161,7 @@ def _save_training(
     run: PreparedRun,
     loaded: _Loaded,
     design: Design,
-    handle: Handle,
+    handle: TunedModel,
     result: FitResult,
     references: dict[str, dict[str, float | None]],
 ) -> Record:

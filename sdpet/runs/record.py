@@ -20,7 +20,7 @@ from typing import Any
 
 import sdpet
 from sdpet.config import RunConfig
-from sdpet.files.atomic import atomically
+from sdpet.files.atomic import write_atomic
 
 FORMAT = 1
 FILE = "record.json"
@@ -86,7 +86,7 @@ class Record:
             raise ValueError(f"status must be one of {', '.join(STATUSES)}, not {self.status!r}.")
         text = json.dumps(self.content(), indent=1)
         text = re.sub(r"\[\s+([-\d.e]+),\s+([-\d.e]+|null)\s+\]", r"[\1, \2]", text)  # pairs of the loss on one line
-        atomically(folder / FILE, lambda file: file.write_text(text + "\n", encoding="utf-8"))
+        write_atomic(folder / FILE, lambda file: file.write_text(text + "\n", encoding="utf-8"))
 
     def content(self) -> dict[str, Any]:
         """The record as it reads in record.json."""

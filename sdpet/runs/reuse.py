@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdpet.config import RunConfig, training_id
-from sdpet.files.atomic import atomically
+from sdpet.files.atomic import write_atomic
 from sdpet.runs.execute import PreparedRun, sampling_progress, save_evaluation
 from sdpet.runs.libraries import quiet_libraries, torch_threads
 from sdpet.runs.loggers.choose import open_log
@@ -31,7 +31,7 @@ def register_training(folder: Path, config: RunConfig) -> None:
     """Note that the run in `folder`, which has its record, has trained these weights."""
     note = folder.parent / ".trained" / training_id(config)
     note.parent.mkdir(exist_ok=True)
-    atomically(note, lambda file: file.write_text(folder.name + "\n", encoding="utf-8"))
+    write_atomic(note, lambda file: file.write_text(folder.name + "\n", encoding="utf-8"))
 
 
 def find_trained(folder: Path, config: RunConfig) -> Record | None:

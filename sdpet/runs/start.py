@@ -10,8 +10,8 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from sdpet.config import RunConfig, fleet_key, run_folder, validate
-from sdpet.files.atomic import no_space, settle
-from sdpet.files.lock import Claim, claim
+from sdpet.files.atomic import fsync_folder, no_space
+from sdpet.files.lock import RunLock, run_lock
 from sdpet.runs.checkpoint import read_checkpoint, remove_checkpoint
 from sdpet.runs.distributed import dispatcher, external_rank
 from sdpet.runs.execute import PreparedRun, train_and_score
@@ -124,7 +124,7 @@ class _Work:
         self.folders = [run_folder(config) for config in configs]
         self.records: list[Record | None] = [None] * len(configs)
         self.finished: set[int] = set()
-        self._locks: dict[int, Claim] = {}
+        self._locks: dict[int, RunLock] = {}
         self._states: dict[int, dict[str, Any] | None] = {}
 
     def claim(self, locks: ExitStack) -> deque[list[int]]:
@@ -134,7 +134,7 @@ class _Work:
         """
         groups: dict[int | str, list[int]] = {}
         for i, (config, folder) in enumerate(zip(self.configs, self.folders, strict=True)):
-            lock = locks.enter_context(claim(folder))
+            lock = locks.enter_context(run_lock(folder))
             before = Record.find(folder) if lock else None
             self.records[i] = before
             if lock is None or (before is not None and before.status != "failed"):
@@ -164,11 +164,11 @@ class _Work:
 
     def finish(self, i: int, record: Record) -> None:
         """Write the record, last of all, so that a run is complete only when it is there."""
-        if not self._locks[i].holds():  # our lease expired and another process took over this run
+        if not self._locks[i].is_held():  # our lease expired and another process took over this run
             self.records[i] = None
             self.finished.add(i)
             return
-        settle(self.folders[i])
+        fsync_folder(self.folders[i])
         record.write(self.folders[i])
         remove_checkpoint(self.folders[i])
         if record.status == "finished" and record.trained_in is None:

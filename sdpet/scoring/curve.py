@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sdpet.files.atomic import atomically
+from sdpet.files.atomic import write_atomic
 from sdpet.files.hashing import hash_text
 from sdpet.models.base import BaseModel
 from sdpet.sampling.loop import SamplerConfig, StepCallback
@@ -86,7 +86,7 @@ def guidance_points(
                 continue
             stored[key] = {"model": model, "guidance": float(scale), **done.metrics}
             lines = "".join(json.dumps({"key": k, **row}) + "\n" for k, row in stored.items())
-            atomically(file, functools.partial(Path.write_text, data=lines, encoding="utf-8"))
+            write_atomic(file, functools.partial(Path.write_text, data=lines, encoding="utf-8"))
         rows.append({**stored[key], "model": model})
     return rows
 
@@ -127,7 +127,7 @@ def write_guidance_table(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
             table.writeheader()
             table.writerows(rows)
 
-    atomically(file, write)
+    write_atomic(file, write)
 
 
 def plot_guidance(
@@ -173,7 +173,7 @@ def plot_guidance(
     for ending in ("svg", "png"):
         image = io.BytesIO()
         figure.savefig(image, format=ending, dpi=150)
-        atomically(folder / f"guidance.{ending}", functools.partial(Path.write_bytes, data=image.getvalue()))
+        write_atomic(folder / f"guidance.{ending}", functools.partial(Path.write_bytes, data=image.getvalue()))
 
 
 _NAMES = {"clip_t": "CLIP score (clip_t)", "fid": "FID", "clip_i": "similarity to the subject (clip_i)"}

@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 import torch
 
-from sdpet.seeds import derive, isolated
+from sdpet.seeds import derive, isolated_rng
 
 SMALL = 2048  # with fewer images than Inception has features, their covariance is singular
 
@@ -109,7 +109,7 @@ def kernel_distance(a: torch.Tensor, b: torch.Tensor, subsets: int = 100, size: 
         metric = KernelInceptionDistance(feature=torch.nn.Identity(), subsets=subsets, subset_size=size)
     metric.update(a, real=False)
     metric.update(b, real=True)
-    with isolated(0, "kid"):
+    with isolated_rng(0, "kid"):
         mean, deviation = metric.compute()
     return float(mean), float(deviation)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sdpet.files.atomic import atomically
+from sdpet.files.atomic import write_atomic
 from sdpet.files.hashing import hash_text
 from sdpet.models.base import BaseModel
 from sdpet.sampling.loop import NOT_FINITE, SamplerConfig, StepCallback, sample_together
@@ -206,7 +206,7 @@ def save_samples(evaluation: Evaluation, folder: str | Path) -> None:
     for row, image in zip(evaluation.index, evaluation.images, strict=True):
         Image.fromarray(image).save(folder / row["file"])
     lines = "".join(json.dumps(row) + "\n" for row in evaluation.index)
-    atomically(folder / "index.jsonl", lambda file: file.write_text(lines, encoding="utf-8"))
+    write_atomic(folder / "index.jsonl", lambda file: file.write_text(lines, encoding="utf-8"))
 
 
 def save_noise_map(evaluation: Evaluation, folder: Path) -> None:
@@ -226,4 +226,4 @@ def save_noise_map(evaluation: Evaluation, folder: Path) -> None:
             with file.open("wb") as stream:  # given a name, numpy would append .npz
                 np.savez(stream, map=with_map)
 
-        atomically(folder / "noise_difference.npz", write)
+        write_atomic(folder / "noise_difference.npz", write)

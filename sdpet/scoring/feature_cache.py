@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sdpet.files.atomic import atomically
+from sdpet.files.atomic import write_atomic
 
 
 def cached_features(
@@ -53,7 +53,7 @@ def cached_features(
     features = compute().contiguous()
     file.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"key": key, "hash": _hash(features)}
-    atomically(file, lambda partial: save_file({"features": features}, partial, metadata=metadata))
+    write_atomic(file, lambda partial: save_file({"features": features}, partial, metadata=metadata))
     return features
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sdpet.files.atomic import atomically
+from sdpet.files.atomic import write_atomic
 from sdpet.files.hashing import hash_text
 from sdpet.models.base import BaseModel
 from sdpet.sampling.loop import SamplerConfig, StepCallback
@@ -101,7 +101,7 @@ def _cached(folder: Path | None, key: dict[str, Any], compute: Callable[[], dict
         scores = compute()
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"scores": scores, "key": key}, indent=1)
-    atomically(file, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_atomic(file, lambda partial: partial.write_text(text, encoding="utf-8"))
     return scores
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpet.config import RunConfig, fleet_key
-from sdpet.files.atomic import atomically
+from sdpet.files.atomic import write_atomic
 from sdpet.runs.libraries import quiet_libraries, torch_threads
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def measure(
     file = _file(configs[0], key)
     file.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**asdict(found), "machine": platform.node()}, indent=1)
-    atomically(file, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_atomic(file, lambda partial: partial.write_text(text, encoding="utf-8"))
     return found
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sdpet.files.lock import claim
+from sdpet.files.lock import run_lock
 from sdpet.runs.loggers.choose import tell_failure
 from sdpet.runs.setup import ProgressCallback
 from sdpet.study.plan import Job
@@ -174,7 +174,7 @@ def _record_death(job: Job, code: int) -> None:
     from sdpet.runs.start import failure
 
     hint = "; was memory short?" if code == -9 else ""
-    with claim(job.folder) as lock:
+    with run_lock(job.folder) as lock:
         if lock and job.record() is None:
             reason = f"the process died with {'signal ' + str(-code) if code < 0 else 'status ' + str(code)}{hint}"
             job.folder.mkdir(parents=True, exist_ok=True)

@@ -24,8 +24,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
 from sdpet.config import name_of, validate
-from sdpet.files.atomic import atomically, no_space
-from sdpet.files.lock import claim
+from sdpet.files.atomic import no_space, write_atomic
+from sdpet.files.lock import run_lock
 from sdpet.runs.record import FILE, Record
 from sdpet.study.plan import Job
 from sdpet.study.progress import StudyProgress
@@ -114,7 +114,7 @@ def _write_request(fleet: Sequence[Job]) -> Path:
     folder = _requests_folder(fleet[0])
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}.json"
-    atomically(file, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_atomic(file, lambda partial: partial.write_text(text, encoding="utf-8"))
     return file
 
 
@@ -148,7 +148,7 @@ def _wait_for_others(jobs: Sequence[Job]) -> None:
         busy = []
         for job in waiting:
             if job.record() is None:
-                with claim(job.folder) as free:
+                with run_lock(job.folder) as free:
                     if not free:
                         busy.append(job)
         waiting = busy
@@ -159,7 +159,7 @@ def _wait_for_others(jobs: Sequence[Job]) -> None:
 def _record_failure(job: Job, reason: BaseException) -> None:
     from sdpet.runs.start import failure
 
-    with claim(job.folder) as mine:
+    with run_lock(job.folder) as mine:
         if mine and job.record() is None:
             job.folder.mkdir(parents=True, exist_ok=True)
             failure(job.config, f"its job died: {_shorten(reason)}").write(job.folder)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from sdpet.config import fleet_key
-from sdpet.files.lock import claim
+from sdpet.files.lock import run_lock
 from sdpet.study.fleet_size import UNMEASURED, worth_measuring
 from sdpet.study.plan import Job
 
@@ -97,7 +97,7 @@ class RunQueue:
         self._next_poll = time.monotonic() + POLL
         finished, waiting = [], []
         for job in self._elsewhere:
-            with claim(job.folder) as free:
+            with run_lock(job.folder) as free:
                 if not free:
                     waiting.append(job)
                 elif job.complete:

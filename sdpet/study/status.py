@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from sdpet.files.lock import STALE, claims_folder, machine
+from sdpet.files.lock import STALE, locks_folder, machine
 from sdpet.runs.record import FILE, STATUSES
 from sdpet.study.manifest import read_manifest
 from sdpet.study.report import duration
@@ -112,7 +112,7 @@ def _end_of(content: bytes, when: float) -> Ended | None:
 def _claims(folder: Path) -> dict[str, bool]:
     """Claimed runs by run_id, and whether their owner is alive as far as can be seen from here."""
     alive: dict[str, bool] = {}
-    place = claims_folder(folder / "run")
+    place = locks_folder(folder / "run")
     try:
         names = os.listdir(place)
     except OSError:

@@ -10,9 +10,9 @@ from typing import Any
 
 from PIL import Image
 
-from sdpet.files.atomic import atomically
+from sdpet.files.atomic import write_atomic
 from sdpet.files.hashing import hash_text
-from sdpet.files.lock import claim
+from sdpet.files.lock import run_lock
 from sdpet.models.base import BaseModel
 from sdpet.sampling.loop import SamplerConfig, sample
 from sdpet.seeds import derive
@@ -71,7 +71,7 @@ def class_folder(
     folder = root / hash_text(json.dumps(made_by, sort_keys=True))
     root.mkdir(parents=True, exist_ok=True)
     while not (folder / "index.jsonl").exists():
-        with claim(folder) as mine:
+        with run_lock(folder) as mine:
             if mine and not (folder / "index.jsonl").exists():
                 _draw_missing(folder, base, prompt, count, sampler, progress)
                 continue
@@ -102,8 +102,8 @@ def _draw_missing(
         part = missing[start : start + CHUNK]
         drawn = sample(base, [prompt] * len(part), [row["seed"] for row in part], sampler, chunk=CHUNK)
         for row, image in zip(part, drawn, strict=True):
-            atomically(folder / row["file"], lambda file, image=image: Image.fromarray(image).save(file, "png"))  # type: ignore[misc]
+            write_atomic(folder / row["file"], lambda file, image=image: Image.fromarray(image).save(file, "png"))  # type: ignore[misc]
         if progress:
             progress(PHASE, count - len(missing) + start + len(part), count)
     lines = "".join(json.dumps(row) + "\n" for row in rows)
-    atomically(folder / "index.jsonl", lambda file: file.write_text(lines, encoding="utf-8"))
+    write_atomic(folder / "index.jsonl", lambda file: file.write_text(lines, encoding="utf-8"))

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from sdpet.files.atomic import atomically
+from sdpet.files.atomic import write_atomic
 from sdpet.files.hashing import hash_images, hash_text
-from sdpet.files.lock import claim
+from sdpet.files.lock import run_lock
 from sdpet.models.base import BaseModel
 
 FORMAT = 1
@@ -98,7 +98,7 @@ class LatentCache:
 def _compute_once(file: Path, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
     file.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        with claim(file) as mine:
+        with run_lock(file) as mine:
             if (found := _read(file)) is not None:
                 return found
             if mine:
@@ -112,7 +112,7 @@ def _write(file: Path, value: torch.Tensor) -> None:
     from safetensors.torch import save_file
 
     value = value.detach().cpu().contiguous()
-    atomically(file, lambda partial: save_file({"value": value}, partial, {"digest": _digest(value)}))
+    write_atomic(file, lambda partial: save_file({"value": value}, partial, {"digest": _digest(value)}))
 
 
 def _read(file: Path) -> torch.Tensor | None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
-from sdpet.methods import Handle
+from sdpet.methods import TunedModel
 from sdpet.training.config import TrainConfig
 
 
@@ -18,7 +18,7 @@ class Member:
 
     Parameters
     ----------
-    handle : Handle
+    handle : TunedModel
         What is trained.
     seed : int
         Of data order, noise and timesteps.
@@ -30,7 +30,7 @@ class Member:
         What `TrainingModule.state` gave when the run was interrupted; None begins at step 0.
     """
 
-    handle: Handle
+    handle: TunedModel
     seed: int
     config: TrainConfig
     on_step: Callable[[int, float], None] | None = None

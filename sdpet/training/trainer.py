@@ -19,7 +19,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
-from sdpet.methods import Handle
+from sdpet.methods import TunedModel
 from sdpet.models.base import BaseModel
 from sdpet.tasks import Task
 from sdpet.training.config import TrainConfig
@@ -60,7 +60,7 @@ class FitResult:
 
 def fit(
     base: BaseModel,
-    handle: Handle,
+    handle: TunedModel,
     task: Task,
     *,
     seed: int,
@@ -73,7 +73,7 @@ def fit(
     ----------
     base : BaseModel
         The model that the design is attached to.
-    handle : Handle
+    handle : TunedModel
         What `sdpet.methods.build` gave; its parameters are trained.
     task : Task
         Gives the batches and the loss.

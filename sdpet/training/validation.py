@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sdpet.files.atomic import atomically
+from sdpet.files.atomic import write_atomic
 from sdpet.models.base import BaseModel
 from sdpet.sampling import SamplerConfig, sample_together
 from sdpet.scoring import EvalPlan, image_seeds
@@ -62,4 +62,4 @@ class Validation:
             Image.fromarray(image).save(folder / name)
             rows.append({"file": name, "prompt": item.prompt, "seed": seed, "role": item.role})
         lines = "".join(json.dumps(row) + "\n" for row in rows)
-        atomically(folder / "index.jsonl", lambda file: file.write_text(lines, encoding="utf-8"))
+        write_atomic(folder / "index.jsonl", lambda file: file.write_text(lines, encoding="utf-8"))
