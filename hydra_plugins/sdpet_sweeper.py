@@ -59,7 +59,7 @@ class GridSweeper(Sweeper):
         plan, said = self.planned(composer, arguments, options)
         folder = plan.jobs[0].folder.parent
         if options.dry_run:
-            print("\n".join([*said, *self._outlook(plan, folder, options)]), flush=True)
+            print("\n".join([*said, *self._forecast(plan, folder, options)]), flush=True)
             return []
         folder.mkdir(parents=True, exist_ok=True)  # an unwritable place is found here, before any work
         records = {job.folder: job.record() for job in plan.jobs}
@@ -179,12 +179,12 @@ class GridSweeper(Sweeper):
             write_manifest(folder, plan.jobs, sys.argv)
             self._launch(composer, [job for job in added if not job.complete])
 
-    def _outlook(self, plan: Plan, folder: Path, options: SweepOptions) -> list[str]:
+    def _forecast(self, plan: Plan, folder: Path, options: SweepOptions) -> list[str]:
         """What the plan's runs will be able to tell, and what they will take."""
         import pandas as pd
 
         from analysis.planning.dry_run import foresee
-        from sdpet.study.forecast import levels_of, measured_in, outlook, outlook_lines, short_pilot
+        from sdpet.study.forecast import forecast_lines, levels_of, make_forecast, measured_in, short_pilot
         from sdpet.study.plan import training_first
 
         assert self.config is not None
@@ -203,7 +203,9 @@ class GridSweeper(Sweeper):
             measured, where = measured_in(place), str(place)
         train, score = training_first([job for job in plan.jobs if not job.complete])
         workers = self.config.hydra.launcher.get("workers")
-        return lines + outlook_lines(outlook(train, score, measured, where), len(train), len(score), workers, folder)
+        return lines + forecast_lines(
+            make_forecast(train, score, measured, where), len(train), len(score), workers, folder
+        )
 
 
 def _counts(there: int, failed: int, retry: bool) -> list[str]:

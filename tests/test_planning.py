@@ -250,7 +250,7 @@ def test_a_dry_run_says_all_and_does_nothing(tiny_folder, subject_folders, tmp_p
 
 def test_the_expected_time_is_by_measured_runs(plan_of):
     """Steps of training and of sampling count for themselves; what is trained already is not trained again."""
-    from sdpet.study.forecast import outlook
+    from sdpet.study.forecast import make_forecast
 
     plan = plan_of("sampler.guidance=2,3,4", "trainer.steps=100", "sampler.steps=10")
     record = Record("a", "s", "finished", factors(plan.jobs[0].config) | {"steps": 10}, {"name": "dreambooth"})
@@ -258,10 +258,10 @@ def test_the_expected_time_is_by_measured_runs(plan_of):
     record.protocol = {"sampler": {"steps": 20}}
     train_jobs, score_jobs = training_first(plan.jobs)
     assert (len(train_jobs), len(score_jobs)) == (1, 2)
-    expected = outlook(train_jobs, score_jobs, [(record, 500)], "x")
+    expected = make_forecast(train_jobs, score_jobs, [(record, 500)], "x")
     assert expected.seconds == pytest.approx(100 * 0.2 + 3 * (10 * 3.0 / 20 + 1.0 + 0.5))
     assert expected.size == 1500
-    assert outlook(train_jobs, score_jobs, [], "x").seconds is None
+    assert make_forecast(train_jobs, score_jobs, [], "x").seconds is None
 
 
 def test_runs_that_differ_only_in_the_sampler_train_once(tiny_folder, subject_folders, tmp_path, monkeypatch):
