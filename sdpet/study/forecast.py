@@ -66,7 +66,7 @@ def _follows(rows: Sequence[Mapping[str, Any]], name: str, design: str) -> bool:
 
 
 def _count(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> int:
-    """The number of distinct combinations of levels of these factors; a missing factor counts as a level."""
+    """The number of distinct combinations of levels of these factors, among runs that have all of them."""
     found = {tuple(row.get(name) for name in names) for row in rows}
     return len({levels for levels in found if None not in levels})
 
@@ -79,7 +79,7 @@ class Forecast:
     ----------
     seconds : float or None
         Time of all runs one after another; None if no run of this kind was measured.
-    size : float or None
+    size : int or None
         Bytes on disk; None if nothing was measured.
     basis : str
         The runs on which the estimate is based.

@@ -52,7 +52,7 @@ def gpus_for(jobs: Sequence[Job]) -> list[str]:
 
 
 def how_many(wanted: int | str, gpus: Sequence[str]) -> int:
-    """The number of processes for hydra.launcher.workers; "auto" means one per GPU or, without GPUs, per usable core."""
+    """The number of processes for hydra.launcher.workers; "auto" is one per GPU or, without GPUs, per usable core."""
     count = (len(gpus) or usable_cores()) if wanted == "auto" else wanted
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise ValueError(f"hydra.launcher.workers must be auto or a whole number of at least 1, not {wanted!r}.")
