@@ -11,6 +11,7 @@ from scipy import stats
 from analysis.anova_table import anova, oneway
 from analysis.conclusion_joint import (
     ALPHA,
+    DESIGN,
     designs,
     explained,
     f_words,
@@ -22,6 +23,7 @@ from analysis.conclusion_joint import (
 from analysis.load import factor_columns, higher_is_better
 from analysis.means import marginal_means
 from analysis.posthoc import best_set
+from analysis.runs.roles import is_of_records
 from analysis.sample_size import detectable
 
 _WORDS = {"din": "the input position (din)", "dout": "the output position (dout)", "mid_dim": "the width (mid_dim)"}
@@ -44,7 +46,7 @@ def conclude(frame: pd.DataFrame, metric: str, factor: str | None = None, terms:
     """
     if metric not in frame:
         raise ValueError(f"The frame has no column {metric!r}; it has {', '.join(map(str, frame.columns))}.")
-    by = [c for c in ("task", "data") if c in frame and frame[c].nunique() > 1]
+    by = [c for c in ("task", "data") if is_of_records(frame) and c in frame and frame[c].nunique() > 1]
     if by:
         parts = frame.dropna(subset=[metric]).groupby(by, sort=True)
         return "\n".join(f"{'/'.join(map(str, name))}: {conclude(part, metric, factor, terms)}" for name, part in parts)
@@ -74,20 +76,20 @@ def _together(frame: pd.DataFrame, metric: str, terms: Sequence[str]) -> str | N
     """What several factors say together; None where they leave no residual to test them with."""
     names = factors_of(terms)
     used = frame.dropna(subset=names)
-    used = used.assign(design=designs(used, names))
+    used = used.assign(**{DESIGN: designs(used, names)})
     if len(used) < 2 or used[metric].nunique() < 2 or min(used[name].nunique() for name in names) < 2:
         return None
-    block = _block(used, "design")
+    block = _block(used, DESIGN)
     if not leaves_residual(used, metric, terms, block):
         return None
-    several = used.groupby("design").size().max() > 1
-    best = _best(used, metric, "design", block) if several else _highest(used, metric)
-    return " ".join([*explained(used, metric, terms, block), *best, *_anchors(used, metric, "design")])
+    several = used.groupby(DESIGN).size().max() > 1
+    best = _best(used, metric, DESIGN, block) if several else _highest(used, metric)
+    return " ".join([*explained(used, metric, terms, block), *best, *_anchors(used, metric, DESIGN)])
 
 
 def _highest(frame: pd.DataFrame, metric: str) -> list[str]:
     row = frame.loc[frame[metric].idxmax() if higher_is_better(metric) else frame[metric].idxmin()]
-    return [f"The {_end(metric)} {metric} is that of {row['design']} ({row[metric]:.3g}), in one run."]
+    return [f"The {_end(metric)} {metric} is that of {row[DESIGN]} ({row[metric]:.3g}), in one run."]
 
 
 def _main_factor(frame: pd.DataFrame, metric: str) -> str | None:
@@ -98,9 +100,10 @@ def _main_factor(frame: pd.DataFrame, metric: str) -> str | None:
 
 
 def _block(frame: pd.DataFrame, factor: str) -> str | None:
-    if factor == "seed" or "seed" not in frame or frame["seed"].nunique() < 2 or frame["seed"].isna().any():
+    seed = frame.attrs.get("block", "seed")
+    if seed is None or factor == seed or seed not in frame or frame[seed].nunique() < 2 or frame[seed].isna().any():
         return None
-    return "seed" if (frame.groupby("seed")[factor].nunique() > 1).all() else None
+    return str(seed) if (frame.groupby(seed)[factor].nunique() > 1).all() else None
 
 
 def _ignored(frame: pd.DataFrame, factor: str) -> str:

@@ -13,6 +13,7 @@ from analysis.load import factor_columns
 DERIVED = ("mid_dim", "lr", "steps")  # often set for each placement, method or activation: then no factors themselves
 NAMED = ("placement", "din", "dout", "activation", "init", "method")  # levels that need no name of their factor
 ALPHA = 0.05
+DESIGN = "(design)"  # a column of the combinations of levels, which no table has
 
 
 def own_factors(frame: pd.DataFrame) -> list[str]:

@@ -14,8 +14,8 @@ from analysis.report.tables import Column, Table, make_table
 from analysis.report.words import factor_words, intervals, listing, number, p_cell, p_words
 
 
-def factors_section(study: Study, out: Path) -> Section | None:
-    """F bars, the one-way table and the type II table of the joint model."""
+def factors_section(study: Study, out: Path, type: int = 2) -> Section | None:
+    """F bars, the one-way table and the table of the joint model, of the given type of sums of squares."""
     from analysis import anova, oneway
 
     runs = study.modelled
@@ -24,13 +24,13 @@ def factors_section(study: Study, out: Path) -> Section | None:
         return None
     alone = oneway(runs, study.metric, tested, block=study.block).reset_index(names="factor")
     terms = [term for term in study.model or study.terms if set(term.split(":")) <= set(tested)]
-    together = anova(runs, study.metric, terms, 2, block=study.block) if terms else None
+    together = anova(runs, study.metric, terms, type, block=study.block) if terms else None
     after = f", {study.block} as block" if study.block else ""
     groups = [(f"each factor alone (one-way{after})", _bars(alone, "eta2", "η²"))]
     if together is not None and len(terms) > 1:
         rows = together.loc[terms].reset_index(names="factor")
         model = " + ".join(filter(None, [study.block, *terms]))
-        groups.append((f"beyond the others: {model} (type II)", _bars(rows, "eta2_partial", "ηₚ²")))
+        groups.append((f"beyond the others: {model} (type {'I' * type})", _bars(rows, "eta2_partial", "ηₚ²")))
     blocks: list[Block] = [Text(_sentence(alone, study))]
     if any(f == f for _, bars in groups for _, f, _, _ in bars):
         caption = (
@@ -42,7 +42,7 @@ def factors_section(study: Study, out: Path) -> Section | None:
         blocks.append(FigureBlock(drawing, caption, f"F statistic of {listing(tested)}"))
     blocks.append(TableBlock(_oneway_table(study, alone, out)))
     if together is not None:
-        blocks.append(TableBlock(_additive_table(study, together, out)))
+        blocks.append(TableBlock(_additive_table(study, together, out, type)))
     return Section("factors", "Which factor matters", blocks)
 
 
@@ -106,12 +106,13 @@ def _oneway_table(study: Study, alone: pd.DataFrame, out: Path) -> Table:
     }, out / "tables", _notes(frame, alone))  # fmt: skip
 
 
-def _additive_table(study: Study, together: pd.DataFrame, out: Path) -> Table:
+def _additive_table(study: Study, together: pd.DataFrame, out: Path, type: int) -> Table:
     frame = together.reset_index(names="term")
     frame["interval"] = intervals(frame["eta2_partial_low"], frame["eta2_partial_high"], 2)
+    beyond = ("those before it", "all others that do not contain it", "all others")[type - 1]
     caption = (
-        f"{'Model' if study.model else 'Additive model'} of {study.words.label}: each term beyond all others that do "
-        "not contain it (type II), degrees of freedom by rank."
+        f"{'Model' if study.model else 'Additive model'} of {study.words.label}: each term beyond {beyond} "
+        f"(type {'I' * type}), degrees of freedom by rank."
     )
     caption += f" The {study.block} is a block." if study.block else ""
     return make_table("additive", caption, frame, {
