@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
-from analysis.load_wandb import PREFIX
-from analysis.records import FIRST
 from analysis.report.page import Section, render
 from analysis.report.study import Study, read_study
 from analysis.report.words import counted, listing, number
 from analysis.runs.direction import directions
+from analysis.runs.load_wandb import PREFIX
 from analysis.runs.names import outer
+from analysis.runs.records import FIRST
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ def write_report(
     as "clip_i ~ din * dout". compare: a second study (default: the paper's heatmap where placements can be compared).
     scores: which scores of the runs, as in `analysis.load_results`. out: default `report` in the study's folder; for a
     CSV `outputs/<name>/report`, for W&B `outputs/wandb-<name>/report`. block: a column that is taken out first instead
-    of the seed, or "none". maximize: whether the larger score is the better one (default: by the score's name). type: of
-    the sums of squares of the joint model, 1, 2 or 3. random: grouping terms with random effects, such as "seed" or
-    "seed:model"; a mixed model of them is added.
+    of the seed, or "none". maximize: whether the larger score is the better one (default: by the score's name).
+    type: of the sums of squares of the joint model, 1, 2 or 3. random: grouping terms with random effects, such as
+    "seed" or "seed:model"; a mixed model of them is added.
     Raises ValueError, with one sentence that names the choices, when there is nothing to report on.
     """
     if type not in (1, 2, 3):

@@ -11,11 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.conclusion_joint import own_factors
-from analysis.load import factor_columns, higher_is_better, load_results
-from analysis.records import FIRST, with_scores
+from analysis.report.conclusion_joint import own_factors
 from analysis.report.words import Metric, factor_words, level_words, metric_words
 from analysis.runs.asked import Asked, Choices, choose, runs_to_compare
+from analysis.runs.load import factor_columns, higher_is_better, load_results
+from analysis.runs.records import FIRST, with_scores
 from analysis.runs.roles import is_of_records
 
 DESIGN = "(design)"  # a column that no table has
@@ -150,7 +150,8 @@ def read_study(
 ) -> Study:
     """Load a study folder or a table and settle score, factors and block: what is given counts, the rest is guessed.
 
-    block: a column that is taken out first, or "none"; maximize: whether the larger score is better. ValueError names the choices where a name is unknown.
+    block: a column that is taken out first, or "none"; maximize: whether the larger score is
+    better. ValueError names the choices where a name is unknown.
     """
     path = Path(source)
     # Failed runs have no protocol; only the runs that are compared must have been scored alike.

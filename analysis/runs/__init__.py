@@ -1,1 +1,1 @@
-"""From any table, folder or server to a frame with one row a run: reading, types of columns, and what each column is."""
+"""Runs as a tidy frame: from run folders, tables or W&B; and what each column of it is."""

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.design import parse_model, parse_terms
-from analysis.load import factor_columns, metric_columns, roles_of
+from analysis.linear_model.design import parse_model, parse_terms
 from analysis.runs.columns import look_alikes
 from analysis.runs.direction import higher_is_better
+from analysis.runs.load import factor_columns, metric_columns, roles_of
 from analysis.runs.names import inner, outer, resolve
 from analysis.runs.roles import FACTORS, FOLDS, is_of_records
 from analysis.runs.statuses import has_status
@@ -144,8 +144,8 @@ def _checked(runs: pd.DataFrame, factors: list[str], metric: str, source: str) -
             raise _unknown_factor(runs, name, source)
         if _is_numeric(runs[name]) and runs[name].nunique() > _MOST_LEVELS:
             raise ValueError(
-                f"{outer(name)} has {runs[name].nunique()} different values in {len(runs)} runs, too many for the levels "
-                f"of a factor (at most {_MOST_LEVELS})."
+                f"{outer(name)} has {runs[name].nunique()} different values in {len(runs)} runs, too many for the "
+                f"levels of a factor (at most {_MOST_LEVELS})."
             )
     return factors
 

@@ -1,4 +1,4 @@
-"""What the cells of a column are: numbers in any common notation, truth values, or words; what is missing, and doubts."""
+"""What the cells of a column are: numbers in any common notation, truth values, or words; and what is missing."""
 
 from __future__ import annotations
 
@@ -65,13 +65,11 @@ def typed(name: str, cells: Sequence[str], lines: Sequence[int], separator: str 
         return words.where(filled), []
     if absent.any() and _is_level(name, numbers, bare[absent]):
         which = sorted(set(bare[absent]))
-        said = (
-            f"{' and '.join(which)} in {name} ({int(absent.sum())} cells) is taken as a level, not as a missing value."
-        )
-        return words.where(filled), [*notes, said]
+        said = f"{' and '.join(which)} in {name} ({int(absent.sum())} cells) is taken as a level, not as missing."
+        return words.where(filled), [said]
     notes = list(notes)
     if broken.any():
-        notes.append(_broken(name, bare[broken], [lines[i] for i in np.flatnonzero(broken)]))
+        notes.append(_broken(name, bare[broken], [lines[int(i)] for i in np.flatnonzero(broken)]))
     if absent.any():
         shown = ", ".join(sorted(set(bare[absent])))
         notes.append(f"{_cells(int(absent.sum()))} of {name} {_are(int(absent.sum()))} missing ({shown}).")
@@ -94,10 +92,9 @@ def _truths(name: str, bare: pd.Series, filled: pd.Series, words: pd.Series) -> 
         return (known.astype(bool) if filled.all() else known), []
     if set(bare[filled & known.isna()].str.lower()) <= _LEVEL_WORDS and not says_score(name):
         return words.where(filled), []  # True, False and None: three levels
-    lost = int((filled & known.isna()).sum())
-    return known, [
-        f"{_cells(lost)} of {name} {_are(lost)} missing ({', '.join(sorted(set(bare[filled & known.isna()])))})."
-    ]
+    absent = bare[filled & known.isna()]
+    shown = ", ".join(sorted(set(absent)))
+    return known, [f"{_cells(len(absent))} of {name} {_are(len(absent))} missing ({shown})."]
 
 
 def _numbers(name: str, bare: pd.Series, separator: str) -> tuple[pd.Series | None, list[str]]:
@@ -165,7 +162,7 @@ def _are_words(name: str, numbers: pd.Series, bare: pd.Series, absent: pd.Series
 
 
 def _is_level(name: str, numbers: pd.Series, words: pd.Series) -> bool:
-    """Whether None in a column of numbers is one more level: where the numbers repeat as settings do, and so does it."""
+    """Whether None in a column of numbers is one more level: where the numbers repeat as settings do, and it too."""
     if says_score(name) or not set(words.str.lower()) <= _LEVEL_WORDS:
         return False
     return is_leveled(numbers) and len(words) > 1

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import pairwise
 
 # What a run costs, in the units of record.json (counts, bytes, seconds).
 COSTS = (
@@ -30,14 +31,14 @@ SMALLER = frozenset(
 )
 # Words that turn such a name round: the less of a loss, the better.
 _LARGER = frozenset(
-    "reduction improvement gain gains saved savings saving speedup speed throughput diversity similarity inverse".split()
+    "reduction improvement gain gains saved savings saving speedup speed throughput diversity similarity".split()
 )
 _NEGATED = frozenset({"neg", "negative", "negated", "minus"})
 _TIMES = frozenset("s sec secs second seconds min minute minutes h hour hours ms day".split())
 _COUNTS = frozenset("step steps epoch epochs iteration iterations iters episodes samples tokens trials rounds".split())
 _SPLITS = frozenset("val valid validation test eval train training dev mean avg average median best final last".split())
 
-_said: ContextVar[Mapping[str, bool]] = ContextVar("directions that the user said", default={})
+_said: ContextVar[Mapping[str, bool] | None] = ContextVar("directions that the user said", default=None)
 
 
 def tokens(name: str) -> list[str]:
@@ -58,14 +59,14 @@ def higher_is_better(metric: str) -> bool:
     >>> [higher_is_better(name) for name in ("clip_i", "val_loss", "neg_mean_squared_error", "images_per_second")]
     [True, False, True, True]
     """
-    said = _said.get()
+    said = _said.get() or {}
     return said[metric] if metric in said else not _smaller(metric)
 
 
 @contextmanager
 def directions(said: Mapping[str, bool]) -> Iterator[None]:
     """Within this context the direction of the scores named here is what the user said (True: larger is better)."""
-    token = _said.set({**_said.get(), **said})
+    token = _said.set({**(_said.get() or {}), **said})
     try:
         yield
     finally:
@@ -82,13 +83,13 @@ def _smaller(metric: str) -> bool:
         return negated
     if _LARGER & set(words):
         return negated
-    for first, second in zip(words, words[1:], strict=False):
+    for first, second in pairwise(words):
         if first == "per" and second in _TIMES:
             return negated  # images per second
     if "/s" in metric.lower() and words[-1] in _TIMES:
         return negated
     smaller = any(w in SMALLER or (w.endswith(("loss", "error")) and w != "gloss") for w in words)
     smaller = smaller or own == ["per"] or ("cross" in words and "entropy" in words)
-    smaller = smaller or any(a in _COUNTS and b == "to" for a, b in zip(words, words[1:], strict=False))
+    smaller = smaller or any(a in _COUNTS and b == "to" for a, b in pairwise(words))
     smaller = smaller or ("rank" in words and bool({"mean", "avg", "average", "median"} & set(words)))
     return smaller != negated

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 # As the tools write them; a plain table may well have a factor called Name or Group, so these count only in an export.
 WANDB = frozenset(
-    """Name|State|Notes|Created|Runtime|User|Tags|ID|Updated|End Time|Start Time|Hostname|Description|Commit|GitHub|Host|
-    Sweep|Group|Job Type|Command|OS|Python version|Git repository|Git state|GPU count|GPU type|CPU count|Heartbeat|
+    """Name|State|Notes|Created|Runtime|User|Tags|ID|Updated|End Time|Start Time|Hostname|Description|Commit|GitHub|
+    Host|Sweep|Group|Job Type|Command|OS|Python version|Git repository|Git state|GPU count|GPU type|CPU count|Heartbeat|
     Run path|Project|Entity|Agent|Creator|Logged At|Duration|Username|Visibility|URL""".replace("\n    ", "").split("|")
 )
 MLFLOW = frozenset(
@@ -18,8 +18,8 @@ MLFLOW = frozenset(
 )
 OPTUNA = frozenset("number state datetime_start datetime_complete duration study_name trial_id".split())
 RAY = frozenset(
-    """trial_id experiment_id experiment_tag date timestamp time_this_iter_s time_total_s time_since_restore pid hostname
-    node_ip timesteps_since_restore timesteps_total iterations_since_restore episodes_total warmup_time done
+    """trial_id experiment_id experiment_tag date timestamp time_this_iter_s time_total_s time_since_restore pid
+    hostname node_ip timesteps_since_restore timesteps_total iterations_since_restore episodes_total warmup_time done
     training_iteration logdir should_checkpoint checkpoint_dir_name""".split()
 )
 _TOOLS = (WANDB, MLFLOW, OPTUNA, RAY)

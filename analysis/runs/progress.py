@@ -37,7 +37,7 @@ def under_way(folder: Path, runs: pd.DataFrame) -> list[str]:
         shown = [plan.runs[run] or run for run in missing]
         which = ", ".join(shown[:_NAMED]) + (f" and {len(shown) - _NAMED} more" if len(shown) > _NAMED else "")
         said.append(
-            f"{name} is under way: {finished} of {len(plan.runs)} planned runs are finished{also}, {len(missing)} have no "
-            f"record yet ({which}); what is said here may change with them."
+            f"{name} is under way: {finished} of {len(plan.runs)} planned runs are finished{also}, {len(missing)} have "
+            f"no record yet ({which}); what is said here may change with them."
         )
     return said

@@ -11,13 +11,10 @@ from analysis.runs.columns import MOST_LEVELS, is_leveled
 from analysis.runs.direction import COSTS, SMALLER, tokens
 from analysis.runs.exports import SCORES, SETTINGS, bookkeeping, is_costlike, is_export
 from analysis.runs.names import doubles
+from analysis.runs.records import FACTORS
 from analysis.runs.statuses import has_status
 from analysis.runs.words_in_names import says_factor, says_score
 
-# The factors of sdpet's own records, in the order in which they are shown.
-FACTORS = (
-    "placement", "din", "dout", "activation", "mid_dim", "scale", "init", "method", "lr", "steps", "guidance", "seed",
-)  # fmt: skip
 IDENTITY = ("study", "run_id", "trained_in", "status", "reason", "task", "data", "path", "protocol_hash", "component")
 ENDS = ("_floor", "_ceiling", "_protocol")  # columns beside a score of a record
 PREFERRED = ("clip_i", "clip_similarity", "fid")  # the score that is analysed unless another one is asked for
@@ -153,7 +150,7 @@ def _promoted_score(frame: pd.DataFrame, kinds: dict[str, str]) -> list[str]:
 
 
 def _ranked(frame: pd.DataFrame, scores: list[str]) -> list[str]:
-    """The likeliest first: named as a score, of held-out data, no cost, no loss where there is a rating; then as found."""
+    """The likeliest first: named a score, of held-out data, no cost, no loss where there is a rating; then as found."""
     smaller = {c: bool(set(tokens(c)) & SMALLER) for c in scores}
 
     def rank(name: str) -> tuple[bool, ...]:

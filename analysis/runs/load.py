@@ -1,0 +1,212 @@
+"""Read the runs of a study into a tidy frame, one row a run: from run folders, a CSV, W&B or a frame."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.runs.columns import typed
+from analysis.runs.direction import higher_is_better
+from analysis.runs.load_wandb import PREFIX, offline_files, read_offline, read_project
+from analysis.runs.names import with_short_names
+from analysis.runs.progress import under_way
+from analysis.runs.records import FIRST, read_records
+from analysis.runs.roles import FACTORS, Roles, guess_roles, is_of_records
+from analysis.runs.statuses import FINISHED, has_status, with_status
+from analysis.runs.table_file import read_text_table
+from analysis.runs.wide import as_long
+
+__all__ = ["FACTORS", "factor_columns", "higher_is_better", "load_paper_heatmap", "load_results", "metric_columns"]
+
+
+def load_results(
+    source: str | os.PathLike[str] | pd.DataFrame,
+    status: str | None = FINISHED,
+    mixed_protocols: str = "refuse",
+    scores: str = FIRST,
+) -> pd.DataFrame:
+    """One row a run, with the factors, metrics, anchors and costs of each run as columns.
+
+    Parameters
+    ----------
+    source
+        A folder (every record.json below it is read, or else its offline runs of W&B), a file of delimited text (any
+        of the usual encodings, separators and notations of numbers; a column of scores for each seed makes one row
+        each), a frame that is already loaded, or a project at W&B, as "wandb:entity/project" or
+        "wandb:entity/project/study".
+    status
+        Keep only runs with this status (None keeps all). Words of other tools (completed, success, ...) count as
+        finished.
+    mixed_protocols
+        "refuse" raises ValueError when a score of one task was made in different ways, because such scores cannot be
+        compared; "flag" only notes it.
+    scores
+        Of a folder of runs: "first", those a run ended with; "last", the latest that evaluate.py added; or what it was
+        asked for, such as "eval=paper" or "eval=paper sampler.guidance=4". The factor guidance is that of the scored
+        samples.
+
+    Returns
+    -------
+    pandas.DataFrame
+        What is left out, missing or doubtful is said in `.attrs["notes"]`. Nested columns such as `adapter.din` are
+        also found under their last name, where only one column has it. `placement` is added where only din and dout
+        are given, as words.
+
+    Raises
+    ------
+    ValueError
+        Where there is nothing to read, no run with the status, or mixed protocols.
+
+    >>> import analysis
+    >>> frame = analysis.load_results(pd.DataFrame({"din": ["a", "b"], "dout": ["c", "c"], "clip_i": [0.5, 0.6]}))
+    >>> list(frame["placement"])
+    ['a-c', 'b-c']
+    """
+    if mixed_protocols not in ("refuse", "flag"):
+        raise ValueError(f"mixed_protocols is {mixed_protocols!r}; choose refuse or flag.")
+    notes: list[str] = []
+    if scores != FIRST and (isinstance(source, pd.DataFrame) or not Path(source).is_dir()):
+        raise ValueError(f"scores={scores!r} can be chosen only of a folder of runs.")
+    frame, metrics = _read(source, notes, scores)
+    frame = _tidy(frame)
+    if len(frame) == 0:
+        raise ValueError("The results hold no run.")
+    if status is not None and has_status(frame):
+        frame = _keep_status(frame, status, notes)
+    _check_protocols(frame, mixed_protocols, notes)
+    frame = frame.reset_index(drop=True)
+    frame.attrs["notes"] = notes
+    if metrics:
+        frame.attrs["metrics"] = metrics
+    return frame
+
+
+def _read(
+    source: str | os.PathLike[str] | pd.DataFrame, notes: list[str], scores: str
+) -> tuple[pd.DataFrame, list[str]]:
+    """The frame as it comes from its source, and the scores of records."""
+    if isinstance(source, pd.DataFrame):
+        notes += source.attrs.get("notes", [])
+        return source.copy(), list(source.attrs.get("metrics", []))
+    path = Path(source)
+    if str(source).startswith(PREFIX):
+        rows, metrics = read_project(str(source))
+        return pd.DataFrame(rows), metrics
+    if path.is_dir():
+        rows, metrics = read_records(path, notes, scores)
+        if not rows and offline_files(path):
+            rows, metrics = read_offline(path)
+        if not rows:
+            raise ValueError(f"{path} holds no run with a readable record.json.")
+        frame = pd.DataFrame(rows)
+        notes += under_way(path, frame)
+        return frame, metrics
+    if path.is_file():
+        return read_table(path, notes), []
+    raise ValueError(f"{path} does not exist; give a study folder, a CSV file, a frame or wandb:ENTITY/PROJECT.")
+
+
+def read_table(path: Path, notes: list[str]) -> pd.DataFrame:
+    """A file of delimited text as a frame with a row a run; what was not as usual is added to the notes."""
+    table = read_text_table(path)
+    notes += table.notes
+    columns = {}
+    for position, name in enumerate(table.names):
+        cells = [row[position] for row in table.rows]
+        columns[name], said = typed(name, cells, table.lines, table.separator)
+        notes += said
+    frame, said_wide = as_long(pd.DataFrame(columns))
+    notes += [said_wide] if said_wide else []
+    return frame
+
+
+def load_paper_heatmap() -> pd.DataFrame:
+    """The 20 placements of Xiang et al. (2023, arXiv 2303.18181): one CLIP similarity each, off the public heatmap.
+
+    Columns din, dout, clip_similarity, placement, component. Accurate to about 0.002; no replicates.
+
+    >>> load_paper_heatmap().shape
+    (20, 5)
+    """
+    from analysis.linear_model.design import components
+
+    frame = pd.read_csv(Path(__file__).parent.parent / "data" / "xiang2023_dreambooth_heatmap.csv")
+    frame["placement"] = frame["din"] + "-" + frame["dout"]
+    frame["component"] = components(frame, ["din", "dout"])
+    return frame
+
+
+def factor_columns(frame: pd.DataFrame, seed: bool = False) -> list[str]:
+    """Names of the columns that are factors with at least two levels here; `seed` says whether the seed counts.
+
+    In a frame of our records these are the known factors; in any other frame what `guess_roles` takes for factors.
+
+    >>> factor_columns(load_paper_heatmap())
+    ['placement', 'din', 'dout']
+    """
+    found = [name for name in FACTORS if name in frame] if is_of_records(frame) else roles_of(frame).factors
+    return [c for c in found if (seed or c != "seed") and frame[c].nunique() > 1]
+
+
+def metric_columns(frame: pd.DataFrame) -> list[str]:
+    """Names of the score columns: those of the records, or else what `guess_roles` takes for scores, likeliest first.
+
+    >>> metric_columns(load_paper_heatmap())
+    ['clip_similarity']
+    """
+    if "metrics" in frame.attrs:
+        return [m for m in frame.attrs["metrics"] if m in frame]
+    return roles_of(frame).metrics
+
+
+def roles_of(frame: pd.DataFrame) -> Roles:
+    """The guessed roles of the columns, those of the whole table where the frame is a part of it."""
+    known = frame.attrs.get("roles")  # settled where a report was asked for
+    if known and set(known["factors"]) | set(known["metrics"]) <= set(map(str, frame.columns)):
+        return Roles(list(known["factors"]), list(known["metrics"]))
+    return guess_roles(frame)
+
+
+def _tidy(frame: pd.DataFrame) -> pd.DataFrame:
+    frame = with_status(with_short_names(frame.rename(columns=str)))
+    if "placement" not in frame and {"din", "dout"} <= set(frame.columns):
+        ends = [frame[c] for c in ("din", "dout")]
+        if not any(pd.api.types.is_numeric_dtype(end) for end in ends):
+            frame["placement"] = ends[0] + "-" + ends[1]
+    return frame
+
+
+def _keep_status(frame: pd.DataFrame, status: str, notes: list[str]) -> pd.DataFrame:
+    other = frame.loc[frame["status"] != status, "status"]
+    if len(other) == len(frame):
+        raise ValueError(f"No run has status {status}; there are {_count(other)}.")
+    if len(other):
+        notes.append(f"{len(other)} of {len(frame)} runs are left out: {_count(other)}.")
+    return frame[frame["status"] == status]
+
+
+def _count(column: pd.Series) -> str:
+    return ", ".join(f"{n} {value}" for value, n in column.value_counts(dropna=False).items())
+
+
+def _check_protocols(frame: pd.DataFrame, mixed: str, notes: list[str]) -> None:
+    by = [c for c in ("task", "data") if c in frame]
+    own = [str(c) for c in frame.columns if str(c).endswith("_protocol")]  # of each metric
+    worst = {
+        column.removesuffix("_protocol"): int(
+            frame.groupby(by, dropna=False)[column].nunique().max() if by else frame[column].nunique()
+        )
+        for column in own or [c for c in ("protocol_hash",) if c in frame]
+    }
+    several = {name: ways for name, ways in worst.items() if ways > 1}
+    if several:
+        what = f": {', '.join(several)}" if own else ""
+        sentence = (
+            f"Runs of one task were scored in {max(several.values())} different ways (protocol_hash), "
+            f"so they cannot be compared{what}"
+        )
+        if mixed == "refuse":
+            raise ValueError(f"{sentence}; score them again alike, or filter the frame to one protocol.")
+        notes.append(sentence + ".")
