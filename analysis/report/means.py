@@ -22,7 +22,8 @@ def conclusion(study: Study) -> list[str]:
         between = ""
         if floor == floor and ceiling == ceiling:
             between = f", between a floor of {number(floor)} and a ceiling of {number(ceiling)}"
-        design = study.label(study.done[study.design].iloc[0]) if study.design in study.done else "The run"
+        design = study.label(study.done[study.design].iloc[0]) if study.design in study.done else ""
+        design = design or "the run"
         return [
             f"Nothing can be said about factors from one run: {design} reached {label} {score}{between}.",
             "Which factor matters takes runs that differ in it, and several seeds to know how sure that is.",

@@ -18,6 +18,8 @@ from analysis.runs.statuses import FINISHED, has_status, with_status
 from analysis.runs.table_file import read_text_table
 from analysis.runs.wide import as_long
 
+RESIDUAL = "residual"
+
 __all__ = ["FACTORS", "factor_columns", "higher_is_better", "load_paper_heatmap", "load_results", "metric_columns"]
 
 
@@ -170,7 +172,10 @@ def roles_of(frame: pd.DataFrame) -> Roles:
 
 
 def _tidy(frame: pd.DataFrame) -> pd.DataFrame:
-    frame = with_status(with_short_names(frame.rename(columns=str)))
+    frame = frame.rename(columns=str)
+    if RESIDUAL in frame and RESIDUAL.capitalize() not in frame:  # the name of what a model leaves, in every table
+        frame = frame.rename(columns={RESIDUAL: RESIDUAL.capitalize()})
+    frame = with_status(with_short_names(frame))
     if "placement" not in frame and {"din", "dout"} <= set(frame.columns):
         ends = [frame[c] for c in ("din", "dout")]
         if not any(pd.api.types.is_numeric_dtype(end) for end in ends):
