@@ -67,6 +67,9 @@ def choose(runs: pd.DataFrame, asked: Asked, source: str) -> Choices:
     attrs = dict(runs.attrs)
     runs = runs.rename(columns={c: inner(c) for c in runs.columns if inner(c) != c})
     runs.attrs = attrs
+    if not is_of_records(runs):
+        roles = roles_of(runs)
+        runs.attrs["roles"] = {"factors": roles.factors, "metrics": roles.metrics, "notes": roles.notes}
     columns = [str(c) for c in runs.columns]
     metric, factors, terms = asked.metric, list(asked.factors), []
     if asked.model is not None:

@@ -167,7 +167,7 @@ def roles_of(frame: pd.DataFrame) -> Roles:
     """The guessed roles of the columns, those of the whole table where the frame is a part of it."""
     known = frame.attrs.get("roles")  # settled where a report was asked for
     if known and set(known["factors"]) | set(known["metrics"]) <= set(map(str, frame.columns)):
-        return Roles(list(known["factors"]), list(known["metrics"]))
+        return Roles(list(known["factors"]), list(known["metrics"]), list(known["notes"]))
     return guess_roles(frame)
 
 

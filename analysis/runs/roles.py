@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 
 from analysis.runs.columns import MOST_LEVELS, is_leveled
@@ -205,17 +206,25 @@ def _within_seeds(frame: pd.DataFrame, factors: list[str]) -> tuple[list[str], l
     """The factors that vary within seeds, where some do, and a sentence on the others."""
     if "seed" not in frame or frame["seed"].nunique() < 2:
         return factors, []
-    seeds = frame.groupby("seed")
     varying = [f for f in factors if f != "seed" and frame[f].nunique() > 1]
-    fixed = [f for f in varying if (seeds[f].nunique() <= 1).all()]
+    fixed = [f for f in varying if not _varies_within(frame[f], frame["seed"])]
     kept = [f for f in factors if f not in fixed]
     if not fixed or not set(kept) & set(varying):
         return factors, []
     one = len(fixed) == 1
+    are, it = ("is", "it") if one else ("are", "them")
     return kept, [
-        f"{_some(fixed)} {'is' if one else 'are'} the same in all runs of a seed, so what {'it does' if one else 'they do'} "
-        f"cannot be told from the seed; --factors and --block none test {'it' if one else 'them'} all the same."
+        f"{_some(fixed)} {are} the same in all runs of a seed, so the effect cannot be told from the seed's; --factors "
+        f"and --block none test {it} all the same."
     ]
+
+
+def _varies_within(column: pd.Series, groups: pd.Series) -> bool:
+    """Whether a group has two values of the column."""
+    codes, group = pd.factorize(column)[0], pd.factorize(groups)[0]
+    known = (codes >= 0) & (group >= 0)
+    pairs = np.unique(group[known].astype(np.int64) * (codes.max() + 1) + codes[known])
+    return len(pairs) > len(np.unique(group[known]))
 
 
 def _few_enough(frame: pd.DataFrame, factors: list[str]) -> tuple[list[str], list[str]]:
@@ -243,10 +252,12 @@ def _few_enough(frame: pd.DataFrame, factors: list[str]) -> tuple[list[str], lis
 
 def _is_even(frame: pd.DataFrame, factor: str) -> bool:
     if "seed" in frame and factor != "seed" and frame["seed"].nunique() > 1:
-        table = pd.crosstab(frame[factor], frame["seed"]).to_numpy()
+        levels, seeds = pd.factorize(frame[factor])[0], pd.factorize(frame["seed"])[0]
+        known, width = (levels >= 0) & (seeds >= 0), seeds.max() + 1
+        table = np.bincount(levels[known] * width + seeds[known], minlength=(levels.max() + 1) * width)
     else:
         table = frame[factor].value_counts().to_numpy()
-    return bool((table == table.flat[0]).all())
+    return bool((table == table[0]).all())
 
 
 def _some(names: list[str], most: int = 5) -> str:
