@@ -18,7 +18,7 @@ COSTS = (
     "trainable_params", "adapters", "bytes", "seconds_train", "seconds_per_step", "seconds_sample", "seconds_score",
     "seconds_total", "peak_memory",
 )  # fmt: skip
-_IDENTITY = ("study", "run_id", "status", "reason", "task", "data", "path", "protocol_hash", "component")
+_IDENTITY = ("study", "run_id", "trained_in", "status", "reason", "task", "data", "path", "protocol_hash", "component")
 _SMALLER_IS_BETTER = {"fid", "kid", "cmmd", "prior_drift", "loss", "mse", *COSTS}
 
 

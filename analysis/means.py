@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.design import Factor, Model, Terms, build, components, trend_values
+from analysis.design import Factor, Model, Terms, build, components, parse_terms, trend_values
 from analysis.solve import Coefficients, Reduced
+from analysis.units import strata_of
 
 
 @dataclass
@@ -158,8 +159,18 @@ def fit_means(
     block: str | Sequence[str] | None = None,
     numeric: Sequence[str] | Mapping[str, int] = (),
     over: str = "grid",
+    units: bool = True,
 ) -> Means:
-    """The linear functions of the marginal means of a factor and the fit they are evaluated with."""
+    """The linear functions of the marginal means of a factor and the fit they are evaluated with.
+
+    units: whether rows of one unit count as one, as in `anova`.
+    """
+    if units and isinstance(block, str | None):
+        given = [":".join(t) for t in parse_terms([factor] if terms is None else terms) if t != (block,)]
+        strata = strata_of(frame, metric, given, block)
+        own = next((s for s in strata if factor in s.terms), None)
+        if own is not None and own.frame is not frame:
+            return fit_means(own.frame, metric, factor, own.terms, own.block, numeric, over, units=False)
     if over not in ("grid", "component", "cells"):
         raise ValueError(f"over is {over!r}; choose grid, component or cells.")
     model = build(frame, metric, [factor] if terms is None else terms, numeric, block)
@@ -220,14 +231,15 @@ def _shares(model: Model, factor: str, over: str) -> dict[str, np.ndarray]:
     f = model.factors[factor]
     categorical = [g for g in model.factors.values() if not g.degree]
     part = None
-    if over == "component" and len(categorical) > 1:
-        cells = pd.DataFrame({g.name: g.codes for g in categorical})
+    crossed = [g for g in categorical if g.name not in model.blocks or g is f]  # blocks are averaged over in all parts
+    if over == "component" and len(crossed) > 1:
+        cells = pd.DataFrame({g.name: g.codes for g in crossed})
         part = components(cells, list(cells)).to_numpy()
     shares = {}
     for g in categorical:
         if g is f:
             shares[g.name] = np.eye(len(f.levels))
-        elif part is None:
+        elif part is None or g not in crossed:
             shares[g.name] = np.full((len(f.levels), len(g.levels)), 1 / len(g.levels))
         else:
             seen = np.zeros((int(part.max()) + 1, len(g.levels)))
