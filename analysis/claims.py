@@ -32,6 +32,8 @@ class Claim:
         On how many runs, or trainings, it rests.
     method
         How it was found: a heading of docs/explanation/statistics.md.
+    levels
+        The levels of a set.
     """
 
     kind: str
@@ -45,6 +47,7 @@ class Claim:
     p: float = NAN
     units: int = 0
     method: str = ""
+    levels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

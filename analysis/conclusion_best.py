@@ -33,8 +33,8 @@ def best(frame: pd.DataFrame, metric: str, factor: str, block: str | None, F: fl
     else:
         said = f"With 95 % confidence the best is among these {k}: {named(inside)}."
     method = "Best: Hsu's comparison with the best"
-    claim = Claim("best set", ", ".join(map(str, inside)), "undecided" if k == len(table) else "yes", said,
-                  estimate=float(k), level=0.95, units=int(table["n"].sum()), method=method)  # fmt: skip
+    claim = Claim("best set", factor.strip("()"), "undecided" if k == len(table) else "yes", said, estimate=float(k),
+                  level=0.95, units=int(table["n"].sum()), method=method, levels=tuple(map(str, inside)))  # fmt: skip
     won = winner(frame, metric, factor, block, first, F)
     parts = Part([said, *won.sentences], [claim, *won.claims])
     if within is not None:
