@@ -11,9 +11,9 @@ from hydra.core.hydra_config import HydraConfig
 
 @hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
 def main(config: Any) -> None:
-    from sdpet.study.again import evaluate_again
-    from sdpet.study.curve import evaluate_curve
-    from sdpet.study.images import evaluate_images
+    from sdpet.commands.evaluate_images import evaluate_images
+    from sdpet.commands.evaluate_runs import evaluate_again
+    from sdpet.commands.guidance_curve import evaluate_curve
 
     overrides = HydraConfig.get().overrides.task
     try:
@@ -28,6 +28,6 @@ def main(config: Any) -> None:
 
 
 if __name__ == "__main__":
-    from sdpet.study.errors import run_command
+    from sdpet.commands.errors import run_command
 
     run_command(main)

@@ -14,13 +14,13 @@ from hydra.types import RunMode
 def main(config: Any) -> Any:
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # one job of a launcher that is not ours
         if config.get("fleet"):
-            from sdpet.study.cluster import do_fleet
+            from sdpet.study.other_launchers import do_fleet
 
             return do_fleet(config.fleet)
-        from sdpet.run import run
+        from sdpet.runs.start import run
 
         return run(config)
-    from sdpet.study.single import train_one
+    from sdpet.commands.train import train_one
 
     try:
         finished = train_one(config)
@@ -30,7 +30,7 @@ def main(config: Any) -> Any:
 
 
 if __name__ == "__main__":
-    from sdpet.study.errors import run_command
+    from sdpet.commands.errors import run_command
 
     if "--dry-run" in sys.argv:  # Hydra takes no flags but its own
         rest = [argument for argument in sys.argv[1:] if argument not in ("--dry-run", "-m", "--multirun")]

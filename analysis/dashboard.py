@@ -131,7 +131,7 @@ def log_report(study: Study, page: Report, entity: str | None, project: str, mod
     import pandas as pd
     import wandb
 
-    from analysis.load_wandb import REPORT
+    from analysis.runs.load_wandb import REPORT
 
     folder = page.page.parent
     settings = wandb.Settings(silent=True, console="off")
@@ -196,7 +196,7 @@ def _run(asked: argparse.Namespace) -> int:
     if importlib.util.find_spec("wandb_workspaces") is None:
         raise ValueError("the dashboard needs the package wandb-workspaces: pip install wandb-workspaces.")
     if asked.save:
-        from sdpet.study.log_wandb import has_account
+        from sdpet.config.wandb_account import has_account
 
         if not has_account():
             raise ValueError("saving needs a W&B account: wandb login first, or leave out --save.")

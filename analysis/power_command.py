@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def answer(source: str, metric: str | None, factor: str | None, effect: float, target: float, alpha: float) -> str:
+    from analysis.planning.sample_size import seeds_needed
     from analysis.report.study import read_study
-    from analysis.sample_size import seeds_needed
 
     study = read_study(source, metric, None)
     factors = [factor] if factor else study.factors

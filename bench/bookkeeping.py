@@ -45,7 +45,7 @@ def fill(jobs: list) -> None:
     """A finished run for every job, with a record of the usual size."""
     import yaml
 
-    from sdpet.record import Record, factors
+    from sdpet.runs.record import Record, factors
 
     loss = [[3 * (i + 1), 0.5 / (i + 1)] for i in range(100)]
     scores = {"clip_i": 0.5, "clip_t": 0.3, "prior_drift": 0.1}
@@ -71,11 +71,12 @@ def fill(jobs: list) -> None:
 
 def one_run(job) -> dict[str, float]:
     """Median seconds of what a run costs beside its work: its identity, its claim, its config and its record."""
-    from sdpet.record import Record
-    from sdpet.study.claim import claim
-    from sdpet.study.folder import start_afresh
-    from sdpet.study.trained import remember_training
-    from sdpet.study.validate import run_folder, validate
+    from sdpet.config.checks import validate
+    from sdpet.config.ids import run_folder
+    from sdpet.files.lock import claim
+    from sdpet.runs.folder import start_afresh
+    from sdpet.runs.record import Record
+    from sdpet.runs.reuse import remember_training
 
     found: dict[str, list[float]] = {"identity": [], "claim": [], "config": [], "record": []}
     record = Record.read(job.folder)

@@ -3,10 +3,10 @@
     python bench/claims.py --studies 400 [--shapes placement form ...] [--conditions iid shared ...] [--markdown]
 
 Every study goes through `analysis.conclude`, as a user's does. A row of the table is a kind of claim in one shape of
-study; a cell is the share of studies in which a claim of that kind was made and was false, in percent, with its standard
-error. In null studies nothing matters. In real studies six of the designs are equally good, and one of them, the
-noisiest where variances differ, is taken as the best; the others are worse. What is promised: 5 % for each kind of claim
-in a study (all factors of a study together), 10 % for intervals of shares.
+study; a cell is the share of studies in which a claim of that kind was made and was false, in percent. In null studies
+nothing matters. In real studies six of the designs are equally good, and one of them, the noisiest where variances
+differ, is taken as the best; the others are worse. What is promised: 5 % for each kind of claim in a study, all factors
+of the study together, and 10 % for the 90 % interval of a share.
 
 Conditions: iid, normal errors; unequal, variances of the designs from 1 to 10 in equal ratios; t3, Student's t with 3
 degrees of freedom; ceiling, half of all scores are cut off at one value; outlier, one run is 8 standard deviations off;
@@ -31,11 +31,12 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import analysis
-from analysis.blocks import block_of
-from analysis.claims import Claim
-from analysis.conclusion_joint import designs
 from sdpet.positions import PLACEMENTS
+
+import analysis
+from analysis.linear_model.blocks import block_of
+from analysis.report.claims import Claim
+from analysis.report.conclusion_joint import designs
 
 CONDITIONS = ("iid", "unequal", "t3", "ceiling", "outlier", "failed", "partial", "shared")
 SEED_SD = 1.0  # of what all runs of a seed share, in units of a run's error

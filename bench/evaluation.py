@@ -18,17 +18,17 @@ from pathlib import Path
 import torch
 
 from sdpet.adapters import AdapterSpec, mid_dim_for
-from sdpet.anchors import anchors
-from sdpet.base import load_base
-from sdpet.fit import fit
+from sdpet.config.read import LAB
 from sdpet.lab.judge import JudgeScorer
 from sdpet.lab.scorer import load_scorer
 from sdpet.lab.world import render, sample_scenes
 from sdpet.methods import Design, build
-from sdpet.sample import SamplerConfig
+from sdpet.models.load import load_base
+from sdpet.sampling.loop import SamplerConfig
 from sdpet.scoring import EvalPlan, Scorers, evaluate_run
-from sdpet.study.validate import LAB
+from sdpet.scoring.floor_ceiling import anchors
 from sdpet.tasks import DreamBoothTask
+from sdpet.training.trainer import fit
 
 
 def median_seconds(work: Callable[[], object], rounds: int) -> float:

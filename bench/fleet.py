@@ -27,8 +27,9 @@ import numpy as np
 import torch
 from workload import NoiseTask, curve, timed, v1_base
 
-from sdpet.base import BaseModel, load_base
-from sdpet.positions import PLACEMENTS
+from sdpet.adapters.positions import PLACEMENTS
+from sdpet.models.base import BaseModel
+from sdpet.models.load import load_base
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "a photo of a star"
@@ -47,7 +48,7 @@ def study(sampled: int | None, overrides: list[str]) -> dict[str, float]:
 
     A sample finds the scores of the untuned base made, which the study by fleets has paid for.
     """
-    from sdpet.study.workers import usable_cores
+    from sdpet.study.worker_pool import usable_cores
 
     out = Path(tempfile.mkdtemp(prefix="bench_fleet_"))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -137,11 +138,12 @@ def against_peer(base: BaseModel, designs: int, rounds: int, steps: int, images:
     """Seconds per design, trained and sampled: `designs` as a fleet, and the peer's one after another."""
     from workload import fleet_designs
 
-    from sdpet.fit import TrainConfig, fit_together
-    from sdpet.loop import Member
     from sdpet.methods import build_fleet
-    from sdpet.sample import SamplerConfig, sample_together
+    from sdpet.sampling.loop import SamplerConfig, sample_together
     from sdpet.tasks import FinetuneTask
+    from sdpet.training.config import TrainConfig
+    from sdpet.training.module import Member
+    from sdpet.training.trainer import fit_together
 
     pictures = np.random.default_rng(0).integers(0, 256, (8, base.image_size, base.image_size, 3), dtype=np.uint8)
     captions = [PROMPT] * len(pictures)

@@ -18,10 +18,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from workload import NoiseTask, curve, v1_base
 
-from sdpet.base import BaseModel
-from sdpet.fit import TrainConfig, fit_together
-from sdpet.loop import Member
 from sdpet.methods import Design, build
+from sdpet.models.base import BaseModel
+from sdpet.training.config import TrainConfig
+from sdpet.training.module import Member
+from sdpet.training.trainer import fit_together
 
 
 def peak_flops(device: str, dtype: torch.dtype, side: int) -> float:

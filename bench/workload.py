@@ -10,14 +10,15 @@ from typing import Any
 import torch
 
 from sdpet.adapters import AdapterSpec, mid_dim_for
-from sdpet.base import BaseModel
-from sdpet.fit import TrainConfig, fit_together
-from sdpet.loop import Member
-from sdpet.memory import PeakMemory
+from sdpet.adapters.positions import PLACEMENTS
 from sdpet.methods import Design, build, build_fleet
-from sdpet.positions import PLACEMENTS
+from sdpet.models.base import BaseModel
 from sdpet.seeds import generator
 from sdpet.tasks.batch import Batch, noised, weighted_mse
+from sdpet.training.config import TrainConfig
+from sdpet.training.module import Member
+from sdpet.training.peak_memory import PeakMemory
+from sdpet.training.trainer import fit_together
 
 
 class NoiseTask:

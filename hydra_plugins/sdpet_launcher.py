@@ -25,9 +25,9 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Do all jobs; one JobReturn each, in order, whose value is the run's record (or why there is none)."""
-        from sdpet.study.launch import launch
+        from sdpet.study.launcher import launch
         from sdpet.study.plan import Composer, make_plan
-        from sdpet.study.workers import gpus_for, how_many, require_device
+        from sdpet.study.worker_pool import gpus_for, how_many, require_device
 
         size = self.fleet_size()
         composer = getattr(self, "composer", None) or Composer(self.hydra_context.config_loader, self.config)

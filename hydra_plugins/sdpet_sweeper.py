@@ -45,11 +45,11 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Plan, do what is not done yet, sum up. Exits 1 when not all that was asked for is there."""
-        from sdpet.study.checkpoint import clear_away
+        from sdpet.runs.checkpoint import clear_away
         from sdpet.study.manifest import write_manifest
         from sdpet.study.options import SweepOptions
         from sdpet.study.plan import Composer
-        from sdpet.study.show import study_report
+        from sdpet.study.report import study_report
 
         if isinstance(self.fleet_size, bool) or not isinstance(self.fleet_size, int) or self.fleet_size < 1:
             raise ValueError(f"hydra.sweeper.fleet_size must be a whole number of at least 1, not {self.fleet_size!r}.")
@@ -83,7 +83,7 @@ class GridSweeper(Sweeper):
 
     def planned(self, composer: Composer, arguments: list[str], options: SweepOptions) -> tuple[Plan, list[str]]:
         """The runs to do in their order, and what to say of them: how many, and what a chosen fraction is worth."""
-        from sdpet.study.outlook import levels_of
+        from sdpet.study.forecast import levels_of
         from sdpet.study.plan import in_random_order, make_plan
 
         plan = make_plan(composer, self.combinations(arguments, options.replicates))
@@ -95,7 +95,7 @@ class GridSweeper(Sweeper):
         if size < whole:
             import pandas as pd
 
-            from analysis.foresight import choose_runs
+            from analysis.planning.dry_run import choose_runs
 
             rows, names = levels_of(plan.jobs)
             chosen, sentence = choose_runs(pd.DataFrame(rows), names, max(size, 1), options.effects)
@@ -133,7 +133,7 @@ class GridSweeper(Sweeper):
 
         Our launchers get them one by one and make fleets themselves, all others get fleets.
         """
-        from sdpet.study.cluster import launch_in_fleets
+        from sdpet.study.other_launchers import launch_in_fleets
         from sdpet.study.plan import training_first
 
         assert self.config is not None
@@ -150,7 +150,7 @@ class GridSweeper(Sweeper):
 
     def _add_seeds(self, composer: Composer, plan: Plan, folder: Path, options: SweepOptions) -> Plan:
         """Replicate the leading designs until their intervals are narrow enough, or they have `most` seeds."""
-        from analysis.foresight import seeds_to_add
+        from analysis.planning.dry_run import seeds_to_add
         from sdpet.study.manifest import write_manifest
         from sdpet.study.plan import design_id, make_plan
 
@@ -180,10 +180,9 @@ class GridSweeper(Sweeper):
         """What the plan's runs will be able to tell, and what they will take."""
         import pandas as pd
 
-        from analysis.foresight import foresee
-        from sdpet.study.outlook import levels_of, measured_in, outlook, short_pilot
+        from analysis.planning.dry_run import foresee
+        from sdpet.study.forecast import levels_of, measured_in, outlook, outlook_lines, short_pilot
         from sdpet.study.plan import training_first
-        from sdpet.study.show import outlook_lines
 
         assert self.config is not None
         lines = [f"  left out  {', '.join(plan.dropped)}"] if plan.dropped else []

@@ -17,11 +17,7 @@ import torch
 import transformers  # noqa: F401
 from lightning.pytorch import Trainer  # noqa: F401
 
-import sdpet.fit
-import sdpet.run
-import sdpet.sample
-import sdpet.scoring  # noqa: F401
-from sdpet.base import load_base  # noqa: F401
+from sdpet.models.load import load_base  # noqa: F401
 
 TRAIN = str(Path(__file__).parent.parent / "train.py")
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 def sdpet(*arguments: object) -> int:
     """Exit status of the command line."""
-    from sdpet.cli import main
+    from sdpet.commands.cli import main
 
     try:
         main([str(argument) for argument in arguments])

@@ -50,6 +50,13 @@ def train(
     )
 
 
+def module(name: str, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """`python -m NAME ARGUMENTS`."""
+    return subprocess.run(
+        [sys.executable, "-m", name, *arguments], env=environment(), capture_output=True, text=True, timeout=timeout
+    )
+
+
 def start(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command(*arguments), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -8,8 +8,9 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from sdpet import AdapterSpec, attach, mid_dim_for
-from sdpet.adapters import count_parameters, matching_blocks, taps
-from sdpet.positions import PLACEMENTS
+from sdpet.adapters import count_parameters, matching_blocks
+from sdpet.adapters import hooks as taps
+from sdpet.adapters.positions import PLACEMENTS
 
 BOTH_BLOCKS = ["attn2o-ffni", "attn2c-attn2c", "resi-reso"]
 V1 = {

@@ -7,10 +7,10 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-import sdpet.positions
+import sdpet.adapters.positions
 from sdpet import AdapterSpec, attach
 from sdpet.adapters import matching_blocks
-from sdpet.positions import PLACEMENTS, POSITIONS, Tap, component
+from sdpet.adapters.positions import PLACEMENTS, POSITIONS, Tap, component
 
 NEAR = {"rtol": 1e-10, "atol": 1e-10}
 
@@ -81,7 +81,7 @@ def test_the_comparison_sees_a_write_that_misses_the_skip(unet, placement, tap, 
     """Writing to what enters the norm, instead of to the residual stream, must not pass for the same thing."""
     dout = placement.split("-")[1]
     wrong = tuple(replace(p, writes=(tap,)) if p.name == dout else p for p in POSITIONS)
-    monkeypatch.setattr(sdpet.positions, "POSITIONS", wrong)
+    monkeypatch.setattr(sdpet.adapters.positions, "POSITIONS", wrong)
     found = differences(unet, AdapterSpec.parse(placement, mid_dim=3, init="default"))
     assert min(found.values()) > 1e-3
 

@@ -14,11 +14,12 @@ from test_adapters import run, small_unet
 from test_adapters_store import write_reference
 
 from sdpet import AdapterSpec, attach, load_adapters
-from sdpet.adapters import matching_blocks, sharing
-from sdpet.adapters.command import main
-from sdpet.cli import main as sdpet
-from sdpet.positions import PLACEMENTS, component
-from sdpet.record import Record
+from sdpet.adapters import matching_blocks
+from sdpet.adapters.positions import PLACEMENTS, component
+from sdpet.commands.adapters import main
+from sdpet.commands.cli import main as sdpet
+from sdpet.runs import model_card as sharing
+from sdpet.runs.record import Record
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -58,9 +59,9 @@ def model(tmp_path):
 @pytest.fixture
 def of_model(model, monkeypatch):
     """The commands find the model by its path although it has no weights."""
-    from sdpet.source import Source
+    from sdpet.models.source import Source
 
-    monkeypatch.setattr("sdpet.source.find_source", lambda path, **options: Source(model[0], model[0]))
+    monkeypatch.setattr("sdpet.models.source.find_source", lambda path, **options: Source(model[0], model[0]))
     return ["--model", str(model[0])]
 
 
@@ -85,12 +86,12 @@ def test_there_and_back_again(placement, model, of_model, tmp_path, capsys):
 
 
 def test_export_for_stable_diffusion_v1_needs_no_weights_of_it(tmp_path):
-    from sdpet.adapters.command import shape_of_unet
+    from sdpet.commands.adapters import shape_of_unet
 
     unet = shape_of_unet(None, tmp_path)
     assert sum(parameter.numel() for parameter in unet.parameters()) == 859_520_964
     spec = AdapterSpec.parse("attn2o-ffni", mid_dim=2)
-    from sdpet.adapters.handle import Adapters
+    from sdpet.adapters.attachment import Adapters
     from sdpet.adapters.modules import build_adapter
 
     Adapters(spec, {p: build_adapter(spec, b) for p, b in matching_blocks(unet, spec).items()}).save(tmp_path / "own")

@@ -113,7 +113,7 @@ def test_each_score_is_compared_by_its_own_protocol(tmp_path):
     scored(tmp_path, "b", {"clip_i": 0.6, "dino_i": 0.4})  # another score beside it changes nothing
     frame = analysis.load_results(tmp_path)
     assert analysis.load_results(frame.drop(columns="path")).shape[0] == 2
-    columns = [*analysis.load.metric_columns(frame), *analysis.load.factor_columns(frame)]
+    columns = [*analysis.runs.load.metric_columns(frame), *analysis.runs.load.factor_columns(frame)]
     assert not any(column.endswith("_protocol") for column in columns)
     scored(tmp_path, "c", {"clip_i": 0.6, "clip_t": 0.1}, clip_t=8)
     with pytest.raises(ValueError, match="cannot be compared: clip_t;"):

@@ -14,7 +14,7 @@ from r_reference import FOLDER, data, r
 from scipy import stats
 
 import analysis
-from analysis import quadrature
+from analysis.linear_model import quadrature
 
 HEAT = analysis.load_paper_heatmap()
 

@@ -8,8 +8,8 @@ import pytest
 from hydra.errors import CompactHydraException
 from study_tools import composed, tiny_overrides, train
 
-from sdpet.study.errors import sentence
-from sdpet.study.validate import validate
+from sdpet.commands.errors import sentence
+from sdpet.config.checks import validate
 
 WRONG = [
     # overrides, what the sentence must say

@@ -14,14 +14,14 @@ from study_tools import SMALL, composed, environment, train
 from tiny_models import pipeline, write_checkpoint, write_configs, write_folder
 
 from sdpet import AdapterSpec, attach
-from sdpet.base import load_base
-from sdpet.compvis.load import read_weights
-from sdpet.compvis.tokens import clip_tokenizer
-from sdpet.record import Record
-from sdpet.run import run
-from sdpet.sample import SamplerConfig, sample
-from sdpet.source import find_source
-from sdpet.study.validate import validate
+from sdpet.config.checks import validate
+from sdpet.models.compvis.load import read_weights
+from sdpet.models.compvis.tokenizer import clip_tokenizer
+from sdpet.models.load import load_base
+from sdpet.models.source import find_source
+from sdpet.runs.record import Record
+from sdpet.runs.start import run
+from sdpet.sampling.loop import SamplerConfig, sample
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_a_malicious_checkpoint_is_refused_and_not_executed(v1, tmp_path, legacy
 
 def test_even_unseen_code_is_not_executed(v1, tmp_path, monkeypatch):
     """torch's restricted unpickler stands behind our own look at the file."""
-    monkeypatch.setattr("sdpet.compvis.load.refuse_code", lambda *args: None)
+    monkeypatch.setattr("sdpet.models.compvis.load.refuse_code", lambda *args: None)
     torch.save({"state_dict": {}, "x": Bomb(tmp_path / "executed")}, tmp_path / "bad.ckpt")
     with pytest.raises(ValueError, match="cannot be read safely"):
         read_weights(tmp_path / "bad.ckpt")
@@ -246,7 +246,7 @@ def test_a_run(kind, v1, tmp_path, subject_folders):
 def test_identity_is_content_and_what_is_read_of_it(v1, tmp_path, subject_folders):
     import shutil
 
-    from sdpet.study.validate import run_id
+    from sdpet.config.ids import run_id
 
     def name(*more):
         data = [f"data.{key}_dir={folder}" for key, folder in subject_folders.items()]
@@ -289,7 +289,7 @@ def test_a_hub_id_in_the_local_cache_needs_no_network(v1, tmp_path, monkeypatch,
 
 
 def test_a_hub_id_that_cannot_be_had_is_one_sentence_before_any_work(tmp_path):
-    program = "import sys; from sdpet.source import find_source\ntry: find_source('CompVis/none')\n"
+    program = "import sys; from sdpet.models.source import find_source\ntry: find_source('CompVis/none')\n"
     program += "except ValueError as error: print(error); assert 'torch' not in sys.modules"
     offline = environment() | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     ended = subprocess.run([sys.executable, "-c", program], env=offline, capture_output=True, text=True, timeout=60)

@@ -18,14 +18,15 @@ from pathlib import Path
 import pytest
 from study_tools import ROOT, composed, environment, tiny_overrides
 
-from sdpet.record import Record
-from sdpet.run import run
-from sdpet.stage import Stage
-from sdpet.study import claim as claims
-from sdpet.study.checkpoint import read_checkpoint, write_checkpoints
-from sdpet.study.claim import claim
-from sdpet.study.errors import sentence
-from sdpet.study.validate import run_folder, validate
+from sdpet.commands.errors import sentence
+from sdpet.config.checks import validate
+from sdpet.config.ids import run_folder
+from sdpet.files import lock as claims
+from sdpet.files.lock import claim
+from sdpet.runs.checkpoint import read_checkpoint, write_checkpoints
+from sdpet.runs.record import Record
+from sdpet.runs.setup import Stage
+from sdpet.runs.start import run
 
 SMOKE = (
     "-m",
@@ -249,9 +250,9 @@ def test_no_space_in_the_middle_of_a_write(tiny_folder, subject_folders, out, mo
     """A checkpoint that cannot be kept does not end a run; anything else ends it in a sentence, with nothing half."""
     config = composed(*tiny_overrides(tiny_folder, subject_folders, out), "checkpoint_seconds=0")
     place = {
-        "write_checkpoints": "sdpet.study.checkpoint.write_checkpoints",
+        "write_checkpoints": "sdpet.runs.checkpoint.write_checkpoints",
         "save_samples": "sdpet.scoring.save_samples",
-        "Record.write": "sdpet.run.Record.write",
+        "Record.write": "sdpet.runs.start.Record.write",
     }[what]
 
     def full(*arguments):

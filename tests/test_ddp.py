@@ -15,9 +15,9 @@ import pytest
 from safetensors.numpy import load
 from study_tools import ROOT, composed, environment, records, start, tiny_overrides, train
 
-from sdpet.record import Record
-from sdpet.run import run
-from sdpet.stage import Stage
+from sdpet.runs.record import Record
+from sdpet.runs.setup import Stage
+from sdpet.runs.start import run
 
 DDP = ("trainer=ddp", "trainer.device=cpu", "trainer.precision=32-true", "unet.dtype=float32", "trainer.lr=3e-3")
 TOLERANCE = 1e-5  # of the norm of the adapters; 1.6e-7 was seen

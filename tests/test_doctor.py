@@ -12,12 +12,12 @@ from diffusers import UNet2DConditionModel
 from study_tools import environment
 from tiny_models import UNETS, write_checkpoint, write_configs, write_folder
 
-import sdpet.estimate
+import sdpet.models.estimate
 from sdpet import AdapterSpec, attach
 from sdpet.adapters import count_parameters, matching_blocks
-from sdpet.estimate import activation_bytes, count, on_meta
-from sdpet.source import ARCHITECTURES, Source
-from sdpet.study.doctor_model import model_checks
+from sdpet.commands.doctor_model import model_checks
+from sdpet.models.estimate import activation_bytes, count, on_meta
+from sdpet.models.source import ARCHITECTURES, Source
 
 
 def said(*overrides):
@@ -39,7 +39,15 @@ def test_the_shipped_architectures_have_the_published_sizes(name, unet, blocks):
 
 
 def test_the_command(tmp_path):
-    command = [sys.executable, "-m", "sdpet.cli", "doctor", "unet=sd15", "adapter=attn2o-ffni", "adapter.mid_dim=60"]
+    command = [
+        sys.executable,
+        "-m",
+        "sdpet.commands.cli",
+        "doctor",
+        "unet=sd15",
+        "adapter=attn2o-ffni",
+        "adapter.mid_dim=60",
+    ]
     offline = environment() | {"HF_HOME": str(tmp_path)}
     ended = subprocess.run([*command, "trainer=gpu"], env=offline, capture_output=True, text=True, timeout=120)
     lines = {line[3:].split()[0]: line for line in ended.stdout.splitlines()}
@@ -75,7 +83,7 @@ def test_activations_counted_on_the_meta_device_are_those_of_a_real_pass(placeme
         trained = list(attach(unet, AdapterSpec.parse(placement, mid_dim=3)).parameters())
         if device == "cpu":
             with monkeypatch.context() as patch:
-                patch.setattr(sdpet.estimate, "_FusedAttention", contextlib.nullcontext)
+                patch.setattr(sdpet.models.estimate, "_FusedAttention", contextlib.nullcontext)
                 sizes.append(activation_bytes(unet, 2, 16, trained=trained))
         else:
             sizes.append(activation_bytes(unet, 2, 16, trained=trained))

@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from sdpet.base import load_base
-from sdpet.source import find_source
+from sdpet.files.images import load_captioned, load_folder
+from sdpet.models.load import load_base
+from sdpet.models.source import find_source
 from sdpet.tasks import DreamBoothTask, FinetuneTask
 from sdpet.tasks.batch import draw
-from sdpet.tasks.images import load_captioned, load_folder
 
 PROMPTS = {"prompt": "a photo of a sks star", "class_prompt": "a photo of a star"}
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from sdpet.adapters.spec import AdapterSpec
-from sdpet.fit import TrainConfig, fit
 from sdpet.methods import Design, build
 from sdpet.tasks import DreamBoothTask
+from sdpet.training.config import TrainConfig
+from sdpet.training.trainer import fit
 
 RECIPE = Design("adapter", AdapterSpec.parse("attn2o-ffni", mid_dim=4))
 

@@ -9,12 +9,12 @@ import scipy.linalg
 import torch
 from PIL import Image
 
-import sdpet.anchors
+import sdpet.scoring.floor_ceiling
 from sdpet.adapters.spec import AdapterSpec
-from sdpet.anchors import anchors
 from sdpet.methods import Design, build
-from sdpet.sample import SamplerConfig
+from sdpet.sampling.loop import SamplerConfig
 from sdpet.scoring import EvalPlan, clip_i, clip_t, evaluate_run, fid, protocol, save_samples
+from sdpet.scoring.floor_ceiling import anchors
 from sdpet.tasks import DreamBoothTask, FinetuneTask
 
 SAMPLER = SamplerConfig("dpm", 2, 2.0)
@@ -140,7 +140,7 @@ def test_anchors_are_the_untuned_base_and_real_images(tiny_base, task, tmp_path,
         "noise_difference": None,
     }
     calls = []
-    monkeypatch.setattr(sdpet.anchors, "evaluate_run", lambda *a: calls.append(a) or evaluate_run(*a))
+    monkeypatch.setattr(sdpet.scoring.floor_ceiling, "evaluate_run", lambda *a: calls.append(a) or evaluate_run(*a))
     assert anchors(tiny_base, task, scorer, SAMPLER, 0, PLAN, cache=tmp_path) == frame and not calls
     anchors(tiny_base, task, scorer, SAMPLER, 1, PLAN, cache=tmp_path)
     anchors(tiny_base, task, scorer, SamplerConfig("dpm", 3, 2.0), 0, PLAN, cache=tmp_path)

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 
+from sdpet.adapters.positions import PLACEMENTS
 from sdpet.adapters.spec import ACTIVATIONS, AdapterSpec
-from sdpet.fit import TrainConfig, fit, fit_together
-from sdpet.loop import Member
 from sdpet.methods import Design, build, build_fleet, load
-from sdpet.positions import PLACEMENTS
-from sdpet.sample import SamplerConfig
+from sdpet.sampling.loop import SamplerConfig
 from sdpet.scoring import EvalPlan, evaluate_run, evaluate_together
 from sdpet.tasks import DreamBoothTask
+from sdpet.training.config import TrainConfig
+from sdpet.training.module import Member
+from sdpet.training.trainer import fit, fit_together
 
 STEPS = 4
 # Every placement with its own form, seed and lr; then more of the same shapes, to be computed together.

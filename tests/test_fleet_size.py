@@ -9,14 +9,17 @@ import sys
 import pytest
 from study_tools import ROOT, composed, tiny_overrides, train
 
-from sdpet.record import Record
-from sdpet.run import fleet_key
-from sdpet.stage import Stage
-from sdpet.study import fleet_size, launch, workers
+from sdpet.config.checks import validate
+from sdpet.config.ids import run_folder
+from sdpet.runs.record import Record
+from sdpet.runs.setup import Stage
+from sdpet.runs.start import fleet_key
+from sdpet.study import fleet_size
+from sdpet.study import launcher as launch
+from sdpet.study import worker_pool as workers
 from sdpet.study.fleet_size import Measurement, known, size_for
-from sdpet.study.packing import Queue, pack
 from sdpet.study.plan import Job
-from sdpet.study.validate import run_folder, validate
+from sdpet.study.run_queue import Queue, pack
 
 
 @pytest.fixture
@@ -74,7 +77,7 @@ def test_sizes_are_measured_once_on_the_runs_at_hand(make_jobs, monkeypatch):
 
 
 def test_a_queue_waits_for_the_size_and_then_gives_fleets_of_it(make_jobs, monkeypatch):
-    monkeypatch.setattr("sdpet.study.packing.worth_measuring", lambda config, runs: runs > 4)
+    monkeypatch.setattr("sdpet.study.run_queue.worth_measuring", lambda config, runs: runs > 4)
     jobs, few = make_jobs(6), make_jobs(2, "trainer.batch_size=1")
     queue = Queue([*jobs, *few], "auto", workers=1)
     assert queue.next() == few and queue.next() == [] and queue.waiting
@@ -94,7 +97,7 @@ def test_a_study_measures_its_size_and_a_worker_that_dies_of_it_does_no_harm(
         "import os, sys\n"
         "import sdpet.study.fleet_size as fleet_size\n"
         "fleet_size.WORTH = 1\n"
-        "if '-m' in sys.orig_argv and 'sdpet.study.worker' in sys.orig_argv:\n"
+        "if '-m' in sys.orig_argv and 'sdpet.study.worker_process' in sys.orig_argv:\n"
         "    step = fleet_size._time\n"
         "    fleet_size._time = lambda configs, stage: os._exit(9) if len(configs) == 4 else step(configs, stage)\n"
     )

@@ -16,11 +16,11 @@ import json, sys, time
 from pathlib import Path
 import numpy as np, torch
 from sdpet.adapters import AdapterSpec
-from sdpet.base import load_base
-from sdpet.fit import fit
-from sdpet.memory import PeakMemory
+from sdpet.models import load_base
+from sdpet.training.trainer import fit
+from sdpet.training.peak_memory import PeakMemory
 from sdpet.methods import Design, build, load
-from sdpet.sample import SamplerConfig, sample
+from sdpet.sampling.loop import SamplerConfig, sample
 from sdpet.tasks import FinetuneTask
 
 file, folder = Path(sys.argv[1]), Path(sys.argv[2])
@@ -54,8 +54,8 @@ def write_full_checkpoint(file: Path) -> None:
     import torch
     from tiny_models import original_weights
 
-    from sdpet.estimate import on_meta
-    from sdpet.source import ARCHITECTURES, Source
+    from sdpet.models.estimate import on_meta
+    from sdpet.models.source import ARCHITECTURES, Source
 
     made = on_meta(Source(ARCHITECTURES / "v1", ARCHITECTURES / "v1"))
     torch.manual_seed(0)
@@ -83,7 +83,7 @@ def test_from_an_original_checkpoint_to_an_image(tmp_path):
     found = json.loads(ended.stdout.splitlines()[-1])
     print(found)
     assert found["sizes"] == [16, 1_511_040] and found["loss"][0] > 0 and found["peak"] < 9e9
-    script = ["-m", "sdpet.cli", "txt2img", "--ckpt", str(file), "--adapters", str(tmp_path / "adapters")]
+    script = ["-m", "sdpet.commands.cli", "txt2img", "--ckpt", str(file), "--adapters", str(tmp_path / "adapters")]
     script += ["--H", "64", "--W", "64", "--ddim_steps", "2", "--n_iter", "1", "--n_samples", "1", "--skip_grid"]
     script += ["--outdir", str(tmp_path / "out"), "--prompt", "a dog"]
     ended = subprocess.run([sys.executable, *script], env=environment(), capture_output=True, text=True, timeout=900)

@@ -45,7 +45,7 @@ def test_the_lab_recolours_an_image(tmp_path):
 
 @pytest.mark.parametrize(("strength", "steps"), [(0, 0), (0.24, 0), (0.25, 1), (0.75, 3), (1.0, 4)])
 def test_strength_is_a_number_of_steps(fast, photo, tmp_path, monkeypatch, strength, steps):
-    from sdpet.base import BaseModel
+    from sdpet.models.base import BaseModel
 
     seen, predict = [], BaseModel.predict
     monkeypatch.setattr(BaseModel, "predict", lambda self, x, t, text: seen.append(int(t)) or predict(self, x, t, text))

@@ -10,10 +10,8 @@ import pytest
 import torch
 
 import sdpet.lab
-from sdpet.base import load_base
 from sdpet.lab.check import networks
 from sdpet.lab.convert import text_tower
-from sdpet.lab.digits import load_digits
 from sdpet.lab.judge import load_judge
 from sdpet.lab.pretrain.clip import fits, swap_one
 from sdpet.lab.pretrain.vae import encode, to_tensor, whiten
@@ -30,6 +28,8 @@ from sdpet.lab.world import (
     sample_scenes,
     subject_scenes,
 )
+from sdpet.models.load import load_base
+from sdpet.tasks.digits import load_digits
 
 LAB = Path(sdpet.lab.__file__).parent
 

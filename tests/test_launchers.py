@@ -14,12 +14,13 @@ import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from study_tools import composed, records, tiny_overrides, train
 
-from sdpet.record import Record, factors
-from sdpet.study.claim import claim
-from sdpet.study.cluster import do_fleet, launch_in_fleets
-from sdpet.study.packing import pack
+from sdpet.config.checks import validate
+from sdpet.config.ids import run_folder
+from sdpet.files.lock import claim
+from sdpet.runs.record import Record, factors
+from sdpet.study.other_launchers import do_fleet, launch_in_fleets
 from sdpet.study.plan import Job
-from sdpet.study.validate import run_folder, validate
+from sdpet.study.run_queue import pack
 
 SMOKE = ("-m", "+sweeps=smoke", "hydra.sweeper.fleet_size=3")
 
@@ -53,7 +54,7 @@ def done(monkeypatch):
             found.append(Record.find(folder))
         return found
 
-    monkeypatch.setattr("sdpet.run.run_together", run_together)
+    monkeypatch.setattr("sdpet.runs.start.run_together", run_together)
     return folders
 
 
@@ -134,10 +135,10 @@ def test_a_full_disk_in_a_job_ends_the_study(jobs):
 
 def test_runs_that_another_study_is_doing_are_waited_for(jobs, done, monkeypatch):
     """Held by another process during the launch, then given up: done here after all."""
-    monkeypatch.setattr("sdpet.study.cluster.POLL", 0.05)
+    monkeypatch.setattr("sdpet.study.other_launchers.POLL", 0.05)
     hold = f"""
 import pathlib, time
-from sdpet.study.claim import claim
+from sdpet.files.lock import claim
 with claim(pathlib.Path({str(jobs[0].folder)!r})):
     print(1, flush=True)
     time.sleep(3)

@@ -9,14 +9,14 @@ from omegaconf import OmegaConf
 from study_tools import composed, tiny_overrides
 
 from sdpet.adapters.spec import AdapterSpec
-from sdpet.base import load_base
-from sdpet.fit import fit
+from sdpet.commands.evaluate_runs import evaluate_again
+from sdpet.config.checks import validate
 from sdpet.methods import Design, build, build_fleet, load
-from sdpet.record import Record
-from sdpet.run import fleet_key, run
-from sdpet.study.again import evaluate_again
-from sdpet.study.validate import validate
+from sdpet.models.load import load_base
+from sdpet.runs.record import Record
+from sdpet.runs.start import fleet_key, run
 from sdpet.tasks import DreamBoothTask
+from sdpet.training.trainer import fit
 
 RECIPE = Design("adapter", AdapterSpec.parse("attn2o-ffni", mid_dim=4))
 LORA = Design("lora", rank=3, scale=0.5)
@@ -79,8 +79,9 @@ def test_methods_share_one_interface(tiny_base, task, tmp_path, design):
 
 @pytest.mark.parametrize("design", DESIGNS, ids=lambda design: design.method)
 def test_training_goes_on_from_a_state_as_if_it_had_not_stopped(tiny_base, task, design):
-    from sdpet.fit import TrainConfig, fit_together
-    from sdpet.loop import Member
+    from sdpet.training.config import TrainConfig
+    from sdpet.training.module import Member
+    from sdpet.training.trainer import fit_together
 
     def run(state=None, kept=None):
         handle = build(tiny_base, design, 0)

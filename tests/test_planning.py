@@ -12,11 +12,12 @@ import pytest
 from study_tools import ROOT, composed, tiny_overrides, train
 
 import analysis
-from sdpet.positions import PLACEMENTS
-from sdpet.record import Record, factors
+from sdpet.adapters.positions import PLACEMENTS
+from sdpet.config.checks import validate
+from sdpet.config.ids import run_id
+from sdpet.runs.record import Record, factors
 from sdpet.study.options import SweepOptions
 from sdpet.study.plan import Composer, in_random_order, make_plan, training_first
-from sdpet.study.validate import run_id, validate
 
 
 class FakeLauncher:
@@ -94,7 +95,7 @@ SWEEPS = {
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_every_ready_study_plans(name, plan_of):
-    from sdpet.study.outlook import levels_of
+    from sdpet.study.forecast import levels_of
 
     plan = plan_of(f"+sweeps={name}")
     rows, names = levels_of(plan.jobs)
@@ -251,7 +252,7 @@ def test_a_dry_run_says_all_and_does_nothing(tiny_folder, subject_folders, tmp_p
 
 def test_the_expected_time_is_by_measured_runs(plan_of):
     """Steps of training and of sampling count for themselves; what is trained already is not trained again."""
-    from sdpet.study.outlook import outlook
+    from sdpet.study.forecast import outlook
 
     plan = plan_of("sampler.guidance=2,3,4", "trainer.steps=100", "sampler.steps=10")
     record = Record("a", "s", "finished", factors(plan.jobs[0].config) | {"steps": 10}, {"name": "dreambooth"})
@@ -266,13 +267,15 @@ def test_the_expected_time_is_by_measured_runs(plan_of):
 
 
 def test_runs_that_differ_only_in_the_sampler_train_once(tiny_folder, subject_folders, tmp_path, monkeypatch):
-    import sdpet.fit
-    from sdpet.run import run, run_together
-    from sdpet.stage import Stage
-    from sdpet.study.validate import run_folder
+    import sdpet.training.trainer
+    from sdpet.config.ids import run_folder
+    from sdpet.runs.setup import Stage
+    from sdpet.runs.start import run, run_together
 
-    trained, original = [], sdpet.fit.fit_together
-    monkeypatch.setattr(sdpet.fit, "fit_together", lambda *a, **k: (trained.append(1), original(*a, **k))[1])
+    trained, original = [], sdpet.training.trainer.fit_together
+    monkeypatch.setattr(
+        sdpet.training.trainer, "fit_together", lambda *a, **k: (trained.append(1), original(*a, **k))[1]
+    )
     given = tiny_overrides(tiny_folder, subject_folders, tmp_path)
     stage = Stage()
     configs = [composed(*given, f"sampler.guidance={guidance}", "study=shared") for guidance in (2, 3)]

@@ -15,8 +15,8 @@ from scipy import stats
 from study_tools import environment
 
 import analysis
-from sdpet.record import Record
-from sdpet.study.claim import claim
+from sdpet.files.lock import claim
+from sdpet.runs.record import Record
 from sdpet.study.manifest import FILE
 from sdpet.study.status import HEAD, Ended, _end_of, _pace, status_text, study_status
 

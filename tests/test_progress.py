@@ -12,8 +12,8 @@ import time
 import pytest
 from study_tools import command, environment, tiny_overrides
 
-from sdpet.study import bar as bar_module
-from sdpet.study.bar import Bar
+from sdpet.commands import progress_bar as bar_module
+from sdpet.commands.progress_bar import Bar
 
 
 class Terminal(io.StringIO):

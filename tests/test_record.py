@@ -11,10 +11,11 @@ import sys
 import pytest
 from study_tools import ROOT, composed, environment, tiny_overrides
 
-from sdpet.positions import INPUTS, OUTPUTS, PLACEMENTS, POSITIONS
-from sdpet.record import FILE, Record, bin_loss, factors, identity, run_id
-from sdpet.study import rules
-from sdpet.study.validate import OFF, validate
+from sdpet.adapters.positions import INPUTS, OUTPUTS, PLACEMENTS, POSITIONS
+from sdpet.config import schema as rules
+from sdpet.config.checks import validate
+from sdpet.config.ids import OFF
+from sdpet.runs.record import FILE, Record, bin_loss, factors, identity, run_id
 
 KEYS = [
     "format", "run_id", "study", "status", "factors", "task", "reason", "metrics", "anchors", "protocol", "missing",
@@ -162,10 +163,10 @@ def test_config_files_agree_with_the_table_of_positions(overrides):
 def test_the_rules_name_what_the_code_knows():
     """The rules repeat some names so that they need no torch; here they are held against the code."""
     from sdpet.adapters.spec import ACTIVATIONS, INITS
-    from sdpet.base import DTYPES
-    from sdpet.fit import PRECISIONS
     from sdpet.methods import METHODS
-    from sdpet.sample import SAMPLERS
+    from sdpet.models.load import DTYPES
+    from sdpet.sampling.loop import SAMPLERS
+    from sdpet.training.config import PRECISIONS
 
     assert rules.ACTIVATIONS == ACTIVATIONS and rules.INITS == INITS
     assert set(rules.METHODS) == set(METHODS) and set(rules.SAMPLERS) == set(SAMPLERS)
@@ -175,7 +176,8 @@ def test_the_rules_name_what_the_code_knows():
 
 def test_records_and_plans_need_no_torch():
     code = (
-        "import sys, sdpet, sdpet.record, sdpet.positions, sdpet.run, sdpet.study.plan, sdpet.study.launch, sdpet.cli;"
+        "import sys, sdpet, sdpet.runs.record, sdpet.adapters.positions, sdpet.runs.start, sdpet.study.plan;"
+        "import sdpet.study.launcher, sdpet.commands.cli;"
         "heavy = {'torch', 'diffusers', 'lightning', 'pandas', 'numpy'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], env=environment(), check=True)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, PNDMScheduler
 
-from sdpet.sample import SamplerConfig, Start, denoise
-from sdpet.samplers import SAMPLERS, spread
+from sdpet.sampling.loop import SamplerConfig, Start, denoise
+from sdpet.sampling.samplers import SAMPLERS, spread
 from sdpet.seeds import generator
 
 SCHEDULER = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}

@@ -16,19 +16,20 @@ from study_tools import ROOT, composed, environment, tiny_overrides, train
 from tiny_scorer import TinyScorer
 
 from sdpet.adapters.spec import AdapterSpec
+from sdpet.commands.evaluate_runs import evaluate_again
+from sdpet.commands.guidance_curve import evaluate_curve
+from sdpet.config.checks import validate
+from sdpet.config.ids import run_folder
 from sdpet.lab.judge import JudgeScorer
 from sdpet.lab.scorer import load_scorer
 from sdpet.methods import Design, build
-from sdpet.record import Record
-from sdpet.run import run_together
+from sdpet.runs.record import Record
+from sdpet.runs.setup import Stage
+from sdpet.runs.start import run_together
 from sdpet.scoring import EvalPlan, Scorers, feature_cache, scorers
 from sdpet.scoring.noise import LEVELS, noise_differences
 from sdpet.scoring.prompt_set import PromptSet
 from sdpet.seeds import generator
-from sdpet.stage import Stage
-from sdpet.study.again import evaluate_again
-from sdpet.study.curve import evaluate_curve
-from sdpet.study.validate import run_folder, validate
 from sdpet.tasks import DreamBoothTask
 
 
@@ -258,7 +259,7 @@ WRONG = [
 
 
 def test_folders_are_scored_and_wrong_ones_get_one_sentence(tmp_path, capsys):
-    from sdpet.study.images import evaluate_images
+    from sdpet.commands.evaluate_images import evaluate_images
 
     images, prompts = lab_pictures(6, 4)
     references = folder_of(tmp_path / "references", lab_pictures(7, 5)[0])

@@ -12,12 +12,13 @@ import time
 import pytest
 from study_tools import ROOT, composed, records, start, tiny_overrides, train
 
-from sdpet.positions import PLACEMENTS
-from sdpet.record import Record, run_id
-from sdpet.run import run
-from sdpet.stage import Stage
-from sdpet.study.claim import claim
-from sdpet.study.validate import run_folder, validate
+from sdpet.adapters.positions import PLACEMENTS
+from sdpet.config.checks import validate
+from sdpet.config.ids import run_folder
+from sdpet.files.lock import claim
+from sdpet.runs.record import Record, run_id
+from sdpet.runs.setup import Stage
+from sdpet.runs.start import run
 
 SIX = ("-m", "+sweeps=smoke", "hydra/launcher=local")  # one by one: equal to the last bit
 
@@ -90,7 +91,7 @@ def test_runs_of_one_process_do_not_leak_into_each_other(overrides, out, stage):
 def test_a_run_that_fails_is_recorded_and_tried_again_when_asked(overrides, out, stage, monkeypatch):
     config = composed(*overrides)
     with monkeypatch.context() as broken:
-        broken.setattr("sdpet.fit.fit_together", lambda *a, **k: 1 / 0)
+        broken.setattr("sdpet.training.trainer.fit_together", lambda *a, **k: 1 / 0)
         record = run(config, stage)
     folder = out / "single" / record.run_id
     assert (record.status, record.reason) == ("failed", "ZeroDivisionError: division by zero")
@@ -113,7 +114,7 @@ def test_what_an_interrupted_run_left_is_cleared_away(overrides, out, stage, mon
     (folder / "samples").mkdir(parents=True)
     (folder / "samples" / "99999.png").write_text("left over")
     with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
-        broken.setattr("sdpet.fit.fit_together", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr("sdpet.training.trainer.fit_together", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
         run(config, stage)
     assert not folder.exists()
     assert run(config, stage).status == "finished"
@@ -227,7 +228,7 @@ def test_stopped_just_after_its_record_a_run_keeps_it(overrides, out, stage, mon
 
     config = composed(*overrides)
     with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
-        stopped.setattr("sdpet.run.remove_checkpoint", stop)
+        stopped.setattr("sdpet.runs.start.remove_checkpoint", stop)
         run(config, stage)
     folder = run_folder(validate(config))
     assert Record.find(folder) is not None and list((folder / "samples").glob("*.png"))
@@ -320,7 +321,7 @@ def test_scored_again_the_older_scores_stay(undisturbed):
 def score_again(folder, *overrides):
     from hydra import compose, initialize_config_dir
 
-    from sdpet.study.again import evaluate_again
+    from sdpet.commands.evaluate_runs import evaluate_again
 
     given = [f"run={folder}", *overrides]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -371,10 +372,10 @@ def test_a_study_in_fleets_is_the_study_one_by_one(undisturbed, overrides, out):
 
 def test_a_fleet_with_too_little_memory_is_halved(overrides, out, monkeypatch):
     """An error stops only the runs that have it alone."""
-    import sdpet.fit
-    from sdpet.run import run_together
+    import sdpet.training.trainer
+    from sdpet.runs.start import run_together
 
-    sizes, original = [], sdpet.fit.fit_together
+    sizes, original = [], sdpet.training.trainer.fit_together
 
     def small(base, members, *more):
         sizes.append(len(members))
@@ -384,7 +385,7 @@ def test_a_fleet_with_too_little_memory_is_halved(overrides, out, monkeypatch):
             raise ZeroDivisionError("its own fault")
         return original(base, members, *more)
 
-    monkeypatch.setattr("sdpet.fit.fit_together", small)
+    monkeypatch.setattr("sdpet.training.trainer.fit_together", small)
     records = run_together([composed(*overrides, f"seed={seed}", "study=oom") for seed in range(3)], Stage())
     assert sizes == [3, 2, 1, 1, 1]
     assert [record.status for record in records] == ["finished", "finished", "failed"]
@@ -392,8 +393,8 @@ def test_a_fleet_with_too_little_memory_is_halved(overrides, out, monkeypatch):
 
 
 def test_a_killed_fleet_goes_on_from_its_checkpoint(overrides, out):
-    from sdpet.run import run_together
-    from sdpet.study.checkpoint import checkpoint_file
+    from sdpet.runs.checkpoint import checkpoint_file
+    from sdpet.runs.start import run_together
 
     configs = [
         composed(*overrides, f"seed={seed}", "study=again", "logger=csv", "checkpoint_seconds=0") for seed in range(2)
@@ -420,7 +421,7 @@ def test_a_killed_fleet_goes_on_from_its_checkpoint(overrides, out):
 def test_a_signal_that_strikes_in_a_destructor_still_ends_the_process():
     program = """
 import os, signal, time
-from sdpet.study.stopping import exit_on_sigterm
+from sdpet.study.signals import exit_on_sigterm
 class Struck:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGTERM)

@@ -11,15 +11,16 @@ import torch
 from PIL import Image
 from study_tools import composed, tiny_overrides
 
-from sdpet.base import load_base
-from sdpet.class_images import class_folder
-from sdpet.run import run
+from sdpet.config.checks import validate
+from sdpet.config.ids import identity, run_id
+from sdpet.files.images import load_folder
+from sdpet.models.load import load_base
+from sdpet.runs.setup import Stage
+from sdpet.runs.start import run
 from sdpet.seeds import generator
-from sdpet.stage import Stage
-from sdpet.study.validate import identity, run_id, validate
 from sdpet.tasks import DreamBoothTask, FinetuneTask
-from sdpet.tasks.cache import Cache
-from sdpet.tasks.images import load_folder
+from sdpet.tasks.class_images import class_folder
+from sdpet.tasks.latent_cache import Cache
 
 DOG = Path(__file__).parent / "data" / "dog"
 WORDS = ("a photo of a sks dog", "a photo of a dog")
@@ -75,7 +76,7 @@ def drawn(tiny_folder, subject_folders, tmp_path):
 
 
 def test_class_images_are_drawn_once_however_many_ask(drawn, tiny_folder, monkeypatch):
-    from sdpet import class_images
+    from sdpet.tasks import class_images
 
     base, calls, seen, found = load_base("tiny", tiny_folder), [], [], []
     original = class_images.sample

@@ -10,14 +10,16 @@ from diffusers.training_utils import EMAModel
 from study_tools import composed, tiny_overrides
 
 from sdpet.adapters.spec import AdapterSpec
-from sdpet.fit import TrainConfig, fit, fit_together
-from sdpet.loop import Member
+from sdpet.config.checks import validate
+from sdpet.config.ids import run_folder, run_id
 from sdpet.methods import Design, build, build_fleet
-from sdpet.record import Record
-from sdpet.run import fleet_key, run_together
+from sdpet.runs.record import Record
+from sdpet.runs.start import fleet_key, run_together
 from sdpet.seeds import generator
-from sdpet.study.validate import run_folder, run_id, validate
 from sdpet.tasks import Batch, DreamBoothTask
+from sdpet.training.config import TrainConfig
+from sdpet.training.module import Member
+from sdpet.training.trainer import fit, fit_together
 
 SPECS = [AdapterSpec.parse("attn2o-ffni", mid_dim=4), AdapterSpec.parse("resi-reso", mid_dim=2)]
 PROMPTS = ("a photo of a sks star", "a photo of a star")

@@ -85,7 +85,7 @@ def test_what_is_skipped_and_how_files_are_numbered(fast, tmp_path):
 
 
 def test_two_writers_never_overwrite_each_other(tmp_path, monkeypatch):
-    from sdpet.scripts.folder import Numbered
+    from sdpet.commands.scripts.folder import Numbered
 
     files = Numbered(tmp_path)
     first = files.add(lambda path: path.write_bytes(b"first"))
@@ -98,7 +98,7 @@ def test_two_writers_never_overwrite_each_other(tmp_path, monkeypatch):
 
 
 def test_interrupted_what_is_finished_is_kept(fast, tmp_path, monkeypatch, capsys):
-    from sdpet import sample
+    from sdpet.sampling import loop as sample
 
     calls, whole = [], sample.denoise
 
@@ -133,7 +133,7 @@ def test_marks_that_one_pass_leaves_unreadable_can_be_read(kind):
     from imwatermark import WatermarkDecoder, WatermarkEncoder
     from skimage import data
 
-    from sdpet.scripts.watermark import Watermark
+    from sdpet.commands.scripts.watermark import Watermark
 
     rng = np.random.default_rng(0)
     image = {
@@ -288,8 +288,8 @@ model:
 
 
 def test_the_public_config_of_v1_gives_the_architecture_of_v1(tmp_path):
-    from sdpet.scripts.ldm_config import write_configs
-    from sdpet.source import ARCHITECTURES
+    from sdpet.commands.scripts.ldm_config import write_configs
+    from sdpet.models.source import ARCHITECTURES
 
     (tmp_path / "v1.yaml").write_text(V1)
     folder = write_configs(tmp_path / "v1.yaml", tmp_path / "configs")
@@ -364,7 +364,7 @@ def test_without_a_model_the_choices_are_named(tmp_path, monkeypatch, capsys):
 
 def test_under_autocast_only_the_networks_compute_in_half_precision(fast, tmp_path, monkeypatch):
     """CUDA's float16 stands for itself only there; on the CPU the same code runs under bfloat16."""
-    from sdpet.scripts import draw
+    from sdpet.commands.scripts import draw
 
     common = [*fast, "--n_iter", 1, "--n_samples", 2]
     assert sdpet(*common, "--precision", "full", "--outdir", tmp_path / "full") == 0
@@ -386,7 +386,7 @@ def test_prompts_longer_than_the_model_reads_are_told(fast, tmp_path, capsys):
 
 def test_help_begins_with_an_example_and_is_quick():
     code = (
-        "import sys; from sdpet.cli import main\n"
+        "import sys; from sdpet.commands.cli import main\n"
         "try: main([sys.argv[1], '--help'])\n"
         "except SystemExit as end: assert not end.code\n"
         "assert 'torch' not in sys.modules"

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from sdpet.compvis.tokens import clip_tokenizer
+from sdpet.models.compvis.tokenizer import clip_tokenizer
 
 WIDTHS = (8, 8, 16, 16)
 COMMON = {"in_channels": 4, "out_channels": 4, "layers_per_block": 2, "norm_num_groups": 4, "sample_size": 8}

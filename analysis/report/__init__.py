@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from analysis.load_wandb import PREFIX
-from analysis.records import FIRST
 from analysis.report.page import Section, render
 from analysis.report.study import Study, read_study
 from analysis.report.words import counted, listing, number
+from analysis.runs.load_wandb import PREFIX
+from analysis.runs.records import FIRST
 
 
 @dataclass(frozen=True)

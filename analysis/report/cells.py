@@ -14,7 +14,7 @@ from analysis.report.page import Block, FigureBlock, Section, TableBlock
 from analysis.report.study import Study
 from analysis.report.tables import Column, make_table
 from analysis.report.words import PAPER_NAME, factor_words, level_words, number
-from sdpet.positions import INPUTS, OUTPUTS, PLACEMENTS, split_placement
+from sdpet.adapters.positions import INPUTS, OUTPUTS, PLACEMENTS, split_placement
 
 Cells = dict[tuple[str, str], float]
 

@@ -16,7 +16,7 @@ from analysis.report.page import Block, FigureBlock, Section, TableBlock, Text
 from analysis.report.study import Study, read_study
 from analysis.report.tables import Column, make_table
 from analysis.report.words import PAPER_NAME, digits_for, level_words, number, p_words
-from sdpet.positions import INPUTS, OUTPUTS, PLACEMENTS, component, split_placement
+from sdpet.adapters.positions import INPUTS, OUTPUTS, PLACEMENTS, component, split_placement
 
 KIND = {"transformer": "residual stream", "context": "text context", "resnet": "ResBlock"}
 LEAST = 4  # shared placements below which a rank correlation says nothing

@@ -13,7 +13,7 @@ from analysis.report.page import Block, FigureBlock, Section, TableBlock
 from analysis.report.study import Study
 from analysis.report.tables import Column, make_table
 from analysis.report.words import factor_words, intervals, level_words, listing, number, p_cell, readable
-from sdpet.positions import INPUTS
+from sdpet.adapters.positions import INPUTS
 
 SPARE = 5  # runs beyond the levels below which residuals show nothing
 

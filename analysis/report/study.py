@@ -11,11 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.conclusion_joint import own_factors
-from analysis.design import parse_model
-from analysis.load import factor_columns, higher_is_better, load_results, metric_columns
-from analysis.records import FIRST, with_scores
+from analysis.linear_model.design import parse_model
+from analysis.report.conclusion_joint import own_factors
 from analysis.report.words import Metric, factor_words, level_words, listing, metric_words
+from analysis.runs.load import factor_columns, higher_is_better, load_results, metric_columns
+from analysis.runs.records import FIRST, with_scores
 
 PREFERRED = ("clip_i", "clip_similarity", "fid")
 DESIGN = "design"

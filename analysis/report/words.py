@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from analysis.load import higher_is_better
-from sdpet.positions import POSITIONS
+from analysis.runs.load import higher_is_better
+from sdpet.adapters.positions import POSITIONS
 
 PAPER_NAME = {position.name: position.paper_name for position in POSITIONS}
 

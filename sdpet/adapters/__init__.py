@@ -5,48 +5,11 @@
     optimizer = AdamW(adapters.parameters())
     adapters.save(folder); adapters.detach()
 
-Files: spec (the design, free of torch), modules (the adapter's function), taps (interprets the table of
-positions as hooks), handle (attach and what it returns), store (sdpet's folder), reference (the public code's folder).
+Files: positions (the table, free of torch), spec (the design, free of torch), modules (the adapter's function), hooks
+(interprets the table as forward hooks), attachment (attach and what it returns), format (sdpet's folder), load,
+paper_format (the public code's folder), fleet and stacked (adapters of many designs on one UNet).
 """
 
-from __future__ import annotations
+import lazy_loader
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from sdpet.adapters.handle import Adapters, attach, count_parameters, matching_blocks, mid_dim_for
-    from sdpet.adapters.reference import export_reference
-    from sdpet.adapters.spec import AdapterSpec
-    from sdpet.adapters.store import load_adapters
-
-_HOME = {
-    "AdapterSpec": "spec",
-    "Adapters": "handle",
-    "attach": "handle",
-    "count_parameters": "handle",
-    "export_reference": "reference",
-    "load_adapters": "store",
-    "matching_blocks": "handle",
-    "mid_dim_for": "handle",
-}
-__all__ = [
-    "AdapterSpec",
-    "Adapters",
-    "attach",
-    "count_parameters",
-    "export_reference",
-    "load_adapters",
-    "matching_blocks",
-    "mid_dim_for",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,11 +7,11 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from sdpet.adapters.handle import Adapters, matching_blocks, refuse_second
+from sdpet.adapters.attachment import Adapters, matching_blocks, refuse_second
+from sdpet.adapters.hooks import Edge, Shares, connect
+from sdpet.adapters.positions import position
 from sdpet.adapters.spec import AdapterSpec
 from sdpet.adapters.stacked import Stack
-from sdpet.adapters.taps import Edge, Shares, connect
-from sdpet.positions import position
 
 
 class Fleet:

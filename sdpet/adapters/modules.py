@@ -10,8 +10,8 @@ from operator import attrgetter
 import torch
 from torch import nn
 
+from sdpet.adapters.positions import position
 from sdpet.adapters.spec import AdapterSpec
-from sdpet.positions import position
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Literal
 
-from sdpet.positions import check_placement, split_placement
+from sdpet.adapters.positions import check_placement, split_placement
 
 ACTIVATIONS = ("relu", "sig", "silu", "ident")
 INITS = ("zero", "default")
@@ -17,10 +17,10 @@ INITS = ("zero", "default")
 class AdapterSpec:
     """A point in the space of designs: placement (din, dout) and form.
 
-    din, dout: positions, see sdpet.positions. activation: relu, sig, silu or ident. mid_dim: width of the bottleneck;
-    the default 60 is the paper's, 1.5 M parameters on Stable Diffusion v1. scale: factor on what the adapter adds.
-    init: "zero" (the last layer starts at zero, so step 0 is the base model) or "default" (PyTorch's initialisation,
-    as in the reference code). ValueError names the valid choices.
+    din, dout: positions, see sdpet.adapters.positions. activation: relu, sig, silu or ident. mid_dim: width of the
+    bottleneck; the default 60 is the paper's, 1.5 M parameters on Stable Diffusion v1. scale: factor on what the
+    adapter adds. init: "zero" (the last layer starts at zero, so step 0 is the base model) or "default" (PyTorch's
+    initialisation, as in the reference code). ValueError names the valid choices.
     """
 
     din: str

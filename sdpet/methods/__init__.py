@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sdpet.adapters.spec import AdapterSpec
-from sdpet.base import BaseModel
 from sdpet.methods.embedding import EmbeddingTuning
 from sdpet.methods.full import FullTuning
 from sdpet.methods.lora import LoraTuning, carries_lora
+from sdpet.models.base import BaseModel
 from sdpet.seeds import isolated
 
 if TYPE_CHECKING:
@@ -83,8 +83,8 @@ def build_fleet(base: BaseModel, designs: Sequence[Design], seeds: Sequence[int]
 
     ValueError for the other methods: they change the model itself, which the members share.
     """
+    from sdpet.adapters.attachment import unattached
     from sdpet.adapters.fleet import Fleet
-    from sdpet.adapters.handle import unattached
 
     _refuse_second(base)
     members = []
@@ -114,7 +114,7 @@ def load(base: BaseModel, folder: str | Path) -> Handle:
 
 
 def _refuse_second(base: BaseModel) -> None:
-    from sdpet.adapters.handle import refuse_second
+    from sdpet.adapters.attachment import refuse_second
 
     if carries_lora(base.unet):
         raise ValueError("This UNet carries LoRA layers already; detach() them first.")

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdpet.base import BaseModel
-from sdpet.files import atomically
+from sdpet.files.atomic import atomically
+from sdpet.models.base import BaseModel
 
 _KEYS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}  # diffusers' names where there are two
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from sdpet.base import BaseModel
-from sdpet.files import atomically
+from sdpet.files.atomic import atomically
+from sdpet.models.base import BaseModel
 
 
 class FullTuning:

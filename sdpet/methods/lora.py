@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdpet.base import BaseModel
-from sdpet.files import atomically
+from sdpet.files.atomic import atomically
+from sdpet.models.base import BaseModel
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # of self- and cross-attention, as in diffusers' LoRA training
 _NAME = "default"  # peft's name of the one set of layers

@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdpet.base import BaseModel
-from sdpet.files import atomically
-from sdpet.sample import Progress, SamplerConfig
+from sdpet.files.atomic import atomically
+from sdpet.files.hashing import hash_text
+from sdpet.models.base import BaseModel
+from sdpet.sampling.loop import Progress, SamplerConfig
 from sdpet.scoring.evaluate import evaluate_run, protocol
-from sdpet.scoring.plan import EvalPlan, hash_text
+from sdpet.scoring.plan import EvalPlan
 from sdpet.scoring.scorers import Scorers
 
 if TYPE_CHECKING:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdpet.base import BaseModel
-from sdpet.files import atomically
-from sdpet.sample import NOT_FINITE, Progress, SamplerConfig, sample_together
+from sdpet.files.atomic import atomically
+from sdpet.files.hashing import hash_text
+from sdpet.models.base import BaseModel
+from sdpet.sampling.loop import NOT_FINITE, Progress, SamplerConfig, sample_together
 from sdpet.scoring import noise
 from sdpet.scoring.measures import described
-from sdpet.scoring.plan import EvalPlan, hash_text, image_seeds
+from sdpet.scoring.plan import EvalPlan, image_seeds
 from sdpet.scoring.scorers import Scorer, Scorers
 
 if TYPE_CHECKING:

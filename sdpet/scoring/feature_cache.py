@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sdpet.files import atomically
+from sdpet.files.atomic import atomically
 
 
 def cached_features(

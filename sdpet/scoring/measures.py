@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from sdpet.files.hashing import hash_text
 from sdpet.scoring import distances
 from sdpet.scoring.metrics import clip_i, clip_t, fid
-from sdpet.scoring.plan import EvalPlan, Shot, hash_text
+from sdpet.scoring.plan import EvalPlan, Shot
 from sdpet.scoring.scorers import CLIP, Scorers, preparation
 
 FEATURES, DIVERSITY = "features", "diversity"  # names of scorers with a part of their own; the rest are similarities

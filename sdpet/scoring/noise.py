@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sdpet.base import BaseModel
+from sdpet.models.base import BaseModel
 from sdpet.scoring.plan import EvalPlan
 from sdpet.seeds import generator
 

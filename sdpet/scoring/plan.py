@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from sdpet.choices import DISTANCES, PLACES, SUITES
 from sdpet.seeds import derive
-from sdpet.study.rules import DISTANCES, PLACES, SUITES
 
 
 @dataclass(frozen=True)
@@ -96,15 +93,3 @@ def image_seeds(shots: list[Shot], seed: int) -> list[int]:
         counts[shot.role] = counts.get(shot.role, 0) + 1
         seeds.append(derive(seed, "eval", shot.role, counts[shot.role]))
     return seeds
-
-
-def hash_images(images: np.ndarray) -> str:
-    """Hex hash of images' 8-bit content and shape."""
-    digest = hashlib.blake2b(str(images.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(images, dtype=np.uint8).tobytes())
-    return digest.hexdigest()
-
-
-def hash_text(text: str) -> str:
-    """Hex hash of a text."""
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

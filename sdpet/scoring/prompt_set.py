@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from sdpet.files.hashing import hash_images
 from sdpet.scoring.measures import DIVERSITY, NOT_SIMILARITY, Measure, of_set, of_subject, score
-from sdpet.scoring.plan import EvalPlan, Shot, hash_images
+from sdpet.scoring.plan import EvalPlan, Shot
 from sdpet.scoring.scorers import CLIP, Scorers
 
 
@@ -81,7 +82,7 @@ def read_set(folder: str | Path, what: str, size: int | None = None) -> tuple[np
     """
     from PIL import Image
 
-    from sdpet.tasks.images import list_images, square
+    from sdpet.files.images import list_images, square
 
     files = list_images(folder, what)
     images: list[np.ndarray] = []

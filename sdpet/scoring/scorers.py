@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
+from sdpet.files.hashing import hash_images
 from sdpet.scoring.feature_cache import cached_features
-from sdpet.scoring.plan import hash_images
 
 CLIP = "clip"  # the scorer of images and texts; the others know images only
 CHUNK = 128

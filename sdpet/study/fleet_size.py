@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdpet.files import atomically
+from sdpet.files.atomic import atomically
 
 if TYPE_CHECKING:
-    from sdpet.stage import Stage
+    from sdpet.runs.setup import Stage
 
 MOST = 64  # members of a fleet: the gain has long levelled off
 FEW = 4  # so few runs are trained together without measuring
@@ -73,7 +73,7 @@ def size_for(
     trying: Callable[[int], None] | None = None,
 ) -> int:
     """The best size of a fleet of these runs (equal `fleet_key`) with the memory that is free now."""
-    from sdpet.run import fleet_key
+    from sdpet.runs.start import fleet_key
 
     key = fleet_key(configs[0])
     try:
@@ -103,8 +103,8 @@ def measure(
     """
     import torch
 
-    from sdpet.memory import PeakMemory
-    from sdpet.run import is_memory
+    from sdpet.runs.start import is_memory
+    from sdpet.training.peak_memory import PeakMemory
 
     torch.set_num_threads(configs[0]["trainer"]["threads"])
     base = stage.base(configs[0])
@@ -151,11 +151,10 @@ def free_memory(device: Any) -> int:
 
 def _time(configs: Sequence[Mapping[str, Any]], stage: Stage) -> tuple[float, int]:
     """Seconds per design and step, and peak memory in bytes, of these runs as a fleet."""
-    from sdpet.fit import fit_together
-    from sdpet.loop import Member
     from sdpet.methods import build, build_fleet
-    from sdpet.run import options_of
-    from sdpet.stage import design_of
+    from sdpet.runs.setup import design_of, options_of
+    from sdpet.training.module import Member
+    from sdpet.training.trainer import fit_together
 
     base, task = stage.base(configs[0]), stage.task(configs[0])
     designs, seeds = [design_of(config, base) for config in configs], [config["seed"] for config in configs]

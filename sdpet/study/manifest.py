@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdpet.files import atomically
+from sdpet.files.atomic import atomically
 
 if TYPE_CHECKING:
     from sdpet.study.plan import Job

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any
 
-from sdpet.study.rules import flag, number, optional, text, whole
+from sdpet.config.schema import flag, number, optional, text, whole
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,10 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from sdpet.record import Record
-from sdpet.study.content import unchanging
-from sdpet.study.validate import InadmissibleCell, placement, run_folder, run_id, training_id, validate
-
-UNNAMED = ("adapter", "adapter.din", "adapter.dout", "seed", "study", "output_root", "quiet", "logger", "sweeps")
+from sdpet.config.checks import InadmissibleCell, validate
+from sdpet.config.ids import name_of, run_folder, run_id, training_id
+from sdpet.files.hashing import unchanging
+from sdpet.runs.record import Record
 
 
 @dataclass(frozen=True)
@@ -204,7 +203,7 @@ def in_random_order(jobs: Sequence[Job], order: int) -> list[Job]:
 def training_first(jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
     """The jobs that train, and those that can score what one of the first has trained: they differ in sampler or eval.
 
-    (The runs of a study share their trainings; see sdpet.study.trained.)
+    (The runs of a study share their trainings; see sdpet.runs.reuse.)
     """
     first: dict[tuple[Path, str], Job] = {}
     with unchanging():
@@ -218,13 +217,3 @@ def design_id(config: Mapping[str, Any]) -> str:
     """Equal for runs that differ in nothing but their seed."""
     with unchanging():
         return run_id({**config, "seed": 0})
-
-
-def name_of(config: dict[str, Any], overrides: Sequence[str] = ()) -> str:
-    """For people: "attn2o-ffni seed 1", and what else is told of (what sets a job apart from the others)."""
-    parts = [placement(config["adapter"]) or config["adapter"]["method"], f"seed {config['seed']}"]
-    for override in overrides:
-        key, _, value = override.lstrip("+").partition("=")
-        if key not in UNNAMED and not key.startswith("hydra"):
-            parts.append(f"{key.rpartition('.')[2]} {value}")
-    return " ".join(parts)

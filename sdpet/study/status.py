@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from sdpet.record import FILE, STATUSES
-from sdpet.study.claim import STALE, claims_folder, machine
+from sdpet.files.lock import STALE, claims_folder, machine
+from sdpet.runs.record import FILE, STATUSES
 from sdpet.study.manifest import read_manifest
-from sdpet.study.show import duration
+from sdpet.study.report import duration
 
 RECENT = 50  # runs by which the rate is told
 PAUSE = 10.0  # a gap of more than so many usual gaps is a pause of the study, not part of its rate

@@ -16,5 +16,8 @@ from sdpet.tasks.dreambooth import DreamBoothTask
 from sdpet.tasks.finetune import FinetuneTask
 
 Task = DreamBoothTask | FinetuneTask
+TASKS: dict[str, type[DreamBoothTask] | type[FinetuneTask]] = {
+    task.name: task for task in (DreamBoothTask, FinetuneTask)
+}
 
-__all__ = ["Batch", "DreamBoothTask", "FinetuneTask", "Task"]
+__all__ = ["TASKS", "Batch", "DreamBoothTask", "FinetuneTask", "Task"]

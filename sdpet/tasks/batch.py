@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch.nn import functional
 
-from sdpet.base import BaseModel
+from sdpet.models.base import BaseModel
 from sdpet.seeds import generator
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sdpet.tasks.images import load_captioned, readable, square
+from sdpet.files.images import load_captioned, readable, square
 
 Set = tuple[np.ndarray, list[str]]  # images uint8 (N, size, size, 3) and their captions
 
@@ -28,7 +28,7 @@ def read_captioned(
     Sets that come with a split for testing keep it; of others `heldout_share` is held out, the same for every seed.
     """
     if str(data) == "digits":
-        from sdpet.lab.digits import load_digits
+        from sdpet.tasks.digits import load_digits
 
         return _resized(*load_digits("train"), size), _resized(*load_digits("heldout"), size)
     if not 0 < heldout_share < 1:

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from sdpet.base import BaseModel
+from sdpet.files.hashing import hash_images
+from sdpet.files.images import load_folder
+from sdpet.models.base import BaseModel
 from sdpet.scoring.measures import Measure, of_subject, score
-from sdpet.scoring.plan import EvalPlan, Shot, fill, hash_images
+from sdpet.scoring.plan import EvalPlan, Shot, fill
 from sdpet.scoring.scorers import Scorer, Scorers
 from sdpet.seeds import generator
 from sdpet.tasks.batch import Batch, draw, noised, weighted_mse
-from sdpet.tasks.cache import Cache
-from sdpet.tasks.images import load_folder
+from sdpet.tasks.latent_cache import Cache
 
 
 class DreamBoothTask:

@@ -13,7 +13,7 @@ from .rows import Row, at_least, at_most, reported
 
 def autoencoder() -> list[Row]:
     """Gate 1: reconstruction of held-out renders and of the novel subject, PSNR in dB (mean over images)."""
-    from sdpet.base import load_base
+    from sdpet.models.load import load_base
 
     from ..world import render, sample_scenes, subject_scenes
 
@@ -33,7 +33,7 @@ def scorer() -> list[Row]:
     """Gate 2: zero-shot attributes on decoded held-out renders, and how image similarity tells the subject apart."""
     import torch
 
-    from sdpet.base import load_base
+    from sdpet.models.load import load_base
 
     from ..scorer import load_scorer
     from ..world import BACKGROUNDS, COLORS, SHAPES, caption, render, sample_scenes, subject_scenes
@@ -100,8 +100,8 @@ def base_model(pictures: Path | None = None, each: int = 6) -> list[Row]:
     """Gate 3: `each` samples of every shape and colour on random grounds, judged by a classifier, not the scorer."""
     from PIL import Image
 
-    from sdpet.base import load_base
-    from sdpet.sample import SamplerConfig, sample
+    from sdpet.models.load import load_base
+    from sdpet.sampling.loop import SamplerConfig, sample
 
     from ..judge import load_judge
     from ..world import BACKGROUNDS, COLORS, SHAPES, Caption

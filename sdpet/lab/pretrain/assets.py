@@ -32,8 +32,8 @@ def write_images(folder: Path, images: np.ndarray) -> None:
 
 def write_data(out: Path) -> None:
     """The subject's photos, other views of it for the ceiling, and class images drawn by the base model itself."""
-    from sdpet.base import load_base
-    from sdpet.sample import SamplerConfig, sample
+    from sdpet.models.load import load_base
+    from sdpet.sampling.loop import SamplerConfig, sample
 
     write_images(out / "data" / "subject", render(subject_scenes(REFERENCES, seed=51)))
     write_images(out / "data" / "subject_heldout", render(subject_scenes(HELD_OUT, seed=52)))

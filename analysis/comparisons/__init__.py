@@ -1,0 +1,1 @@
+"""Means and their comparisons: marginal means, contrasts, post-hoc tests, corrections for multiplicity."""

@@ -1,0 +1,1 @@
+"""Orientation beside the tests: agreement of scores, Pareto fronts, importance by random forest."""

@@ -1,0 +1,144 @@
+"""Before and between the runs of a study: which to do, what they will be able to tell, where seeds are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.comparisons.means import marginal_means
+from analysis.comparisons.posthoc import best_set
+from analysis.planning.fraction import choose, estimable
+from analysis.runs.load import load_results, metric_columns
+
+_ADDED_AT_ONCE = 2  # seeds; then the spread is looked at again
+
+
+def choose_runs(frame: pd.DataFrame, factors: Sequence[str], size: int, effects: str | None) -> tuple[np.ndarray, str]:
+    """Positions of the `size` runs to do, and a sentence on them.
+
+    factors: columns that vary. effects: terms to estimate; by default the main effects, with the placement as one
+    factor. The seed is a block of the model in any case.
+    """
+    if effects is None:
+        terms = _additive(factors)
+    else:
+        from analysis.linear_model.design import parse_terms
+
+        terms = [":".join(term) for term in parse_terms(effects)]
+        used = {name for term in terms for name in term.split(":")}
+        if unknown := sorted(used - set(factors)):
+            raise ValueError(
+                f"hydra.sweeper.effects names {', '.join(unknown)}, which this sweep does not vary; "
+                f"it varies {', '.join(factors)}."
+            )
+        terms += ["seed"] if "seed" in factors and "seed" not in terms else []
+    if not terms:
+        raise ValueError("nothing varies in this sweep, so there is no fraction of it to choose.")
+    rows, efficiency = choose(frame, size, terms)
+    return rows, (
+        f"  chosen    {size} of {len(frame)} runs for {' + '.join(terms)}; D-efficiency {efficiency:.3f} "
+        "(1: each tells as much as in the full factorial)"
+    )
+
+
+def foresee(frame: pd.DataFrame, factors: Sequence[str]) -> list[str]:
+    """Lines on what these runs can estimate: cells, main effects, din and dout apart, and pairs of factors."""
+    if not factors:
+        return ["  effects   none: nothing varies"]
+    levels = ", ".join(f"{name} ({frame[name].nunique()})" for name in factors)
+    designs = [name for name in factors if name != "seed"]
+    cells = len(frame.groupby(designs, dropna=False)) if designs else 1
+    seeds = frame.groupby(designs, dropna=False).size() if designs else pd.Series([len(frame)])
+    each = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
+    lines = [f"  factors   {levels}", f"  cells     {cells}, {each} {'run' if each == '1' else 'runs'} each"]
+    additive = _additive(factors)
+    table = estimable(frame, additive)
+    lines += _effects("effects", table)
+    if {"placement", "din", "dout"} <= set(factors):
+        split = [name for name in _additive([f for f in factors if f != "placement"])]
+        lines += _effects("or", estimable(frame, split), only=("din", "dout"))
+    pairs = [f"{a}:{b}" for a, b in combinations([name for name in additive if name != "seed"], 2)]
+    if pairs:
+        table = estimable(frame, [*additive, *pairs])
+        lines += _effects("pairs", table, only=pairs)
+    return lines
+
+
+def _additive(factors: Sequence[str]) -> list[str]:
+    """Main effects: where the placement varies, it stands for din and dout."""
+    apart = ("din", "dout") if "placement" in factors else ()
+    return [name for name in factors if name not in apart]
+
+
+def _effects(head: str, table: pd.DataFrame, only: Sequence[str] | None = None) -> list[str]:
+    lines: list[str] = []
+    residual = table.loc["residual", "df"]
+    for term, row in table.iterrows():
+        if term == "residual" or (only is not None and term not in only):
+            continue
+        text = f"{term}: {row['df']:.0f} of {row['expected']:.0f} df"
+        if row["df"] == row["expected"] > 0:
+            text += "" if residual > 0 else ", without a residual to test it against"
+        elif row["expected"] == 0:
+            text += ", one level"
+        else:
+            what = "partly estimable" if row["df"] else "not estimable"
+            aliased = f", confounded with {row['aliased']}" if row["aliased"] else ""
+            reason = str(row["note"]).partition(": ")[2].rstrip(".")
+            reason = "" if aliased and "aliased" in reason else f": {reason}"
+            text += f", {what}{aliased}{reason}"
+        lines.append(f"  {head if not lines else '':<9} {text}")
+    return [*lines, f"  {'':<9} residual: {residual:.0f} df"]
+
+
+def seeds_to_add(
+    folder: Path, design_of: Mapping[str, str], metric: str | None, width: float, most: int
+) -> tuple[dict[str, int], list[str]]:
+    """How many seeds each leading design of a study still needs, and sentences on where it stands.
+
+    design_of: the design of each run, by run_id. A design leads when it cannot be told from the best of its task (Hsu).
+    Needed is what brings its 95 % interval down to `width`, at most two at once, as the spread is estimated anew with
+    each, and no more than `most` in all. The rule looks at widths and never at which design is ahead by how much.
+    """
+    frame = load_results(folder)
+    frame["design"] = frame["run_id"].map(dict(design_of))
+    frame = frame[frame["design"].notna()]
+    metric = metric or next((name for name in metric_columns(frame) if frame[name].notna().any()), None)
+    if metric is None or metric not in metric_columns(frame):
+        raise ValueError(f"hydra.sweeper.metric must be one of {', '.join(metric_columns(frame))}, not {metric!r}.")
+    more: dict[str, int] = {}
+    sentences = []
+    for task, runs in frame[frame[metric].notna()].groupby("task"):
+        table = interval_widths(runs, metric, width, most)
+        leading = table[table["leads"]]
+        more |= {str(design): int(count) for design, count in leading["more"].items() if count}
+        widest = leading["width"].max()
+        stuck = int(((leading["width"] > width) & (leading["more"] == 0)).sum())
+        sentences.append(
+            f"  {task}: {len(leading)} of {len(table)} designs lead in {metric}; their widest 95% interval is "
+            f"{widest:.3g} (asked: {width:g})" + (f"; {stuck} have {most} seeds, the most allowed" if stuck else "")
+        )
+    return more, sentences
+
+
+def interval_widths(runs: pd.DataFrame, metric: str, width: float, most: int) -> pd.DataFrame:
+    """One row a design: n, mean, low, high, width of its 95 % interval, leads, and how many seeds to add.
+
+    Seeds are blocks where they are shared. ValueError where there is no replicate to estimate the spread from.
+    """
+    block = "seed" if runs["seed"].nunique() > 1 and runs["design"].nunique() > 1 else None
+    table = marginal_means(runs, metric, "design", block=block)[["n", "mean", "low", "high"]]
+    table["width"] = table["high"] - table["low"]
+    if table["width"].isna().any():
+        raise ValueError("hydra.sweeper.until needs at least 2 seeds of each design, to see how much seeds differ.")
+    single = runs["design"].nunique() == 1
+    table["leads"] = True if single else best_set(runs, metric, "design", block=block)["in_set"].reindex(table.index)
+    # The width goes with 1 / sqrt(n).
+    needed = np.ceil(table["n"] * (table["width"] / width) ** 2) - table["n"]
+    needed = needed.where(table["width"] > width, 0).clip(upper=_ADDED_AT_ONCE)
+    table["more"] = np.minimum(needed, (most - table["n"]).clip(lower=0)).astype(int)
+    return table

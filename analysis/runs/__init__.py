@@ -1,0 +1,1 @@
+"""Runs as a tidy frame: from run folders, tables or W&B."""

@@ -1,0 +1,159 @@
+"""Records of runs as rows of a frame: their files in a study's folder, the scores asked for, how these were made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+FACTORS = (
+    "placement", "din", "dout", "activation", "mid_dim", "scale", "init", "method", "lr", "steps", "guidance", "seed",
+)  # fmt: skip
+
+FIRST, LAST = "first", "last"  # of the scores of a run
+_SIZES = {"trainable_params", "adapters", "bytes"}
+_SECONDS = {"train", "per_step", "sample", "score", "total"}
+_NAN = float("nan")
+
+Row = dict[str, Any]
+
+
+def read_records(folder: Path, notes: list[str], scores: str = FIRST) -> tuple[list[Row], list[str]]:
+    """A row of each run below the folder, and the names of all scores; what is left out is added to the notes.
+
+    scores: see `with_scores`. Raises ValueError where there are runs, but none with such scores.
+    """
+    rows: dict[str, Row] = {}
+    metrics: dict[str, None] = {}
+    asked: dict[str, None] = {}
+    unreadable, twice, unscored = [], 0, 0
+    for path in _find_records(folder):
+        try:
+            record = json.loads(path.read_bytes())
+            chosen = with_scores(record, scores)
+            if chosen is None:
+                unscored += 1
+                asked.update(dict.fromkeys(" ".join(e.get("asked") or []) for e in record.get("evaluations") or []))
+                continue
+            row = flatten(chosen, path)
+        except (OSError, ValueError, TypeError, AttributeError, KeyError):
+            unreadable.append(str(path))
+            continue
+        twice += row["run_id"] in rows
+        rows.setdefault(row["run_id"], row)
+        metrics.update(dict.fromkeys(chosen.get("metrics") or {}))
+    if unreadable:
+        notes.append(f"{len(unreadable)} record(s) could not be read and are left out, the first is {unreadable[0]}.")
+    if twice:
+        notes.append(f"{twice} run(s) are in the folder more than once and are counted once.")
+    if unscored:
+        notes.append(f"{unscored} run(s) have no scores of {scores} and are left out; evaluate.py makes them.")
+    if unscored and not rows:
+        known = ", ".join([FIRST, LAST, *(name for name in asked if name)])
+        raise ValueError(
+            f"no run in {folder} has scores of {scores}; choose from {known}, "
+            f"or make them: python evaluate.py run={folder} {scores}."
+        )
+    return list(rows.values()), list(metrics)
+
+
+def with_scores(record: dict[str, Any], scores: str) -> dict[str, Any] | None:
+    """The record with the scores asked for in the place of its first ones; None where there are none.
+
+    scores: "first", those a run ended with; "last", the latest that evaluate.py added; or what it was asked for, as
+    "eval=paper" or "eval=paper sampler.guidance=4", of which the latest counts.
+    """
+    if scores == FIRST:
+        return record
+    wanted = set() if scores == LAST else set(scores.split())
+    added = [entry for entry in record.get("evaluations") or [] if wanted <= set(entry.get("asked") or [])]
+    if not added:
+        return record if scores == LAST else None
+    entry = added[-1]
+    chosen = {**record, **{key: entry.get(key) for key in ("metrics", "anchors", "protocol", "missing")}}
+    chosen["seconds"] = {**(record.get("seconds") or {}), **(entry.get("seconds") or {})}
+    chosen |= {"samples": entry.get("samples", "samples"), "base": entry.get("base")}
+    sampler = (entry.get("protocol") or {}).get("sampler")
+    if isinstance(sampler, dict) and "guidance" in sampler and "guidance" in (record.get("factors") or {}):
+        chosen["factors"] = {**record["factors"], "guidance": sampler["guidance"]}  # of these samples
+    return chosen
+
+
+def flatten(record: dict[str, Any], path: Path) -> Row:
+    """The row of a record that lies at `path`."""
+    task, folder = record.get("task") or {}, path.parent
+    row: Row = {
+        "study": record.get("study"),
+        "run_id": record.get("run_id") or str(folder),
+        "trained_in": record.get("trained_in"),
+        "status": record.get("status"),
+        "reason": record.get("reason"),
+        "task": task.get("name"),
+        "data": task.get("data"),
+        **(record.get("factors") or {}),
+    }
+    for metric, value in (record.get("metrics") or {}).items():
+        row[metric] = _NAN if value is None else value
+    for metric, anchor in (record.get("anchors") or {}).items():
+        for end in ("floor", "ceiling"):
+            value = (anchor or {}).get(end)
+            row[f"{metric}_{end}"] = _NAN if value is None else value
+    row.update({key: value for key, value in (record.get("sizes") or {}).items() if key in _SIZES})
+    row.update({f"seconds_{key}": v for key, v in (record.get("seconds") or {}).items() if key in _SECONDS})
+    row["peak_memory"] = record.get("peak_memory")
+    row["path"] = str(folder)
+    if protocol := record.get("protocol"):  # none where nothing was scored
+        protocol = _without_factors(protocol, row)
+        made = metric_protocols(protocol) or dict.fromkeys(record.get("metrics") or {}, protocol_hash(protocol))
+        row.update({f"{metric}_protocol": value for metric, value in made.items()})
+    row["protocol_hash"] = protocol_hash(protocol) if protocol else None
+    return row
+
+
+def metric_protocols(protocol: dict[str, Any]) -> dict[str, str]:
+    """For each metric, twelve hex digits of how it was made; what only other metrics depend on does not enter.
+
+    Empty for a protocol that does not tell metrics apart.
+    """
+    common = {key: protocol.get(key) for key in ("sampler", "eval_seed", "image_size", "image_bits", "score_dtype")}
+    references = {key: value for key, value in protocol.items() if key.startswith("reference")}
+    return {
+        metric: protocol_hash(
+            {**common, **(references if entry.get("against") == "references" else {}), "score": entry}
+        )
+        for metric, entry in (protocol.get("scores") or {}).items()
+    }
+
+
+def protocol_hash(protocol: dict[str, Any] | None) -> str:
+    """Twelve hex digits of how the scores were made: scores compare only where it is equal."""
+    return hashlib.sha256(json.dumps(_plain(protocol or {}), sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _plain(value: Any) -> Any:
+    """Whole numbers as int: W&B keeps 20.0 as 20."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _without_factors(protocol: dict[str, Any], row: Row) -> dict[str, Any]:
+    """The protocol without the guidance where that is a factor of the run: then it does not tell protocols apart."""
+    sampler = protocol.get("sampler")
+    if not isinstance(sampler, dict) or row.get("guidance") is None:
+        return protocol
+    return protocol | {"sampler": {key: value for key, value in sampler.items() if key != "guidance"}}
+
+
+def _find_records(folder: Path) -> Iterator[Path]:
+    for root, folders, files in os.walk(folder):
+        if "record.json" in files:
+            folders.clear()  # a run folder holds no other runs, but maybe thousands of samples
+            yield Path(root) / "record.json"
+        # Neither the untuned base model's samples, nor a report, nor W&B's own files hold runs.
+        folders[:] = sorted(name for name in folders if name not in ("base", "report", "wandb"))

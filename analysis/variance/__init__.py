@@ -1,0 +1,1 @@
+"""Analysis of variance: tables, effect sizes, error strata, mixed models, trends, robust tests, assumptions."""

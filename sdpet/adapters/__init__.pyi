@@ -1,0 +1,17 @@
+from .attachment import Adapters as Adapters
+from .attachment import attach as attach
+from .attachment import count_parameters as count_parameters
+from .attachment import matching_blocks as matching_blocks
+from .attachment import mid_dim_for as mid_dim_for
+from .fleet import Fleet as Fleet
+from .load import load_adapters as load_adapters
+from .paper_format import export_reference as export_reference
+from .positions import INPUTS as INPUTS
+from .positions import OUTPUTS as OUTPUTS
+from .positions import PLACEMENTS as PLACEMENTS
+from .positions import POSITIONS as POSITIONS
+from .positions import Position as Position
+from .positions import Tap as Tap
+from .positions import position as position
+from .positions import split_placement as split_placement
+from .spec import AdapterSpec as AdapterSpec

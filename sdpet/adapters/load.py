@@ -1,0 +1,83 @@
+"""Saved adapters: sdpet's folder (adapters.safetensors + adapters.json), and loading of it or of the reference's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from sdpet.adapters.attachment import Adapters, attach, matching_blocks
+from sdpet.adapters.format import DESIGN, WEIGHTS, read_spec, read_weights
+from sdpet.adapters.modules import build_adapter
+from sdpet.adapters.spec import AdapterSpec
+
+_NAMED = 4  # so many blocks with missing or unknown keys are spelt out in an error
+
+
+def load_adapters(unet: nn.Module, folder: str | Path, spec: AdapterSpec | None = None) -> Adapters:
+    """Attach the adapters saved in `folder` to the UNet; returns the handle.
+
+    folder: sdpet's own, or the reference code's `<step>-adapters/`, which does not hold the design: pass `spec`.
+    ValueError: the folder is missing, holds no adapters or is damaged, or does not fit the UNet or `spec`; keys that
+    are missing or unknown are named. The UNet is then left as it was.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"There is no folder {folder}.")
+    if (folder / DESIGN).is_file():
+        saved = read_spec(folder / DESIGN)
+        if spec is not None and spec != saved:
+            raise ValueError(f"{folder} holds adapters of another design than spec: {saved}; leave spec out.")
+        return attach_weights(unet, saved, read_weights(folder / WEIGHTS), folder)
+    if any(folder.glob("*.pt")):
+        if spec is None:
+            raise ValueError(f"{folder} is the reference code's, which keeps no design; pass spec=AdapterSpec(...).")
+        from sdpet.adapters.paper_format import read_reference
+
+        return attach_weights(unet, spec, read_reference(unet, folder, spec), folder)
+    raise ValueError(f"{folder} holds neither {DESIGN} (sdpet) nor *.pt files (reference code).")
+
+
+def attach_weights(unet: nn.Module, spec: AdapterSpec, tensors: Mapping[str, Tensor], source: object) -> Adapters:
+    """Attach adapters with these weights, named as in `Adapters.state_dict()`. ValueError names keys that do not fit.
+
+    source: what the weights are called in errors.
+    """
+    adapters = attach(unet, spec, seed=0)
+    try:
+        _fill(adapters, tensors, source)
+    except BaseException:
+        adapters.detach()
+        raise
+    return adapters
+
+
+def unattached_weights(unet: nn.Module, spec: AdapterSpec, tensors: Mapping[str, Tensor], source: object) -> Adapters:
+    """The same for a UNet of which only the shape is known (on the meta device): real adapters, not attached to it."""
+    adapters = Adapters(spec, {path: build_adapter(spec, block) for path, block in matching_blocks(unet, spec).items()})
+    _fill(adapters, tensors, source)
+    return adapters
+
+
+def _fill(adapters: Adapters, tensors: Mapping[str, Tensor], source: object) -> None:
+    own, spec = adapters.state_dict(), adapters.spec
+    if missing := own.keys() - tensors.keys():
+        raise ValueError(f"{source} does not fit this UNet and {spec.placement}: missing {_names(missing)}.")
+    if unknown := tensors.keys() - own.keys():
+        raise ValueError(f"{source} does not fit this UNet and {spec.placement}: left over {_names(unknown)}.")
+    for key, value in own.items():
+        if value.shape != tensors[key].shape:
+            shapes = f"{tuple(tensors[key].shape)} in {source} but {tuple(value.shape)} in the design"
+            raise ValueError(f"{key} has shape {shapes} (mid_dim {spec.mid_dim}).")
+    adapters.load_state_dict(dict(tensors))
+
+
+def _names(keys: set[str]) -> str:
+    """Keys by block: `mid_block.attentions.0.transformer_blocks.0 (0.bias, 0.weight), ...`."""
+    by_block: dict[str, list[str]] = {}
+    for key in sorted(keys):
+        block, *inner = key.rsplit(".", 2)
+        by_block.setdefault(block, []).append(".".join(inner))
+    named = ", ".join(f"{block} ({', '.join(inner)})" for block, inner in list(by_block.items())[:_NAMED])
+    return named + (f" and {len(by_block) - _NAMED} more blocks" if len(by_block) > _NAMED else "")

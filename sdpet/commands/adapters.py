@@ -1,0 +1,140 @@
+"""`sdpet adapters`: look at saved adapters, convert them from and to the reference code's form, share them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+HELP = """example: sdpet adapters show outputs/single/24f3670b880c
+
+  sdpet adapters show FOLDER                      design, blocks, parameters, scores
+  sdpet adapters export-reference FOLDER OUT      write the reference code's `<step>-adapters/`
+  sdpet adapters import-reference FOLDER OUT --placement attn2o-ffni [--activation relu] [--scale 1]
+  sdpet adapters push FOLDER USER/NAME            share on the hub, with a model card made from the record
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; ValueError in one sentence for what the user can mend."""
+    parser = argparse.ArgumentParser(
+        "sdpet adapters",
+        description=HELP,
+        usage=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    show = commands.add_parser("show", help="design, blocks, parameters, scores")
+    export = commands.add_parser("export-reference", help="to the reference code's form")
+    read = commands.add_parser("import-reference", help="from the reference code's form, which keeps no design")
+    push = commands.add_parser("push", help="share on the hub")
+    for command in (show, export, read, push):
+        command.add_argument("folder", type=Path, help="a folder of adapters, such as that of a finished run")
+    for command in (export, read):
+        command.add_argument("out", type=Path, help="the folder to write")
+        command.add_argument(
+            "--model", help="sd14, sd15, sd21, sdxl, lab, or a model's path; default: the run's own model, else sd14"
+        )
+    read.add_argument("--placement", required=True, help="din-dout, such as attn2o-ffni")
+    read.add_argument("--activation", default="relu", help="relu, sig, silu or ident (default relu)")
+    read.add_argument("--scale", type=float, default=1.0, help="default 1")
+    push.add_argument("repo_id", help="user/name")
+    push.add_argument("--private", action="store_true")
+    push.add_argument("--license", help="licence of the weights, such as openrail")
+    push.add_argument("--samples", type=int, default=4, help="so many of the run's samples are shown (default 4)")
+    push.add_argument(
+        "--dry-run", type=Path, metavar="OUT", help="write what would be uploaded into OUT, upload nothing"
+    )
+    given = parser.parse_args(list(arguments) or ["--help"])
+    return {"show": _show, "export-reference": _export, "import-reference": _import, "push": _push}[given.command](
+        given
+    )
+
+
+def _show(given: argparse.Namespace) -> int:
+    from sdpet.adapters.format import read_saved
+    from sdpet.runs.model_card import record_of
+
+    spec, tensors = read_saved(given.folder)
+    blocks: dict[str, int] = {}
+    for key, value in tensors.items():
+        block = key.rsplit(".", 2)[0]
+        blocks[block] = blocks.get(block, 0) + value.numel()
+    print(f"{spec.placement}, {spec.activation}, mid_dim {spec.mid_dim}, scale {spec.scale:g}, init {spec.init}")
+    print(f"{len(blocks)} adapters, {sum(blocks.values()):,} parameters")
+    for block, count in blocks.items():
+        print(f"  {block:<60} {count:>10,}")
+    record = record_of(given.folder)
+    for metric, score in (record.metrics if record else {}).items():
+        print(f"{metric} {score:.4g}")
+    return 0
+
+
+def _export(given: argparse.Namespace) -> int:
+    from sdpet.adapters.format import read_saved
+    from sdpet.adapters.load import unattached_weights
+    from sdpet.adapters.paper_format import export_reference
+
+    spec, tensors = read_saved(given.folder)
+    unet = shape_of_unet(given.model, given.folder)
+    export_reference(unet, unattached_weights(unet, spec, tensors, given.folder), given.out)
+    print(f"{given.out}: {spec.placement}, mid_dim {spec.mid_dim}; note scale {spec.scale:g} and {spec.activation}, "
+          "which that form does not keep")  # fmt: skip
+    return 0
+
+
+def _import(given: argparse.Namespace) -> int:
+    from sdpet.adapters.load import unattached_weights
+    from sdpet.adapters.paper_format import read_reference, reference_mid_dim
+    from sdpet.adapters.positions import position, split_placement
+    from sdpet.adapters.spec import AdapterSpec
+
+    if not given.folder.is_dir():
+        raise ValueError(f"There is no folder {given.folder}.")
+    din, _ = split_placement(given.placement)
+    form = {"activation": given.activation, "scale": given.scale, "init": "default"}
+    AdapterSpec.parse(given.placement, **form)  # wrong choices are named before files are read
+    spec = AdapterSpec.parse(given.placement, **form, mid_dim=reference_mid_dim(given.folder, position(din).block))
+    unet = shape_of_unet(given.model, given.folder)
+    adapters = unattached_weights(unet, spec, read_reference(unet, given.folder, spec), given.folder)
+    adapters.save(given.out)
+    print(f"{given.out}: {len(adapters)} adapters, {adapters.num_parameters():,} parameters, mid_dim {spec.mid_dim}")
+    return 0
+
+
+def _push(given: argparse.Namespace) -> int:
+    from sdpet.runs.model_card import push_to_hub, write_upload
+
+    if given.dry_run is not None:
+        write_upload(given.folder, given.repo_id, given.dry_run, given.license, given.samples)
+        print(f"{given.dry_run} holds what would be uploaded to {given.repo_id}")
+        return 0
+    print(push_to_hub(given.folder, given.repo_id, given.private, given.license, given.samples))
+    return 0
+
+
+def shape_of_unet(model: str | None, folder: Path) -> Any:
+    """A UNet without weights: of the model that is named, or the one the run in `folder` was trained on, or v1's."""
+    import torch
+    import yaml
+    from diffusers import UNet2DConditionModel
+
+    from sdpet.models.source import NAMED, Source, architecture_of, find_source, source_of
+
+    source: Source | None
+
+    if model is None and (folder / "config.yaml").is_file():
+        unet = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["unet"]
+        try:
+            source = source_of(unet, fetch=False)
+        except ValueError:  # no longer here: its architecture will do
+            source = architecture_of(unet)
+    elif model is None or model in NAMED:
+        source = architecture_of({"name": model or "sd14"})
+    else:
+        source = find_source(None if model == "lab" else model, fetch=False)
+    if source is None:
+        raise ValueError(f"the model that {folder} was trained on is not here; name it or one like it by --model.")
+    with torch.device("meta"):
+        return UNet2DConditionModel.from_config(source.config("unet"))

@@ -1,0 +1,63 @@
+"""The command `sdpet`: what is neither training nor analysis. Thin: each part is a module with `main(arguments)`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+# command -> the module whose main(arguments) does it, and what it is for
+COMMANDS = {
+    "txt2img": ("sdpet.commands.scripts.txt2img", "draw images from prompts, with or without adapters"),
+    "img2img": ("sdpet.commands.scripts.img2img", "draw images from an image and a prompt"),
+    "adapters": ("sdpet.commands.adapters", "look at saved adapters, convert them from and to other forms, share them"),
+    "doctor": ("sdpet.commands.doctor", "is all there that a study, or a model and a design, need?"),
+    "lab": ("sdpet.commands.lab", "check the lab against its gates, or make its weights anew"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Exits 0 when done, 1 with one sentence for an error the user can mend, 2 for a wrong command line, 130 when
+    interrupted. The environment variable HYDRA_FULL_ERROR=1 shows tracebacks, as it does for train.py."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        print(overview(), end="")
+        return
+    command, *rest = given
+    if command not in COMMANDS:
+        print(f"error: there is no command {command!r}; choose one of {', '.join(COMMANDS)}.", file=sys.stderr)
+        sys.exit(2)
+    run = importlib.import_module(COMMANDS[command][0]).main
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        sys.exit(run(rest))
+    try:
+        sys.exit(run(rest))
+    except (ValueError, OSError) as error:
+        from sdpet.commands.errors import sentence
+
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        sys.exit(130)
+
+
+def overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  sdpet {name:<{width}}  {purpose}" for name, (_, purpose) in COMMANDS.items()]
+    return "\n".join(
+        [
+            'example: sdpet txt2img --model lab --prompt "a photo of a red star on an orange background"',
+            "",
+            "commands, each with --help:",
+            *lines,
+            "",
+            "Training and analysis: python train.py --help, python evaluate.py --help, python -m analysis --help",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Errors a user can mend, as one sentence without a traceback; the rest keeps its traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
+
+from sdpet.config.schema import unknown_key
+from sdpet.files.atomic import no_space
+from sdpet.study.options import unknown_option
+from sdpet.study.signals import exit_on_sigterm
+
+STOPPED = "Interrupted; the same command goes on where this one stopped."
+
+
+def run_command(main: Callable[[], Any]) -> None:
+    """Run a command's main function; exits 1 with one sentence for a user's error, 130 or 143 when interrupted."""
+    exit_on_sigterm(STOPPED)
+    # conf/hydra/launcher has files named as the plugins' own schemas, so that hydra/launcher=submitit_slurm means ours
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        main()
+        return
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors to us instead of printing them
+    try:
+        main()
+    except (CompactHydraException, ValueError, OSError) as error:
+        _fail(sentence(error))
+    except KeyboardInterrupt:
+        print(f"\n{STOPPED}", file=sys.stderr)
+        sys.exit(130)
+
+
+def sentence(error: BaseException) -> str:
+    """What is wrong and what would be right, in one line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MissingConfigException) and error.options and "'" in text:
+        group, _, option = (error.missing_cfg_file or text.split("'")[-2]).rpartition("/")
+        return f"there is no {group}={option}; choose one of {', '.join(sorted(error.options))}."
+    if "Could not override '" in text:
+        key = text.split("Could not override '")[1].split("'")[0]
+        return unknown_option(key.rpartition(".")[2]) if key.startswith("hydra.sweeper.") else unknown_key(key)
+    if "Ambiguous value for argument" in text:
+        given = text.split("'")[1]
+        return f"{given} lists several values; add -m for a study of them, or write brackets for one list: KEY=[A,B]."
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r}; write KEY=VALUE, with quotes around commas, brackets and blanks."
+    if isinstance(error, CompactHydraException):
+        cause = f" {str(error.__cause__).splitlines()[0]}" if error.__cause__ else ""
+        return f"{text}{cause}" or type(error).__name__
+    if no_space(error) is not None:
+        place = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+        return (
+            f"{os.strerror(no_space(error) or 0)}{place}; make room, then the same command goes on where this stopped."
+        )
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}."
+    return text or type(error).__name__
+
+
+def _fail(text: str) -> None:
+    print(f"error: {text}", file=sys.stderr)
+    sys.exit(1)

@@ -1,0 +1,85 @@
+"""Configs of CompVis' checkpoints (configs/stable-diffusion/v1-inference.yaml and its like), as diffusers' configs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+TEXT_ENCODER = "FrozenCLIPEmbedder"
+
+
+def write_configs(file: Path, folder: Path) -> Path:
+    """Write unet/, vae/, text_encoder/ and scheduler/ configs for a YAML config of CompVis' into the folder.
+
+    What the YAML file does not say is as in Stable Diffusion v1, CLIP ViT-L/14 for the text included. ValueError in
+    one sentence where the file is missing, no such config or of a model with another text encoder.
+    """
+    import yaml
+
+    from sdpet.models.source import ARCHITECTURES
+
+    def own(part: str, name: str = "config.json") -> dict[str, Any]:
+        return json.loads((ARCHITECTURES / "v1" / part / name).read_text(encoding="utf-8"))
+
+    try:
+        params = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]["params"]
+        text = params["cond_stage_config"]["target"]
+        unet, vae = params["unet_config"]["params"], params["first_stage_config"]["params"]["ddconfig"]
+        written = {
+            "unet/config.json": own("unet") | _unet(unet),
+            "vae/config.json": own("vae") | _vae(vae) | {"scaling_factor": float(params.get("scale_factor", 1.0))},
+            "text_encoder/config.json": own("text_encoder"),
+            "scheduler/scheduler_config.json": own("scheduler", "scheduler_config.json") | _scheduler(params),
+        }
+    except FileNotFoundError:
+        raise ValueError(f"--config {file} does not exist; leave it out for Stable Diffusion v1's.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
+        raise ValueError(f"--config {file} is no config of a Stable Diffusion model ({reason}).") from error
+    if not text.endswith(TEXT_ENCODER):
+        raise ValueError(f"--config {file} names the text encoder {text}; sdpet reads checkpoints with {TEXT_ENCODER}.")
+    for name, config in written.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+def _unet(given: dict[str, Any]) -> dict[str, Any]:
+    """CompVis' UNetModel: `attention_resolutions` are the factors of downsampling at which attention is used."""
+    levels = len(given["channel_mult"])
+    attended = [2**level in given["attention_resolutions"] for level in range(levels)]
+    return {
+        "sample_size": 64,  # image_size there (32) is not read by anything
+        "in_channels": given["in_channels"],
+        "out_channels": given["out_channels"],
+        "block_out_channels": [given["model_channels"] * factor for factor in given["channel_mult"]],
+        "layers_per_block": given["num_res_blocks"],
+        "attention_head_dim": given["num_heads"],  # diffusers' name for the number of heads
+        "cross_attention_dim": given["context_dim"],
+        "transformer_layers_per_block": given.get("transformer_depth", 1),
+        "down_block_types": ["CrossAttnDownBlock2D" if here else "DownBlock2D" for here in attended],
+        "up_block_types": ["CrossAttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attended)],
+    }
+
+
+def _vae(given: dict[str, Any]) -> dict[str, Any]:
+    levels = len(given["ch_mult"])
+    return {
+        "in_channels": given["in_channels"],
+        "out_channels": given["out_ch"],
+        "latent_channels": given["z_channels"],
+        "layers_per_block": given["num_res_blocks"],
+        "block_out_channels": [given["ch"] * factor for factor in given["ch_mult"]],
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+    }
+
+
+def _scheduler(params: dict[str, Any]) -> dict[str, Any]:
+    """`linear` betas are linear in their roots there, which diffusers calls scaled_linear."""
+    return {
+        "num_train_timesteps": int(params.get("timesteps", 1000)),
+        "beta_start": float(params["linear_start"]),
+        "beta_end": float(params["linear_end"]),
+    }

@@ -1,0 +1,300 @@
+"""What a run's config may hold: one rule a key, checked before any work and without importing torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from sdpet.adapters.positions import INPUTS, OUTPUTS
+from sdpet.choices import (
+    ACTIVATIONS,
+    DISTANCES,
+    DTYPES,
+    INITS,
+    LOGGERS,
+    METHODS,
+    OPTIMIZERS,
+    PLACES,
+    PRECISIONS,
+    SAMPLERS,
+    SCHEDULES,
+    SUITES,
+    TASKS,
+)
+
+Rule = Callable[[Any], Any]  # gives the value in its canonical type, or raises ValueError with "must be ..."
+
+
+def whole(least: int) -> Rule:
+    def rule(value: Any) -> int:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"must be a whole number of at least {least}")
+        return value
+
+    return rule
+
+
+def number(least: float = -math.inf, most: float = math.inf, *, above: bool = False) -> Rule:
+    """A finite number in [least, most], or in (least, most] with above=True; a float, so that 1 and 1.0 are one."""
+    bounds = {
+        (False, False): "",
+        (True, False): f" {'above' if above else 'of at least'} {least:g}",
+        (True, True): f" from {least:g} to {most:g}",
+    }[least > -math.inf, most < math.inf]
+
+    def rule(value: Any) -> float:
+        ok = not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
+        if not ok or not least <= value <= most or (above and value == least):
+            raise ValueError(f"must be a number{bounds}")
+        return float(value)
+
+    return rule
+
+
+def inside(value: Any) -> float:
+    """A number between 0 and 1, neither of them."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise ValueError("must be a number above 0 and below 1")
+    return float(value)
+
+
+def choice(options: Sequence[str]) -> Rule:
+    def rule(value: Any) -> str:
+        if value not in options:
+            near = get_close_matches(str(value), options, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ValueError(f"must be one of {', '.join(options)}{hint}")
+        return value
+
+    return rule
+
+
+def text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("must be some text")
+    return value
+
+
+def target(value: Any) -> dict[str, Any]:
+    """A mapping from which Hydra makes an object."""
+    if not isinstance(value, dict) or not isinstance(value.get("_target_"), str):
+        raise ValueError("must be a mapping with _target_, as in conf/eval/lab.yaml")
+    return value
+
+
+def targets(value: Any) -> dict[str, Any]:
+    """Objects by name; names become those of metrics."""
+    taken = ("clip", "features", "diversity", "lpips")
+    if not isinstance(value, dict) or not all(str(name).isidentifier() and name not in taken for name in value):
+        raise ValueError(
+            f"must be mappings with _target_ by name (none of {', '.join(taken)}), as in conf/eval/full.yaml"
+        )
+    return {name: target(item) for name, item in value.items() if item is not None}
+
+
+def flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
+def texts(value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(item, str) and item.strip() for item in value):
+        raise ValueError("must be a list of texts")
+    return value
+
+
+def templates(value: Any) -> list[str] | str:
+    """Prompts with a place for the subject, or the name of a suite."""
+    if isinstance(value, str):
+        return choice(SUITES)(value)
+    for template in texts(value):
+        if not any(place in template for place in PLACES):
+            raise ValueError(f"has {template!r}, which lacks {{prompt}}, where the subject's prompt goes")
+    return value
+
+
+def several(options: Sequence[str]) -> Rule:
+    """A list of some of these."""
+    one = choice(options)
+    return lambda value: [one(item) for item in texts(value)]
+
+
+def folder_name(value: Any) -> str:
+    value = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(value, str) or not value.strip() or value.startswith(".") or "/" in value or "\\" in value:
+        raise ValueError("must be a name for a folder, without slashes and not beginning with a dot")
+    return value
+
+
+def by_method(value: Any) -> dict[str, Any]:
+    """lr and steps by method, to which the files of conf/adapter refer."""
+    if not isinstance(value, dict) or not all(m in METHODS and isinstance(item, dict) for m, item in value.items()):
+        raise ValueError(f"must be lr and steps by method ({', '.join(METHODS)}), as in conf/trainer/cpu.yaml")
+    return value
+
+
+def optional(rule: Rule, tell: bool = True) -> Rule:
+    """The rule, or null; tell=False keeps the null to ourselves (for what only some methods have)."""
+
+    def or_null(value: Any) -> Any:
+        if value is None:
+            return None
+        try:
+            return rule(value)
+        except ValueError as error:
+            raise ValueError(f"{error}{', or null' if tell else ''}") from None
+
+    return or_null
+
+
+RULES: dict[str, dict[str, Rule]] = {
+    "": {"study": folder_name, "seed": whole(0), "output_root": text, "quiet": flag, "checkpoint_seconds": number(0)},
+    "adapter": {
+        "method": choice(METHODS),
+        "din": optional(choice(INPUTS), tell=False),
+        "dout": optional(choice(OUTPUTS), tell=False),
+        "activation": optional(choice(ACTIVATIONS), tell=False),
+        "mid_dim": optional(whole(1)),
+        "params": optional(whole(1)),
+        "scale": optional(number(), tell=False),
+        "init": optional(choice(INITS), tell=False),
+    },
+    "unet": {
+        "name": text,
+        "path": optional(text),
+        "dtype": choice(DTYPES),
+        "guidance": number(0),
+        "use_ema": flag,
+        "config": optional(text),
+        "image_size": optional(whole(8)),
+    },
+    "task": {
+        "_target_": text,
+        "name": choice(tuple(TASKS)),
+        "reg_weight": number(0),
+        "dropout": number(0, 1),
+        "flip": number(0, 1),
+        "min_snr": optional(number(0, above=True)),
+        "noise_offset": number(0),
+    },
+    "data": {
+        "kind": choice(tuple(TASKS.values())),
+        "name": text,
+        "noun": text,
+        "subject": text,
+        "class_word": text,
+        "class_images": whole(1),
+        "class_sampler": choice(SAMPLERS),
+        "class_steps": whole(1),
+        "class_guidance": number(0),
+        "image_column": text,
+        "caption_column": text,
+        "subject_dir": optional(text),
+        "class_dir": optional(text),
+        "heldout_dir": optional(text),
+        "prompt": text,
+        "class_prompt": text,
+        "token": text,
+        "folder": optional(text),
+        "heldout_share": number(0, 1),
+    },
+    "trainer": {
+        "device": text,
+        "precision": choice(PRECISIONS),
+        "threads": whole(1),
+        "devices": whole(1),
+        "num_nodes": whole(1),
+        "steps": whole(1),
+        "batch_size": whole(1),
+        "lr": number(0, above=True),
+        "weight_decay": number(0),
+        "warmup": whole(0),
+        "schedule": choice(SCHEDULES),
+        "clip": optional(number(0, above=True)),
+        "accumulate": whole(1),
+        "optimizer": choice(OPTIMIZERS),
+        "ema": optional(inside),
+        "grad_checkpointing": flag,
+        "compile": flag,
+        "validate_every": optional(whole(1)),
+        "methods": by_method,
+    },
+    "sampler": {
+        "_target_": text,
+        "name": choice(SAMPLERS),
+        "steps": whole(1),
+        "guidance": number(0),
+        "eta": number(0, 1),
+    },
+    "eval": {
+        "_target_": text,
+        "scorer": target,
+        "similarity": targets,
+        "features": optional(target),
+        "diversity": optional(target),
+        "strict": flag,
+        "subject_images": whole(1),
+        "class_images": whole(0),
+        "prompts": templates,
+        "prompt_images": whole(0),
+        "images": whole(2),
+        "distances": several(DISTANCES),
+        "noise_images": whole(0),
+        "eval_seed": optional(whole(0)),
+        "chunk": whole(1),
+    },
+    "logger": {
+        "name": choice(LOGGERS),
+        "project": text,
+        "mode": choice(("auto", "offline", "online", "disabled")),
+        "entity": optional(text),
+    },
+}
+
+
+def check_values(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with every value in its canonical type.
+
+    Raises ValueError naming the first key that is unknown or whose value breaks its rule, with the valid choices.
+    """
+    checked: dict[str, Any] = {}
+    for group in RULES:
+        values = {k: v for k, v in config.items() if k not in RULES} if group == "" else config.get(group)
+        if not isinstance(values, Mapping):
+            raise ValueError(f"{group} is missing from the config; choose one by {group}=NAME.")
+        found = check_group(group, values)
+        checked.update(found if group == "" else {group: found})
+    return checked
+
+
+def check_group(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of one group of the config in their canonical types; ValueError as of `check_values`."""
+    checked: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{group}.{key}".lstrip(".")
+        if key not in RULES[group]:
+            raise ValueError(unknown_key(name))
+        try:
+            checked[key] = RULES[group][key](value)
+        except ValueError as error:
+            raise ValueError(f"{name} {error}, not {value!r}.") from None
+    return checked
+
+
+def unknown_key(name: str) -> str:
+    """One sentence for a key that does not exist, or not in this command, with the keys that do."""
+    group, _, key = name.rpartition(".")
+    if group not in RULES:
+        return f"there is no config group {group!r}; groups are {', '.join(g for g in RULES if g)}."
+    keys = [*RULES[group], *(g for g in RULES if g and not group)]
+    if key in keys:
+        return f"{name} cannot be set here."
+    near = get_close_matches(key, keys, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    where = f"of {group} are" if group else "are"
+    return f"there is no key {name!r}{hint}; keys {where} {', '.join(k for k in keys if k != '_target_')}."

@@ -1,0 +1,21 @@
+"""Whether this machine is logged in to W&B; asked before any work."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+
+@cache
+def has_account() -> bool:
+    """Whether this machine is logged in to W&B (`wandb login`, or WANDB_API_KEY); nothing is asked of the network."""
+    import wandb
+
+    wandb.setup(settings=wandb.Settings(silent=True))
+    try:
+        return bool(wandb.login(prompt=False, verify=False))
+    finally:
+        wandb.teardown()  # or processes started from here would share W&B's service with this one

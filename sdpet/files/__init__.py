@@ -1,0 +1,1 @@
+"""Files: written atomically, locked, hashed by content, and images read from them."""

@@ -1,0 +1,11 @@
+from .base import BaseModel as BaseModel
+from .estimate import Memory as Memory
+from .estimate import activation_bytes as activation_bytes
+from .estimate import step_memory as step_memory
+from .load import DTYPES as DTYPES
+from .load import load_base as load_base
+from .source import ARCHITECTURES as ARCHITECTURES
+from .source import Source as Source
+from .source import architecture_of as architecture_of
+from .source import find_source as find_source
+from .source import source_of as source_of

@@ -1,0 +1,196 @@
+"""How large a model and a design are, and how much memory a training step needs, before there are any weights.
+
+Networks are built on torch's meta device, where tensors have shapes and no values. Activations are counted, not
+guessed: the forward pass runs on the meta device and all that autograd keeps for the backward pass is added up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from sdpet.models.source import Source
+
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes a training step needs at its peak, apart from torch itself and short-lived workspace.
+
+    weights: of the frozen model (with full fine-tuning the original, kept aside); trainable: of what is trained, in
+    float32; gradients, optimizer (AdamW keeps two values for each trained weight); activations: what autograd keeps
+    between forward and backward pass.
+    """
+
+    weights: int
+    trainable: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.trainable + self.gradients + self.optimizer + self.activations
+
+
+def on_meta(source: Source) -> dict[str, nn.Module]:
+    """The networks that the source's configs describe, without weights: unet, vae and text encoders."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    with torch.device("meta"):
+        networks = {
+            "unet": UNet2DConditionModel.from_config(source.config("unet")),
+            "vae": AutoencoderKL.from_config(source.config("vae")),
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**source.config("text_encoder"))),
+        }
+        if "text_encoder_2" in source.parts:
+            config = CLIPTextConfig(**source.config("text_encoder_2"))
+            networks["text_encoder_2"] = CLIPTextModelWithProjection(config)
+    return {name: network.requires_grad_(False).eval() for name, network in networks.items()}
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def step_memory(
+    networks: Mapping[str, nn.Module],
+    trained: Sequence[Tensor],
+    rows: int,
+    latent_side: int,
+    dtype: str = "float32",
+    precision: str = "32-true",
+    checkpointing: bool = False,
+    through_text: bool = False,
+) -> Memory:
+    """Memory of one training step on `rows` images; the UNet must carry what is trained.
+
+    trained: the parameters that are trained; dtype: of the frozen weights; precision: Lightning's name. Under mixed
+    precision activations have two bytes, and autograd keeps a copy of the UNet's weights in that precision.
+    """
+    unet = networks["unet"]
+    mixed = precision != "32-true"
+    weights = sum(count(network) for network in networks.values()) * BYTES[dtype]
+    trainable = sum(parameter.numel() for parameter in trained)
+    activations = activation_bytes(unet, rows, latent_side, checkpointing, trained, through_text)
+    if mixed or dtype != "float32":
+        activations //= 2
+    if mixed and dtype == "float32":
+        weights += 2 * count(unet)
+    return Memory(weights, 4 * trainable, 4 * trainable, 8 * trainable, activations)
+
+
+def activation_bytes(
+    unet: Any,
+    rows: int,
+    latent_side: int,
+    checkpointing: bool = False,
+    trained: Sequence[Tensor] = (),
+    through_text: bool = False,
+) -> int:
+    """Bytes that autograd keeps of a forward pass of a float32 UNet on the meta device (or any other).
+
+    trained: parameters beside the UNet's own, as weights are not activations. through_text: what is trained comes
+    before the text states (a token's embedding); what the text encoder keeps is not counted.
+    checkpointing: as diffusers does it, for each ResBlock and attention by itself: their inputs, and while the backward
+    pass is in it, what one of them keeps.
+    """
+    device, config = unet.device, unet.config
+    with torch.device(device):
+        latents = torch.zeros(rows, config.in_channels, latent_side, latent_side)
+        time = torch.zeros(rows, dtype=torch.int64)
+        text = torch.zeros(rows, 77, config.cross_attention_dim, requires_grad=through_text)
+        added = None
+        if config.addition_embed_type == "text_time":
+            width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+            added = {"text_embeds": torch.zeros(rows, width), "time_ids": torch.zeros(rows, 6)}
+    keeper = _Keeper(unet, trained)
+    try:
+        with torch.enable_grad(), _FusedAttention(), torch.autograd.graph.saved_tensors_hooks(keeper.keep, lambda x: x):
+            unet(latents, time, text, added_cond_kwargs=added)
+    finally:
+        keeper.leave()
+    return keeper.checkpointed() if checkpointing else sum(keeper.kept.values())
+
+
+class _Keeper:
+    """Adds up storages kept for the backward pass, by the block that keeps them."""
+
+    def __init__(self, unet: nn.Module, trained: Sequence[Tensor]) -> None:
+        from diffusers.models.resnet import ResnetBlock2D
+        from diffusers.models.transformers.transformer_2d import Transformer2DModel
+
+        self._weights = {_name(parameter) for parameter in (*unet.parameters(), *trained)}
+        self._alive: list[Tensor] = []  # a storage that is freed could lend its name to another
+        self._seen: set[int] = set()
+        self._now = ""
+        self.kept: dict[str, int] = {}
+        self._inputs = 0
+        self._hooks = []
+        for name, module in unet.named_modules():
+            if isinstance(module, ResnetBlock2D | Transformer2DModel):
+                self._hooks.append(module.register_forward_pre_hook(self._enter(name)))
+                self._hooks.append(module.register_forward_hook(self._exit))
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        name = _name(tensor)
+        if name not in self._weights and name not in self._seen:
+            self._seen.add(name)
+            self._alive.append(tensor)
+            self.kept[self._now] = self.kept.get(self._now, 0) + tensor.untyped_storage().nbytes()
+        return tensor
+
+    def checkpointed(self) -> int:
+        outside = self.kept.get("", 0)
+        return outside + self._inputs + max((size for name, size in self.kept.items() if name), default=0)
+
+    def leave(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _enter(self, name: str) -> Any:
+        def enter(module: nn.Module, arguments: tuple) -> None:
+            self._now = name
+            self._inputs += sum(a.numel() * a.element_size() for a in arguments if isinstance(a, Tensor))
+
+        return enter
+
+    def _exit(self, module: nn.Module, arguments: Any, output: Any) -> None:
+        self._now = ""
+
+
+def _name(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+class _FusedAttention(TorchFunctionMode):
+    """On the meta device attention would be spelt out, with its matrix of N x N; real devices have fused kernels."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = kwargs or {}
+        if function is functional.scaled_dot_product_attention:
+            query, key, value = (args + tuple(options.get(n) for n in ("query", "key", "value"))[len(args) :])[:3]
+            return _Attention.apply(query, key, value)
+        return function(*args, **options)
+
+
+class _Attention(torch.autograd.Function):
+    """Shapes of fused attention: keeps its inputs, its output and a number for each row (Dao et al. 2022)."""
+
+    @staticmethod
+    def forward(context: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        output = query.new_empty((*query.shape[:-1], value.shape[-1]))
+        context.save_for_backward(query, key, value, output, query.new_empty(query.shape[:-1]))
+        return output
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Any:
+        raise NotImplementedError("only the forward pass is measured")

@@ -1,0 +1,113 @@
+"""Load a base model from a pipeline folder or from one original checkpoint file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sdpet.models import sdxl
+from sdpet.models.base import BaseModel
+from sdpet.models.source import ARCHITECTURES, Source, find_source
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def load_base(
+    name: str = "lab",
+    path: str | Path | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    *,
+    use_ema: bool = False,
+    config: str | Path | None = None,
+    image_size: int | None = None,
+) -> BaseModel:
+    """Load a base model, frozen and in evaluation mode.
+
+    name: "lab" for the small world shipped with the package, else only a label for `path`.
+    path: a diffusers Stable Diffusion folder, a hub id such as "CompVis/stable-diffusion-v1-4" or an original
+        checkpoint file; None with name "lab" is the shipped folder, with any other name the name is taken as path.
+    use_ema, config: of a checkpoint file, see `find_source`. image_size: of square images, None for the model's own.
+    dtype: "float32", "float16" or "bfloat16", whatever is stored on disk.
+    Raises ValueError in one sentence for what is missing or incomplete, an unknown dtype or an unknown device.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}.")
+    if str(device).startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} was asked for, but this machine has no usable CUDA device; choose 'cpu'.")
+    source = find_source(name if path is None and name != "lab" else path, use_ema, config)
+    with no_progress_bars():
+        parts = (_read_checkpoint if source.is_checkpoint else _read_folder)(source, DTYPES[dtype])
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        if part in parts:
+            parts[part].requires_grad_(False).eval().to(device)
+    base = BaseModel(name=name, weight_hash=source.content_hash(), side=image_size, **parts)
+    if base.prediction_type not in ("epsilon", "v_prediction"):
+        raise ValueError(f"{source.path} predicts {base.prediction_type!r}; sdpet knows epsilon and v_prediction.")
+    if base.image_size % base.downsampling:
+        raise ValueError(f"unet.image_size must be a multiple of {base.downsampling}, not {base.image_size}.")
+    if dtype == "float16" and base.vae.config.get("force_upcast") and base.is_xl:
+        base.vae.float()  # its activations overflow float16
+    return base
+
+
+def _read_folder(source: Source, dtype: torch.dtype) -> dict[str, Any]:
+    """The parts of a pipeline folder by the names they have in BaseModel."""
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    classes = {
+        "unet": UNet2DConditionModel,
+        "vae": AutoencoderKL,
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": CLIPTextModelWithProjection,
+        "tokenizer": CLIPTokenizer,
+        "tokenizer_2": CLIPTokenizer,
+    }
+    parts: dict[str, Any] = {"scheduler": DDPMScheduler.from_pretrained(source.path / "scheduler")}
+    for part in source.parts:
+        if part.startswith("tokenizer"):
+            parts[part] = classes[part].from_pretrained(source.path / part, local_files_only=True)
+        elif part != "scheduler":
+            options = {"torch_dtype": dtype, "variant": source.variant(part), "local_files_only": True}
+            parts[part] = classes[part].from_pretrained(source.path / part, **options)
+    if "text_encoder_2" in parts:
+        parts["zero_empty"] = sdxl.zeros_for_empty(source.path)
+    return parts
+
+
+def _read_checkpoint(source: Source, dtype: torch.dtype) -> dict[str, Any]:
+    from diffusers import DDPMScheduler
+
+    from sdpet.models.compvis.load import load_checkpoint
+    from sdpet.models.compvis.tokenizer import clip_tokenizer
+
+    networks = load_checkpoint(source, dtype)
+    there = (source.configs / "scheduler").is_dir()
+    schedule = (source.configs if there else ARCHITECTURES / "v1") / "scheduler"
+    if (source.configs / "tokenizer").is_dir():
+        from transformers import CLIPTokenizer
+
+        tokenizer = CLIPTokenizer.from_pretrained(source.configs / "tokenizer", local_files_only=True)
+    else:
+        tokenizer = clip_tokenizer()
+    scheduler = DDPMScheduler.from_pretrained(schedule)
+    return {**vars(networks), "tokenizer": tokenizer, "scheduler": scheduler}
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """transformers draws a bar for every file it reads, however small."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,216 @@
+"""Where a base model's files lie and what identifies them. Free of torch, and quick.
+
+A base model is the lab, a pipeline folder in diffusers' format, a hub id (looked up in the local cache before the
+network is asked) or one original CompVis checkpoint file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import sdpet
+from sdpet.files.hashing import PIPELINE_PARTS, WEIGHTS, hash_file, hash_files
+from sdpet.models.compvis.scan import check_checkpoint
+
+LAB_FOLDER = Path(sdpet.__file__).parent / "lab" / "pipeline"
+ARCHITECTURES = Path(sdpet.__file__).parent / "architectures"
+NAMED = {"sd14": "v1", "sd15": "v1", "ckpt": "v1", "sd21": "v21", "sdxl": "sdxl"}  # conf/unet: its architecture
+XL_PARTS = ("text_encoder_2", "tokenizer_2")
+LARGE = ("unet", "vae", "text_encoder", "text_encoder_2")  # parts with weights
+CHECKPOINTS = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
+_VARIANT = re.compile(r"\.(fp16|bf16|non_ema|fp32)\b")
+_WHOLE = re.compile(r"^(diffusion_pytorch_model|model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)$")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files of one base model.
+
+    path: a pipeline folder, or a checkpoint file; configs: folder with the config of each part (`unet/config.json`,
+    ...), the pipeline folder itself or, of a checkpoint, its architecture's; use_ema: of a checkpoint, the averaged
+    weights instead of the last ones.
+    """
+
+    path: Path
+    configs: Path
+    use_ema: bool = False
+
+    @property
+    def is_checkpoint(self) -> bool:
+        return self.path != self.configs
+
+    def config(self, part: str) -> dict[str, Any]:
+        return json.loads((self.configs / part / "config.json").read_text(encoding="utf-8"))
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the pipeline's parts."""
+        return parts_of(self.configs)
+
+    def variant(self, part: str) -> str | None:
+        """None where the part has weights of full precision, "fp16" where only those are there."""
+        return None if _weights(self.path / part) else "fp16"
+
+    def content_hash(self) -> str:
+        """Hex digits that name weights, configs and vocabulary by their content, wherever they lie."""
+        if not self.is_checkpoint:
+            return hash_files(self.path, _loaded(self.path, self.parts))
+        configs = hash_files(self.configs, [file for part in self.parts for file in _files(self.configs / part)])
+        return f"{hash_file(self.path)}-{configs[:8]}{'-ema' if self.use_ema else ''}"
+
+
+def find_source(
+    path: str | Path | None,
+    use_ema: bool = False,
+    config: str | Path | None = None,
+    quiet: bool = True,
+    fetch: bool = True,
+) -> Source:
+    """The base model that `path` names, fetched from the hub where it is a hub id that is not in the local cache.
+
+    path: None for the lab, a pipeline folder, a hub id such as "CompVis/stable-diffusion-v1-4" or a checkpoint file.
+    use_ema, config: of a checkpoint file; config is a folder in diffusers' format whose `unet/config.json` and so on
+    describe it, where it is not of Stable Diffusion v1's sizes. fetch: whether the network may be asked.
+    ValueError, in one sentence, for what is not there, incomplete or unsafe to read.
+    """
+    text = str(LAB_FOLDER if path is None else path)
+    place = Path(text).expanduser()
+    if place.is_file() or (place.suffix.lower() in CHECKPOINTS and not place.is_dir()):
+        configs = ARCHITECTURES / "v1" if config is None else Path(config).expanduser()
+        return _checkpoint(place, configs, use_ema)
+    if use_ema or config is not None:
+        given = "use_ema" if use_ema else "config"
+        raise ValueError(f"unet.{given} goes with a checkpoint file ({', '.join(CHECKPOINTS[:2])}), not with {text}.")
+    if not place.is_dir() and _looks_like_hub_id(text):
+        place = _from_hub(text, quiet, fetch)
+    _check_folder(place)
+    return Source(place, place)
+
+
+def parts_of(folder: Path) -> tuple[str, ...]:
+    """The parts of the pipeline in the folder: Stable Diffusion XL has a second text encoder with its tokenizer."""
+    try:
+        unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return PIPELINE_PARTS
+    return PIPELINE_PARTS + (XL_PARTS if unet.get("addition_embed_type") == "text_time" else ())
+
+
+def _checkpoint(file: Path, configs: Path, use_ema: bool) -> Source:
+    if not file.is_file():
+        raise ValueError(f"the checkpoint {file} does not exist; unet.path must be a .ckpt or .safetensors file.")
+    missing = [part for part in ("unet", "vae", "text_encoder") if not (configs / part / "config.json").is_file()]
+    if missing:
+        raise ValueError(
+            f"unet.config {configs} lacks {missing[0]}/config.json; give a folder with the configs of unet, vae and "
+            "text_encoder in diffusers' format, or null for Stable Diffusion v1's."
+        )
+    check_checkpoint(file, use_ema)
+    return Source(file, configs, use_ema)
+
+
+def _check_folder(folder: Path) -> None:
+    format_ = "unet.path must be a Stable Diffusion pipeline folder in diffusers' format, with"
+    if not folder.is_dir():
+        raise ValueError(
+            f"the base model's folder {folder} does not exist; {format_} {', '.join(PIPELINE_PARTS)}, a hub id or a "
+            "checkpoint file."
+        )
+    parts = parts_of(folder)
+    missing = [part for part in parts if not (folder / part).is_dir()]
+    if missing:
+        raise ValueError(f"the base model's folder {folder} lacks {', '.join(missing)}; {format_} {', '.join(parts)}.")
+    for part in parts:
+        if part in LARGE and not (_weights(folder / part) or _weights(folder / part, "fp16")):
+            raise ValueError(f"the base model's folder {folder} has no weights in {part} (.safetensors or .bin).")
+
+
+def _weights(folder: Path, variant: str | None = None) -> list[Path]:
+    """The part's files of weights: of this variant, or of none; .bin only where there is no .safetensors."""
+    kind = f".{variant}" if variant else ""
+    found = [file for file in _files(folder) if file.suffix in (".safetensors", ".bin")]
+    names = {file: file.name.replace(kind, "", 1) if kind in file.name else "" for file in found}
+    fitting = [file for file in found if _WHOLE.match(names[file] if variant else file.name)]
+    safe = [file for file in fitting if file.suffix == ".safetensors"]
+    return safe or fitting
+
+
+def _loaded(folder: Path, parts: tuple[str, ...]) -> list[Path]:
+    """The files that loading reads: other forms of the same weights, which tools may add later, do not count."""
+    chosen: list[Path] = []
+    for part in parts:
+        weights = _weights(folder / part) or _weights(folder / part, "fp16")
+        rest = [file for file in _files(folder / part) if file.suffix in (".json", ".txt") and not _is_index(file)]
+        chosen += sorted([*weights, *rest])
+    return chosen
+
+
+def _is_index(file: Path) -> bool:
+    return ".index." in file.name
+
+
+def _files(folder: Path) -> list[Path]:
+    return [file for file in sorted(folder.rglob("*")) if file.name.lower().endswith(WEIGHTS)]
+
+
+def _looks_like_hub_id(text: str) -> bool:
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", text) is not None and not text.startswith(".")
+
+
+def _from_hub(name: str, quiet: bool, fetch: bool) -> Path:
+    """The folder of a hub id in the local cache; what is not there is fetched."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+        _check_folder(folder)
+        return folder
+    except (OSError, ValueError):
+        if not fetch:
+            raise ValueError(f"{name} is not in the local cache of the hub; hf download {name} fetches it.") from None
+        return _fetched(name, quiet)
+
+
+@cache
+def _fetched(name: str, quiet: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    if not quiet:
+        print(f"fetching the base model {name} from the hub, once (several GB)", file=sys.stderr)
+    try:
+        for weights in ("model.safetensors", "model-0*.safetensors", "model.fp16.safetensors", "model.bin"):
+            wanted = [f"{part}/*{end}" for part in PIPELINE_PARTS + XL_PARTS for end in (".json", ".txt", weights)]
+            folder = Path(snapshot_download(name, allow_patterns=[*wanted, "model_index.json"]))
+            if all(_weights(folder / p) or _weights(folder / p, "fp16") for p in parts_of(folder) if p in LARGE):
+                break
+        return folder
+    except Exception as error:  # no network, no such repository, not allowed: the libraries below raise many kinds
+        raise ValueError(
+            f"the base model {name!r} is no folder here, is not in the local cache and could not be fetched "
+            f"({type(error).__name__}); give unet.path a pipeline folder or a checkpoint file, or fetch it first where "
+            f"there is a network: hf download {name}."
+        ) from error
+
+
+def source_of(unet: Mapping[str, Any], quiet: bool = True, fetch: bool = True) -> Source:
+    """The source that a config's `unet` names."""
+    return find_source(unet["path"], unet.get("use_ema", False), unet.get("config"), quiet, fetch)
+
+
+def architecture_of(unet: Mapping[str, Any]) -> Source | None:
+    """The configs of the model a config's `unet` names, where its weights are not here; None for an unknown model."""
+    folder = Path(unet.get("config") or "").expanduser()
+    if unet.get("config") is not None and (folder / "unet" / "config.json").is_file():
+        pass
+    elif unet["name"] in NAMED:
+        folder = ARCHITECTURES / NAMED[unet["name"]]
+    else:
+        return None
+    return Source(folder, folder)

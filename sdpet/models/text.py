@@ -1,0 +1,15 @@
+"""Texts as token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
+    """Token ids (N, L), cut and padded to the tokenizer's length."""
+    length = tokenizer.model_max_length
+    tokens = tokenizer(list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return tokens.input_ids

@@ -1,0 +1,8 @@
+from .record import Record as Record
+from .record import bin_loss as bin_loss
+from .setup import Stage as Stage
+from .start import fleet_key as fleet_key
+from .start import run as run
+from .start import run_together as run_together
+from .stored import find_runs as find_runs
+from .stored import stored_config as stored_config

@@ -1,0 +1,123 @@
+"""Sharing saved adapters on the Hugging Face hub, with a model card made from the run's record."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from sdpet.adapters.format import DESIGN, WEIGHTS, read_saved
+
+if TYPE_CHECKING:
+    from sdpet.adapters.spec import AdapterSpec
+    from sdpet.runs.record import Record
+
+
+def push_to_hub(
+    folder: str | Path, repo_id: str, private: bool = False, license: str | None = None, samples: int = 4
+) -> str:
+    """Upload the adapters in `folder` as the repository `repo_id` ("user/name"); gives its address.
+
+    Uploaded are the weights, their design, a card and `samples` of the run's sample images; nothing else of the run.
+    ValueError: the folder holds no adapters, or the hub refuses.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    with tempfile.TemporaryDirectory() as upload:
+        write_upload(folder, repo_id, Path(upload), license, samples)
+        try:
+            hub = HfApi()
+            address = hub.create_repo(repo_id, private=private, exist_ok=True)
+            hub.upload_folder(repo_id=repo_id, folder_path=upload, commit_message="Upload adapters")
+        except (HfHubHTTPError, OSError, RuntimeError) as error:
+            raise ValueError(
+                f"{repo_id} could not be uploaded ({type(error).__name__}: {str(error).splitlines()[0]}); "
+                "hf auth login logs in, and --dry-run OUT writes the files without uploading them."
+            ) from error
+    return str(address)
+
+
+def write_upload(folder: str | Path, repo_id: str, out: Path, license: str | None = None, samples: int = 4) -> None:
+    """Write what `push_to_hub` uploads into the folder `out`. ValueError: the folder holds no adapters."""
+    folder = Path(folder)
+    spec, tensors = read_saved(folder)
+    if "/" not in repo_id.strip("/"):
+        raise ValueError(f"the repository must be given as user/name, not {repo_id!r}.")
+    out.mkdir(parents=True, exist_ok=True)
+    for name in (WEIGHTS, DESIGN):
+        shutil.copyfile(folder / name, out / name)
+    shown = sorted((folder / "samples").glob("*.png"))[: max(0, samples)]
+    if shown:
+        (out / "samples").mkdir(exist_ok=True)
+    for image in shown:
+        shutil.copyfile(image, out / "samples" / image.name)
+    parameters = sum(value.numel() for value in tensors.values())
+    text = card(repo_id, spec, parameters, record_of(folder), _unet(folder), license, [i.name for i in shown])
+    (out / "README.md").write_text(text, encoding="utf-8")
+
+
+def card(
+    repo_id: str,
+    spec: AdapterSpec,
+    parameters: int,
+    record: Record | None,
+    unet: dict[str, Any],
+    license: str | None = None,
+    samples: list[str] | None = None,
+) -> str:
+    """The model card: what was tuned and how, its scores against floor and ceiling, and how to use it.
+
+    unet: the `unet` of the run's config, or {}; record: of the run, where there is one.
+    """
+    path = unet.get("path")
+    hub_id = path if isinstance(path, str) and path.count("/") == 1 and not Path(path).exists() else None
+    head: dict[str, Any] = {"tags": ["sdpet", "adapter", "text-to-image", "stable-diffusion", "diffusers"]}
+    if hub_id:
+        head["base_model"] = hub_id
+    if license:
+        head["license"] = license
+    model = hub_id or unet.get("name") or "a model that the run does not name"
+    lines = ["---", yaml.safe_dump(head, sort_keys=False).rstrip(), "---", "", f"# {repo_id.split('/')[-1]}", ""]
+    lines += [f"Adapters for {model}, trained with sdpet.", ""]
+    lines += [f"![sample](samples/{name})" for name in samples or []] + [""] * bool(samples)
+    lines += ["| | |", "|---|---|", f"| reads, writes | {spec.din}, {spec.dout} |"]
+    lines += [f"| form | {spec.activation}, mid_dim {spec.mid_dim}, scale {spec.scale:g} |"]
+    lines += [f"| parameters | {parameters:,} |"]
+    if record is not None:
+        task = {key: value for key, value in record.task.items() if key != "data" and value is not None}
+        named = {"name": "task"}
+        lines += [f"| {named.get(key, key).replace('_', ' ')} | {value} |" for key, value in task.items()]
+        lines += [f"| seed | {record.factors.get('seed')} |"]
+        versions = ", ".join(f"{name} {version}" for name, version in record.versions.items() if version)
+        lines += [f"| made with | {versions} |"]
+        lines += ["", *_scores(record)] if record.metrics else []
+    lines += ["", "```python", "from huggingface_hub import snapshot_download", "from sdpet import load_adapters", ""]
+    lines += [f'adapters = load_adapters(pipe.unet, snapshot_download("{repo_id}"))', "```", ""]
+    return "\n".join(lines)
+
+
+def _scores(record: Record) -> list[str]:
+    def shown(value: float | None) -> str:
+        return "" if value is None else f"{value:.4g}"
+
+    rows = ["| score | | untuned model | real images |", "|---|---|---|---|"]
+    for name, value in record.metrics.items():
+        anchor = record.anchors.get(name, {})
+        rows.append(f"| {name} | {shown(value)} | {shown(anchor.get('floor'))} | {shown(anchor.get('ceiling'))} |")
+    return rows
+
+
+def record_of(folder: Path) -> Record | None:
+    """The record of the run whose folder it is; adapters saved by hand have none."""
+    from sdpet.runs.record import FILE, Record
+
+    return Record.read(folder) if (folder / FILE).is_file() else None
+
+
+def _unet(folder: Path) -> dict[str, Any]:
+    file = folder / "config.yaml"
+    return yaml.safe_load(file.read_text(encoding="utf-8"))["unet"] if file.is_file() else {}

@@ -1,0 +1,82 @@
+"""Runs on disk: found, their configs read, their designs put back on a base model."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdpet.runs.record import FILE
+
+if TYPE_CHECKING:
+    pass
+
+
+def find_runs(given: Any) -> list[Path]:
+    """Folders of runs: `given` is one, a study's folder (all runs in it), a pattern, or a list of these."""
+    items = [str(item) for item in given] if not isinstance(given, str) else [given]
+    found: dict[Path, None] = {}
+    for item in items:
+        text = str(Path(item).expanduser())
+        folders = [Path(match) for match in sorted(glob.glob(text))] if glob.has_magic(text) else [Path(text)]
+        for folder in folders:
+            inside = sorted(path.parent for path in folder.glob(f"*/{FILE}"))
+            is_run = (folder / "config.yaml").exists()
+            found.update(dict.fromkeys([folder] if is_run or not inside else inside))
+    runs = [folder for folder in found if len(items) == len(found) == 1 or (folder / FILE).exists()]
+    if not runs:
+        raise ValueError(f"{', '.join(items)}: there is no finished run; run is a folder outputs/<study>/<run_id>.")
+    return runs
+
+
+def stored_config(folder: Path) -> dict[str, Any]:
+    """The config a run was done with, and where the run lies now, as studies are moved and copied.
+
+    ValueError if the folder is not that of a run.
+    """
+    import yaml
+
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"{folder} holds no config.yaml; run must be a run's folder, outputs/<study>/<run_id>."
+        ) from None
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"{folder / 'config.yaml'} cannot be read ({' '.join(str(error).split())}).") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{folder / 'config.yaml'} is not the config of a run.")
+    study = folder.resolve().parent
+    if (Path(str(config.get("output_root"))).expanduser() / str(config.get("study"))).resolve() != study:
+        config |= {"output_root": str(study.parent), "study": study.name}
+    return config
+
+
+@contextmanager
+def tuned(base: Any, folders: Sequence[Path], config: Mapping[str, Any]) -> Iterator[list[int]]:
+    """Inside, `base` computes the designs saved in `folders`; gives the order of their rows in a batch."""
+    import torch
+
+    from sdpet.methods import load
+
+    torch.set_num_threads(config["trainer"]["threads"])
+    if len(folders) == 1:
+        handle = load(base, folders[0])
+        try:
+            yield [0]
+        finally:
+            handle.detach()
+        return
+    from sdpet.adapters.fleet import Fleet
+
+    members: list[Any] = []
+    for folder in folders:
+        members.append(load(base, folder))
+        members[-1].detach()  # its weights stay with it
+    fleet = Fleet(base.unet, members)
+    try:
+        yield fleet.aboard
+    finally:
+        fleet.detach()

@@ -1,0 +1,190 @@
+"""Before a study runs: which levels its runs have, and what time and disk it will take, from runs already measured."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdpet.runs.record import Record, factors
+from sdpet.study.plan import Job
+from sdpet.study.report import duration
+
+LOOKED_AT = 200  # records of a study that are read for an estimate, spread over all of it
+PILOT_STEPS = 5
+TIMES = ("sample", "score", "rest")
+UNSWEPT = ("study", "output_root", "quiet", "logger", "adapter", "task", "data", "sweeps")
+
+
+def levels_of(jobs: Sequence[Job]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The factors of each run under the names the analysis uses, and the names of those that vary, the seed last.
+
+    What merely goes with the design (the lr of full tuning) is no factor. Where designs with a placement stand beside
+    others, they are levels of `design`, or of `method` where there is one placement.
+    """
+    rows = []
+    for job in jobs:
+        row = {**factors(job.config), "task": job.config["task"]["name"]}
+        for override in job.overrides:
+            key, _, value = override.lstrip("+").partition("=")
+            name = key.rpartition(".")[2]
+            if key not in UNSWEPT and not key.startswith("hydra") and name not in row:
+                row[name] = value
+        row["design"] = row["placement"] or row["method"]
+        rows.append(row)
+    names = [name for name in dict.fromkeys(key for row in rows for key in row) if _count(rows, [name]) > 1]
+    placements = {row["placement"] for row in rows}
+    if None in placements:
+        of_design = "method" if len(placements) <= 2 else "design"
+        names = [of_design, *(n for n in names if n not in ("placement", "din", "dout", "design", "method"))]
+        names = [n for n in names if n in (of_design, "seed") or not _follows(rows, n, of_design)]
+    else:
+        names = [n for n in names if n != "design"]
+    return rows, sorted(names, key=lambda name: name == "seed")
+
+
+def _follows(rows: Sequence[Mapping[str, Any]], name: str, design: str) -> bool:
+    """Whether each design has but one level of the factor, or none."""
+    return _count(rows, [design, name]) <= _count(rows, [design])
+
+
+def _count(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> int:
+    """Distinct combinations of levels of these factors; a run without one has no level of it."""
+    found = {tuple(row.get(name) for name in names) for row in rows}
+    return len({levels for levels in found if None not in levels})
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """seconds: of all runs one after another; size: bytes on disk. None where nothing was measured; basis: by what."""
+
+    seconds: float | None
+    size: int | None
+    basis: str
+
+
+def outlook(train: Sequence[Job], score: Sequence[Job], measured: Sequence[tuple[Record, int]], where: str) -> Outlook:
+    """What these runs will take; those in `score` only score what another run has trained.
+
+    measured: records of finished runs and the bytes of their folders. Seconds go with the steps of training and of
+    sampling, as measured for the task and method, or at least the task.
+    """
+    times: dict[tuple[str, ...], list[dict[str, float]]] = {}
+    for record, _ in measured:
+        if (entry := _times(record)) is None:
+            continue
+        for key in ((record.task["name"], str(record.factors["method"])), (record.task["name"],)):
+            times.setdefault(key, []).append(entry)
+    total, unknown = 0.0, set()
+    for job, trains in [*((job, True) for job in train), *((job, False) for job in score)]:
+        task, config = job.config["task"]["name"], job.config
+        known = times.get((task, config["adapter"]["method"])) or times.get((task,))
+        if not known:
+            unknown.add(task)
+            continue
+        one = {name: statistics.fmean(entry[name] for entry in known) for name in known[0]}
+        total += one["per_step"] * config["trainer"]["steps"] * trains
+        total += one["per_draw"] * config["sampler"]["steps"] + one["score"] + one["rest"]
+    size = round(statistics.fmean(size for _, size in measured) * (len(train) + len(score))) if measured else None
+    if unknown or not measured:
+        return Outlook(None, size, f"no finished run of {' or '.join(sorted(unknown))}{where and f' in {where}'}")
+    return Outlook(
+        total, size, f"{len(measured)} measured {'run' if len(measured) == 1 else 'runs'}{where and f' of {where}'}"
+    )
+
+
+def _times(record: Record) -> dict[str, float] | None:
+    seconds = {key: value or 0.0 for key, value in record.seconds.items()}
+    draws = (record.protocol.get("sampler") or {}).get("steps")
+    if record.status != "finished" or not draws or "sample" not in seconds:
+        return None
+    train = 0.0 if record.trained_in else seconds.get("train", 0.0)
+    rest = max(seconds.get("total", 0.0) - train - seconds["sample"] - seconds.get("score", 0.0), 0.0)
+    per_step = seconds.get("train", 0.0) / max(int(record.factors.get("steps") or 1), 1)
+    return {
+        "per_step": per_step,
+        "per_draw": seconds["sample"] / draws,
+        "score": seconds.get("score", 0.0),
+        "rest": rest,
+    }
+
+
+def measured_in(folder: Path) -> list[tuple[Record, int]]:
+    """Finished runs of a study, at most LOOKED_AT of them, and the size of each."""
+    if not folder.is_dir():
+        return []
+    runs = sorted(entry.path for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    found = []
+    for path in runs[:: max(1, len(runs) // LOOKED_AT)]:
+        record = Record.find(Path(path))
+        if record is not None and record.status == "finished":
+            found.append((record, folder_size(Path(path))))
+    return found
+
+
+def folder_size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def short_pilot(jobs: Iterable[Job]) -> list[tuple[Record, int]]:
+    """One run of each task and method, trained for a few steps and scored in full; nothing of it is kept.
+
+    Raises ValueError where a pilot does not finish.
+    """
+    from sdpet.runs.start import run
+
+    first: dict[tuple[str, str], Job] = {}
+    for job in jobs:
+        first.setdefault((job.config["task"]["name"], job.config["adapter"]["method"]), job)
+    found = []
+    with tempfile.TemporaryDirectory(prefix="sdpet-pilot-") as root:
+        for job in first.values():
+            steps = min(PILOT_STEPS, job.config["trainer"]["steps"])
+            config = job.config | {"output_root": root, "study": "pilot", "logger": {"name": "none"}}
+            record = run(config | {"trainer": job.config["trainer"] | {"steps": steps}})
+            if record is None or record.status != "finished":
+                reason = record.reason if record else "no record"
+                raise ValueError(f"the pilot of {job.name} did not finish: {reason}")
+            found.append((record, folder_size(Path(root) / "pilot" / record.run_id)))
+    return found
+
+
+def free_space(folder: Path) -> int:
+    """Bytes free where the folder is or will be."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return shutil.disk_usage(there).free
+
+
+def size_words(size: float) -> str:
+    power = 1 + (size >= 1e6) + (size >= 1e9)
+    amount, unit = size / 1000**power, ("kB", "MB", "GB")[power - 1]
+    return f"{amount:.3g} {unit}" if amount < 100 else f"{amount:.0f} {unit}"
+
+
+def outlook_lines(expected: Outlook, train: int, score: int, workers: object, folder: Path) -> list[str]:
+    """What the runs that are not there yet will take. workers: of the launcher, where it says so."""
+    if not train + score:
+        return []
+    lines = [f"  training  {train} runs; {score} more score what one of them trains"] if score else []
+    if expected.seconds is None:
+        give = "hydra.sweeper.pilot=FOLDER takes another study's, hydra.sweeper.pilot=run measures"
+        lines.append(f"  time      unknown, {expected.basis}; {give}")
+    else:
+        from sdpet.study.launcher import usable_cores
+
+        count = usable_cores() if workers == "auto" else workers if isinstance(workers, int) else 1
+        count = max(1, min(count, train or score))
+        side_by_side = f" on {count} workers ({duration(expected.seconds)} in all)" if count > 1 else ""
+        lines.append(f"  time      about {duration(expected.seconds / count)}{side_by_side}, by {expected.basis}")
+    if expected.size is not None:
+        from sdpet.study.forecast import free_space, size_words
+
+        free = free_space(folder)
+        short = "; NOT ENOUGH" if expected.size > free else ""
+        lines.append(f"  disk      about {size_words(expected.size)}, {size_words(free)} are free{short}")
+    return lines

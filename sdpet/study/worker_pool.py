@@ -1,0 +1,141 @@
+"""Worker processes of a study, and the devices they have."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import sdpet
+from sdpet.study.plan import Job
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def usable_cores() -> int:
+    """Cores this process may use: its affinity, and the quota of its control group where there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass
+    return cores
+
+
+def local_gpus() -> list[str]:
+    """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES has them."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return [name.strip() for name in listed.split(",") if name.strip() not in ("", "-1")]
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def require_device(config: Mapping[str, Any]) -> None:
+    """ValueError where a (validated) config that is to run on this machine asks for a GPU that is not here."""
+    device = str(config["trainer"]["device"])
+    if device.startswith("cuda") and not local_gpus():
+        raise ValueError(f"trainer.device is {device}, but this machine has no usable CUDA device; take trainer=cpu.")
+
+
+def gpus_for(jobs: Sequence[Job]) -> list[str]:
+    """The GPUs to spread these jobs over: all of this machine's where trainer.device is cuda, without a number."""
+    return local_gpus() if any(job.config["trainer"]["device"] == "cuda" for job in jobs) else []
+
+
+def how_many(wanted: int | str, gpus: Sequence[str]) -> int:
+    """Processes for hydra.launcher.workers: a number, or "auto" for one a GPU, or one a usable core without."""
+    count = (len(gpus) or usable_cores()) if wanted == "auto" else wanted
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ValueError(f"hydra.launcher.workers must be auto or a whole number of at least 1, not {wanted!r}.")
+    return count
+
+
+class Worker:
+    """A process that does fleets one after another: a JSON line an order goes in, what happens comes back as lines.
+
+    It ends when its input ends, so it does not outlive this process, even a killed one. gpu: the only one it sees.
+    """
+
+    def __init__(self, gpu: str | None = None) -> None:
+        root = str(Path(sdpet.__file__).parent.parent)
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        device = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+        read_end, write_end = os.pipe()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "sdpet.study.worker_process", str(write_end)],
+            stdin=subprocess.PIPE,
+            pass_fds=[write_end],
+            start_new_session=True,  # Ctrl-C goes to this process alone, which then ends its workers
+            env={**os.environ, "PYTHONPATH": path, **dict.fromkeys(THREADS, "1"), **device},
+        )
+        os.close(write_end)
+        self.gpu = gpu
+        self.reports = read_end
+        self._partial = b""
+        self.fleet: list[Job] = []
+        self.measuring: str | None = None  # the kind of runs (`fleet_key`) of which it finds the best size
+        self.trying = 1  # the size it is at
+        self.prepared = False
+
+    def read(self) -> list[dict[str, Any]] | None:
+        """What the process has reported since the last call; None when it is dead."""
+        content = os.read(self.reports, 1 << 16)
+        *lines, self._partial = (self._partial + content).split(b"\n")
+        return [json.loads(line) for line in lines] if content else None
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.fleet) or self.measuring is not None
+
+    def give(self, fleet: list[Job]) -> None:
+        """A fleet to train."""
+        self.fleet = fleet
+        self._order("train", fleet)
+
+    def have_measured(self, key: str, jobs: Sequence[Job], sharers: int) -> None:
+        """Runs of one kind of which to find the best size of a fleet; sharers: processes on its device."""
+        self.measuring, self.trying = key, 1
+        self._order("size", jobs[:64], sharers=sharers)
+
+    def prepare(self, job: Job) -> None:
+        """Have it load what this job needs, once, while there is nothing else to do."""
+        if not self.prepared:
+            self._order("prepare", [job])
+        self.prepared = True
+
+    def _order(self, what: str, jobs: Sequence[Job], **more: Any) -> None:
+        assert self.process.stdin is not None
+        self.prepared = True
+        order = {"order": what, "configs": [job.config for job in jobs], **more}
+        with suppress(BrokenPipeError):  # if it died, that is seen when its reports end
+            self.process.stdin.write(json.dumps(order).encode() + b"\n")
+            self.process.stdin.flush()
+
+    def ask_to_end(self) -> None:
+        """By SIGTERM in the middle of an order, which it then clears away; by the end of its input when idle."""
+        assert self.process.stdin is not None
+        if self.busy:
+            self.process.terminate()
+        else:
+            with suppress(BrokenPipeError):
+                self.process.stdin.close()
+
+    def wait(self, patience: float = 10.0) -> None:
+        """Wait for the end, and bring it about if need be."""
+        try:
+            self.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
+        os.close(self.reports)

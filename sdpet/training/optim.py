@@ -1,0 +1,65 @@
+"""From gradients to weights: optimisers, learning rate schedules by diffusers' names, and averages of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import Parameter
+
+if TYPE_CHECKING:
+    from sdpet.training.config import TrainConfig
+
+
+def make_optimizer(config: TrainConfig, parameters: Sequence[torch.Tensor]) -> torch.optim.Optimizer:
+    """AdamW, or the one of bitsandbytes whose moments take 8 bits (of tensors with at least 4,096 values)."""
+    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.optimizer == "adamw8bit":
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit(parameters, **options)
+    return torch.optim.AdamW(parameters, **options, fused=config.precision != "16-mixed")
+
+
+class Average:
+    """Exponential moving average of weights: average = d average + (1 - d) weights after each step.
+
+    After n steps d is min(decay, (1 + n) / (10 + n)), and 0 at first, so that a short training is not held back by
+    where it began: as diffusers' EMAModel computes it, but with a state that says what is kept, and with weights that
+    are swapped where they are.
+    """
+
+    def __init__(self, parameters: Sequence[Parameter], decay: float, state: dict[str, Any] | None = None):
+        self._parameters, self._decay = parameters, decay
+        self._steps = 0 if state is None else state["steps"]
+        values = parameters if state is None else state["values"]
+        self._values = [v.detach().to(p.device, copy=True) for v, p in zip(values, parameters, strict=True)]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        decay = min(self._decay, (1 + self._steps) / (10 + self._steps)) if self._steps else 0.0
+        torch._foreach_lerp_(self._values, [p.detach() for p in self._parameters], 1 - decay)
+        self._steps += 1
+
+    def state(self) -> dict[str, Any]:
+        return {"steps": self._steps, "values": [value.cpu().clone() for value in self._values]}
+
+    @torch.no_grad()
+    def put(self) -> None:
+        """Give the model the averages in place of the trained weights, for good."""
+        for parameter, value in zip(self._parameters, self._values, strict=True):
+            parameter.copy_(value)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The model has the averages for the duration of the block, and then its weights again, bit for bit."""
+        weights = [parameter.detach().clone() for parameter in self._parameters]
+        self.put()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, weight in zip(self._parameters, weights, strict=True):
+                    parameter.copy_(weight)

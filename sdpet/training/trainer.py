@@ -1,0 +1,240 @@
+"""Training: Lightning's Trainer around a loop that is a function of (seed, step), for one run or a fleet of them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
+
+from sdpet.methods import Handle
+from sdpet.models.base import BaseModel
+from sdpet.tasks import Task
+from sdpet.training.config import TrainConfig
+from sdpet.training.module import Alone, Crew, Loop, Member
+from sdpet.training.peak_memory import PeakMemory
+
+if TYPE_CHECKING:
+    from sdpet.training.rank import Rank
+
+TIMEOUT = timedelta(minutes=10)  # of ranks for each other; one of them may be writing a checkpoint
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """loss: one value a step; seconds: of all training; seconds_per_step: median; diverged: a loss was not finite."""
+
+    loss: list[float] = field(repr=False)
+    seconds: float
+    seconds_per_step: float
+    peak_memory_bytes: int
+    diverged: bool
+
+
+def fit(
+    base: BaseModel,
+    handle: Handle,
+    task: Task,
+    *,
+    seed: int,
+    on_step: Callable[[int, float], None] | None = None,
+    **options: Any,
+) -> FitResult:
+    """Train handle.parameters() on the task; options are those of `TrainConfig`, of which steps and lr are needed.
+
+    on_step(step, loss) is called after each step, counted from 1. A loss that is not finite ends training with
+    diverged=True, before it can reach the weights.
+    """
+    return fit_together(base, [Member(handle, seed, TrainConfig(**options), on_step)], task)[0]
+
+
+def fit_together(
+    base: BaseModel,
+    members: Sequence[Member],
+    task: Task,
+    crew: Crew | None = None,
+    save: Callable[[int, Callable[[int], dict[str, Any]]], None] | None = None,
+    rank: Rank | None = None,
+    validate: Callable[[int, list[int]], None] | None = None,
+) -> list[FitResult]:
+    """Train a fleet: every member exactly as `fit` would alone, on one pass of the UNet a step for all of them.
+
+    crew: the fleet that the members' handles are of (`build_fleet`); None for one run that has the UNet to itself.
+    save(step, state): called after each step; state(i) is what member i needs to go on, to be given as its `state`.
+    A member whose loss is not finite leaves the fleet with diverged=True; the others go on. Seconds are a member's
+    share of what the fleet took. rank: this process's place where several train one run: each takes its share of every
+    batch, gradients are summed, and all end with the weights that one process gives, within rounding.
+    validate(step, aboard): called every `validate_every` steps, with the numbers of the members in order of their rows,
+    while the model is what it would be if training ended there; it must not draw from global randomness.
+    ValueError unless all options but those of the optimiser, and the step to begin at, are the same for all.
+    """
+    first = members[0]
+    start_at = _equal("steps already done", [(member.state or {"step": 0})["step"] for member in members])
+    steps = _equal("steps", [member.config.steps for member in members])
+    precision = _equal("precision", [member.config.precision for member in members])
+    for name in ("accumulate", "grad_checkpointing", "compile", "validate_every"):
+        _equal(name, [getattr(member.config, name) for member in members])
+    if len(members) > 1 and any(member.config.optimizer == "adamw8bit" for member in members):
+        raise ValueError("adamw8bit keeps its state by tensor, which members of a fleet have as one; train it alone.")
+    if len(members) > 1 and first.config.compile:
+        raise ValueError("A compiled UNet does not notice a member that leaves; train it alone.")
+    if len(members) > 1 and (crew is None or precision == "16-mixed"):
+        raise ValueError(
+            "16-mixed shares one loss scale and cannot be trained in a fleet; choose 32-true or bf16-mixed."
+            if crew is not None
+            else f"{len(members)} members need the fleet their adapters are of."
+        )
+    loop = Loop(base, members, crew or Alone(), task, save, rank, validate)
+    memory = PeakMemory(base.device)
+    start = time.perf_counter()
+    with _quiet(), _ctrl_c_passes(), _group_ended(rank), _prepared(base.unet, first.config):
+        trainer = Trainer(
+            accelerator="cpu" if base.device.type == "cpu" else "gpu",
+            **_places(base, rank),
+            precision=first.config.precision,  # type: ignore[arg-type]
+            max_epochs=1,  # of steps; Lightning's max_steps would count those of every optimiser
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+        if start_at < steps:
+            trainer.fit(loop, range(start_at, steps))
+    loop.put_averages()
+    seconds, peak = time.perf_counter() - start - loop.seconds_apart, memory.peak()
+    before = [sum((member.state or {"times": []})["times"]) for member in members]
+    spent = [sum(times) - done for times, done in zip(loop.times, before, strict=True)]
+    return [
+        FitResult(
+            loss=loop.losses[i],
+            seconds=before[i] + seconds * spent[i] / (sum(spent) or 1),
+            seconds_per_step=statistics.median(loop.times[i]),
+            peak_memory_bytes=peak,
+            diverged=loop.diverged[i],
+        )
+        for i in range(len(members))
+    ]
+
+
+def _places(base: BaseModel, rank: Rank | None) -> dict[str, Any]:
+    """The Trainer's arguments that say where it runs. The environment is ours: inside a job of Slurm's, Lightning would
+    take every process for one of its ranks."""
+    if rank is None:
+        devices = 1 if base.device.index is None else [base.device.index]
+        return {"devices": devices, "plugins": [LightningEnvironment()]}
+    backend = "gloo" if base.device.type == "cpu" else "nccl"
+    ddp = DDPStrategy(cluster_environment=_Place(rank), process_group_backend=backend, timeout=TIMEOUT)
+    return {"devices": rank.per_node, "num_nodes": rank.nodes, "strategy": ddp}
+
+
+class _Place(LightningEnvironment):
+    """The rank of this process as Lightning asks for it; all processes are started already."""
+
+    def __init__(self, rank: Rank) -> None:
+        super().__init__()
+        self._rank = rank
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    @property
+    def main_address(self) -> str:
+        return self._rank.address
+
+    @property
+    def main_port(self) -> int:
+        return self._rank.port
+
+    def local_rank(self) -> int:
+        return self._rank.local
+
+    def node_rank(self) -> int:
+        return self._rank.rank // self._rank.per_node
+
+
+@contextlib.contextmanager
+def _group_ended(rank: Rank | None) -> Iterator[None]:
+    """The process group and its address are this training's alone: the next run may have others."""
+    served = "TORCHELASTIC_USE_AGENT_STORE"  # torchrun's word that it serves the address; it does not serve ours
+    names = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", served)  # Lightning sets and removes the others
+    before = {name: os.environ.get(name) for name in names}
+    if rank is not None:
+        os.environ.pop(served, None)
+    try:
+        yield
+    finally:
+        if rank is not None:
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+
+
+def _equal(what: str, values: Sequence[Any]) -> Any:
+    if len(set(values)) > 1:
+        raise ValueError(f"Members of a fleet must have equal {what}, not {', '.join(map(str, sorted(set(values))))}.")
+    return values[0]
+
+
+@contextlib.contextmanager
+def _prepared(unet: Any, config: TrainConfig) -> Iterator[None]:
+    """The UNet with what the options ask of it, and without afterwards."""
+    checkpointing = config.grad_checkpointing and not unet.is_gradient_checkpointing
+    if checkpointing:
+        unet.enable_gradient_checkpointing()
+    if config.compile:
+        torch.compiler.reset()  # code of an earlier run knows nothing of the hooks that are there now
+        unet.compile()
+    try:
+        yield
+    finally:
+        if checkpointing:
+            unet.disable_gradient_checkpointing()
+        if config.compile:
+            unet._compiled_call_impl = None
+            torch.compiler.reset()
+
+
+@contextlib.contextmanager
+def _ctrl_c_passes() -> Iterator[None]:
+    """Ctrl-C stays a KeyboardInterrupt; Lightning makes it an exit."""
+    try:
+        yield
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        raise KeyboardInterrupt from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's notes about hardware it found and files it does not write."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            warnings.filterwarnings("ignore", "grad and param do not obey the gradient layout")  # a fleet's are rows
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,63 @@
+"""Samples during training: a few images every so many steps, beside the run's final ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sdpet.files.atomic import atomically
+from sdpet.models.base import BaseModel
+from sdpet.sampling.loop import SamplerConfig, sample_together
+from sdpet.scoring.plan import EvalPlan, image_seeds
+from sdpet.tasks import Task
+
+FOLDER = "validation"
+IMAGES = 4
+
+
+class Validation:
+    """Draws the first image of each of the evaluation's first prompts, with the very noise of the evaluation, into
+    validation/<step>/ of each run's folder; given to `fit_together` as `validate`.
+
+    seeds, folders: of the members, by their numbers. All noise comes from the images' own seeds, so training is not
+    disturbed. A model whose samples are not finite gets none.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        task: Task,
+        sampler: SamplerConfig,
+        plan: EvalPlan,
+        seeds: Sequence[int],
+        folders: Sequence[Path],
+    ):
+        self._base, self._sampler, self._chunk, self._folders = base, sampler, plan.chunk, folders
+        shots = task.shots(plan)
+        first = [i for i, shot in enumerate(shots) if shot.prompt not in [s.prompt for s in shots[:i]]][:IMAGES]
+        self._shots = [shots[i] for i in first]
+        noise = [image_seeds(shots, seed if plan.eval_seed is None else plan.eval_seed) for seed in seeds]
+        self._noise = [[own[i] for i in first] for own in noise]
+
+    def __call__(self, step: int, aboard: list[int]) -> None:
+        prompts = [shot.prompt for shot in self._shots]
+        noise = [self._noise[i] for i in aboard]
+        drawn = sample_together(self._base, prompts, noise, self._sampler, chunk=self._chunk)
+        for i, images in zip(aboard, drawn, strict=True):
+            if images is not None:
+                self._write(self._folders[i] / FOLDER / f"{step:06d}", images, self._noise[i])
+
+    def _write(self, folder: Path, images: np.ndarray, noise: Sequence[int]) -> None:
+        """PNG files and, last, index.jsonl, as in a run's samples/."""
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = []
+        for number, (shot, seed, image) in enumerate(zip(self._shots, noise, images, strict=True)):
+            name = f"{number:05d}.png"
+            Image.fromarray(image).save(folder / name)
+            rows.append({"file": name, "prompt": shot.prompt, "seed": seed, "role": shot.role})
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        atomically(folder / "index.jsonl", lambda file: file.write_text(lines, encoding="utf-8"))
