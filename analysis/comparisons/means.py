@@ -46,13 +46,15 @@ def marginal_means(
     numeric: Sequence[str] | Mapping[str, int] = (),
     over: str = "grid",
     level: float = 0.95,
+    units: bool = True,
 ) -> pd.DataFrame:
     """Estimated marginal mean of each level of a factor under `metric ~ block + terms` (default: the factor alone).
 
     The mean of a level is the model's prediction averaged with equal weight over the combinations of the other
     factors' levels. over: "grid", all combinations, as R's emmeans; "component", only the levels that occur in the
     level's own connected part of the design, where a mean over the whole grid is not estimable; "cells", the
-    combinations that occur together with the level. Trends are held at the mean of the runs.
+    combinations that occur together with the level. Trends are held at the mean of the runs. units: whether rows of one
+    unit count as one, as in `anova`. Intervals hold for the levels of the block that were run (these seeds).
 
     Returns a frame indexed by level, columns mean, se, df, low, high, n (runs), estimable, note; NaN and a note where
     the mean is not estimable. With the factor alone this is the mean of its runs with the pooled standard deviation.
@@ -67,7 +69,7 @@ def marginal_means(
     >>> means.loc["attn2o", ["mean", "se"]].astype(float).round(3).tolist()
     [0.861, 0.021]
     """
-    m = fit_means(frame, metric, factor, terms, block, numeric, over)
+    m = fit_means(frame, metric, factor, terms, block, numeric, over, units)
     ok = m.estimable(np.eye(len(m.value)))
     se = np.sqrt(m.variance * np.sum(m.root**2, axis=1))
     half = stats.t.ppf((1 + level) / 2, m.df) * se if m.df > 0 else np.full(len(se), np.nan)

@@ -30,25 +30,28 @@ def write_report(
     out: str | Path | None = None,
     model: str | None = None,
     scores: str = FIRST,
+    within: float | None = None,
 ) -> Report:
     """Write `out/index.html`, `out/figures` and `out/tables` for a study folder or a CSV.
 
     metric: the score to analyse; factors: the columns to test; model: both together with the terms of the joint model,
     as "clip_i ~ din * dout". compare: a second study (default: the paper's heatmap where placements can be compared).
+    within: a margin of the score; then the page says which designs are within it of the best.
     scores: which scores of the runs, as in `analysis.load_results`. out: default `report` in the study's folder; for a
     CSV `outputs/<name>/report`, for W&B `outputs/wandb-<name>/report`.
     Raises ValueError, with one sentence that names the choices, when there is nothing to report on.
     """
     from analysis.report import details, pictures
     from analysis.report.cells import heatmap_section
+    from analysis.report.claimed import claims_section
     from analysis.report.compare import compare_section
     from analysis.report.effects import assumptions_section, levels_section
     from analysis.report.factors import factors_section
-    from analysis.report.means import conclusion, design_means, score_digits
+    from analysis.report.means import concluded, conclusion, design_means, score_digits
     from analysis.report.noise import noise_section
     from analysis.report.ranking import beside_section, ranking_section
 
-    study = read_study(source, metric, factors, model, scores)
+    study = read_study(source, metric, factors, model, scores, within)
     if out is not None:
         folder = Path(out)
     elif study.source.is_dir():
@@ -58,7 +61,8 @@ def write_report(
         folder = Path("outputs") / (f"wandb-{study.source.name}" if of_wandb else study.source.stem) / "report"
     folder.mkdir(parents=True, exist_ok=True)
 
-    said = conclusion(study)
+    claimed = concluded(study)
+    said = conclusion(study, claimed)
     means = design_means(study)
     several = len(means) > 1
     order = list(zip(means["design"], means["mean"], strict=True))
@@ -66,6 +70,7 @@ def write_report(
     command += f" --factors {','.join(factors)}" if factors else ""
     command += f' --model "{model}"' if model else ""
     command += f" --compare {compare}" if compare else ""
+    command += f" --within {within:g}" if within is not None else ""
     command += f' --scores "{scores}"' if scores != FIRST else ""
     first = [
         heatmap_section(study, means, folder) if several else None,
@@ -75,6 +80,7 @@ def write_report(
         *(first if study.is_of_placements else reversed(first)),
         ranking_section(study, means, folder) if several else None,
         levels_section(study, folder) if several else None,
+        claims_section(study, claimed, folder) if several else None,
         beside_section(study, means, folder) if len(means) else None,
         pictures.samples_section(study, folder, order, score_digits(study)),
         noise_section(study, folder, order),

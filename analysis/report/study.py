@@ -11,7 +11,9 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.linear_model.blocks import Blocking, block_of
 from analysis.linear_model.design import parse_model
+from analysis.linear_model.units import unit_ids, with_units
 from analysis.report.conclusion_joint import own_factors
 from analysis.report.words import Metric, factor_words, level_words, listing, metric_words
 from analysis.runs.load import factor_columns, higher_is_better, load_results, metric_columns
@@ -28,6 +30,8 @@ class Study:
     runs: every run, whatever its end. done: finished runs that have the score. metric: column of the score.
     factors: columns that vary, without the seed. design: column that tells designs apart ("placement" or "design").
     model: terms of the joint model, where they were asked for. scores: which scores of the runs, see `load_results`.
+    block: the seed, where most runs have one that several designs share: those share data order and noise; runs with
+    another seed are set aside, see `blocks.block_of`, and in no number of the page. within: a margin of the score.
     """
 
     name: str
@@ -41,6 +45,8 @@ class Study:
     notes: list[str] = field(default_factory=list)
     model: list[str] = field(default_factory=list)
     scores: str = FIRST
+    block: str | None = None
+    within: float | None = None
 
     @property
     def words(self) -> Metric:
@@ -54,14 +60,13 @@ class Study:
     def seeds(self) -> list[Any]:
         return sorted(self.done["seed"].dropna().unique().tolist()) if "seed" in self.done else []
 
-    @property
-    def block(self) -> str | None:
-        """The seed, where each seed was used with several designs: those share data order and noise."""
-        if "seed" in self.factors:  # asked for as a factor
-            return None
-        if len(self.seeds) < 2 or self.design not in self.done or self.done["seed"].isna().any():
-            return None
-        return "seed" if (self.done.groupby("seed")[self.design].nunique() > 1).all() else None
+    @cached_property
+    def shares_trainings(self) -> bool:
+        """Whether several designs come from one training (another guidance of its samples, say)."""
+        ids = unit_ids(self.done, self.factors)
+        if ids is None or self.design not in self.done:
+            return False
+        return bool((self.done.groupby(ids)[self.design].nunique() > 1).any())
 
     @property
     def has_placements(self) -> bool:
@@ -73,10 +78,40 @@ class Study:
         """Whether placements are all that was tried."""
         return self.has_placements and set(self.factors) <= {"din", "dout", "placement"}
 
-    @property
+    @cached_property
     def terms(self) -> list[str]:
-        """Main effects of the additive model: din and dout stand for the placement."""
-        return [f for f in self.factors if f != "placement" or not {"din", "dout"} & set(self.factors)]
+        """Main effects of the additive model.
+
+        din and dout stand for the placement where placements are all that was tried and both can be tested; else the
+        placement is one factor, as in few placements one of the two determines the other.
+        """
+        both = {"din", "dout"} <= set(self.factors)
+        if "placement" not in self.factors or not both or not (self.is_of_placements and self._parts_can_be_told):
+            apart = ("din", "dout") if "placement" in self.factors else ()
+            return [f for f in self.factors if f not in apart]
+        return [f for f in self.factors if f != "placement"]
+
+    @property
+    def _parts_can_be_told(self) -> bool:
+        from analysis.variance.table import anova
+
+        runs = self.modelled
+        if runs["din"].nunique() < 2 or runs["dout"].nunique() < 2:
+            return False
+        return bool((anova(runs, self.metric, ["din", "dout"], units=False).loc[["din", "dout"], "df"] > 0).all())
+
+    @cached_property
+    def model_terms(self) -> list[str]:
+        """Terms of the joint model: those asked for, or the main effects and the pairs found to act together."""
+        from analysis.report.conclusion_joint import default_terms
+
+        if self.model:
+            return self.model
+        runs = self.modelled
+        terms = [f for f in self.terms if runs[f].nunique() > 1]
+        if len(terms) < 2 or self.is_of_placements:
+            return terms
+        return default_terms(runs, self.metric, terms, self.block)
 
     @property
     def modelled(self) -> pd.DataFrame:
@@ -142,6 +177,7 @@ def read_study(
     factors: Sequence[str] | None = None,
     model: str | None = None,
     scores: str = FIRST,
+    within: float | None = None,
 ) -> Study:
     """Load a study folder or CSV and settle score and factors. ValueError names the choices where one is unknown."""
     terms: list[str] = []
@@ -168,8 +204,22 @@ def read_study(
     chosen = _factors(done, runs, factors, path)
     notes = [str(note) for note in runs.attrs.get("notes", []) if "protocol_hash" not in note]
     done, design = _with_design(done, chosen)
+    done, block, more = _blocked(done, design, chosen)
+    notes += more
     name = str(runs["study"].iloc[0]) if "study" in runs and runs["study"].nunique() == 1 else path.stem
-    return Study(name, path, runs, done, metric, metrics, chosen, design, notes, terms, scores)
+    return Study(name, path, runs, done, metric, metrics, chosen, design, notes, terms, scores, block, within)
+
+
+def _blocked(done: pd.DataFrame, design: str, factors: Sequence[str]) -> tuple[pd.DataFrame, str | None, list[str]]:
+    """The runs to test with their units, the block, and what was set aside; the conclusion says what the units are."""
+    if design not in done or not len(done):
+        return done, None, []
+    attrs = done.attrs
+    done, _ = with_units(done, [f for f in factors if f != "seed"] or [design])
+    blocking = block_of(done, design) if "seed" not in factors else Blocking(done, None)
+    frame = blocking.frame.copy()
+    frame.attrs = attrs
+    return frame, blocking.block, [blocking.said] if blocking.said else []
 
 
 def _factors(done: pd.DataFrame, runs: pd.DataFrame, asked: Sequence[str] | None, path: Path) -> list[str]:
