@@ -37,10 +37,12 @@ def block_of(frame: pd.DataFrame, factor: str) -> Blocking:
     if not lone:
         return Blocking(frame, SEED)
     runs, seeds = len(frame) - len(kept), ", ".join(map(str, lone))
+    plain = factor.strip("()")
+    what = plain if plain in ("design", "placement") else f"level of {plain}"
     said = (
         f"{runs} {'run' if runs == 1 else 'runs'} with {'seed' if len(lone) == 1 else 'seeds'} {seeds} "
         f"{'is' if runs == 1 else 'are'} set aside, as {'that seed was' if len(lone) == 1 else 'each of these was'} "
-        f"used with one level of {factor.strip('()')} only and so tells no difference."
+        f"used with one {what} only and so tells no difference."
     )
     gone = sorted(set(frame[factor].dropna()) - set(kept[factor]), key=str)
     said += f" Not compared for that reason: {', '.join(map(str, gone))}." if gone else ""

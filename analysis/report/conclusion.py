@@ -25,6 +25,7 @@ from analysis.report.conclusion_joint import (
     own_factors,
 )
 from analysis.report.conclusion_words import DESIGN, f_words, name_of, objection, omega_words, plural, start, test_words
+from analysis.report.trends import is_numeric, trend
 from analysis.runs.load import factor_columns
 from analysis.variance.table import oneway
 from analysis.variance.verdict import ALPHA, verdicts
@@ -104,6 +105,8 @@ def _alone(used: pd.DataFrame, metric: str, factor: str | None, within: float | 
     row = verdicts(runs, metric, [factor], block).loc[factor]
     matters = bool(row["p_claim"] < ALPHA)
     parts = [_explained(runs, metric, factor, block, row)]
+    if matters and is_numeric(runs, factor):
+        parts.append(trend(runs, metric, factor, [factor], block))
     if matters:
         parts.append(best(runs, metric, factor, block, float(row["F"]), within))
     else:
@@ -133,6 +136,7 @@ def _together(
     said = explained(runs, metric, terms, block)
     parts = [said, Part(aliased(runs, names))]
     found = [claim.subject for claim in said.claims if claim.verdict == "yes"]
+    parts += [trend(runs, metric, t, terms, block) for t in found if is_numeric(runs, t)]
     strata = strata_of(runs, metric, terms, block)
     if len(strata) > 1 or strata[0].frame is not runs:
         # Designs that share trainings have no common error: the best level of each factor is told in its own stratum.

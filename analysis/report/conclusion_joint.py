@@ -97,16 +97,16 @@ def aliased(frame: pd.DataFrame, factors: Sequence[str]) -> list[str]:
     if len(factors) < 3 or len(pairs) > _MOST_PAIRS or cells == np.prod([frame[f].nunique() for f in factors]):
         return []
     table = estimable(frame[list(factors)].drop_duplicates(), [*factors, *pairs])
-    said = []
+    found = []
     for factor in factors:
         partners = [t for t in str(table.loc[factor, "aliased"]).split(", ") if ":" in t]
         if partners:
-            words = listed([listed(t.split(":")) for t in partners], "or of")
-            said.append(
-                f"{factor} is aliased with the interaction of {words}: in this fraction both look the same, so what is "
-                f"said of {factor} may be due to that."
-            )
-    return said
+            found.append(f"{factor} with {listed([' by '.join(t.split(':')) for t in partners])}")
+    if not found:
+        return []
+    return [
+        f"Aliased in this fraction, so that the runs cannot tell a factor from the interaction: {', '.join(found)}."
+    ]
 
 
 def default_terms(frame: pd.DataFrame, metric: str, factors: Sequence[str], block: str | None) -> list[str]:

@@ -13,6 +13,7 @@ from analysis.report.page import Block, FigureBlock, Section, TableBlock
 from analysis.report.robustness import robust_table
 from analysis.report.study import Study
 from analysis.report.tables import Column, make_table
+from analysis.report.trends import trends_table
 from analysis.report.words import factor_words, intervals, level_words, listing, number, p_cell, readable
 from sdpet.adapters.positions import INPUTS
 
@@ -64,6 +65,8 @@ def levels_section(study: Study, out: Path) -> Section | None:
         "n": Column("runs", lambda v: number(v, 0)),
     }, out / "tables", tuple(notes), folded=True)  # fmt: skip
     blocks: list[Block] = [FigureBlock(drawing, caption, f"Marginal means of {listing(terms)}"), TableBlock(table)]
+    rising = trends_table(study, terms, out)
+    blocks += [TableBlock(rising)] if rising else []
     if len(terms) > 1:
         blocks += _interaction(study, terms, out)
     return Section("levels", "What each level does", blocks)

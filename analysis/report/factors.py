@@ -16,9 +16,9 @@ from analysis.variance.verdict import ALPHA, LEVEL
 
 _TESTS = ("p_holm", "p_wild", "p_seed", "p_claim")
 _MEANING = (
-    "p is that of F. Holm: adjusted over the rows that are tested together. Wild: by residuals with flipped signs, which "
-    "does not need equal variances. Against seeds: F against the factor's own change from seed to seed, where that is "
-    "more than noise. A factor is said to matter where the largest of these, adjusted, is below 0.05."
+    "p is that of F. Holm: adjusted over the rows that are tested together. Wild: by residuals with flipped signs, "
+    "which does not need equal variances. Against seeds: F against the factor's own change from seed to seed, where "
+    "that is more than noise. A factor is said to matter where the largest of these, adjusted, is below 0.05."
 )
 
 

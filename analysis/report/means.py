@@ -42,6 +42,7 @@ def conclusion(study: Study, said: str) -> list[str]:
     label = study.words.label
     if study.metric not in METRICS:  # readable() knows the others
         said = re.sub(rf"\b{re.escape(study.metric)}\b", label, said)
+    said = " ".join(filter(None, [said, study.aside]))
     sentences = re.split(r"(?<=\.)\s+(?=[A-Z])", readable(said))
     # The first two say what matters and what is best; the rest is set smaller.
     return [" ".join(part) for part in (sentences[:2], sentences[2:]) if part]

@@ -31,7 +31,7 @@ class Study:
     factors: columns that vary, without the seed. design: column that tells designs apart ("placement" or "design").
     model: terms of the joint model, where they were asked for. scores: which scores of the runs, see `load_results`.
     block: the seed, where most runs have one that several designs share: those share data order and noise; runs with
-    another seed are set aside, see `blocks.block_of`, and in no number of the page. within: a margin of the score.
+    another seed are set aside, see `blocks.block_of`, and in no number of the page; aside says so. within: a margin.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Study:
     scores: str = FIRST
     block: str | None = None
     within: float | None = None
+    aside: str = ""
 
     @property
     def words(self) -> Metric:
@@ -204,22 +205,21 @@ def read_study(
     chosen = _factors(done, runs, factors, path)
     notes = [str(note) for note in runs.attrs.get("notes", []) if "protocol_hash" not in note]
     done, design = _with_design(done, chosen)
-    done, block, more = _blocked(done, design, chosen)
-    notes += more
+    done, block, aside = _blocked(done, design, chosen)
     name = str(runs["study"].iloc[0]) if "study" in runs and runs["study"].nunique() == 1 else path.stem
-    return Study(name, path, runs, done, metric, metrics, chosen, design, notes, terms, scores, block, within)
+    return Study(name, path, runs, done, metric, metrics, chosen, design, notes, terms, scores, block, within, aside)
 
 
-def _blocked(done: pd.DataFrame, design: str, factors: Sequence[str]) -> tuple[pd.DataFrame, str | None, list[str]]:
+def _blocked(done: pd.DataFrame, design: str, factors: Sequence[str]) -> tuple[pd.DataFrame, str | None, str]:
     """The runs to test with their units, the block, and what was set aside; the conclusion says what the units are."""
     if design not in done or not len(done):
-        return done, None, []
+        return done, None, ""
     attrs = done.attrs
     done, _ = with_units(done, [f for f in factors if f != "seed"] or [design])
     blocking = block_of(done, design) if "seed" not in factors else Blocking(done, None)
     frame = blocking.frame.copy()
     frame.attrs = attrs
-    return frame, blocking.block, [blocking.said] if blocking.said else []
+    return frame, blocking.block, blocking.said
 
 
 def _factors(done: pd.DataFrame, runs: pd.DataFrame, asked: Sequence[str] | None, path: Path) -> list[str]:
