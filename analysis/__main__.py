@@ -55,6 +55,12 @@ def parser() -> argparse.ArgumentParser:
         help="scores of the runs: first (those they ended with), last (the latest that evaluate.py added), or what it "
         'was asked for, as "eval=lab_full" or "eval=paper sampler.guidance=4"',
     )
+    p.add_argument(
+        "--within",
+        metavar="MARGIN",
+        type=float,
+        help="say which designs are within this margin of the best, in units of the score",
+    )
     p.add_argument("--out", metavar="FOLDER", help="where the report goes (default: STUDY/report)")
     p.add_argument("--quiet", action="store_true", help="print nothing but errors")
     return p
@@ -74,7 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         if asked.model and (asked.metric or factors):
             raise ValueError("--model names the score and the factors; leave --metric and --factors out.")
-        report = write_report(asked.study, asked.metric, factors, asked.compare, asked.out, asked.model, asked.scores)
+        report = write_report(
+            asked.study, asked.metric, factors, asked.compare, asked.out, asked.model, asked.scores, asked.within
+        )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

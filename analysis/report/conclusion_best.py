@@ -10,7 +10,7 @@ from analysis.comparisons.moderated import moderated_differences, moderated_mean
 from analysis.comparisons.posthoc import best_set
 from analysis.linear_model.quadrature import one_factor_ppf, studentized_range_ppf
 from analysis.report.claims import Claim, Part
-from analysis.report.conclusion_words import end, named, plural
+from analysis.report.conclusion_words import end, level_of, named, plural
 
 
 def best(frame: pd.DataFrame, metric: str, factor: str, block: str | None, F: float, within: float | None) -> Part:
@@ -25,17 +25,18 @@ def best(frame: pd.DataFrame, metric: str, factor: str, block: str | None, F: fl
     if table["p"].isna().all():
         return leader(frame, metric, factor, block)
     inside = table.index[table["in_set"]]
-    k, first = len(inside), table.index[0]
+    k, first = len(inside), level_of(factor, table.index[0])
+    names = [level_of(factor, level) for level in inside]
     if k == len(table):
         said = f"Of the {k} {plural(factor)} none can be excluded as the best."
     elif k == 1:
         said = f"With 95 % confidence the best is {first}."
     else:
-        said = f"With 95 % confidence the best is among these {k}: {named(inside)}."
+        said = f"With 95 % confidence the best is among these {k}: {named(names)}."
     method = "Best: Hsu's comparison with the best"
     claim = Claim("best set", factor.strip("()"), "undecided" if k == len(table) else "yes", said, estimate=float(k),
                   level=0.95, units=int(table["n"].sum()), method=method, levels=tuple(map(str, inside)))  # fmt: skip
-    won = winner(frame, metric, factor, block, first, F)
+    won = winner(frame, metric, factor, block, table.index[0], F)
     parts = Part([said, *won.sentences], [claim, *won.claims])
     if within is not None:
         near = equivalent(frame, metric, factor, block, within, table)
@@ -52,8 +53,9 @@ def winner(frame: pd.DataFrame, metric: str, factor: str, block: str | None, fir
     """
     mean, shrunk, low, high, units = winner_numbers(frame, metric, factor, block, first, F)
     seeds = " for these seeds" if block else ""
+    name = level_of(factor, first)
     said = (
-        f"{first} has the {end(metric)} mean, {mean:.3g}; as it was picked for that, expect {shrunk:.3g} of it, and "
+        f"{name} has the {end(metric)} mean, {mean:.3g}; as it was picked for that, expect {shrunk:.3g} of it, and "
         f"with 95 % confidence between {low:.3g} and {high:.3g}{seeds}."
     )
     claim = Claim("best mean", str(first), "yes", said, shrunk, low, high, 0.95, units=units,
@@ -80,9 +82,10 @@ def leader(frame: pd.DataFrame, metric: str, factor: str, block: str | None, why
     means = fit_means(frame, metric, factor, block=block)
     sign = 1 if end(metric) == "highest" else -1
     at = int(np.argmax(sign * means.value))
+    name, what = level_of(factor, means.factor.levels[at]), f"{len(means.value)} {plural(factor)}"
     return Part([
-        f"{means.factor.levels[at]} has the {end(metric)} mean ({means.value[at]:.3g}); whether it is the best of the "
-        f"{len(means.value)} {plural(factor)}, {why or 'the runs do not say'}."
+        f"{name} has the {end(metric)} mean ({means.value[at]:.3g}); whether it is the best of the {what}, "
+        f"{why or 'the runs do not say'}."
     ])  # fmt: skip
 
 
@@ -95,12 +98,13 @@ def equivalent(
     far = [level for level in table.index if level not in near and behind[level] > within]
     open_ = [level for level in table.index if level not in near and level not in far]
     said = []
+    shown = {level: level_of(factor, level) for level in table.index}
     if near:
-        said.append(f"Within {within:g} of the best with 95 % confidence: {named(near)}.")
+        said.append(f"Within {within:g} of the best with 95 % confidence: {named(map(shown.get, near))}.")
     if far:
-        said.append(f"Worse than the best by more than {within:g} with 95 % confidence: {named(far)}.")
+        said.append(f"Worse than the best by more than {within:g} with 95 % confidence: {named(map(shown.get, far))}.")
     if open_:
-        said.append(f"Undecided whether within {within:g} of the best: {named(open_)}.")
+        said.append(f"Undecided whether within {within:g} of the best: {named(map(shown.get, open_))}.")
     claims = [
         Claim("equivalent", str(level), "yes" if level in near else "no" if level in far else "undecided",
               f"{level} against the best, margin {within:g}", float(table.loc[level, "gap"]),

@@ -28,6 +28,13 @@ def start(text: str) -> str:
     return text[0].upper() + text[1:] if text.startswith("the ") else text
 
 
+def level_of(factor: str, level: object) -> str:
+    """A level in a sentence: numbers with the name of their factor."""
+    if isinstance(level, bool) or not isinstance(level, int | float):
+        return str(level)
+    return f"{factor} {level:g}"
+
+
 def plural(factor: str) -> str:
     return f"{factor.strip('()')}s" if factor in ("placement", DESIGN) else f"levels of {factor}"
 

@@ -27,7 +27,10 @@ def factors_section(study: Study, out: Path) -> Section | None:
     from analysis import oneway, verdicts
 
     runs = study.modelled
-    tested = [f for f in study.factors if runs[f].nunique() > 1]
+    told = [
+        f for f in study.factors if f in study.terms or f == "placement"
+    ]  # din and dout only where both can be told
+    tested = [f for f in told if runs[f].nunique() > 1]
     if not tested:
         return None
     terms = [term for term in study.model_terms if set(term.split(":")) <= set(tested)]

@@ -47,9 +47,15 @@ def trend(frame: pd.DataFrame, metric: str, factor: str, terms: Sequence[str], b
     row, df2 = table.loc["linear"], table.attrs["df_residual"]
     rest = table.drop(index="linear")
     bends = bool((adjust(rest["p"].to_numpy(float), "holm") < ALPHA).any()) if len(rest) else False
-    test = f"F({row['df']:.0f}, {df2:.0f}) = {row['F']:.2f}, {p_value(row['p'])}"
+    tests = {name: f"F({r['df']:.0f}, {df2:.0f}) = {r['F']:.2f}, {p_value(r['p'])}" for name, r in table.iterrows()}
+    test = tests["linear"]
     scale = f"the logarithm of {factor}" if log else factor
-    if row["p"] < ALPHA:
+    if bends and "quadratic" in rest.index and rest.loc["quadratic", "sum_sq"] > row["sum_sq"]:
+        said = (
+            f"Over {scale} {metric} bends more than it rises or falls (quadratic trend, {tests['quadratic']}; linear, "
+            f"{test})."
+        )
+    elif row["p"] < ALPHA:
         way = "rises" if row["slope"] > 0 else "falls"
         said = f"On the whole {metric} {way} with {scale} (linear trend, {test})"
         said += ", not along a straight line." if bends else "."

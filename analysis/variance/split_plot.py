@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import pandas as pd
@@ -9,6 +10,12 @@ import pandas as pd
 from analysis.linear_model.units import UNIT, Stratum
 
 BETWEEN = "residual between units"
+
+
+def _is_whole(frame: pd.DataFrame, term: str, df: float) -> bool:
+    """Whether a term has all degrees of freedom it can have: within units, factors between them have no main effect."""
+    names = term.split(":")
+    return len(names) > 1 and df == math.prod(frame[name].nunique() - 1 for name in names)
 
 
 def split_table(strata: Sequence[Stratum], table_of: Callable[[Stratum], pd.DataFrame]) -> pd.DataFrame:
@@ -44,6 +51,10 @@ def split_table(strata: Sequence[Stratum], table_of: Callable[[Stratum], pd.Data
         aliased |= {k: v for k, v in table.attrs["aliased"].items() if k != UNIT}
         if stratum.within:
             table = table.drop(index=UNIT)
+            whole = [t for t in table.index if _is_whole(stratum.frame, str(t), table.loc[t, "df"])]
+            notes = [note for note in notes if note not in set(table.loc[whole, "note"])]
+            table.loc[whole, "note"] = ""
+            aliased = {term: lost for term, lost in aliased.items() if term not in whole}
         else:
             table[["sum_sq", "mean_sq"]] *= rows / stratum.units
             table = table.rename(index={"residual": BETWEEN})
