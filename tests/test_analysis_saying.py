@@ -294,7 +294,7 @@ def test_all_numbers_of_the_conclusion_stand_in_a_table(tmp_path):
 
 @pytest.mark.parametrize("condition", ["unequal", "shared"])
 def test_claims_are_false_no_more_often_than_promised(condition):
-    """The harness in small, with bounds that a true 5 % (10 % for shares) passes nearly always and a true 25 % hardly."""
+    """The harness in small, with bounds that a true 5 % (10 % for shares) passes nearly always, a true 25 % hardly."""
     bench = claims_bench()
     table = bench.rates(["placement", "placement, real"], [condition], 40, report=lambda line: None)[condition]
     for (kind, _), rate in table.drop(index="found", level=0, errors="ignore").items():

@@ -168,7 +168,7 @@ def fit_means(
     units: whether rows of one unit count as one, as in `anova`.
     """
     if units and isinstance(block, str | None):
-        given = [":".join(t) for t in parse_terms([factor] if terms is None else terms) if t != (block,)]
+        given = [":".join(t) for t in parse_terms([factor] if terms is None else terms, frame.columns) if t != (block,)]
         strata = strata_of(frame, metric, given, block)
         own = next((s for s in strata if factor in s.terms), None)
         if own is not None and own.frame is not frame:

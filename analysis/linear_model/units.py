@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.linear_model.design import build
+from analysis.linear_model.design import build, parse_terms
 from analysis.linear_model.solve import Coefficients, Reduced
 
 TRAINED_IN = "trained_in"  # of a record: the run whose training this run shares
@@ -121,7 +121,8 @@ def _settings(frame: pd.DataFrame) -> list[str]:
 
 def strata_of(frame: pd.DataFrame, metric: str, terms: Sequence[str], block: str | None) -> list[Stratum]:
     """The strata in which the terms are tested: between units first, then within; one where each row is a unit."""
-    factors = list(dict.fromkeys(name for term in terms for name in term.split(":")))
+    parts = {term: parse_terms([term], frame.columns)[0] for term in terms}
+    factors = list(dict.fromkeys(name for names in parts.values() for name in names))
     ids = unit_ids(frame, factors)
     used = frame
     if ids is not None:
@@ -131,13 +132,13 @@ def strata_of(frame: pd.DataFrame, metric: str, terms: Sequence[str], block: str
     if ids is None or not ids.duplicated().any():
         return [Stratum(frame, list(terms), block, len(used), False)]
     inside = {name for name in factors if (used.groupby(ids)[name].nunique() > 1).any()}
-    within = [term for term in terms if inside & set(term.split(":"))]
+    within = [term for term in terms if inside & set(parts[term])]
     between = [term for term in terms if term not in within]
     plain = used.drop(columns=[c for c in (TRAINED_IN, UNIT, *_NAMES) if c in used and c not in factors])
     found = []
     if between:
         outer = block if block not in inside else None
-        means = _unit_means(plain, ids, metric, [t for t in within if len(t.split(":")) == 1])
+        means = _unit_means(plain, ids, metric, [t for t in within if len(parts[t]) == 1])
         found.append(Stratum(means, between, outer, len(means), False))
     if within:
         found.append(Stratum(plain.assign(**{UNIT: ids}), within, UNIT, len(used), True))

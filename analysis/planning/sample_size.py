@@ -156,7 +156,7 @@ def seeds_needed(
     """
     if not effect > 0:
         raise ValueError(f"The effect must be a difference above 0 in units of {metric}, not {effect:g}.")
-    given = [factor] if terms is None else [":".join(t) for t in parse_terms(terms)]
+    given = [factor] if terms is None else [":".join(t) for t in parse_terms(terms, frame.columns)]
     blocking = block_of(frame, factor)
     frame, given, block = stratum_of(blocking.frame, metric, factor, given, blocking.block)
     shared = block is not None

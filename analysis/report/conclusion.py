@@ -27,6 +27,7 @@ from analysis.report.conclusion_joint import (
 from analysis.report.conclusion_words import DESIGN, f_words, name_of, objection, omega_words, plural, start, test_words
 from analysis.report.trends import is_numeric, trend
 from analysis.runs.load import factor_columns
+from analysis.runs.roles import is_of_records
 from analysis.variance.table import oneway
 from analysis.variance.verdict import ALPHA, verdicts
 
@@ -70,8 +71,8 @@ def conclude(
     """
     if metric not in frame:
         raise ValueError(f"The frame has no column {metric!r}; it has {', '.join(map(str, frame.columns))}.")
-    chosen = {factor, *factors_of(terms or [])}
-    by = [c for c in ("task", "data") if c in frame and c not in chosen and frame[c].nunique() > 1]
+    by = [c for c in ("task", "data") if is_of_records(frame) and c in frame and frame[c].nunique() > 1]
+    by = [c for c in by if c not in {factor, *factors_of(terms or [])}]
     if by:
         parts = [
             (name, conclude(part, metric, factor, terms, within))

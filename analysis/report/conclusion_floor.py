@@ -84,7 +84,7 @@ def gain_bounds(
         ratio, df = moderated_means(m)
         se = np.sqrt(m.variance * ratio * np.sum(m.root**2, axis=1))
         half = np.array([one_factor_ppf(0.975, np.zeros(len(se)), float(d), True) for d in df]) * se
-        half = half + _seed_part(frame)
+        half = half + _seed_part(frame, block or SEED)
     at = int(np.argmax(m.value))
     value = m.value
     return (
@@ -93,15 +93,15 @@ def gain_bounds(
     )  # fmt: skip
 
 
-def _seed_part(frame: pd.DataFrame) -> float:
+def _seed_part(frame: pd.DataFrame, seed: str) -> float:
     """Half width at 97.5 % of what the seeds add to all levels alike; 0 where no seed is shared, infinite for one."""
-    if SEED not in frame or frame[SEED].isna().any():
+    if seed not in frame or frame[seed].isna().any():
         return 0.0
-    shared = frame.groupby(SEED)["level"].nunique()
+    shared = frame.groupby(seed)["level"].nunique()
     if not (shared > 1).any():
         return 0.0
     if len(shared) < 2:
         return float("inf")
-    effect = (frame["gain"] - frame.groupby("level")["gain"].transform("mean")).groupby(frame[SEED]).mean()
+    effect = (frame["gain"] - frame.groupby("level")["gain"].transform("mean")).groupby(frame[seed]).mean()
     n = len(effect)
     return float(stats.t.ppf(1 - 0.0125, n - 1) * effect.std(ddof=1) / np.sqrt(n))

@@ -22,8 +22,11 @@ _MEANING = (
 )
 
 
-def factors_section(study: Study, out: Path) -> Section | None:
-    """Shares with intervals, the one-way table, the type II table of the joint model and the pairs of factors."""
+def factors_section(study: Study, out: Path, type: int = 2) -> Section | None:
+    """Shares with intervals, the table of the joint model, the pairs of factors, and each factor alone.
+
+    type: of the sums of squares of the joint model; the tests beside F are those of type 2.
+    """
     from analysis import oneway, verdicts
 
     runs = study.modelled
@@ -37,12 +40,12 @@ def factors_section(study: Study, out: Path) -> Section | None:
     alone = oneway(runs, study.metric, tested, block=study.block, level=LEVEL).reset_index(names="factor")
     single = pd.concat([verdicts(runs, study.metric, [f], study.block) for f in tested])
     alone = alone.merge(single[[*_TESTS]].reset_index(names="factor").drop(columns="p_holm"), on="factor")
-    together = _joint(study, runs, terms) if terms else None
+    together = _joint(study, runs, terms, type) if terms else None
     groups = [(f"each factor alone{f', {study.block} as block' if study.block else ''}", _shares(alone))]
     if together is not None and len(terms) > 1:
         rows = together[together["term"].isin(terms)].rename(columns={"term": "factor"})
         model = " + ".join(filter(None, [study.block, *terms]))
-        groups.append((f"beyond the others: {model} (type II)", _shares(rows)))
+        groups.append((f"beyond the others: {model} (type {'I' * type})", _shares(rows)))
     blocks: list[Block] = [Text(_sentence(study, together))]
     if any(row.share == row.share for _, rows in groups for row in rows):
         caption = (
@@ -53,7 +56,7 @@ def factors_section(study: Study, out: Path) -> Section | None:
         drawing = save(shares(groups), "factors", out / "figures")
         blocks.append(FigureBlock(drawing, caption, f"Share of the variance that goes with {listing(tested)}"))
     if together is not None:
-        blocks.append(TableBlock(_additive_table(study, together, out)))
+        blocks.append(TableBlock(_additive_table(study, together, out, type)))
     pairs = _pairs_table(study, runs, out)
     if pairs is not None:
         blocks.append(TableBlock(pairs))
@@ -61,11 +64,11 @@ def factors_section(study: Study, out: Path) -> Section | None:
     return Section("factors", "Which factor matters", blocks)
 
 
-def _joint(study: Study, runs: pd.DataFrame, terms: list[str]) -> pd.DataFrame:
-    """The type II table with the p values of all tests, a row a term, and the residual."""
+def _joint(study: Study, runs: pd.DataFrame, terms: list[str], type: int) -> pd.DataFrame:
+    """The table of the joint model with the p values of all tests, a row a term, and the residual."""
     from analysis import anova, verdicts
 
-    table = anova(runs, study.metric, terms, 2, block=study.block, level=LEVEL)
+    table = anova(runs, study.metric, terms, type, block=study.block, level=LEVEL)
     more = verdicts(runs, study.metric, terms, study.block)[[*_TESTS]]
     out = table.join(more).reset_index(names="term")
     out.attrs = table.attrs
@@ -131,11 +134,12 @@ def _oneway_table(study: Study, alone: pd.DataFrame, out: Path) -> Table:
     }, out / "tables", _notes(frame, alone))  # fmt: skip
 
 
-def _additive_table(study: Study, together: pd.DataFrame, out: Path) -> Table:
+def _additive_table(study: Study, together: pd.DataFrame, out: Path, type: int) -> Table:
     frame = together.assign(interval=intervals(together["omega2_partial_low"], together["omega2_partial_high"], 2))
+    beyond = ("those before it", "all others that do not contain it", "all others")[type - 1]
     caption = (
-        f"{'Model' if study.model else 'Joint model'} of {study.words.label}: each term beyond all others that do "
-        "not contain it (type II), degrees of freedom by rank."
+        f"{'Model' if study.model else 'Joint model'} of {study.words.label}: each term beyond {beyond} "
+        f"(type {'I' * type}), degrees of freedom by rank."
     )
     caption += f" The {study.block} is a block. {_MEANING}" if study.block else f" {_MEANING}"
     return make_table("additive", caption, frame, {

@@ -66,12 +66,14 @@ def anova(
     if kind is None:
         raise ValueError(f"type is {type!r}; choose 1, 2 or 3.")
     if units and isinstance(block, str | None):
-        strata = strata_of(frame, metric, [":".join(t) for t in parse_terms(terms) if t != (block,)], block)
+        strata = strata_of(
+            frame, metric, [":".join(t) for t in parse_terms(terms, frame.columns) if t != (block,)], block
+        )
         if len(strata) > 1 or strata[0].frame is not frame:
             degrees = dict(numeric) if isinstance(numeric, Mapping) else dict.fromkeys(numeric, 1)
 
             def of(s: Stratum) -> pd.DataFrame:
-                used = {name for term in s.terms for name in term.split(":")}
+                used = {name for term in parse_terms(s.terms, s.frame.columns) for name in term}
                 own = {name: degree for name, degree in degrees.items() if name in used}
                 return anova(s.frame, metric, s.terms, type, block=s.block, numeric=own, level=level, units=False)
 

@@ -16,7 +16,8 @@ from scipy import special
 
 from analysis.comparisons.multiplicity import adjust
 from analysis.linear_model.blocks import SEED
-from analysis.linear_model.units import Stratum, strata_of
+from analysis.linear_model.design import parse_terms
+from analysis.linear_model.units import UNIT, Stratum, strata_of
 from analysis.variance.robust import SPARE_SIGNS, wild_bootstrap
 from analysis.variance.table import anova
 
@@ -69,7 +70,8 @@ def verdicts(frame: pd.DataFrame, metric: str, terms: Sequence[str], block: str 
 
 def _of_stratum(stratum: Stratum, metric: str, table: pd.DataFrame) -> dict[str, dict[str, float | str]]:
     frame, terms, block = stratum.frame, stratum.terms, stratum.block
-    shared = SEED if block is not None and SEED in frame and frame[SEED].nunique() > 1 else None
+    seed = SEED if block == UNIT else block
+    shared = seed if seed is not None and seed in frame and frame[seed].nunique() > 1 else None
     groups = {term: _sharing(frame, term, shared) for term in terms}
     tested = [t for t in terms if table.loc[t, "F"] >= 0]
     wild = (
@@ -89,13 +91,13 @@ def _of_stratum(stratum: Stratum, metric: str, table: pd.DataFrame) -> dict[str,
         if wild is not None:
             rows[term]["p_wild"] = wild.loc[term, "p"]
         if shared and len(frame) <= _LARGEST:
-            rows[term]["p_seed"] = _against_seeds(frame, metric, terms, block, term)
+            rows[term]["p_seed"] = _against_seeds(frame, metric, terms, block, term, shared)
     return rows
 
 
 def _parts(frame: pd.DataFrame, term: str) -> list[str]:
     """The factors by which runs of a seed may share noise; of a placement it is the input that many share."""
-    names = term.split(":")
+    names = parse_terms([term], frame.columns)[0]
     coarse = "din" in frame and frame["din"].nunique() > 1 and not frame["din"].isna().any()
     return ["din" if name == "placement" and coarse else name for name in names]
 
@@ -106,13 +108,18 @@ def _sharing(frame: pd.DataFrame, term: str, shared: str | None) -> pd.Series | 
         return None
     names = [shared, *_parts(frame, term)]
     ids = frame.groupby(names, dropna=False).ngroup()
-    levels = len(frame.groupby(term.split(":"), dropna=False))
+    levels = len(frame.groupby(list(parse_terms([term], frame.columns)[0]), dropna=False))
     return ids if ids.nunique() - levels >= SPARE_SIGNS else None
 
 
-def _against_seeds(frame: pd.DataFrame, metric: str, terms: Sequence[str], block: str | None, term: str) -> float:
+def _against_seeds(
+    frame: pd.DataFrame, metric: str, terms: Sequence[str], block: str | None, term: str, seed: str
+) -> float:
     """p of F against the interaction of the term with the seed; NaN where that is not more than noise."""
-    inner = ":".join([SEED, *_parts(frame, term)])
+    parts = _parts(frame, term)
+    if any(":" in name for name in [seed, *parts]):  # a name that no term can hold
+        return float("nan")
+    inner = ":".join([seed, *parts])
     table = anova(frame, metric, [*terms, inner], block=block, units=False)
     # Type II would adjust the interaction of an outer term for inner ones; this one contains no other term.
     row, rest = table.loc[inner], table.loc["residual"]
