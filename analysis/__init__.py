@@ -13,10 +13,13 @@ Works on a pandas frame with one row a run, from any source, and never imports t
     marginal_means(frame, metric, factor, terms=None, block=None, over="grid")   index level; mean se df low high n
     contrasts(frame, metric, factor, method="pairwise", terms=None, block=None)  estimable differences only
 
+    verdicts(frame, metric, terms, block=None)                    F beside tests that assume less, Holm over the terms
     best_set(frame, metric, factor, maximize=True)                Hsu: the levels that cannot be told from the best
+    equivalence(frame, metric, factor, within)                    pairs of levels: equal within a margin, or undecided
     tukey(...), games_howell(...), dunnett(..., baseline=...)     after the test
     letters(pairs), adjust(p, method="holm")                      compact letters; Holm, Benjamini-Hochberg
-    welch(...), kruskal(...), permutation(...), robust_anova(...), aligned_ranks(...)   robust companions
+    welch(...), kruskal(...), friedman(...), permutation(...), wild_bootstrap(...), robust_anova(...),
+    aligned_ranks(...)                                            robust companions
     check_assumptions(frame, metric, terms), residuals(frame, metric, terms)            with sentences
     mixed(frame, metric, fixed, random, df="satterthwaite")       random seeds, subjects, tasks
     strata(frame, metric, terms, error), repeated_measures(frame, metric, within, subject)
@@ -26,7 +29,7 @@ Works on a pandas frame with one row a run, from any source, and never imports t
     rank_agreement(frame, by, metrics, split=None), pareto(frame, objectives, by), anova_all(frame, metrics, terms)
     trends(frame, metric, factor)                                 linear, quadratic, ... parts of a numeric factor
     importance(frame, metric, factors)                            random-forest fANOVA, for orientation
-    conclude(frame, metric, factor=None)                          the first paragraph of a report, in plain words
+    conclude(frame, metric, factor=None)                          the first paragraph of a report, and its claims
 
 Every frame returned carries `.attrs["notes"]`: sentences a reader must see (rows dropped, terms not estimable).
 """
@@ -56,11 +59,15 @@ _MODULE_OF = {
     "games_howell": "comparisons.posthoc",
     "dunnett": "comparisons.posthoc",
     "best_set": "comparisons.posthoc",
+    "equivalence": "comparisons.posthoc",
     "letters": "comparisons.multiplicity",
     "adjust": "comparisons.multiplicity",
+    "verdicts": "variance.verdict",
     "welch": "variance.robust",
     "kruskal": "variance.robust",
     "permutation": "variance.robust",
+    "wild_bootstrap": "variance.robust",
+    "friedman": "variance.robust",
     "robust_anova": "variance.robust",
     "aligned_ranks": "variance.robust",
     "check_assumptions": "variance.assumptions",

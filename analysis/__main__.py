@@ -66,6 +66,12 @@ def parser() -> argparse.ArgumentParser:
         help="scores of the runs: first (those they ended with), last (the latest that evaluate.py added), or what it "
         'was asked for, as "eval=lab_full" or "eval=paper sampler.guidance=4"',
     )
+    p.add_argument(
+        "--within",
+        metavar="MARGIN",
+        type=float,
+        help="say which designs are within this margin of the best, in units of the score",
+    )
     p.add_argument("--out", metavar="FOLDER", help="where the report goes (default: STUDY/report)")
     p.add_argument("--quiet", action="store_true", help="print nothing but errors")
     return p
@@ -88,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report = write_report(
             asked.study, asked.metric, split_names(asked.factors or "") or None, asked.compare, asked.out, asked.model,
             asked.scores, block=asked.block, maximize=True if asked.maximize else False if asked.minimize else None,
-            type=asked.type, random=split_names(asked.random or ""),
+            type=asked.type, random=split_names(asked.random or ""), within=asked.within,
         )  # fmt: skip
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def answer(source: str, metric: str | None, factor: str | None, effect: float, target: float, alpha: float) -> str:
-    from analysis.planning.sample_size import seeds_needed
+    from analysis.planning.sample_size import pair_words, seeds_needed
     from analysis.report.study import read_study
 
     study = read_study(source, metric, None)
@@ -86,6 +86,7 @@ def answer(source: str, metric: str | None, factor: str | None, effect: float, t
             worst = row["seeds_at_worst"]
             worst = "over 1000" if worst != worst else f"{worst:.0f}"
             lines.append(f"  {words:<32} {row['seeds']:.0f} seeds (up to {worst}, as the spread is an estimate){now}")
+        lines += [f"  {pairs}"] if (pairs := pair_words(table)) else []
     return "\n".join(lines)
 
 

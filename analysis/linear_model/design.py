@@ -154,6 +154,7 @@ class Model:
     rows: np.ndarray  # (n,) positions of the used runs in the frame
     response: np.ndarray  # (n,) response - offset
     notes: list[str] = field(default_factory=list)
+    blocks: tuple[str, ...] = ()  # factors that are taken out first and join no parts of the design
 
     @property
     def zero(self) -> float:
@@ -236,7 +237,7 @@ def build(
         factors[name] = Factor(name, levels, codes.reshape(-1), _degree(name, levels, degree.get(name, 0), notes))
     return Model(
         metric, parsed, factors, weight, mean, offset, float(np.sum((d - mean[cell]) ** 2)), len(rows),
-        float(np.abs(y).max()), cell, rows, d, notes,
+        float(np.abs(y).max()), cell, rows, d, notes, tuple(blocks),
     )  # fmt: skip
 
 

@@ -43,11 +43,13 @@ def write_report(
     maximize: bool | None = None,
     type: int = 2,
     random: Sequence[str] = (),
+    within: float | None = None,
 ) -> Report:
     """Write `out/index.html`, `out/figures` and `out/tables` for a study folder or a CSV.
 
     metric: the score to analyse; factors: the columns to test; model: both together with the terms of the joint model,
     as "clip_i ~ din * dout". compare: a second study (default: the paper's heatmap where placements can be compared).
+    within: a margin of the score; then the page says which designs are within it of the best.
     scores: which scores of the runs, as in `analysis.load_results`. out: default `report` in the study's folder; for a
     CSV `outputs/<name>/report`, for W&B `outputs/wandb-<name>/report`. block: a column that is taken out first instead
     of the seed, or "none". maximize: whether the larger score is the better one (default: by the score's name).
@@ -57,16 +59,16 @@ def write_report(
     """
     if type not in (1, 2, 3):
         raise ValueError(f"type is {type!r}; choose 1, 2 or 3.")
-    study = read_study(source, metric, factors, model, scores, block, maximize)
+    study = read_study(source, metric, factors, model, scores, block, maximize, within)
     with directions({} if maximize is None else {study.metric: maximize}):
-        again = _command(source, metric, factors, model, compare, scores, block, maximize, type, random)
+        again = _command(source, metric, factors, model, compare, scores, block, maximize, type, random, within)
         return _write(study, source, compare, out, again, type, random)
 
 
 def _command(
     source: str | Path, metric: str | None, factors: Sequence[str] | None, model: str | None,
     compare: str | Path | None, scores: str, block: str | None, maximize: bool | None, type: int,
-    random: Sequence[str],
+    random: Sequence[str], within: float | None,
 ) -> str:  # fmt: skip
     """The command that makes this report again."""
     words = ["python -m analysis", str(source)]
@@ -79,6 +81,7 @@ def _command(
     words += ["--random", ",".join(random)] if random else []
     words += ["--compare", str(compare)] if compare else []
     words += ["--scores", scores] if scores != FIRST else []
+    words += [] if within is None else ["--within", f"{within:g}"]
     return " ".join([words[0], *(shlex.quote(word) for word in words[1:])])
 
 
@@ -88,10 +91,11 @@ def _write(
 ) -> Report:  # fmt: skip
     from analysis.report import details, pictures
     from analysis.report.cells import heatmap_section
+    from analysis.report.claimed import claims_section
     from analysis.report.compare import compare_section
     from analysis.report.effects import assumptions_section, levels_section
     from analysis.report.factors import factors_section
-    from analysis.report.means import conclusion, design_means, score_digits
+    from analysis.report.means import concluded, conclusion, design_means, score_digits
     from analysis.report.mixed import mixed_section
     from analysis.report.noise import noise_section
     from analysis.report.ranking import beside_section, ranking_section
@@ -105,7 +109,8 @@ def _write(
         folder = Path("outputs") / (f"wandb-{study.source.name}" if of_wandb else study.source.stem) / "report"
     folder.mkdir(parents=True, exist_ok=True)
 
-    said = conclusion(study)
+    claimed = concluded(study)
+    said = conclusion(study, claimed)
     means = design_means(study)
     several = len(means) > 1
     order = list(zip(means["design"], means["mean"], strict=True))
@@ -118,6 +123,7 @@ def _write(
         mixed_section(study, folder, random),
         ranking_section(study, means, folder) if several else None,
         levels_section(study, folder) if several else None,
+        claims_section(study, claimed, folder) if several else None,
         beside_section(study, means, folder) if len(means) else None,
         pictures.samples_section(study, folder, order, score_digits(study)),
         noise_section(study, folder, order),

@@ -6,39 +6,64 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from analysis.comparisons.means import marginal_means
-from analysis.comparisons.posthoc import best_set
+from analysis.linear_model.blocks import block_of
+from analysis.linear_model.units import UNIT, observations, strata_of, with_units
 from analysis.planning.sample_size import detectable
+from analysis.report.claims import Claim, Conclusion, Part
+from analysis.report.conclusion_best import best, leader
+from analysis.report.conclusion_floor import anchors
 from analysis.report.conclusion_joint import (
-    ALPHA,
-    DESIGN,
+    METHOD,
+    aliased,
+    claim_of,
+    default_terms,
     designs,
     explained,
-    f_words,
     factors_of,
     leaves_residual,
     own_factors,
-    percent,
 )
-from analysis.runs.load import factor_columns, higher_is_better
+from analysis.report.conclusion_words import DESIGN, f_words, name_of, objection, omega_words, plural, start, test_words
+from analysis.report.trends import is_numeric, trend
+from analysis.runs.load import factor_columns
 from analysis.runs.roles import is_of_records
-from analysis.variance.table import anova, oneway
-
-_WORDS = {"din": "the input position (din)", "dout": "the output position (dout)", "mid_dim": "the width (mid_dim)"}
-_FEWEST_SIGNS = 6  # that a two-sided sign test needs for a p below ALPHA: 2 / 2**6
+from analysis.variance.table import oneway
+from analysis.variance.verdict import ALPHA, verdicts
 
 
-def conclude(frame: pd.DataFrame, metric: str, factor: str | None = None, terms: Sequence[str] | None = None) -> str:
+def conclude(
+    frame: pd.DataFrame,
+    metric: str,
+    factor: str | None = None,
+    terms: Sequence[str] | None = None,
+    within: float | None = None,
+) -> Conclusion:
     """What the runs say about a metric, in a few plain sentences with numbers.
 
-    factor: what is compared, if it is to be one; terms: those of a joint model, as in `anova`. Default: all factors
-    that vary and do not only follow another one. The seed is taken out as a block where every seed was used with
-    several levels. Says which share of the variance each factor explains (eta2 of these runs; omega2, with Steiger's
-    interval, for the population), which level or design is best and which cannot be told from it (Hsu), which of din
-    and dout matters (type II), and where floor and ceiling lie. Where the data cannot tell, it says so and what a study
-    of this size would have seen. Several tasks get a sentence each.
+    Parameters
+    ----------
+    factor
+        What is compared, if it is to be one factor.
+    terms
+        Those of a joint model, as in `anova`. Default: all factors that vary and do not only follow another one, and
+        the pairs of them that replicates show to act together.
+    within
+        A margin in units of the metric: then it is said which levels are within it of the best.
+
+    Returns
+    -------
+    Conclusion
+        A str, with the claims one by one in `.claims` and as a frame in `.table()`. Each claim names its method, which
+        docs/explanation/statistics.md describes with its measured error rate. Whether a factor matters is said by F and
+        the tests beside it (`verdicts`); which level is best (Hsu) only of a factor that matters; what no test can tell
+        is called undecided. The seed is a block where most runs have a shared one; rows of one training are one unit.
+        Several tasks get a paragraph each.
+
+    Raises
+    ------
+    ValueError
+        Where the frame has no such metric.
 
     >>> import analysis
     >>> print(conclude(analysis.load_paper_heatmap(), "clip_similarity").split(". ")[0])
@@ -47,49 +72,93 @@ def conclude(frame: pd.DataFrame, metric: str, factor: str | None = None, terms:
     if metric not in frame:
         raise ValueError(f"The frame has no column {metric!r}; it has {', '.join(map(str, frame.columns))}.")
     by = [c for c in ("task", "data") if is_of_records(frame) and c in frame and frame[c].nunique() > 1]
+    by = [c for c in by if c not in {factor, *factors_of(terms or [])}]
     if by:
-        parts = frame.dropna(subset=[metric]).groupby(by, sort=True)
-        return "\n".join(f"{'/'.join(map(str, name))}: {conclude(part, metric, factor, terms)}" for name, part in parts)
+        parts = [
+            (name, conclude(part, metric, factor, terms, within))
+            for name, part in frame.dropna(subset=[metric]).groupby(by, sort=True)
+        ]
+        text = "\n".join(f"{'/'.join(map(str, name))}: {said}" for name, said in parts)
+        return Conclusion(text, [claim for _, said in parts for claim in said.claims])
     used = frame[np.isfinite(pd.to_numeric(frame[metric], errors="coerce"))]
+    asked = terms is not None
     if terms is None and factor is None:
         terms = [name for name in own_factors(used) if name != metric]
-    if terms is not None and len(factors_of(terms)) > 1 and (said := _together(used, metric, terms)):
-        return said
+    if terms is not None and len(factors_of(terms)) > 1 and (said := _together(used, metric, terms, asked, within)):
+        return Conclusion.of(said)
+    factor = factor or _main_factor(used, metric)
+    return _alone(used, metric, factor, within)
+
+
+def _alone(used: pd.DataFrame, metric: str, factor: str | None, within: float | None) -> Conclusion:
     if factor is None:
-        factor = _main_factor(used, metric)
-    if factor is None:
-        return f"No factor varies in these runs ({len(used)}), so there is nothing to compare."
+        return Conclusion(f"No factor varies in these runs ({len(used)}), so there is nothing to compare.")
     used = used[used[factor].notna()] if factor in used else used
     if factor not in used or used[factor].nunique() < 2:
-        return f"{_name(factor).capitalize()} has fewer than two levels in these runs, so there is nothing to compare."
+        return Conclusion(
+            f"{start(name_of(factor))} has fewer than two levels in these runs, so there is nothing to compare."
+        )
     if used[metric].nunique() == 1:
-        return f"{metric} is the same in all {len(used)} runs, so there is nothing to explain."
-    block = _block(used, factor)
-    sentences = [_explained(used, metric, factor, block), *_best(used, metric, factor, block)]
-    if factor == "placement":
-        sentences += _positions(used, metric, block)
-    sentences += [_ignored(used, factor), *_anchors(used, metric, factor)]
-    return " ".join(s for s in sentences if s)
+        return Conclusion(f"{metric} is the same in all {len(used)} runs, so there is nothing to explain.")
+    used, units = with_units(used, [factor])
+    blocking = block_of(used, factor)
+    runs, block = blocking.frame, blocking.block
+    row = verdicts(runs, metric, [factor], block).loc[factor]
+    matters = bool(row["p_claim"] < ALPHA)
+    parts = [_explained(runs, metric, factor, block, row)]
+    if matters and is_numeric(runs, factor):
+        parts.append(trend(runs, metric, factor, [factor], block))
+    if matters:
+        parts.append(best(runs, metric, factor, block, float(row["F"]), within))
+    else:
+        parts.append(leader(runs, metric, factor, block))
+    if factor == "placement" and (matters or not row["F"] >= 0):
+        parts.append(_positions(runs, metric, block))
+    parts.append(Part([_ignored(runs, factor)]))
+    parts += [anchors(runs, metric, factor, block), Part([blocking.said, units])]
+    return Conclusion.of(parts)
 
 
-def _together(frame: pd.DataFrame, metric: str, terms: Sequence[str]) -> str | None:
+def _together(
+    frame: pd.DataFrame, metric: str, terms: Sequence[str], asked: bool, within: float | None
+) -> list[Part] | None:
     """What several factors say together; None where they leave no residual to test them with."""
     names = factors_of(terms)
     used = frame.dropna(subset=names)
     used = used.assign(**{DESIGN: designs(used, names)})
     if len(used) < 2 or used[metric].nunique() < 2 or min(used[name].nunique() for name in names) < 2:
         return None
-    block = _block(used, DESIGN)
-    if not leaves_residual(used, metric, terms, block):
+    used, units = with_units(used, names)
+    blocking = block_of(used, DESIGN)
+    runs, block = blocking.frame, blocking.block
+    if not leaves_residual(runs, metric, terms, block):
         return None
-    several = used.groupby(DESIGN).size().max() > 1
-    best = _best(used, metric, DESIGN, block) if several else _highest(used, metric)
-    return " ".join([*explained(used, metric, terms, block), *best, *_anchors(used, metric, DESIGN)])
+    terms = list(terms) if asked else default_terms(runs, metric, names, block)
+    said = explained(runs, metric, terms, block)
+    parts = [said, Part(aliased(runs, names))]
+    found = [claim.subject for claim in said.claims if claim.verdict == "yes"]
+    parts += [trend(runs, metric, t, terms, block) for t in found if is_numeric(runs, t)]
+    strata = strata_of(runs, metric, terms, block)
+    if len(strata) > 1 or strata[0].frame is not runs:
+        # Designs that share trainings have no common error: the best level of each factor is told in its own stratum.
+        single = [
+            term for term in found if ":" not in term and not any(term in t.split(":") for t in found if ":" in t)
+        ]
+        parts += [best(runs, metric, term, block, _f_of(runs, metric, term, block), within) for term in single]
+    elif runs.groupby(DESIGN).size().max() > 1:
+        table = verdicts(runs, metric, [DESIGN], block).loc[DESIGN]
+        if found and table["p_claim"] < ALPHA:
+            parts.append(best(runs, metric, DESIGN, block, float(table["F"]), within))
+        else:
+            parts.append(leader(runs, metric, DESIGN, block))
+    else:
+        parts.append(leader(runs, metric, DESIGN, None, "one run of each does not say"))
+    parts += [anchors(runs, metric, DESIGN, block), Part([blocking.said, units])]
+    return parts
 
 
-def _highest(frame: pd.DataFrame, metric: str) -> list[str]:
-    row = frame.loc[frame[metric].idxmax() if higher_is_better(metric) else frame[metric].idxmin()]
-    return [f"The {_end(metric)} {metric} is that of {row[DESIGN]} ({row[metric]:.3g}), in one run."]
+def _f_of(frame: pd.DataFrame, metric: str, factor: str, block: str | None) -> float:
+    return float(oneway(frame, metric, factor, block=block)["F"].iloc[0])
 
 
 def _main_factor(frame: pd.DataFrame, metric: str) -> str | None:
@@ -99,162 +168,92 @@ def _main_factor(frame: pd.DataFrame, metric: str) -> str | None:
     return str(oneway(frame, metric, names).index[0]) if names else None
 
 
-def _block(frame: pd.DataFrame, factor: str) -> str | None:
-    seed = frame.attrs.get("block", "seed")
-    if seed is None or factor == seed or seed not in frame or frame[seed].nunique() < 2 or frame[seed].isna().any():
-        return None
-    return str(seed) if (frame.groupby(seed)[factor].nunique() > 1).all() else None
-
-
 def _ignored(frame: pd.DataFrame, factor: str) -> str:
     """Names the factors that vary beside the one compared and are not fixed by it."""
-    others = [c for c in factor_columns(frame) if c not in (factor, "placement")]
+    others = [c for c in factor_columns(frame) if c not in (factor, "placement", UNIT, DESIGN)]
+    others = [c for c in others if c not in observations(frame, [factor, *others])]
     others = [c for c in others if frame.groupby(factor)[c].nunique().max() > 1]
     if not others:
         return ""
     return f"Not adjusted for: {', '.join(others)} {'vary' if len(others) > 1 else 'varies'} as well."
 
 
-def _name(factor: str) -> str:
-    return _WORDS.get(factor, f"the {factor}" if factor == "placement" else factor)
-
-
-def _explained(frame: pd.DataFrame, metric: str, factor: str, block: str | None) -> str:
-    table = anova(frame, metric, [factor], block=block)
-    row, df2, n, levels = table.loc[factor], table.loc["residual", "df"], table.attrs["n"], frame[factor].nunique()
-    name = _name(factor)
+def _explained(frame: pd.DataFrame, metric: str, factor: str, block: str | None, row: pd.Series) -> Part:
+    name, levels, units = name_of(factor), frame[factor].nunique(), int(row["units"])
     if not row["F"] >= 0:
-        if n == levels:
-            return f"There is one run for each of the {levels} {_plural(factor)}, so {name} itself cannot be tested."
-        return f"{name.capitalize()} cannot be tested: {row['note'] or 'nothing is left to estimate the noise with.'}"
+        if units == levels:
+            return Part(
+                [f"There is one run for each of the {levels} {plural(factor)}, so {name} itself cannot be tested."]
+            )
+        return Part([f"{start(name)} cannot be tested: {row['note'] or 'nothing is left to estimate the noise with.'}"])
     after = f", with {block} taken out as a block" if block else ""
-    if row["p"] < ALPHA:
+    claim = claim_of(factor, row, metric)
+    if row["p_claim"] < ALPHA:
         left = f"that the {block} leaves " if block else ""
-        return (
-            f"{name.capitalize()} explains {percent(row['eta2_partial'])} % of the variance of {metric} {left}"
-            f"in these {n} runs ({f_words(row, df2)}{after}); for the population behind them the estimate is "
-            f"{percent(row['omega2_partial'])} % "
-            f"[{percent(row['omega2_partial_low'])}, {percent(row['omega2_partial_high'])}]."
+        said = (
+            f"{start(name)} matters for {metric} ({f_words(row)}{after}): it accounts for an estimated "
+            f"{omega_words(row)} of the variance {left}in runs like these {units} (omega squared, 90 % interval)."
         )
+        return Part([said], [claim])
+    if row["p"] < ALPHA:
+        said = f"Whether {name} matters for {metric} is undecided: {f_words(row)}{after}, but {objection(row, 1)}."
+        return Part([said], [claim])
     limit = detectable(frame, metric, factor, block=block)
-    return (
-        f"These {n} runs cannot tell whether {name} matters for {metric} ({f_words(row, df2)}{after}): "
-        f"a study of this size finds, four times out of five, only differences of about "
-        f"{limit['range']:.2g} between the extreme levels, "
-        f"and the level means lie within {_spread(frame, metric, factor):.2g}."
+    said = (
+        f"These {units} runs cannot tell whether {name} matters for {metric} ({f_words(row)}{after}): "
+        f"a study of this size finds, four times out of five, only differences of about {limit['range']:.2g} between "
+        f"the extreme levels, and the level means lie within {_spread(frame, metric, factor):.2g}."
     )
-
-
-def _plural(factor: str) -> str:
-    return factor + "s" if factor == "placement" else f"levels of {factor}"
+    return Part([said], [claim])
 
 
 def _spread(frame: pd.DataFrame, metric: str, factor: str) -> float:
     return float(np.ptp(frame.groupby(factor)[metric].mean()))
 
 
-def _best(frame: pd.DataFrame, metric: str, factor: str, block: str | None) -> list[str]:
-    try:
-        table = best_set(frame, metric, factor, block=block)
-    except ValueError as error:
-        return [str(error)]
-    first, rest = table.index[0], [str(v) for v in table.index[1:][table["in_set"].iloc[1:]]]
-    if table["p"].isna().all():
-        return [f"The {_end(metric)} {metric} is that of {first} ({table['mean'].iloc[0]:.3g}); how sure that is, "
-                "the runs do not say."]  # fmt: skip
-    mean = marginal_means(frame, metric, factor, block=block).loc[first]
-    interval = f"{metric} {mean['mean']:.3g} [{mean['low']:.3g}, {mean['high']:.3g}]"
-    if not rest:
-        return [f"The best is {first} ({interval}), and with 95 % confidence no other is as good."]
-    if len(rest) == len(table) - 1:
-        return [
-            f"{first} has the {_end(metric)} mean ({interval}), but none of the {len(table)} can be excluded as best."
-        ]
-    comma = "; " if any(", " in name for name in rest) else ", "  # designs of several factors have commas inside
-    shown = comma.join(rest[:5]) + (
-        f"{comma[:-1] if comma == '; ' else ''} and {len(rest) - 5} more" if rest[5:] else ""
-    )
-    return [
-        f"The best is {first} ({interval}); with 95 % confidence it cannot be told from {shown}, "
-        f"and {_others(len(table) - 1 - len(rest))} worse than the best."
-    ]
-
-
-def _others(count: int) -> str:
-    return "the other one is" if count == 1 else f"the other {count} are"
-
-
-def _end(metric: str) -> str:
-    return "highest" if higher_is_better(metric) else "lowest"
-
-
-def _positions(frame: pd.DataFrame, metric: str, block: str | None) -> list[str]:
-    """din and dout: together in the additive model, where it leaves a residual; else each by itself."""
+def _positions(frame: pd.DataFrame, metric: str, block: str | None) -> Part:
+    """din and dout together in the additive model, where it leaves a residual, with Holm over the two."""
     names = [c for c in ("din", "dout") if c in frame and frame[c].nunique() > 1]
     if len(names) < 2:
-        return []
-    table = anova(frame, metric, names, block=block)
-    df2 = table.loc["residual", "df"]
+        return Part()
+    table = verdicts(frame, metric, names, block)
+    if not table["F"].notna().all():  # few placements, in which one determines the other: the placement says it all
+        return Part()
     texts = []
-    for name in names:
-        row = table.loc[name]
-        if not row["F"] >= 0:
-            texts.append(f"{_name(name)} cannot be tested")
-        elif row["p"] < ALPHA:
+    for name, row in table.iterrows():
+        if row["p_claim"] < ALPHA:
             texts.append(
-                f"{_name(name)} matters ({f_words(row, df2)}, {percent(row['eta2_partial'])} % of what it leaves)"
+                f"{name_of(str(name))} matters ({test_words(row, 2)}, {omega_words(row)} of what the rest leaves)"
             )
+        elif row["p"] < ALPHA:
+            texts.append(f"{name_of(str(name))} is undecided ({f_words(row)}, but {objection(row, 2)})")
         else:
-            texts.append(f"{_name(name)} cannot be shown to matter ({f_words(row, df2)})")
-    # "of what it leaves": partial eta2 relates to the variance the other position does not explain.
-    text = "With each adjusted for the other, " + " and ".join(texts).replace("what it leaves", "what the rest leaves")
-    parts = table.attrs["components"]
-    if parts > 1:
-        text += f"; this compares levels only within the {parts} parts of the design that share no position"
-    single = oneway(frame, metric, names, block=block)
-    tested = [(name, row) for name, row in single.iterrows() if row["F"] >= 0]
-    alone = "; ".join(f"{name} {percent(r['eta2_partial'])} % ({f_words(r, r['df_residual'])})" for name, r in tested)
-    return [text + ".", f"Each by itself explains: {alone}." if alone else ""]
+            texts.append(f"{name_of(str(name))} cannot be shown to matter ({f_words(row)})")
+    text = "With each adjusted for the other, " + " and ".join(texts)
+    if table.attrs["components"] > 1:
+        text += (
+            f"; this compares levels only within the {table.attrs['components']} parts of the design that share no "
+            "position"
+        )
+    claims = [claim_of(str(name), row, metric) for name, row in table.iterrows()]
+    more = _not_additive(frame, metric, block)
+    return Part([text + ".", *more.sentences], [*claims, *more.claims])
 
 
-def _anchors(frame: pd.DataFrame, metric: str, factor: str) -> list[str]:
-    """Whether the metric moved from its floor, and how near the best came to the ceiling."""
-    if f"{metric}_floor" not in frame or frame[f"{metric}_floor"].isna().all():
-        return []
-    sign = 1 if higher_is_better(metric) else -1
-    gain = sign * (frame[metric] - frame[f"{metric}_floor"])
-    groups = [g.dropna().to_numpy() for _, g in gain.groupby(frame[factor])]
-    best = max((g for g in groups if len(g)), key=lambda g: g.mean())
-    floor, value = float(frame[f"{metric}_floor"].mean()), floor_plus(frame, metric, sign, float(best.mean()))
-    means = marginal_means(frame.assign(gain=gain), "gain", factor)
-    t = (means["mean"] / means["se"]).abs().max()
-    # The level that moved most is chosen among all: Bonferroni over the levels. Without replicates, a sign test.
-    rose, fell = int((gain > 0).sum()), int((gain < 0).sum())
-    alone = 2 * float(stats.binom.sf(max(rose, fell) - 1, rose + fell, 0.5)) if rose + fell else 1.0
-    p = 2 * float(stats.t.sf(t, means["df"].iloc[0])) * len(means) if np.isfinite(t) else alone
-    if not np.isfinite(t) and 0 < rose + fell < _FEWEST_SIGNS:
-        return [f"The model untuned (the floor) has {floor:.3g}, and the best level {value:.3g}; with so few runs that "
-                "is no proof of a gain."]  # fmt: skip
-    if p < ALPHA and best.mean() <= 0:
-        return [f"Every level is worse in {metric} than the model untuned ({floor:.3g}); the best one comes nearest "
-                f"({value:.3g})."]  # fmt: skip
-    if not p < ALPHA:
-        return [f"No level moved {metric} from its floor ({floor:.3g}, the model untuned): the training did not show "
-                "in it, so differences here mean little."]  # fmt: skip
-    ceiling = frame.get(f"{metric}_ceiling", pd.Series(dtype=float)).mean()
-    if not np.isfinite(ceiling) or sign * (ceiling - floor) <= 0:
-        return [f"The floor (the model untuned) is {floor:.3g}, the best level reaches {value:.3g}."]
-    share = (value - floor) / (ceiling - floor)
-    worst = min(float(g.mean()) for g in groups if len(g)) / (sign * (ceiling - floor))
-    text = (
-        f"The best level goes {percent(share)} % of the way from the floor ({floor:.3g}, the model untuned) to the "
-        f"ceiling ({ceiling:.3g}), the worst {percent(worst)} %."
+def _not_additive(frame: pd.DataFrame, metric: str, block: str | None) -> Part:
+    """Whether input and output act together, where replicates tell it."""
+    if frame.groupby("placement").size().max() < 2:
+        return Part()
+    row = verdicts(frame, metric, ["din", "dout", "din:dout"], block).loc["din:dout"]
+    if not row["F"] >= 0:
+        return Part()
+    claim = Claim("acts together", "din:dout", "yes" if row["p_claim"] < ALPHA else "undecided",
+                  f"input and output act together on {metric}", row["omega2_partial"], row["omega2_low"],
+                  row["omega2_high"], 0.9, row["p_claim"], int(row["units"]), METHOD)  # fmt: skip
+    if claim.verdict != "yes":
+        return Part([], [claim])
+    said = (
+        f"Input and output act together (din:dout {f_words(row)}): what an input does depends on the output, so the "
+        "two tests before are about averages."
     )
-    if worst > 0.97:
-        text += " All levels are at the ceiling, so the metric cannot tell them apart."
-    return [text]
-
-
-def floor_plus(frame: pd.DataFrame, metric: str, sign: int, gain: float) -> float:
-    """The value of the metric that lies a gain above (or, where small is good, below) the mean floor."""
-    return float(frame[f"{metric}_floor"].mean()) + sign * gain
+    return Part([said], [claim])

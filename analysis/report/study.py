@@ -11,6 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.linear_model.blocks import Blocking, block_of
+from analysis.linear_model.units import unit_ids, with_units
 from analysis.report.conclusion_joint import own_factors
 from analysis.report.words import Metric, factor_words, level_words, metric_words
 from analysis.runs.asked import Asked, Choices, choose, runs_to_compare
@@ -28,6 +30,8 @@ class Study:
     runs: every run, whatever its end. done: finished runs that have the score. metric: column of the score.
     factors: columns that vary, without the seed. design: column that tells designs apart ("placement" or "design").
     model: terms of the joint model, where they were asked for. scores: which scores of the runs, see `load_results`.
+    block: the seed, or what was asked for, where most runs have one that several designs share; runs with another are
+    set aside, see `blocks.block_of`, and in no number of the page; aside says so. within: a margin of the score.
     choices: what was asked for and what was guessed. notes: what was left out.
     """
 
@@ -43,6 +47,9 @@ class Study:
     model: list[str] = field(default_factory=list)
     scores: str = FIRST
     choices: Choices = field(default_factory=Choices)
+    block: str | None = None
+    within: float | None = None
+    aside: str = ""
 
     @property
     def words(self) -> Metric:
@@ -59,15 +66,13 @@ class Study:
     def seeds(self) -> list[Any]:
         return sorted(self.done["seed"].dropna().unique().tolist()) if "seed" in self.done else []
 
-    @property
-    def block(self) -> str | None:
-        """The seed, where each seed was used with several designs: those share data order and noise."""
-        block = self.choices.block
-        if block is None or block in self.factors:  # asked for as a factor
-            return None
-        if self.done[block].nunique() < 2 or self.design not in self.done or self.done[block].isna().any():
-            return None
-        return block if (self.done.groupby(block)[self.design].nunique() > 1).all() else None
+    @cached_property
+    def shares_trainings(self) -> bool:
+        """Whether several designs come from one training (another guidance of its samples, say)."""
+        ids = unit_ids(self.done, self.factors)
+        if ids is None or self.design not in self.done:
+            return False
+        return bool((self.done.groupby(ids)[self.design].nunique() > 1).any())
 
     @property
     def has_placements(self) -> bool:
@@ -79,10 +84,40 @@ class Study:
         """Whether placements are all that was tried."""
         return self.has_placements and set(self.factors) <= {"din", "dout", "placement"}
 
-    @property
+    @cached_property
     def terms(self) -> list[str]:
-        """Main effects of the additive model: din and dout stand for the placement."""
-        return [f for f in self.factors if f != "placement" or not {"din", "dout"} & set(self.factors)]
+        """Main effects of the additive model.
+
+        din and dout stand for the placement where placements are all that was tried and both can be tested; else the
+        placement is one factor, as in few placements one of the two determines the other.
+        """
+        both = {"din", "dout"} <= set(self.factors)
+        if "placement" not in self.factors or not both or not (self.is_of_placements and self._parts_can_be_told):
+            apart = ("din", "dout") if "placement" in self.factors else ()
+            return [f for f in self.factors if f not in apart]
+        return [f for f in self.factors if f != "placement"]
+
+    @property
+    def _parts_can_be_told(self) -> bool:
+        from analysis.variance.table import anova
+
+        runs = self.modelled
+        if runs["din"].nunique() < 2 or runs["dout"].nunique() < 2:
+            return False
+        return bool((anova(runs, self.metric, ["din", "dout"], units=False).loc[["din", "dout"], "df"] > 0).all())
+
+    @cached_property
+    def model_terms(self) -> list[str]:
+        """Terms of the joint model: those asked for, or the main effects and the pairs found to act together."""
+        from analysis.report.conclusion_joint import default_terms
+
+        if self.model:
+            return self.model
+        runs = self.modelled
+        terms = [f for f in self.terms if runs[f].nunique() > 1]
+        if len(terms) < 2 or self.is_of_placements:
+            return terms
+        return default_terms(runs, self.metric, terms, self.block)
 
     @property
     def modelled(self) -> pd.DataFrame:
@@ -150,6 +185,7 @@ def read_study(
     scores: str = FIRST,
     block: str | None = None,
     maximize: bool | None = None,
+    within: float | None = None,
 ) -> Study:
     """Load a study folder or a table and settle score, factors and block: what is given counts, the rest is guessed.
 
@@ -170,10 +206,25 @@ def read_study(
     done.attrs |= {"roles": choices.roles, "block": choices.block}
     notes = left_out + choices.notes + notes
     done, design = _with_design(done, chosen)
+    done, blocked, aside = _blocked(done, design, chosen)
     name = str(runs["study"].iloc[0]) if is_of_records(runs) and runs["study"].nunique() == 1 else path.stem
     return Study(
-        name, path, runs, done, choices.metric, choices.metrics, chosen, design, notes, choices.terms, scores, choices
-    )
+        name, path, runs, done, choices.metric, choices.metrics, chosen, design, notes, choices.terms, scores, choices,
+        blocked, within, aside,
+    )  # fmt: skip
+
+
+def _blocked(done: pd.DataFrame, design: str, factors: Sequence[str]) -> tuple[pd.DataFrame, str | None, str]:
+    """The runs to test with their units, the block, and what was set aside; the conclusion says what the units are."""
+    if design not in done or not len(done):
+        return done, None, ""
+    attrs = done.attrs
+    done, _ = with_units(done, [f for f in factors if f != "seed"] or [design])
+    done.attrs = attrs
+    blocking = block_of(done, design) if attrs.get("block") not in factors else Blocking(done, None)
+    frame = blocking.frame.copy()
+    frame.attrs = attrs
+    return frame, blocking.block, blocking.said
 
 
 def _own(done: pd.DataFrame) -> list[str]:
