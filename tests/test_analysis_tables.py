@@ -158,6 +158,9 @@ def test_factors_may_be_called_anything(name: str, tmp_path: Path) -> None:
         found = {key.lower(): F for key, F in f_of(study).items()}
         assert found[name.lower()] == pytest.approx(expected["plain"]) and len(found) == 2
         assert study.done[study.design].nunique() == 6
+    frame = analysis.load_results(path)
+    said = analysis.conclude(frame, "acc")
+    assert f"Of {' and '.join(analysis.factor_columns(frame))}, " in said and name.lower() in said.lower()
 
 
 def test_odd_names_reach_the_page_as_they_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

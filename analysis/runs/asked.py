@@ -106,7 +106,7 @@ def _score(runs: pd.DataFrame, metrics: list[str], asked: str | None, factors: l
         usable = usable or [m for m in metrics if m not in factors]
         if metrics and not usable:
             raise ValueError(
-                f"{', '.join(map(outer, metrics))} {'is' if len(metrics) == 1 else 'are'} asked for as factors, which "
+                f"{', '.join(map(outer, metrics))} {'is asked for as a factor' if len(metrics) == 1 else 'are asked for as factors'}, which "
                 f"leaves no score of {source}; --metric names one."
             )
         if not usable:
