@@ -105,10 +105,9 @@ def _score(runs: pd.DataFrame, metrics: list[str], asked: str | None, factors: l
         usable = [m for m in metrics if m not in factors and finished[m].notna().any()]
         usable = usable or [m for m in metrics if m not in factors]
         if metrics and not usable:
-            raise ValueError(
-                f"{', '.join(map(outer, metrics))} {'is asked for as a factor' if len(metrics) == 1 else 'are asked for as factors'}, which "
-                f"leaves no score of {source}; --metric names one."
-            )
+            what = "is asked for as a factor" if len(metrics) == 1 else "are asked for as factors"
+            named = ", ".join(map(outer, metrics))
+            raise ValueError(f"{named} {what}, which leaves no score of {source}; --metric names one.")
         if not usable:
             reasons = runs["reason"].dropna() if is_of_records(runs) and "reason" in runs else pd.Series(dtype=str)
             why = f" (first reason: {min(map(str, reasons))})" if len(reasons) else ""
