@@ -261,6 +261,21 @@ def test_numbers_are_factors_where_they_repeat_or_are_asked_for(levels: tuple, t
     assert read_study(path, model="acc ~ k").factors == ["k"]
 
 
+def test_columns_that_only_follow_others_are_no_factors(tmp_path: Path) -> None:
+    table = runs()
+    both = pd.concat([table.assign(size=8), table.assign(size=16, acc=table["acc"] + 0.01)], ignore_index=True)
+    both["arch"] = both["model"].str.upper()  # changes where model does
+    both["config"] = both["model"] + "-" + both["size"].astype(str)  # names the designs
+    both["shuffle"] = both["seed"] % 2 == 0  # the same in all runs of a seed
+    both["prompt"] = [f"prompt {i}" for i in range(24)]  # another one in every row
+    study = read_study(written(tmp_path / "t.csv", both))
+    said = " ".join(study.notes)
+    assert study.factors == ["model", "size"]
+    assert all(f"{name} " in said for name in ("arch", "config", "shuffle", "prompt"))
+    images = pd.concat([table.assign(image=f"{i}.png", acc=table["acc"] + i / 99) for i in range(5)])
+    assert read_study(written(tmp_path / "t.csv", images)).factors == ["model"]
+
+
 def test_whole_numbers_are_scores_where_nothing_else_is(tmp_path: Path) -> None:
     table = runs(metric="zz")
     table["zz"] = (100 * table["zz"]).round().astype(int)

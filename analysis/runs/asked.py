@@ -160,7 +160,8 @@ def _checked(runs: pd.DataFrame, factors: list[str], metric: str, source: str) -
 def _block(runs: pd.DataFrame, asked: str | None, columns: Sequence[str]) -> str | None:
     if asked is not None:
         return None if asked.lower() == NO_BLOCK else column_named(asked, columns)
-    return next((c for c in ("seed", *FOLDS) if c in runs), None)
+    folds = [c for c in FOLDS if c in runs and _is_numeric(runs[c])]
+    return "seed" if "seed" in runs else folds[0] if folds else None
 
 
 def runs_to_compare(runs: pd.DataFrame, metric: str, block: str | None = None) -> tuple[pd.DataFrame, list[str]]:
