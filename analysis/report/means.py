@@ -24,9 +24,9 @@ def concluded(study: Study) -> Conclusion:
         between = ""
         if floor == floor and ceiling == ceiling:
             between = f", between a floor of {number(floor)} and a ceiling of {number(ceiling)}"
-        design = study.label(study.done[study.design].iloc[0]) if study.design in study.done else "The run"
+        design = study.label(study.done[study.design].iloc[0]) if study.design in study.done else ""
         return Conclusion(
-            f"Nothing can be said about factors from one run: {design} reached {label} {score}{between}. "
+            f"Nothing can be said about factors from one run: {design or 'the run'} reached {label} {score}{between}. "
             "Which factor matters takes runs that differ in it, and several seeds to know how sure that is."
         )
     from analysis import conclude

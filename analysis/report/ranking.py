@@ -12,7 +12,7 @@ from analysis.report.means import score_digits
 from analysis.report.page import Block, FigureBlock, Section, TableBlock, Text
 from analysis.report.study import Study
 from analysis.report.tables import Column, make_table
-from analysis.report.words import digits_for, intervals, listing, metric_words, number
+from analysis.report.words import digits_for, intervals, listing, number
 
 PANELS = 3  # other scores drawn beside each other; the table has all of them
 
@@ -88,7 +88,7 @@ def beside_section(study: Study, means: pd.DataFrame, out: Path) -> Section | No
     shown[study.metric] = _score_column(study, study.metric)
     panels, sentences = [], []
     for name in others:
-        words, singles = metric_words(name), groups[name].apply(list)
+        words, singles = study.words_of(name), groups[name].apply(list)
         frame[name] = groups[name].mean().reindex(order).to_numpy()
         shown[name] = _score_column(study, name)
         floor, ceiling = study.mean_anchor("floor", name), study.mean_anchor("ceiling", name)
@@ -102,7 +102,7 @@ def beside_section(study: Study, means: pd.DataFrame, out: Path) -> Section | No
     if len(order) > 1:
         figure = beside([study.label(d) for d in order], panels[:PANELS])
         drawing = save(figure, "beside", out / "figures", wide=len(panels) > 1)
-        names = listing(metric_words(m).label for m in others[:PANELS])
+        names = listing(study.words_of(m).label for m in others[:PANELS])
         caption = (
             f"The same designs in the same order as above, by {names}. Ticks: single runs; dashed: floor and ceiling."
         )
@@ -114,4 +114,4 @@ def beside_section(study: Study, means: pd.DataFrame, out: Path) -> Section | No
 
 def _score_column(study: Study, metric: str) -> Column:
     digits = digits_for(study.done[metric])
-    return Column(metric_words(metric).label, lambda v: number(v, digits))
+    return Column(study.words_of(metric).label, lambda v: number(v, digits))

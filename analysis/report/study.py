@@ -53,7 +53,10 @@ class Study:
 
     @property
     def words(self) -> Metric:
-        return metric_words(self.metric)
+        return self.words_of(self.metric)
+
+    def words_of(self, metric: str) -> Metric:
+        return metric_words(metric, ours=is_of_records(self.runs))
 
     @property
     def higher_is_better(self) -> bool:
@@ -194,7 +197,7 @@ def read_study(
     runs = load_results(source, status=None, mixed_protocols="flag", scores=scores)
     choices = choose(runs, Asked(metric, tuple(factors or ()), model, block, maximize), path.name)
     runs, notes = choices.frame, [str(note) for note in runs.attrs.get("notes", []) if "protocol_hash" not in note]
-    done, left_out = runs_to_compare(runs, choices.metric)
+    done, left_out = runs_to_compare(runs, choices.metric, choices.block)
     if len(done):
         done = load_results(done, status=None)
     done.attrs = dict(runs.attrs)

@@ -45,6 +45,8 @@ METRICS = {
     "kid": Metric("KID", "", False, "how far the samples are from held-out images, as sets"),
 }
 
+_COMMON = ("precision", "recall", "density", "coverage", "noise_difference", "lpips_diversity", "prior_drift")
+
 FACTORS = {
     "din": "input (din)",
     "dout": "output (dout)",
@@ -60,9 +62,12 @@ FACTORS = {
 }
 
 
-def metric_words(name: str) -> Metric:
-    """The words for a metric; an unknown one keeps its column's name and is taken as higher is better."""
-    if name in METRICS:
+def metric_words(name: str, ours: bool = True) -> Metric:
+    """The words for a metric; an unknown one keeps its column's name.
+
+    ours: whether it is a score of sdpet: the precision in the table of a classifier is another one.
+    """
+    if name in METRICS and (ours or name not in _COMMON):
         return METRICS[name]
     network = name.rpartition("_")[0]
     if name.endswith("_i"):

@@ -67,6 +67,9 @@ def choose(runs: pd.DataFrame, asked: Asked, source: str) -> Choices:
     attrs = dict(runs.attrs)
     runs = runs.rename(columns={c: inner(c) for c in runs.columns if inner(c) != c})
     runs.attrs = attrs
+    if not is_of_records(runs):
+        roles = roles_of(runs)
+        runs.attrs["roles"] = {"factors": roles.factors, "metrics": roles.metrics, "notes": roles.notes}
     columns = [str(c) for c in runs.columns]
     metric, factors, terms = asked.metric, list(asked.factors), []
     if asked.model is not None:
@@ -101,6 +104,11 @@ def _score(runs: pd.DataFrame, metrics: list[str], asked: str | None, factors: l
     if asked is None:
         usable = [m for m in metrics if m not in factors and finished[m].notna().any()]
         usable = usable or [m for m in metrics if m not in factors]
+        if metrics and not usable:
+            raise ValueError(
+                f"{', '.join(map(outer, metrics))} {'is' if len(metrics) == 1 else 'are'} asked for as factors, which "
+                f"leaves no score of {source}; --metric names one."
+            )
         if not usable:
             reasons = runs["reason"].dropna() if is_of_records(runs) and "reason" in runs else pd.Series(dtype=str)
             why = f" (first reason: {min(map(str, reasons))})" if len(reasons) else ""
@@ -156,8 +164,8 @@ def _block(runs: pd.DataFrame, asked: str | None, columns: Sequence[str]) -> str
     return next((c for c in ("seed", *FOLDS) if c in runs), None)
 
 
-def runs_to_compare(runs: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[str]]:
-    """The finished runs with a finite score, and sentences that count the others."""
+def runs_to_compare(runs: pd.DataFrame, metric: str, block: str | None = None) -> tuple[pd.DataFrame, list[str]]:
+    """The finished runs with a finite score and, where most have one, a block; and sentences that count the others."""
     notes = []
     finished = runs
     if has_status(runs):
@@ -174,12 +182,16 @@ def runs_to_compare(runs: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list
         notes.append(_left_out(finished, infinite, f"infinite {outer(metric)}"))
     if missing.any():
         notes.append(_left_out(finished, missing, f"no {outer(metric)}"))
-    return finished[np.isfinite(score)].copy(), notes
+    done = finished[np.isfinite(score)]
+    if block is not None and 0 < (lacking := done[block].isna()).sum() < len(done) / 2:
+        notes.append(_left_out(done, lacking, f"no {outer(block)}"))
+        done = done[~lacking]
+    return done.copy(), notes
 
 
 def _left_out(runs: pd.DataFrame, which: pd.Series, what: str) -> str:
     count = int(which.sum())
-    verb = "run has" if count == 1 else "runs have"
+    verb = "runs has" if count == 1 else "runs have"
     return f"{count} of {len(runs)} {verb} {what} and {'is' if count == 1 else 'are'} left out."
 
 
@@ -222,7 +234,7 @@ def _said(choices: Choices) -> str:
     elif not upward:
         why = "by its name; --maximize turns that"
     else:
-        why = "as for every name without a word for loss, error or cost; --minimize turns that"
+        why = "no word for a loss, an error or a cost in its name; --minimize turns that"
     score = "as asked" if asked.metric or by_model else "guessed; --metric names another"
     text = f"Score: {outer(metric)} ({score}), {way} ({why})."
     factors = ", ".join(map(outer, choices.factors)) or "none varies"

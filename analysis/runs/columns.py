@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.runs.notation import POINT, as_numbers
 from analysis.runs.words_in_names import says_factor, says_score
 
 MISSING_WORDS = frozenset({"nan", "na", "n/a", "#n/a", "<na>", "null", "none", "nil", "-", "--", "?", "nat", "#num!"})
@@ -16,11 +17,6 @@ _LEVEL_WORDS = frozenset({"none", "null", "nil"})  # these name a level among th
 MOST_LEVELS = 20  # a column of numbers with more different values is no factor unless the user says so
 _NAMED = 3  # cells that a note names
 
-_POINT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_COMMA = re.compile(r"[+-]?(\d+,\d*|,\d+|\d+)([eE][+-]?\d+)?")
-_GROUPED_POINT = re.compile(r"[+-]?\d{1,3}([,' \u00a0\u202f]\d{3})+(\.\d*)?")  # 1,234.5 or 1 234.5
-_GROUPED_COMMA = re.compile(r"[+-]?\d{1,3}([.' \u00a0\u202f]\d{3})+(,\d*)?")  # 1.234,5
-_INFINITE = re.compile(r"([+-]?)(inf|infinity|∞)", re.IGNORECASE)
 _TRUTH = {"true": True, "false": False}
 
 
@@ -47,16 +43,20 @@ def typed(name: str, cells: Sequence[str], lines: Sequence[int], separator: str 
     separator
         That of the file: a file separated by commas has no bare decimal commas.
     """
+    if (plain := _plain_numbers(cells)) is not None:
+        return plain, []
     written = pd.Series(list(cells), dtype=object)
     bare = written.str.strip()
     filled = bare != ""
     if not filled.any():
         return pd.Series(np.nan, index=written.index), []
     words = _whole_blanks(written)
+    if _are_codes(list(bare)):
+        return words.where(filled), []
     kinds = set(bare[filled].str.lower())
     if kinds - MISSING_WORDS <= set(_TRUTH) and kinds & set(_TRUTH):
         return _truths(name, bare, filled, words)
-    numbers, notes = _numbers(name, bare, separator)
+    numbers, notes = as_numbers(name, bare, separator)
     if numbers is None:
         return words.where(filled), []
     absent = filled & bare.str.lower().isin(MISSING_WORDS)
@@ -74,6 +74,21 @@ def typed(name: str, cells: Sequence[str], lines: Sequence[int], separator: str 
         shown = ", ".join(sorted(set(bare[absent])))
         notes.append(f"{_cells(int(absent.sum()))} of {name} {_are(int(absent.sum()))} missing ({shown}).")
     return _narrowed(numbers), notes
+
+
+def _plain_numbers(cells: Sequence[str]) -> pd.Series | None:
+    """The column of a table in which every cell is a number with a decimal point or empty; None for any other one."""
+    if not all(POINT.fullmatch(cell) or not cell for cell in cells) or not any(cells) or _are_codes(cells):
+        return None
+    return _narrowed(pd.Series([float(cell) if cell else np.nan for cell in cells]))
+
+
+def _are_codes(cells: Sequence[str]) -> bool:
+    """Whether whole numbers of one width, some with a zero in front, are names: 001, 002, 010."""
+    filled = [cell for cell in cells if cell]
+    return any(re.fullmatch(r"0\d+", cell) for cell in filled) and (
+        all(cell.isdecimal() for cell in filled) and len({len(cell) for cell in filled}) == 1
+    )
 
 
 def _whole_blanks(column: pd.Series) -> pd.Series:
@@ -97,58 +112,9 @@ def _truths(name: str, bare: pd.Series, filled: pd.Series, words: pd.Series) -> 
     return known, [f"{_cells(len(absent))} of {name} {_are(len(absent))} missing ({shown})."]
 
 
-def _numbers(name: str, bare: pd.Series, separator: str) -> tuple[pd.Series | None, list[str]]:
-    """The cells as floats, NaN where they are none; None where hardly any is a number."""
-    kinds = pd.Series(bare.unique(), dtype=object)
-    text = kinds.str.replace("\N{MINUS SIGN}", "-")
-    percent = text.str.endswith("%")
-    text = text.str.removesuffix("%").str.strip()
-    point = text.map(lambda t: bool(_POINT.fullmatch(t)))
-    comma = text.map(lambda t: "," in t and bool(_COMMA.fullmatch(t)))
-    grouped = text.map(lambda t: bool(_GROUPED_POINT.fullmatch(t)))
-    grouped_comma = text.map(lambda t: bool(_GROUPED_COMMA.fullmatch(t)))
-    infinite = text.map(_INFINITE.fullmatch)
-    values = pd.Series(np.nan, index=kinds.index)
-    values[infinite.notna()] = [float(f"{m[1]}inf") for m in infinite.dropna()]
-    notes: list[str] = []
-    german = comma | (grouped_comma & text.str.contains(","))
-    # "1,234" may be a decimal comma or a separator of thousands: thousands only where all cells allow it.
-    thousands = grouped & text.str.contains(",")
-    several = text.str.contains(r",\d{3}[.,]", regex=True)  # 1,234,567 or 1,234.5
-    as_decimal = separator != "," or says_score(name) or text[thousands].str.startswith("0,").any()
-    is_thousands = bool(thousands.any()) and not (german & ~thousands).any() and (several.any() or not as_decimal)
-    if is_thousands:
-        values[point] = text[point].map(float)
-        values[grouped] = text[grouped].map(lambda t: float(re.sub("[,' \u00a0\u202f]", "", t)))
-        notes.append(f"Commas in {name} are read as separators of thousands.")
-    elif german.any() and not (point & text.str.contains(r"\.") & ~grouped_comma).any():
-        as_comma = comma | grouped_comma | text.map(lambda t: bool(_COMMA.fullmatch(t)))
-        values[as_comma] = text[as_comma].map(lambda t: float(re.sub("[.' \u00a0\u202f]", "", t).replace(",", ".")))
-        notes.append(f"{name} is read with decimal commas.")
-    else:
-        values[point] = text[point].map(float)
-        values[comma] = text[comma].map(lambda t: float(t.replace(",", ".")))
-        blanks = grouped & ~thousands
-        values[blanks] = text[blanks].map(lambda t: float(re.sub("[' \u00a0\u202f]", "", t)))
-        if (comma & values.notna()).any():
-            notes.append(f"{name} holds numbers with decimal points and with decimal commas; both are read.")
-    if values.notna().sum() == 0:
-        return None, []
-    if (percent & values.notna()).any():
-        plain = values.notna() & ~percent
-        said = f"{name} is read in percent."
-        if plain.any():
-            said = f"{name} is read in percent; {int(plain.sum())} of its values are written without a % sign."
-        notes.append(said)
-    return bare.map(dict(zip(kinds, values, strict=True))).astype(float), notes
-
-
 def _are_words(name: str, numbers: pd.Series, bare: pd.Series, absent: pd.Series, broken: pd.Series) -> bool:
     """Whether a column with some numbers is one of words: 4, 8 and full are levels; one "err" among scores is not."""
     known, odd = int(numbers.notna().sum()), int(broken.sum())
-    padded = bare.str.fullmatch(r"0\d+")  # 007 is a name
-    if (padded & (bare.str.len() == bare.str.len().max())).sum() and bare[numbers.notna()].str.fullmatch(r"\d+").all():
-        return bare[numbers.notna()].str.len().nunique() == 1
     if not odd:
         return False
     if odd > known:

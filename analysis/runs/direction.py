@@ -26,7 +26,7 @@ SMALLER = frozenset(
     latency latencies time times seconds secs sec minutes hours ms duration runtime walltime elapsed delay lag ttft tpot
     memory vram ram gflops flops macs cost costs price energy joules watts kwh carbon co2 emissions params parameters
     drift regret forgetting drop degradation gap toxicity violations violation failures failure crashes collisions
-    overfitting overfit stddev variance bytes
+    overfitting overfit stddev variance bytes fehler fehlerrate verlust laufzeit erreur perte
     """.split()
 )
 # Words that turn such a name round: the less of a loss, the better.

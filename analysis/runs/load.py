@@ -18,6 +18,8 @@ from analysis.runs.statuses import FINISHED, has_status, with_status
 from analysis.runs.table_file import read_text_table
 from analysis.runs.wide import as_long
 
+RESIDUAL = "residual"
+
 __all__ = ["FACTORS", "factor_columns", "higher_is_better", "load_paper_heatmap", "load_results", "metric_columns"]
 
 
@@ -165,12 +167,15 @@ def roles_of(frame: pd.DataFrame) -> Roles:
     """The guessed roles of the columns, those of the whole table where the frame is a part of it."""
     known = frame.attrs.get("roles")  # settled where a report was asked for
     if known and set(known["factors"]) | set(known["metrics"]) <= set(map(str, frame.columns)):
-        return Roles(list(known["factors"]), list(known["metrics"]))
+        return Roles(list(known["factors"]), list(known["metrics"]), list(known["notes"]))
     return guess_roles(frame)
 
 
 def _tidy(frame: pd.DataFrame) -> pd.DataFrame:
-    frame = with_status(with_short_names(frame.rename(columns=str)))
+    frame = frame.rename(columns=str)
+    if RESIDUAL in frame and RESIDUAL.capitalize() not in frame:  # the name of what a model leaves, in every table
+        frame = frame.rename(columns={RESIDUAL: RESIDUAL.capitalize()})
+    frame = with_status(with_short_names(frame))
     if "placement" not in frame and {"din", "dout"} <= set(frame.columns):
         ends = [frame[c] for c in ("din", "dout")]
         if not any(pd.api.types.is_numeric_dtype(end) for end in ends):

@@ -32,12 +32,12 @@ def under_way(folder: Path, runs: pd.DataFrame) -> list[str]:
             continue
         finished = sum(status.get(run) == "finished" for run in plan.runs)
         ended = len(plan.runs) - len(missing) - finished
-        name = f"The study {place.name}"
         also = f", {ended} ended without a score" if ended else ""
+        has = "has" if len(missing) == 1 else "have"
         shown = [plan.runs[run] or run for run in missing]
         which = ", ".join(shown[:_NAMED]) + (f" and {len(shown) - _NAMED} more" if len(shown) > _NAMED else "")
         said.append(
-            f"{name} is under way: {finished} of {len(plan.runs)} planned runs are finished{also}, {len(missing)} have "
-            f"no record yet ({which}); what is said here may change with them."
+            f"The study {place.name} is under way: {finished} of {len(plan.runs)} planned runs are finished{also}, "
+            f"{len(missing)} {has} no record yet ({which}); what is said here may change with them."
         )
     return said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 
 from analysis.runs.columns import MOST_LEVELS, is_leveled
@@ -19,6 +20,11 @@ IDENTITY = ("study", "run_id", "trained_in", "status", "reason", "task", "data",
 ENDS = ("_floor", "_ceiling", "_protocol")  # columns beside a score of a record
 PREFERRED = ("clip_i", "clip_similarity", "fid")  # the score that is analysed unless another one is asked for
 REPLICATES = ("run", "rep", "replicate", "repetition", "repeat", "trial", "attempt")  # numbers of runs of one design
+# What tells apart the rows of one run: its images, prompts or the points of its curve.
+OBSERVATIONS = (
+    "image", "images", "image_id", "img", "prompt", "prompt_id", "sample", "sample_id", "step", "epoch", "iteration",
+    "file", "filename", "noise_seed",
+)  # fmt: skip
 FOLDS = ("fold", "cv_fold", "split_id")  # shared by all designs, as seeds are
 _MANY = 6  # factors up to which none is left out because runs are few
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")
@@ -59,10 +65,12 @@ def guess_roles(frame: pd.DataFrame) -> Roles:
     if not [f for f in factors if f != "seed"]:
         spare = [c for c, kind in kinds.items() if kind in ("whole", "names", "continuous") and c not in scores]
         factors = [*spare[:1], *factors]
+    factors, observed = _of_runs(frame, factors)
+    factors, nested = _within_seeds(frame, factors)
     known = [name for name in FACTORS if name in factors]
-    others = [c for c in factors if c not in known]
-    others, notes = _distinct(frame, others)
+    others, notes = _distinct(frame, [c for c in factors if c not in known])
     others, more = _few_enough(frame, others)
+    notes += observed + nested
     left = [
         f"{c} ({frame[c].nunique()} values in {frame[c].count()} rows)"
         for c, kind in kinds.items()
@@ -93,11 +101,12 @@ def _kind(frame: pd.DataFrame, name: str) -> str:
     """score, factor, whole (numbers that may be either), continuous, names (ids, prompts), or "" for none of these."""
     column = frame[name]
     known, distinct = column.count(), column.nunique()
-    if known == 0 or name.lower() in REPLICATES:
+    numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+    if known == 0 or (numeric and name.lower() in (*REPLICATES, *FOLDS)):
         return ""
     if pd.api.types.is_bool_dtype(column):
         return "factor"
-    if not pd.api.types.is_numeric_dtype(column):
+    if not numeric:
         if SCORES.match(name) or column.dropna().map(lambda v: bool(_DATE.fullmatch(str(v)))).all():
             return ""
         if distinct == 1:
@@ -167,16 +176,55 @@ def _ranked(frame: pd.DataFrame, scores: list[str]) -> list[str]:
 
 def _distinct(frame: pd.DataFrame, factors: list[str]) -> tuple[list[str], list[str]]:
     """The factors of which no two always change together, and a sentence on the others."""
-    seen: dict[bytes, str] = {}
+    seen = {_partition(frame["seed"]): "seed"} if "seed" in frame else {}
     kept, notes = [], []
     for name in factors:
-        codes = pd.factorize(frame[name])[0].astype("int64").tobytes()
+        codes = _partition(frame[name])
         if codes in seen:
             notes.append(f"{name} changes exactly where {seen[codes]} does, so the two cannot be told apart.")
         else:
             seen[codes] = name
             kept.append(name)
     return kept, notes
+
+
+def _of_runs(frame: pd.DataFrame, factors: list[str]) -> tuple[list[str], list[str]]:
+    """Without the columns that only tell apart what one run gave, and a sentence on these."""
+    inside = [f for f in factors if f.lower() in OBSERVATIONS]
+    kept = [f for f in factors if f not in inside]
+    keys = list(dict.fromkeys([*kept, *(["seed"] if "seed" in frame else [])]))
+    if not inside or not [f for f in kept if f != "seed"] or not frame.duplicated(keys).any():
+        return factors, []
+    return kept, [f"{_some(inside)} {'tells' if len(inside) == 1 else 'tell'} apart the rows of one run: no factor."]
+
+
+def _partition(column: pd.Series) -> bytes:
+    return pd.factorize(column)[0].astype("int64").tobytes()
+
+
+def _within_seeds(frame: pd.DataFrame, factors: list[str]) -> tuple[list[str], list[str]]:
+    """The factors that vary within seeds, where some do, and a sentence on the others."""
+    if "seed" not in frame or frame["seed"].nunique() < 2:
+        return factors, []
+    varying = [f for f in factors if f != "seed" and frame[f].nunique() > 1]
+    fixed = [f for f in varying if not _varies_within(frame[f], frame["seed"])]
+    kept = [f for f in factors if f not in fixed]
+    if not fixed or not set(kept) & set(varying):
+        return factors, []
+    one = len(fixed) == 1
+    are, it = ("is", "it") if one else ("are", "them")
+    return kept, [
+        f"{_some(fixed)} {are} the same in all runs of a seed, so the effect cannot be told from the seed's; --factors "
+        f"and --block none test {it} all the same."
+    ]
+
+
+def _varies_within(column: pd.Series, groups: pd.Series) -> bool:
+    """Whether a group has two values of the column."""
+    codes, group = pd.factorize(column)[0], pd.factorize(groups)[0]
+    known = (codes >= 0) & (group >= 0)
+    pairs = np.unique(group[known].astype(np.int64) * (codes.max() + 1) + codes[known])
+    return len(pairs) > len(np.unique(group[known]))
 
 
 def _few_enough(frame: pd.DataFrame, factors: list[str]) -> tuple[list[str], list[str]]:
@@ -204,10 +252,12 @@ def _few_enough(frame: pd.DataFrame, factors: list[str]) -> tuple[list[str], lis
 
 def _is_even(frame: pd.DataFrame, factor: str) -> bool:
     if "seed" in frame and factor != "seed" and frame["seed"].nunique() > 1:
-        table = pd.crosstab(frame[factor], frame["seed"]).to_numpy()
+        levels, seeds = pd.factorize(frame[factor])[0], pd.factorize(frame["seed"])[0]
+        known, width = (levels >= 0) & (seeds >= 0), seeds.max() + 1
+        table = np.bincount(levels[known] * width + seeds[known], minlength=(levels.max() + 1) * width)
     else:
         table = frame[factor].value_counts().to_numpy()
-    return bool((table == table.flat[0]).all())
+    return bool((table == table[0]).all())
 
 
 def _some(names: list[str], most: int = 5) -> str:

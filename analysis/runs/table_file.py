@@ -69,6 +69,9 @@ def read_text_table(path: Path) -> TextTable:
     header, rows, lines = _fitted(path, header, rows, lines, notes)
     if not rows:
         raise ValueError(f"{path} has names of columns but no rows.")
+    for name, count in Counter(header).items():
+        if count > 1 and name:
+            notes.append(f"{count} columns are called {name}; the later ones are called {name}.1 and so on here.")
     return TextTable(_unique(header), rows, lines, separator, notes)
 
 

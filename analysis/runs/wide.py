@@ -7,6 +7,7 @@ import re
 import pandas as pd
 
 _MARK = re.compile(r"(?i)(?<![a-z])(seed|replicate|repetition|repeat|rep|fold|trial|run)[ _.:=#/-]*(\d+)(?!\d)")
+_S = re.compile(r"(?<=[^\W_])[_.-]s(?=\d+$)")  # acc_s0 is short for acc_seed0
 _JOINTS = " _.:=#/-()[]"
 
 
@@ -21,11 +22,12 @@ def as_long(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """
     found: dict[tuple[str, str], dict[int, str]] = {}  # (word, what is left of the name) -> number -> column
     for column in frame.columns:
-        marks = list(_MARK.finditer(column))
+        told = _S.sub("_seed", column)
+        marks = list(_MARK.finditer(told))
         if len(marks) != 1 or not pd.api.types.is_numeric_dtype(frame[column]):
             continue
         mark = marks[0]
-        left = [part for part in (column[: mark.start()].strip(_JOINTS), column[mark.end() :].strip(_JOINTS)) if part]
+        left = [part for part in (told[: mark.start()].strip(_JOINTS), told[mark.end() :].strip(_JOINTS)) if part]
         found.setdefault((mark[1].lower(), "_".join(left)), {}).setdefault(int(mark[2]), column)
     scores = {key: columns for key, columns in found.items() if len(columns) > 1}
     words = {word for word, _ in scores}

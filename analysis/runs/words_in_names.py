@@ -9,7 +9,7 @@ _SCORES = SMALLER - {"bits", "params", "parameters", "time", "times", "memory", 
     acc accuracy accuracies f1 fscore auc auroc auprc aupr roc ap map mrr ndcg hit hits precision recall specificity
     sensitivity iou miou jaccard dice score scores scored bleu rouge meteor chrf cider spice bertscore comet
     psnr ssim msssim snr sdr pesq stoi mos reward rewards return returns success succeeded winrate win wins elo
-    clip dino judge r2 likelihood loglikelihood elbo throughput fps similarity correlation pearson spearman kappa mcc
+    dino judge r2 likelihood loglikelihood elbo throughput fps similarity correlation pearson spearman kappa mcc
     exact em pass quality preference rating coverage density diversity metric value objective yield performance perf
     top1 top5 result response outcome measure measurement y target rate speed speedup points grade mark marks
     """.split()

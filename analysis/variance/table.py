@@ -81,6 +81,8 @@ def anova(
     model = build(frame, metric, terms, numeric, block)
     if not model.terms:
         raise ValueError("The model has no terms; give at least one factor.")
+    if ("residual",) in model.terms:
+        raise ValueError("A factor cannot be called residual, as the table's last row is; rename that column.")
     reduced = Reduced(model, raw_trends=kind == 3)
     base, added = _sequential(reduced)
     rank, rss, total = base.shape[1], reduced.residual(base), reduced.total
