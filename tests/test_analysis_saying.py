@@ -254,6 +254,7 @@ def test_a_conclusion_is_a_text_with_claims():
     assert list(best.levels) == list(expected.index[expected["in_set"]])
     mean = claims["best mean"]
     raw = analysis.marginal_means(data("study"), "clip_i", "placement", block="seed").loc[mean.subject]
+    assert mean.high - mean.low > 1.7 * (raw["high"] - raw["low"])  # 20 levels, few degrees of freedom
     assert mean.low < raw["low"] < mean.estimate < raw["mean"] < raw["high"] < mean.high
     near = [c for c in said.claims if c.kind == "equivalent"]
     assert {c.verdict for c in near} >= {"undecided", "no"} and len(said.table()) == len(said.claims)

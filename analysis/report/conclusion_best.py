@@ -9,6 +9,7 @@ from analysis.comparisons.means import fit_means
 from analysis.comparisons.moderated import moderated_differences, moderated_means
 from analysis.comparisons.posthoc import best_set
 from analysis.linear_model.quadrature import one_factor_ppf, studentized_range_ppf
+from analysis.linear_model.units import strata_of
 from analysis.report.claims import Claim, Part
 from analysis.report.conclusion_words import end, level_of, named, plural
 
@@ -52,13 +53,14 @@ def winner(frame: pd.DataFrame, metric: str, factor: str, block: str | None, fir
     1 - 1/F, the best linear prediction where levels are drawn from a population (Robinson, Stat. Sci. 6 (1991) 15).
     """
     mean, shrunk, low, high, units = winner_numbers(frame, metric, factor, block, first, F)
-    seeds = " for these seeds" if block else ""
+    inside = strata_of(frame, metric, [factor], block)[0].within
+    seeds = " for these trainings" if inside else f" for these {block}s" if block else ""
     name = level_of(factor, first)
     said = (
         f"{name} has the {end(metric)} mean, {mean:.3g}; as it was picked for that, expect {shrunk:.3g} of it, and "
         f"with 95 % confidence between {low:.3g} and {high:.3g}{seeds}."
     )
-    claim = Claim("best mean", str(first), "yes", said, shrunk, low, high, 0.95, units=units,
+    claim = Claim("best mean", name, "yes", said, shrunk, low, high, 0.95, units=units,
                   method="The winner's mean")  # fmt: skip
     return Part([said], [claim])
 
@@ -106,7 +108,7 @@ def equivalent(
     if open_:
         said.append(f"Undecided whether within {within:g} of the best: {named(map(shown.get, open_))}.")
     claims = [
-        Claim("equivalent", str(level), "yes" if level in near else "no" if level in far else "undecided",
+        Claim("equivalent", shown[level], "yes" if level in near else "no" if level in far else "undecided",
               f"{level} against the best, margin {within:g}", float(table.loc[level, "gap"]),
               float(table.loc[level, "low"]), float(table.loc[level, "high"]), 0.95, units=int(table.loc[level, "n"]),
               method="Equivalence: within a margin of the best")

@@ -90,7 +90,7 @@ def _interaction(study: Study, terms: list[str], out: Path) -> list[Block]:
     caption = (
         f"Mean {study.words.label} by {factor_words(across)}, one line for each {factor_words(lines)}. Where lines run "
         f"parallel, {factor_words(across)} does the same whatever {factor_words(lines)} is; where they do "
-        "not, the two interact."
+        "not, the two may act together, which the table of pairs tests."
     )
     if study.has_placements and {across, lines} == {"din", "dout"}:
         caption += " Only outputs that two or more inputs share have a line."

@@ -87,7 +87,7 @@ def _sentence(study: Study, together: pd.DataFrame | None) -> str:
     elif study.has_placements and {"din", "dout"} <= set(study.factors):
         said += " The placement is one factor here: input and output go together too closely to be told apart."
     if together is not None and (together["units"] < len(study.modelled)).any():
-        units = together.dropna(subset=["F"])[["term", "units"]]
+        units = together[together["F"].notna() & (together["term"] != study.block)][["term", "units"]]
         counts = [f"{factor_words(row['term'])} on {row['units']:.0f}" for row in units.to_dict("records")]
         said += f" Rows that share a training or a run are one unit of what it decides; tested are {listing(counts)}."
     if study.references:
