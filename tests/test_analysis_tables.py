@@ -19,6 +19,7 @@ from analysis.runs.exports import bookkeeping
 from analysis.runs.names import outer
 
 TABLES = Path(__file__).parent / "data" / "tables"
+MATH = "$\\frac$"  # would stop a program that draws it as a formula
 EFFECT = {"a": 0.70, "b": 0.75, "c": 0.80}
 
 
@@ -159,6 +160,7 @@ def test_factors_may_be_called_anything(name: str, tmp_path: Path) -> None:
         assert found[name.lower()] == pytest.approx(expected["plain"]) and len(found) == 2
         assert study.done[study.design].nunique() == 6
     frame = analysis.load_results(path)
+    assert set(frame.columns) - {"Residual", "y"} <= set(both.columns), "a column of its own, such as 1 of seed.1"
     said = analysis.conclude(frame, "acc")
     assert f"Of {' and '.join(analysis.factor_columns(frame))}, " in said and name.lower() in said.lower()
 
@@ -167,13 +169,14 @@ def test_odd_names_reach_the_page_as_they_are_written(tmp_path: Path, capsys: py
     from analysis.__main__ import main
 
     table = runs("a:b").rename(columns={"acc": "val*acc"})
-    second = table.assign(**{"$x$_": "u"})
-    path = written(tmp_path / "t.csv", pd.concat([table.assign(**{"$x$_": "v"}), second]))
-    assert main([str(path), "--out", str(tmp_path / "out"), "--model", "`val*acc` ~ `a:b` + $x$_"]) == 0
+    second = table.assign(**{MATH: "u"})
+    path = written(tmp_path / "t.csv", pd.concat([table.assign(**{MATH: "v"}), second]))
+    assert main([str(path), "--out", str(tmp_path / "out"), "--model", "`val*acc` ~ `a:b` + " + MATH]) == 0
     said = capsys.readouterr().out
-    assert "Score: val*acc (as asked)" in said and "Factors: a:b, $x$_ (as asked)" in said
+    assert "Score: val*acc (as asked)" in said and f"Factors: a:b, {MATH} (as asked)" in said
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
-    assert "a:b" in page and "\N{RATIO}" not in page
+    figure = (tmp_path / "out" / "figures" / "factors.svg").read_text(encoding="utf-8")
+    assert MATH in figure and "a:b" in page and "\N{RATIO}" not in page
     assert "a:b" in (tmp_path / "out" / "tables" / "oneway.csv").read_text(encoding="utf-8")
 
 
@@ -241,7 +244,9 @@ def test_exports_of_trackers_have_the_users_scores_and_settings(tmp_path: Path) 
     mlflow = read_study(written(tmp_path / "mlflow.csv", table))
     assert (mlflow.metric, mlflow.factors, mlflow.block) == ("metrics.acc", ["params.opt"], "seed")
     assert f_of(mlflow)["params.opt"] == pytest.approx(block_f(runs(), "model", "acc"))
-    table = runs("opt").assign(_runtime=np.linspace(9, 10, 12), _timestamp=1.7e9, _step=range(12), epoch=[1, 2] * 6)
+    table = runs("opt").assign(
+        _runtime=np.linspace(9, 10, 12), _timestamp=1.7e9, _step=range(12), _gpu=np.linspace(0, 1, 12), epoch=[1, 2] * 6
+    )
     wandb = read_study(written(tmp_path / "wandb.csv", table))
     assert (wandb.metric, wandb.metrics, wandb.factors) == ("acc", ["acc"], ["opt"])
     with pytest.raises(ValueError, match=r"has a score; --metric takes .*_runtime"):
@@ -267,13 +272,14 @@ def test_columns_that_only_follow_others_are_no_factors(tmp_path: Path) -> None:
     both["arch"] = both["model"].str.upper()  # changes where model does
     both["config"] = both["model"] + "-" + both["size"].astype(str)  # names the designs
     both["shuffle"] = both["seed"] % 2 == 0  # the same in all runs of a seed
+    both["count"] = range(24)  # numbers the rows
     both["prompt"] = [f"prompt {i}" for i in range(24)]  # another one in every row
     study = read_study(written(tmp_path / "t.csv", both))
     said = " ".join(study.notes)
-    assert study.factors == ["model", "size"]
+    assert (study.factors, study.metrics) == (["model", "size"], ["acc"])
     assert all(f"{name} " in said for name in ("arch", "config", "shuffle", "prompt"))
     images = pd.concat([table.assign(image=f"{i}.png", acc=table["acc"] + i / 99) for i in range(5)])
-    assert read_study(written(tmp_path / "t.csv", images)).factors == ["model"]
+    assert analysis.factor_columns(analysis.load_results(written(tmp_path / "t.csv", images))) == ["model"]
 
 
 def test_whole_numbers_are_scores_where_nothing_else_is(tmp_path: Path) -> None:

@@ -5,13 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from analysis.linear_model.units import observations
 from analysis.runs.records import FACTORS
 
-# What tells apart the rows of one run: its images, prompts or the points of its curve.
-OBSERVATIONS = (
-    "image", "images", "image_id", "img", "prompt", "prompt_id", "sample", "sample_id", "step", "epoch", "iteration",
-    "file", "filename", "noise_seed",
-)  # fmt: skip
 _MANY = 6  # factors up to which none is left out because runs are few
 
 
@@ -42,11 +38,10 @@ def _distinct(frame: pd.DataFrame, factors: list[str]) -> tuple[list[str], list[
 
 def _of_runs(frame: pd.DataFrame, factors: list[str]) -> tuple[list[str], list[str]]:
     """Without the columns that only tell apart what one run gave, and a sentence on these."""
-    inside = [f for f in factors if f.lower() in OBSERVATIONS]
-    kept = [f for f in factors if f not in inside]
-    keys = list(dict.fromkeys([*kept, *(["seed"] if "seed" in frame else [])]))
-    if not inside or not [f for f in kept if f != "seed"] or not frame.duplicated(keys).any():
+    inside = observations(frame, factors)
+    if not inside:
         return factors, []
+    kept = [f for f in factors if f not in inside]
     return kept, [f"{some(inside)} {'tells' if len(inside) == 1 else 'tell'} apart the rows of one run: no factor."]
 
 
