@@ -158,6 +158,9 @@ def test_factors_may_be_called_anything(name: str, tmp_path: Path) -> None:
         found = {key.lower(): F for key, F in f_of(study).items()}
         assert found[name.lower()] == pytest.approx(expected["plain"]) and len(found) == 2
         assert study.done[study.design].nunique() == 6
+    frame = analysis.load_results(path)
+    said = analysis.conclude(frame, "acc")
+    assert f"Of {' and '.join(analysis.factor_columns(frame))}, " in said and name.lower() in said.lower()
 
 
 def test_odd_names_reach_the_page_as_they_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -256,6 +259,21 @@ def test_numbers_are_factors_where_they_repeat_or_are_asked_for(levels: tuple, t
     path = written(tmp_path / "many.csv", many)
     assert read_study(path, factors=["k"]).done["k"].nunique() == 40
     assert read_study(path, model="acc ~ k").factors == ["k"]
+
+
+def test_columns_that_only_follow_others_are_no_factors(tmp_path: Path) -> None:
+    table = runs()
+    both = pd.concat([table.assign(size=8), table.assign(size=16, acc=table["acc"] + 0.01)], ignore_index=True)
+    both["arch"] = both["model"].str.upper()  # changes where model does
+    both["config"] = both["model"] + "-" + both["size"].astype(str)  # names the designs
+    both["shuffle"] = both["seed"] % 2 == 0  # the same in all runs of a seed
+    both["prompt"] = [f"prompt {i}" for i in range(24)]  # another one in every row
+    study = read_study(written(tmp_path / "t.csv", both))
+    said = " ".join(study.notes)
+    assert study.factors == ["model", "size"]
+    assert all(f"{name} " in said for name in ("arch", "config", "shuffle", "prompt"))
+    images = pd.concat([table.assign(image=f"{i}.png", acc=table["acc"] + i / 99) for i in range(5)])
+    assert read_study(written(tmp_path / "t.csv", images)).factors == ["model"]
 
 
 def test_whole_numbers_are_scores_where_nothing_else_is(tmp_path: Path) -> None:

@@ -70,6 +70,8 @@ def parse_terms(terms: Terms, columns: Iterable[object] = ()) -> list[Term]:
         if not re.fullmatch(r"[^:*]+([:*][^:*]+)*", text):
             raise ValueError(f"The term {text!r} is not a factor or factors joined by ':' or '*'.")
         names = tuple(quoted.get(name.strip(), name.strip()) for name in re.split(r"[:*]", text))
+        if "*" not in text and not known.issuperset(names):
+            names = _of_columns(names, known) or names
         if len(set(names)) < len(names):
             raise ValueError(f"The term {text!r} holds a factor twice.")
         if "*" in text and ":" in text:
@@ -78,6 +80,17 @@ def parse_terms(terms: Terms, columns: Iterable[object] = ()) -> list[Term]:
             for term in combinations(names, k):
                 found.setdefault(frozenset(term), term)
     return sorted(found.values(), key=len)
+
+
+def _of_columns(pieces: Sequence[str], known: set[str]) -> Term | None:
+    """The pieces of a term between colons, joined again where only that gives names of columns; None where not."""
+    if not pieces:
+        return ()
+    for k in range(len(pieces), 0, -1):
+        name = ":".join(pieces[:k])
+        if name in known and (rest := _of_columns(pieces[k:], known)) is not None:
+            return (name, *rest)
+    return None
 
 
 def _summands(formula: str) -> list[str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from analysis.linear_model.blocks import block_of
+from analysis.linear_model.design import parse_terms
 from analysis.linear_model.units import UNIT, observations, strata_of, with_units
 from analysis.planning.sample_size import detectable
 from analysis.report.claims import Claim, Conclusion, Part
@@ -27,6 +29,7 @@ from analysis.report.conclusion_joint import (
 from analysis.report.conclusion_words import DESIGN, f_words, name_of, objection, omega_words, plural, start, test_words
 from analysis.report.trends import is_numeric, trend
 from analysis.runs.load import factor_columns
+from analysis.runs.names import inner, outer
 from analysis.runs.roles import is_of_records
 from analysis.variance.table import oneway
 from analysis.variance.verdict import ALPHA, verdicts
@@ -71,6 +74,11 @@ def conclude(
     """
     if metric not in frame:
         raise ValueError(f"The frame has no column {metric!r}; it has {', '.join(map(str, frame.columns))}.")
+    if odd := {c: inner(str(c)) for c in frame.columns if inner(str(c)) != c}:
+        terms = terms and [":".join(map(inner, term)) for term in parse_terms(terms, frame.columns)]
+        plain = conclude(frame.rename(columns=odd), inner(metric), factor and inner(factor), terms, within)
+        claims = [replace(c, subject=outer(c.subject), text=outer(c.text)) for c in plain.claims]
+        return Conclusion(outer(plain), claims)
     by = [c for c in ("task", "data") if is_of_records(frame) and c in frame and frame[c].nunique() > 1]
     by = [c for c in by if c not in {factor, *factors_of(terms or [])}]
     if by:

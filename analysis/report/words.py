@@ -144,9 +144,10 @@ def readable(text: str) -> str:
     for name, metric in METRICS.items():
         text = re.sub(rf"\b{name}\b", metric.label, text)
     for placement in dict.fromkeys(re.findall(r"\b\w+-\w+\b", text)):
-        if placement_words(placement) != placement:
-            text = re.sub(rf"\b{placement}\b", f"{placement} ({placement_words(placement)})", text, count=1)
-    return text.replace(") (", "; ").replace(" %", "%")
+        if (words := placement_words(placement)) != placement:
+            text = re.sub(rf"\b{placement}\b", f"{placement} ({words})", text, count=1)
+            text = text.replace(f"({words}) (", f"({words}; ")
+    return text.replace(" %", "%")
 
 
 def counted(count: int, noun: str) -> str:

@@ -105,10 +105,9 @@ def _score(runs: pd.DataFrame, metrics: list[str], asked: str | None, factors: l
         usable = [m for m in metrics if m not in factors and finished[m].notna().any()]
         usable = usable or [m for m in metrics if m not in factors]
         if metrics and not usable:
-            raise ValueError(
-                f"{', '.join(map(outer, metrics))} {'is' if len(metrics) == 1 else 'are'} asked for as factors, which "
-                f"leaves no score of {source}; --metric names one."
-            )
+            what = "is asked for as a factor" if len(metrics) == 1 else "are asked for as factors"
+            named = ", ".join(map(outer, metrics))
+            raise ValueError(f"{named} {what}, which leaves no score of {source}; --metric names one.")
         if not usable:
             reasons = runs["reason"].dropna() if is_of_records(runs) and "reason" in runs else pd.Series(dtype=str)
             why = f" (first reason: {min(map(str, reasons))})" if len(reasons) else ""
@@ -161,7 +160,8 @@ def _checked(runs: pd.DataFrame, factors: list[str], metric: str, source: str) -
 def _block(runs: pd.DataFrame, asked: str | None, columns: Sequence[str]) -> str | None:
     if asked is not None:
         return None if asked.lower() == NO_BLOCK else column_named(asked, columns)
-    return next((c for c in ("seed", *FOLDS) if c in runs), None)
+    folds = [c for c in FOLDS if c in runs and _is_numeric(runs[c])]
+    return "seed" if "seed" in runs else folds[0] if folds else None
 
 
 def runs_to_compare(runs: pd.DataFrame, metric: str, block: str | None = None) -> tuple[pd.DataFrame, list[str]]:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.runs.columns import typed
 from analysis.runs.direction import higher_is_better
+from analysis.runs.exports import bookkeeping
 from analysis.runs.load_wandb import PREFIX, offline_files, read_offline, read_project
 from analysis.runs.names import with_short_names
 from analysis.runs.progress import under_way
@@ -114,11 +115,11 @@ def read_table(path: Path, notes: list[str]) -> pd.DataFrame:
     """A file of delimited text as a frame with a row a run; what was not as usual is added to the notes."""
     table = read_text_table(path)
     notes += table.notes
-    columns = {}
+    columns, idle = {}, bookkeeping(table.names)
     for position, name in enumerate(table.names):
         cells = [row[position] for row in table.rows]
         columns[name], said = typed(name, cells, table.lines, table.separator)
-        notes += said
+        notes += [] if name in idle else said
     frame, said_wide = as_long(pd.DataFrame(columns))
     notes += [said_wide] if said_wide else []
     return frame

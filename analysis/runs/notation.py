@@ -14,6 +14,7 @@ _COMMA = re.compile(r"[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?")
 _BY_POINT = re.compile(r"[+-]?\d{1,3}([,' \u00a0\u202f]\d{3})+(\.\d*)?")  # 1,234.5 or 1 234.5
 _BY_COMMA = re.compile(r"[+-]?\d{1,3}([.' \u00a0\u202f]\d{3})+,\d*")  # 1.234,5
 _BLANKS = re.compile(r"[' \u00a0\u202f]")
+_SPREAD = re.compile(r"\s*(±|\+/-|\+-).*$")  # 0.81 ± 0.02
 _INFINITE = re.compile(r"([+-]?)(inf|infinity|∞)", re.IGNORECASE)
 
 
@@ -45,6 +46,8 @@ def as_numbers(name: str, cells: pd.Series, separator: str) -> tuple[pd.Series |
         notes.append(f"{name} is read with decimal commas.")
     elif any("," in cell for cell in read):
         notes.append(f"{name} holds numbers with decimal points and with decimal commas; both are read.")
+    if any(_SPREAD.search(cell) for cell in read):
+        notes.append(f"Of {name} the number before ± is read.")
     if any(cell.endswith("%") for cell in read):
         without = int(cells.isin([cell for cell in read if not cell.endswith("%")]).sum())
         also = f"; {without} of its values are written without a % sign" if without else ""
@@ -53,7 +56,7 @@ def as_numbers(name: str, cells: pd.Series, separator: str) -> tuple[pd.Series |
 
 
 def _bare(cell: str) -> str:
-    return cell.replace("\N{MINUS SIGN}", "-").removesuffix("%").strip()
+    return _SPREAD.sub("", cell).replace("\N{MINUS SIGN}", "-").removesuffix("%").strip()
 
 
 def _notation(name: str, written: Iterable[str], separator: str) -> str:

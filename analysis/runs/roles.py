@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-import numpy as np
 import pandas as pd
 
 from analysis.runs.columns import MOST_LEVELS, is_leveled
@@ -13,6 +12,7 @@ from analysis.runs.direction import COSTS, SMALLER, tokens
 from analysis.runs.exports import SCORES, SETTINGS, bookkeeping, is_costlike, is_export
 from analysis.runs.names import doubles
 from analysis.runs.records import FACTORS
+from analysis.runs.redundant import own, some
 from analysis.runs.statuses import has_status
 from analysis.runs.words_in_names import says_factor, says_score
 
@@ -20,13 +20,7 @@ IDENTITY = ("study", "run_id", "trained_in", "status", "reason", "task", "data",
 ENDS = ("_floor", "_ceiling", "_protocol")  # columns beside a score of a record
 PREFERRED = ("clip_i", "clip_similarity", "fid")  # the score that is analysed unless another one is asked for
 REPLICATES = ("run", "rep", "replicate", "repetition", "repeat", "trial", "attempt")  # numbers of runs of one design
-# What tells apart the rows of one run: its images, prompts or the points of its curve.
-OBSERVATIONS = (
-    "image", "images", "image_id", "img", "prompt", "prompt_id", "sample", "sample_id", "step", "epoch", "iteration",
-    "file", "filename", "noise_seed",
-)  # fmt: skip
-FOLDS = ("fold", "cv_fold", "split_id")  # shared by all designs, as seeds are
-_MANY = 6  # factors up to which none is left out because runs are few
+FOLDS = ("fold", "cv_fold", "split", "split_id")  # numbers of what all designs share, as seeds are
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")
 _TRAINING = {"train", "training"}
 _COST_WORDS = frozenset(
@@ -65,20 +59,15 @@ def guess_roles(frame: pd.DataFrame) -> Roles:
     if not [f for f in factors if f != "seed"]:
         spare = [c for c, kind in kinds.items() if kind in ("whole", "names", "continuous") and c not in scores]
         factors = [*spare[:1], *factors]
-    factors, observed = _of_runs(frame, factors)
-    factors, nested = _within_seeds(frame, factors)
-    known = [name for name in FACTORS if name in factors]
-    others, notes = _distinct(frame, [c for c in factors if c not in known])
-    others, more = _few_enough(frame, others)
-    notes += observed + nested
+    factors, notes = own(frame, factors)
     left = [
         f"{c} ({frame[c].nunique()} values in {frame[c].count()} rows)"
         for c, kind in kinds.items()
         if kind in ("continuous", "names", "whole") and c not in factors and c not in scores
     ]
     if left:
-        notes.append(f"Not taken as factors, as their values hardly repeat: {_some(left)}.")
-    return Roles(known + others, _ranked(frame, scores), notes + more)
+        notes.append(f"Not taken as factors, as their values hardly repeat: {some(left)}.")
+    return Roles(factors, _ranked(frame, scores), notes)
 
 
 def _judged(frame: pd.DataFrame) -> list[str]:
@@ -129,8 +118,13 @@ def _kind(frame: pd.DataFrame, name: str) -> str:
     if is_costlike(name):
         return "cost"
     if is_leveled(column):
+        copies = frame.attrs.get("long", {}).get("copies", 1)
+        if distinct * copies == known and not _is_whole(column):
+            return "continuous"  # another value in each row of the wide table
         return "factor" if distinct > 1 else ""
     if _is_whole(column):
+        if set(tokens(name)) & _COST_WORDS:
+            return "score"
         counts = sorted(column) == list(range(int(column.min()), int(column.min()) + known))
         return "" if counts and known > MOST_LEVELS else "whole" if distinct <= MOST_LEVELS else "score"
     return "score"
@@ -160,105 +154,17 @@ def _promoted_score(frame: pd.DataFrame, kinds: dict[str, str]) -> list[str]:
 
 def _ranked(frame: pd.DataFrame, scores: list[str]) -> list[str]:
     """The likeliest first: named a score, of held-out data, no cost, no loss where there is a rating; then as found."""
+    long = frame.attrs.get("long", {}).get("scores", ())
     smaller = {c: bool(set(tokens(c)) & SMALLER) for c in scores}
 
     def rank(name: str) -> tuple[bool, ...]:
         words = set(tokens(name))
         return (
-            name not in PREFERRED, frame[name].nunique() < 2, not says_score(name) and not SCORES.match(name),
-            bool(words & _TRAINING), bool(words & _COST_WORDS), smaller[name],
+            name not in PREFERRED, name not in long, frame[name].nunique() < 2,
+            not says_score(name) and not SCORES.match(name), bool(words & _TRAINING), bool(words & _COST_WORDS),
+            smaller[name],
         )  # fmt: skip
 
     order = sorted(scores, key=rank)
     preferred = [name for name in PREFERRED if name in scores]
     return preferred + [name for name in order if name not in preferred]
-
-
-def _distinct(frame: pd.DataFrame, factors: list[str]) -> tuple[list[str], list[str]]:
-    """The factors of which no two always change together, and a sentence on the others."""
-    seen = {_partition(frame["seed"]): "seed"} if "seed" in frame else {}
-    kept, notes = [], []
-    for name in factors:
-        codes = _partition(frame[name])
-        if codes in seen:
-            notes.append(f"{name} changes exactly where {seen[codes]} does, so the two cannot be told apart.")
-        else:
-            seen[codes] = name
-            kept.append(name)
-    return kept, notes
-
-
-def _of_runs(frame: pd.DataFrame, factors: list[str]) -> tuple[list[str], list[str]]:
-    """Without the columns that only tell apart what one run gave, and a sentence on these."""
-    inside = [f for f in factors if f.lower() in OBSERVATIONS]
-    kept = [f for f in factors if f not in inside]
-    keys = list(dict.fromkeys([*kept, *(["seed"] if "seed" in frame else [])]))
-    if not inside or not [f for f in kept if f != "seed"] or not frame.duplicated(keys).any():
-        return factors, []
-    return kept, [f"{_some(inside)} {'tells' if len(inside) == 1 else 'tell'} apart the rows of one run: no factor."]
-
-
-def _partition(column: pd.Series) -> bytes:
-    return pd.factorize(column)[0].astype("int64").tobytes()
-
-
-def _within_seeds(frame: pd.DataFrame, factors: list[str]) -> tuple[list[str], list[str]]:
-    """The factors that vary within seeds, where some do, and a sentence on the others."""
-    if "seed" not in frame or frame["seed"].nunique() < 2:
-        return factors, []
-    varying = [f for f in factors if f != "seed" and frame[f].nunique() > 1]
-    fixed = [f for f in varying if not _varies_within(frame[f], frame["seed"])]
-    kept = [f for f in factors if f not in fixed]
-    if not fixed or not set(kept) & set(varying):
-        return factors, []
-    one = len(fixed) == 1
-    are, it = ("is", "it") if one else ("are", "them")
-    return kept, [
-        f"{_some(fixed)} {are} the same in all runs of a seed, so the effect cannot be told from the seed's; --factors "
-        f"and --block none test {it} all the same."
-    ]
-
-
-def _varies_within(column: pd.Series, groups: pd.Series) -> bool:
-    """Whether a group has two values of the column."""
-    codes, group = pd.factorize(column)[0], pd.factorize(groups)[0]
-    known = (codes >= 0) & (group >= 0)
-    pairs = np.unique(group[known].astype(np.int64) * (codes.max() + 1) + codes[known])
-    return len(pairs) > len(np.unique(group[known]))
-
-
-def _few_enough(frame: pd.DataFrame, factors: list[str]) -> tuple[list[str], list[str]]:
-    """Where more columns vary than the runs can test: those whose levels are spread evenly, as in a planned study."""
-    varying = [f for f in factors if frame[f].nunique() > 1]
-    room = len(frame) - 1 - (frame["seed"].nunique() - 1 if "seed" in frame else 0)
-    if len(varying) <= _MANY or sum(frame[f].nunique() - 1 for f in varying) < room // 2:
-        return factors, []
-    even = [f for f in varying if _is_even(frame, f)]
-    kept = even
-    if not even or sum(frame[f].nunique() - 1 for f in even) >= room:
-        kept, used = [], 0
-        for name in even or varying:
-            used += frame[name].nunique() - 1
-            if used <= room // 2:
-                kept.append(name)
-    kept = kept or varying[:1]
-    why = "the ones whose levels are spread evenly over the runs" if even else "the first ones"
-    said = (
-        f"{len(varying)} columns vary that may be factors, more than {len(frame)} runs can test together; taken: "
-        f"{_some(kept)}, {why.replace('the ones whose', 'whose') if even else why}. --factors names others."
-    )
-    return kept, [said]
-
-
-def _is_even(frame: pd.DataFrame, factor: str) -> bool:
-    if "seed" in frame and factor != "seed" and frame["seed"].nunique() > 1:
-        levels, seeds = pd.factorize(frame[factor])[0], pd.factorize(frame["seed"])[0]
-        known, width = (levels >= 0) & (seeds >= 0), seeds.max() + 1
-        table = np.bincount(levels[known] * width + seeds[known], minlength=(levels.max() + 1) * width)
-    else:
-        table = frame[factor].value_counts().to_numpy()
-    return bool((table == table[0]).all())
-
-
-def _some(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -6,7 +6,7 @@ import re
 
 import pandas as pd
 
-_MARK = re.compile(r"(?i)(?<![a-z])(seed|replicate|repetition|repeat|rep|fold|trial|run)[ _.:=#/-]*(\d+)(?!\d)")
+_MARK = re.compile(r"(?i)(?<![a-z])(seed|replicate|repetition|repeat|rep|fold|split|trial|run)[ _.:=#/-]*(\d+)(?!\d)")
 _S = re.compile(r"(?<=[^\W_])[_.-]s(?=\d+$)")  # acc_s0 is short for acc_seed0
 _JOINTS = " _.:=#/-()[]"
 
@@ -47,6 +47,7 @@ def as_long(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         parts.append(part)
     long = pd.concat(parts).sort_index(kind="stable").reset_index(drop=True)
     names = [name or "score" for _, name in scores]
+    long.attrs["long"] = {"scores": [_free(name, kept, word) for name in names], "copies": len(numbers)}
     said = (
         f"The table is wide: {used[0]} to {used[-1]} hold one {word} each. It is read as {len(long)} runs with the "
         f"columns {word} and {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}."

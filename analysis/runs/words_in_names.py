@@ -11,7 +11,7 @@ _SCORES = SMALLER - {"bits", "params", "parameters", "time", "times", "memory", 
     psnr ssim msssim snr sdr pesq stoi mos reward rewards return returns success succeeded winrate win wins elo
     dino judge r2 likelihood loglikelihood elbo throughput fps similarity correlation pearson spearman kappa mcc
     exact em pass quality preference rating coverage density diversity metric value objective yield performance perf
-    top1 top5 result response outcome measure measurement y target rate speed speedup points grade mark marks
+    top result response outcome measure measurement y target rate speed speedup points grade mark marks
     """.split()
 )
 _SETTINGS = frozenset(
