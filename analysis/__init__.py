@@ -66,7 +66,7 @@ _MODULE_OF = {
     "welch": "variance.robust",
     "kruskal": "variance.robust",
     "permutation": "variance.robust",
-    "wild_bootstrap": "variance.robust",
+    "wild_bootstrap": "variance.signs",
     "friedman": "variance.robust",
     "robust_anova": "variance.robust",
     "aligned_ranks": "variance.robust",

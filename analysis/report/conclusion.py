@@ -12,11 +12,10 @@ from analysis.linear_model.blocks import block_of
 from analysis.linear_model.design import parse_terms
 from analysis.linear_model.units import UNIT, observations, strata_of, with_units
 from analysis.planning.sample_size import detectable
-from analysis.report.claims import Claim, Conclusion, Part
+from analysis.report.claims import Conclusion, Part
 from analysis.report.conclusion_best import best, leader
 from analysis.report.conclusion_floor import anchors
 from analysis.report.conclusion_joint import (
-    METHOD,
     aliased,
     claim_of,
     default_terms,
@@ -26,7 +25,8 @@ from analysis.report.conclusion_joint import (
     leaves_residual,
     own_factors,
 )
-from analysis.report.conclusion_words import DESIGN, f_words, name_of, objection, omega_words, plural, start, test_words
+from analysis.report.conclusion_positions import positions
+from analysis.report.conclusion_words import DESIGN, f_words, name_of, objection, omega_words, plural, start
 from analysis.report.trends import is_numeric, trend
 from analysis.runs.load import factor_columns
 from analysis.runs.names import inner, outer
@@ -121,7 +121,7 @@ def _alone(used: pd.DataFrame, metric: str, factor: str | None, within: float | 
     else:
         parts.append(leader(runs, metric, factor, block))
     if factor == "placement" and (matters or not row["F"] >= 0):
-        parts.append(_positions(runs, metric, block))
+        parts.append(positions(runs, metric, block))
     parts.append(Part([_ignored(runs, factor)]))
     parts += [anchors(runs, metric, factor, block), Part([blocking.said, units])]
     return Conclusion.of(parts)
@@ -217,51 +217,3 @@ def _explained(frame: pd.DataFrame, metric: str, factor: str, block: str | None,
 
 def _spread(frame: pd.DataFrame, metric: str, factor: str) -> float:
     return float(np.ptp(frame.groupby(factor)[metric].mean()))
-
-
-def _positions(frame: pd.DataFrame, metric: str, block: str | None) -> Part:
-    """din and dout together in the additive model, where it leaves a residual, with Holm over the two."""
-    names = [c for c in ("din", "dout") if c in frame and frame[c].nunique() > 1]
-    if len(names) < 2:
-        return Part()
-    table = verdicts(frame, metric, names, block)
-    if not table["F"].notna().all():  # few placements, in which one determines the other: the placement says it all
-        return Part()
-    texts = []
-    for name, row in table.iterrows():
-        if row["p_claim"] < ALPHA:
-            texts.append(
-                f"{name_of(str(name))} matters ({test_words(row, 2)}, {omega_words(row)} of what the rest leaves)"
-            )
-        elif row["p"] < ALPHA:
-            texts.append(f"{name_of(str(name))} is undecided ({f_words(row)}, but {objection(row, 2)})")
-        else:
-            texts.append(f"{name_of(str(name))} cannot be shown to matter ({f_words(row)})")
-    text = "With each adjusted for the other, " + " and ".join(texts)
-    if table.attrs["components"] > 1:
-        text += (
-            f"; this compares levels only within the {table.attrs['components']} parts of the design that share no "
-            "position"
-        )
-    claims = [claim_of(str(name), row, metric) for name, row in table.iterrows()]
-    more = _not_additive(frame, metric, block)
-    return Part([text + ".", *more.sentences], [*claims, *more.claims])
-
-
-def _not_additive(frame: pd.DataFrame, metric: str, block: str | None) -> Part:
-    """Whether input and output act together, where replicates tell it."""
-    if frame.groupby("placement").size().max() < 2:
-        return Part()
-    row = verdicts(frame, metric, ["din", "dout", "din:dout"], block).loc["din:dout"]
-    if not row["F"] >= 0:
-        return Part()
-    claim = Claim("acts together", "din:dout", "yes" if row["p_claim"] < ALPHA else "undecided",
-                  f"input and output act together on {metric}", row["omega2_partial"], row["omega2_low"],
-                  row["omega2_high"], 0.9, row["p_claim"], int(row["units"]), METHOD)  # fmt: skip
-    if claim.verdict != "yes":
-        return Part([], [claim])
-    said = (
-        f"Input and output act together (din:dout {f_words(row)}): what an input does depends on the output, so the "
-        "two tests before are about averages."
-    )
-    return Part([said], [claim])

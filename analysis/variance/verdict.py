@@ -18,7 +18,7 @@ from analysis.comparisons.multiplicity import adjust
 from analysis.linear_model.blocks import SEED
 from analysis.linear_model.design import parse_terms
 from analysis.linear_model.units import UNIT, Stratum, strata_of
-from analysis.variance.robust import SPARE_SIGNS, wild_bootstrap
+from analysis.variance.signs import SPARE_SIGNS, wild_bootstrap
 from analysis.variance.table import anova
 
 ALPHA = 0.05
