@@ -14,10 +14,10 @@ from hydra.types import RunMode
 def main(config: Any) -> Any:
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # one job of a launcher that is not ours
         if config.get("fleet"):
-            from sdpet.study.other_launchers import do_fleet
+            from sdpet.commands.train import fleet_job
 
-            return do_fleet(config.fleet)
-        from sdpet.runs.start import run
+            return fleet_job(config.fleet)
+        from sdpet.runs import run
 
         return run(config)
     from sdpet.commands.train import train_one

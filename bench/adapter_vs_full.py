@@ -27,7 +27,7 @@ def step_cost(method: str, checkpointing: bool, latents: int, batch: int, steps:
     from torch.nn import functional
 
     from sdpet import AdapterSpec, attach
-    from sdpet.training.peak_memory import PeakMemory
+    from sdpet.training import PeakMemory
 
     unet = random_unet(device)
     unet.train()
@@ -63,7 +63,7 @@ def random_unet(device: str):
     import torch
     from diffusers import UNet2DConditionModel
 
-    from sdpet.models.source import ARCHITECTURES, Source
+    from sdpet.models import ARCHITECTURES, Source
 
     source = Source(ARCHITECTURES / "v1", ARCHITECTURES / "v1")
     with torch.device("meta"):

@@ -54,10 +54,10 @@ def fill(jobs: list) -> None:
     for job in jobs:
         (job.folder / "samples").mkdir(parents=True, exist_ok=True)
         (job.folder / "samples" / "index.jsonl").write_text("")
-        (job.folder / "config.yaml").write_text(yaml.safe_dump({"seed": job.config["seed"]}))
+        (job.folder / "config.yaml").write_text(yaml.safe_dump({"seed": job.config.seed}))
         record = Record(
             job.folder.name,
-            job.config["study"],
+            job.config.study,
             "finished",
             factors(job.config, 60),
             {"name": "dreambooth", "data": "lab"},
@@ -71,12 +71,11 @@ def fill(jobs: list) -> None:
 
 def one_run(job) -> dict[str, float]:
     """Median seconds of what a run costs beside its work: its identity, its claim, its config and its record."""
-    from sdpet.config.checks import validate
-    from sdpet.config.ids import run_folder
-    from sdpet.files.lock import claim
-    from sdpet.runs.folder import start_afresh
-    from sdpet.runs.record import Record
-    from sdpet.runs.reuse import remember_training
+    from sdpet.config import run_folder, validate
+    from sdpet.files.lock import run_lock
+    from sdpet.runs import Record
+    from sdpet.runs.folder import prepare_run_folder
+    from sdpet.runs.reuse import register_training
 
     found: dict[str, list[float]] = {"identity": [], "claim": [], "config": [], "record": []}
     record = Record.read(job.folder)
@@ -84,12 +83,12 @@ def one_run(job) -> dict[str, float]:
         marks = [time.perf_counter()]
         folder = run_folder(validate(job.config)).with_name("bookkeeping")
         marks.append(time.perf_counter())
-        with claim(folder):
+        with run_lock(folder):
             marks.append(time.perf_counter())
-            start_afresh(folder, job.config, goes_on=False)
+            prepare_run_folder(folder, job.config, resumes=False)
             marks.append(time.perf_counter())
             record.write(folder)
-            remember_training(folder, job.config)
+            register_training(folder, job.config)
             marks.append(time.perf_counter())
         for name, start, end in zip(found, marks, marks[1:], strict=False):
             found[name].append(end - start)
@@ -102,8 +101,8 @@ def measure(size: int, root: Path) -> dict[str, float]:
     from hydra.types import RunMode
 
     from hydra_plugins.sdpet_sweeper import GridSweeper
+    from sdpet.study import Composer, make_plan
     from sdpet.study.manifest import write_manifest
-    from sdpet.study.plan import Composer, make_plan
 
     given = [f"output_root={root}", f"study=of{size}", *levels(size)]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):

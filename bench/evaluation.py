@@ -18,17 +18,14 @@ from pathlib import Path
 import torch
 
 from sdpet.adapters import AdapterSpec, mid_dim_for
-from sdpet.config.read import LAB
-from sdpet.lab.judge import JudgeScorer
-from sdpet.lab.scorer import load_scorer
-from sdpet.lab.world import render, sample_scenes
+from sdpet.config import LAB
+from sdpet.lab import JudgeScorer, load_scorer, render, sample_scenes
 from sdpet.methods import Design, build
-from sdpet.models.load import load_base
-from sdpet.sampling.loop import SamplerConfig
-from sdpet.scoring import EvalPlan, Scorers, evaluate_run
-from sdpet.scoring.floor_ceiling import anchors
+from sdpet.models import load_base
+from sdpet.sampling import SamplerConfig
+from sdpet.scoring import EvalPlan, Scorers, evaluate_run, reference_scores
 from sdpet.tasks import DreamBoothTask
-from sdpet.training.trainer import fit
+from sdpet.training import fit
 
 
 def median_seconds(work: Callable[[], object], rounds: int) -> float:
@@ -89,7 +86,7 @@ def one_run(steps: int, rounds: int) -> dict[str, float]:
 
         def frame(seed: int) -> float:
             start = time.perf_counter()
-            anchors(base, task, known, sampler, seed, plan, folder)
+            reference_scores(base, task, known, sampler, seed, plan, folder)
             return time.perf_counter() - start
 
         made = [frame(seed) for seed in range(1, rounds + 1)]

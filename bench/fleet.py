@@ -27,9 +27,8 @@ import numpy as np
 import torch
 from workload import NoiseTask, curve, timed, v1_base
 
-from sdpet.adapters.positions import PLACEMENTS
-from sdpet.models.base import BaseModel
-from sdpet.models.load import load_base
+from sdpet.adapters import PLACEMENTS
+from sdpet.models import BaseModel, load_base
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "a photo of a star"
@@ -139,11 +138,9 @@ def against_peer(base: BaseModel, designs: int, rounds: int, steps: int, images:
     from workload import fleet_designs
 
     from sdpet.methods import build_fleet
-    from sdpet.sampling.loop import SamplerConfig, sample_together
+    from sdpet.sampling import SamplerConfig, sample_together
     from sdpet.tasks import FinetuneTask
-    from sdpet.training.config import TrainConfig
-    from sdpet.training.module import Member
-    from sdpet.training.trainer import fit_together
+    from sdpet.training import Member, TrainConfig, fit_together
 
     pictures = np.random.default_rng(0).integers(0, 256, (8, base.image_size, base.image_size, 3), dtype=np.uint8)
     captions = [PROMPT] * len(pictures)
@@ -159,7 +156,7 @@ def against_peer(base: BaseModel, designs: int, rounds: int, steps: int, images:
         try:
             options = TrainConfig(steps, 1e-3, clip=1.0)
             fit_together(base, [Member(h, s, options) for h, s in zip(crew.members, seeds, strict=True)], task, crew)
-            noise = [list(range(images)) for _ in crew.aboard]
+            noise = [list(range(images)) for _ in crew.active]
             sample_together(base, [PROMPT] * images, noise, sampler)
         finally:
             crew.detach()

@@ -19,10 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from workload import NoiseTask, curve, v1_base
 
 from sdpet.methods import Design, build
-from sdpet.models.base import BaseModel
-from sdpet.training.config import TrainConfig
-from sdpet.training.module import Member
-from sdpet.training.trainer import fit_together
+from sdpet.models import BaseModel
+from sdpet.training import Member, TrainConfig, fit_together
 
 
 def peak_flops(device: str, dtype: torch.dtype, side: int) -> float:

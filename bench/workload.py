@@ -9,16 +9,12 @@ from typing import Any
 
 import torch
 
-from sdpet.adapters import AdapterSpec, mid_dim_for
-from sdpet.adapters.positions import PLACEMENTS
+from sdpet.adapters import PLACEMENTS, AdapterSpec, mid_dim_for
 from sdpet.methods import Design, build, build_fleet
-from sdpet.models.base import BaseModel
+from sdpet.models import BaseModel
 from sdpet.seeds import generator
-from sdpet.tasks.batch import Batch, noised, weighted_mse
-from sdpet.training.config import TrainConfig
-from sdpet.training.module import Member
-from sdpet.training.peak_memory import PeakMemory
-from sdpet.training.trainer import fit_together
+from sdpet.tasks import Batch, make_noisy_batch, weighted_mse
+from sdpet.training import Member, PeakMemory, TrainConfig, fit_together
 
 
 class NoiseTask:
@@ -33,7 +29,7 @@ class NoiseTask:
     def batch(self, seed: int, step: int) -> Batch:
         latents = self.latents.to(self.base.device, self.base.dtype)
         weight = torch.full((self.size,), 1 / self.size, device=self.base.device)
-        return noised(self.base, latents, self.text, [""] * self.size, weight, seed, step)
+        return make_noisy_batch(self.base, latents, self.text, [""] * self.size, weight, seed, step)
 
     def loss(self, prediction: torch.Tensor, batch: Batch) -> torch.Tensor:
         return weighted_mse(prediction, batch)

@@ -25,6 +25,7 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Do all jobs; one JobReturn each, in order, whose value is the run's record (or why there is none)."""
+        from sdpet.commands.study_progress import StudyProgressBar
         from sdpet.study.launcher import launch
         from sdpet.study.plan import Composer, make_plan
         from sdpet.study.worker_pool import gpus_for, how_many, require_device
@@ -35,7 +36,8 @@ class LocalLauncher(Launcher):
         for job in jobs:
             require_device(job.config)
         gpus = gpus_for(jobs)
-        launch(jobs, how_many(self.workers, gpus), quiet=self.config.quiet, size=size, gpus=gpus)
+        progress = StudyProgressBar(len(jobs), self.config.quiet)
+        launch(jobs, how_many(self.workers, gpus), progress, size=size, gpus=gpus)
         return [_job_return(job.overrides, job.record()) for job in jobs]
 
     def fleet_size(self) -> int | str:

@@ -1,7 +1,7 @@
 """The sweeper `grid`: experiments over all combinations of the listed values, checked before any work; any launcher.
 
-What it can be asked for is in conf/hydra/sweeper/grid.yaml. It stands where train.py stands, at the head of the way:
-it may use sdpet, which runs, and analysis, which says what runs can tell.
+What it can be asked for is in conf/hydra/sweeper/grid.yaml. Like train.py it is a top-level entry point: it may import
+sdpet and analysis.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Plan, do what is not done yet, sum up. Exits 1 when not all that was asked for is there."""
-        from sdpet.runs.checkpoint import clear_away
+        from sdpet.runs.checkpoint import remove_stale_files
         from sdpet.study.manifest import write_manifest
         from sdpet.study.options import SweepOptions
         from sdpet.study.plan import Composer
@@ -74,7 +74,7 @@ class GridSweeper(Sweeper):
         results = self._launch(composer, todo)
         if options.until is not None:
             plan = self._add_seeds(composer, plan, folder, options)
-        clear_away(folder)
+        remove_stale_files(folder)
         text, complete = study_report(plan.jobs, there, plan.dropped, plan.doubled, folder, time.monotonic() - started)
         print(text, flush=True)
         if not complete:
@@ -133,6 +133,7 @@ class GridSweeper(Sweeper):
 
         Our launchers get them one by one and make fleets themselves, all others get fleets.
         """
+        from sdpet.commands.study_progress import StudyProgressBar
         from sdpet.study.other_launchers import launch_in_fleets
         from sdpet.study.plan import training_first
 
@@ -143,7 +144,8 @@ class GridSweeper(Sweeper):
         results: list[Any] = []
         for wave in training_first(todo):
             if wave and not ours:
-                results += launch_in_fleets(self.launcher, wave, self.fleet_size, self.config.quiet)
+                progress = StudyProgressBar(len(wave), self.config.quiet)
+                results += launch_in_fleets(self.launcher, wave, self.fleet_size, progress)
             elif wave:
                 results += self.launcher.launch([list(job.overrides) for job in wave], initial_job_idx=len(results))
         return results
@@ -151,8 +153,9 @@ class GridSweeper(Sweeper):
     def _add_seeds(self, composer: Composer, plan: Plan, folder: Path, options: SweepOptions) -> Plan:
         """Replicate the leading designs until their intervals are narrow enough, or they have `most` seeds."""
         from analysis.planning.dry_run import seeds_to_add
+        from sdpet.config import design_id
         from sdpet.study.manifest import write_manifest
-        from sdpet.study.plan import design_id, make_plan
+        from sdpet.study.plan import make_plan
 
         assert options.until is not None and self.config is not None
         while True:
@@ -166,7 +169,7 @@ class GridSweeper(Sweeper):
             sweep = []
             for design, count in more.items():
                 group = jobs[design]
-                first = 1 + max(job.config["seed"] for job in group)
+                first = 1 + max(job.config.seed for job in group)
                 kept = [text for text in group[0].overrides if not text.startswith("seed=")]
                 sweep += [[*kept, f"seed={seed}"] for seed in range(first, first + count)]
             if not sweep:
@@ -188,7 +191,7 @@ class GridSweeper(Sweeper):
         lines = [f"  left out  {', '.join(plan.dropped)}"] if plan.dropped else []
         lines += [f"  doubled   {plan.doubled} jobs that are the same as another one"] if plan.doubled else []
         there = sum(job.complete for job in plan.jobs)
-        lines += [f"  done      {there} of these runs are there already"] if there else []
+        lines += [f"  done      {there} of these runs are already complete"] if there else []
         rows, names = levels_of(plan.jobs)
         lines += foresee(pd.DataFrame(rows), names)
         if options.pilot == "run":
@@ -204,7 +207,7 @@ class GridSweeper(Sweeper):
 
 
 def _counts(there: int, failed: int, retry: bool) -> list[str]:
-    lines = [f"  {there} of them there already"] if there else []
+    lines = [f"  {there} of them already complete"] if there else []
     if failed:
         what = "are done again (hydra.sweeper.retry=false leaves them)" if retry else "are left as they are"
         lines.append(f"  {failed} that failed before {what}")

@@ -13,5 +13,17 @@ OPTIMIZERS = ("adamw", "adamw8bit")
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 DISTANCES = ("fid", "kid", "precision_recall", "density_coverage", "cmmd")
 SUITES = ("objects", "living")  # files of sdpet/scoring/suites
-PLACES = ("{prompt}", "{subject}")  # of a template for prompts
+PLACEHOLDERS = ("{prompt}", "{subject}")  # of a template for prompts
 DTYPES = ("float32", "float16", "bfloat16")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+# Scorers by their short names. A run's id hashes the name on the right, which never changes: it is the Python path that
+# version 0.1.0 hashed, wherever the code stands now.
+SCORERS = {
+    "lab-clip": "sdpet.lab.scorer.load_scorer",
+    "judge": "sdpet.lab.judge.JudgeScorer",
+    "openclip": "sdpet.scoring.openclip.OpenClipScorer",
+    "dino": "sdpet.scoring.dino.DinoScorer",
+    "inception": "sdpet.scoring.inception.InceptionScorer",
+    "lpips": "sdpet.scoring.lpips.LpipsScorer",
+}

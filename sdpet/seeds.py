@@ -1,7 +1,7 @@
 """Random numbers from names, never from global state.
 
-Every random number in sdpet comes from a generator that is seeded by what it is for, such as
-(run seed, step, "noise"). So data order, noise and timesteps of a step can be had without the steps before it
+Every random number in sdpet comes from a generator whose seed is derived from its purpose, such as
+(run seed, step, "noise"). So data order, noise and timesteps of a step do not depend on the steps before it
 (resuming is exact), designs of one seed see the same noise, and runs in one process cannot influence each other.
 """
 
@@ -17,26 +17,50 @@ if TYPE_CHECKING:
 
 
 def derive(*parts: int | str) -> int:
-    """A seed in [0, 2**31) from the given names and numbers; equal parts give equal seeds on every machine.
+    """Derive a seed from names and numbers.
 
-    31 bits, as torch's CPU generator uses the low 32 bits of a seed only.
+    Parameters
+    ----------
+    *parts : int or str
+
+    Returns
+    -------
+    int
+        In [0, 2**31), because torch's CPU generator uses only the low 32 bits of a seed. Equal parts give equal seeds
+        on every machine.
     """
     text = "/".join(str(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") & 0x7FFFFFFF
 
 
 def generator(*parts: int | str) -> torch.Generator:
-    """A fresh CPU generator seeded by the given parts (the CPU, so that every device sees the same numbers)."""
+    """Make a new generator.
+
+    Parameters
+    ----------
+    *parts : int or str
+        Names and numbers from which `derive` makes its seed.
+
+    Returns
+    -------
+    torch.Generator
+        On the CPU, so that every device gets the same numbers.
+    """
     import torch
 
     return torch.Generator("cpu").manual_seed(derive(*parts))
 
 
 @contextmanager
-def isolated(*parts: int | str) -> Iterator[None]:
-    """Inside, torch's global CPU generator is seeded by `parts`; outside, it is as if nothing had happened.
+def isolated_rng(*parts: int | str) -> Iterator[None]:
+    """Seed torch's global CPU generator inside the block, and restore its state afterwards.
 
-    For code that draws from global state, such as the initialisation of torch's own layers.
+    For code that draws from the global generator, such as the initialisation of torch's own layers.
+
+    Parameters
+    ----------
+    *parts : int or str
+        Names and numbers from which `derive` makes the seed.
     """
     import torch
 

@@ -17,7 +17,7 @@ import torch
 import transformers  # noqa: F401
 from lightning.pytorch import Trainer  # noqa: F401
 
-from sdpet.models.load import load_base  # noqa: F401
+from sdpet.models import load_base  # noqa: F401
 
 TRAIN = str(Path(__file__).parent.parent / "train.py")
 

@@ -38,7 +38,7 @@ def tiny_base(tiny_folder: Path):
     """A loaded BaseModel with random weights, shared by the session: detach whatever you attach."""
     import torch
 
-    from sdpet.models.load import load_base
+    from sdpet.models import load_base
 
     torch.set_num_threads(1)
     return load_base("tiny", tiny_folder)

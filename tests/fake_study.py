@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from sdpet.adapters.positions import PLACEMENTS
+from sdpet.adapters import PLACEMENTS
 
 # Share of the way from floor to ceiling that each input reaches: CA_out best, as in the paper's heatmap.
 DIN_EFFECT = {

@@ -8,9 +8,8 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from sdpet import AdapterSpec, attach, mid_dim_for
-from sdpet.adapters import count_parameters, matching_blocks
-from sdpet.adapters import hooks as taps
-from sdpet.adapters.positions import PLACEMENTS
+from sdpet.adapters import PLACEMENTS, count_parameters, matching_blocks
+from sdpet.adapters.hooks import all_hooks
 
 BOTH_BLOCKS = ["attn2o-ffni", "attn2c-attn2c", "resi-reso"]
 V1 = {
@@ -58,7 +57,7 @@ def test_zero_init_is_the_base_model_and_detach_restores_it_bit_for_bit(placemen
     adapters.detach()
     adapters.detach()  # a second time does nothing
     assert torch.equal(run(unet), base)
-    assert traces(unet) == before and not any(map(taps.is_connected, unet.modules()))
+    assert traces(unet) == before and not list(all_hooks(unet))
     assert all(torch.equal(value, weights[key]) for key, value in unet.state_dict().items())
 
 
@@ -108,7 +107,7 @@ def test_a_second_attach_is_refused_unless_asked_for():
     second.detach()
     assert torch.equal(run(unet), base)
     first.detach()
-    assert not any(map(taps.is_connected, unet.modules()))
+    assert not list(all_hooks(unet))
 
 
 def test_a_seed_gives_the_weights_and_leaves_the_global_generator_alone():
@@ -137,7 +136,7 @@ def test_gradient_checkpointing_gives_equal_gradients_and_keeps_nothing(placemen
         adapters.zero_grad()
         run(unet, torch.float64).square().mean().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in adapters.parameters()]))
-        assert not any(wiring._seen for wiring in taps._WIRINGS.values())
+        assert not any(hooks._seen for hooks in all_hooks(unet))
     torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-15)
     assert gradients[0].abs().max() > 0
 
@@ -155,7 +154,7 @@ def test_nothing_is_kept_after_a_pass_or_an_error():
     fail = block.ff.register_forward_pre_hook(lambda m, args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(unet)
-    assert not any(wiring._seen for wiring in taps._WIRINGS.values())
+    assert not any(hooks._seen for hooks in all_hooks(unet))
     fail.remove()
     run(unet)
 

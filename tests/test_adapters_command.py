@@ -18,8 +18,8 @@ from sdpet.adapters import matching_blocks
 from sdpet.adapters.positions import PLACEMENTS, component
 from sdpet.commands.adapters import main
 from sdpet.commands.cli import main as sdpet
+from sdpet.runs import Record
 from sdpet.runs import model_card as sharing
-from sdpet.runs.record import Record
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -59,7 +59,7 @@ def model(tmp_path):
 @pytest.fixture
 def of_model(model, monkeypatch):
     """The commands find the model by its path although it has no weights."""
-    from sdpet.models.source import Source
+    from sdpet.models import Source
 
     monkeypatch.setattr("sdpet.models.source.find_source", lambda path, **options: Source(model[0], model[0]))
     return ["--model", str(model[0])]
@@ -91,7 +91,7 @@ def test_export_for_stable_diffusion_v1_needs_no_weights_of_it(tmp_path):
     unet = shape_of_unet(None, tmp_path)
     assert sum(parameter.numel() for parameter in unet.parameters()) == 859_520_964
     spec = AdapterSpec.parse("attn2o-ffni", mid_dim=2)
-    from sdpet.adapters.attachment import Adapters
+    from sdpet.adapters import Adapters
     from sdpet.adapters.modules import build_adapter
 
     Adapters(spec, {p: build_adapter(spec, b) for p, b in matching_blocks(unet, spec).items()}).save(tmp_path / "own")

@@ -9,8 +9,8 @@ from test_adapters import run, small_unet
 from tiny_models import parts, pipeline, write_folder
 
 from sdpet import AdapterSpec, attach, load_adapters
-from sdpet.models.load import load_base
-from sdpet.sampling.loop import SamplerConfig, sample
+from sdpet.models import load_base
+from sdpet.sampling import SamplerConfig, sample
 from sdpet.seeds import generator
 
 

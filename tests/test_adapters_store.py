@@ -10,8 +10,8 @@ from diffusers import UNet2DConditionModel
 from test_adapters import V1, run, small_unet
 
 from sdpet import AdapterSpec, attach, export_reference, load_adapters
+from sdpet.adapters import PLACEMENTS
 from sdpet.adapters.paper_format import compvis_paths
-from sdpet.adapters.positions import PLACEMENTS
 
 # The small UNet's blocks in both namings, written down by hand. diffusers: 1 layer a block down, 2 up.
 COMPVIS = {

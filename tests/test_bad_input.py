@@ -9,7 +9,7 @@ from hydra.errors import CompactHydraException
 from study_tools import composed, tiny_overrides, train
 
 from sdpet.commands.errors import sentence
-from sdpet.config.checks import validate
+from sdpet.config import validate
 
 WRONG = [
     # overrides, what the sentence must say

@@ -14,14 +14,12 @@ from study_tools import SMALL, composed, environment, train
 from tiny_models import pipeline, write_checkpoint, write_configs, write_folder
 
 from sdpet import AdapterSpec, attach
-from sdpet.config.checks import validate
+from sdpet.config import validate
+from sdpet.models import find_source, load_base
 from sdpet.models.compvis.load import read_weights
 from sdpet.models.compvis.tokenizer import clip_tokenizer
-from sdpet.models.load import load_base
-from sdpet.models.source import find_source
-from sdpet.runs.record import Record
-from sdpet.runs.start import run
-from sdpet.sampling.loop import SamplerConfig, sample
+from sdpet.runs import Record, run
+from sdpet.sampling import SamplerConfig, sample
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +244,7 @@ def test_a_run(kind, v1, tmp_path, subject_folders):
 def test_identity_is_content_and_what_is_read_of_it(v1, tmp_path, subject_folders):
     import shutil
 
-    from sdpet.config.ids import run_id
+    from sdpet.config import run_id
 
     def name(*more):
         data = [f"data.{key}_dir={folder}" for key, folder in subject_folders.items()]
@@ -282,14 +280,14 @@ def test_a_hub_id_in_the_local_cache_needs_no_network(v1, tmp_path, monkeypatch,
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     forbid_network(monkeypatch)
     config = validate(composed("unet=sd14", "quiet=true"))
-    assert find_source(config["unet"]["path"]).path.parent.name == "snapshots"
+    assert find_source(config.unet.path).path.parent.name == "snapshots"
     base = load_base("sd14", "CompVis/stable-diffusion-v1-4")
     assert same_weights(base.unet, v1.made["unet"].state_dict())
     assert base.weight_hash == load_base("x", v1.folder).weight_hash
 
 
 def test_a_hub_id_that_cannot_be_had_is_one_sentence_before_any_work(tmp_path):
-    program = "import sys; from sdpet.models.source import find_source\ntry: find_source('CompVis/none')\n"
+    program = "import sys; from sdpet.models import find_source\ntry: find_source('CompVis/none')\n"
     program += "except ValueError as error: print(error); assert 'torch' not in sys.modules"
     offline = environment() | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     ended = subprocess.run([sys.executable, "-c", program], env=offline, capture_output=True, text=True, timeout=60)

@@ -19,14 +19,11 @@ import pytest
 from study_tools import ROOT, composed, environment, tiny_overrides
 
 from sdpet.commands.errors import sentence
-from sdpet.config.checks import validate
-from sdpet.config.ids import run_folder
+from sdpet.config import run_folder, validate
 from sdpet.files import lock as claims
-from sdpet.files.lock import claim
+from sdpet.files.lock import run_lock
+from sdpet.runs import Record, Resources, run
 from sdpet.runs.checkpoint import read_checkpoint, write_checkpoints
-from sdpet.runs.record import Record
-from sdpet.runs.setup import Stage
-from sdpet.runs.start import run
 
 SMOKE = (
     "-m",
@@ -193,7 +190,7 @@ def test_disturbed_in_other_ways_it_ends_with_the_same_records(server, overrides
 def test_a_run_that_lost_a_file_is_done_again(tiny_folder, subject_folders, out):
     """Complete or absent: what its record vouches for must be there."""
     config = composed(*tiny_overrides(tiny_folder, subject_folders, out))
-    folder, stage = run_folder(validate(config)), Stage()
+    folder, stage = run_folder(validate(config)), Resources()
     run(config, stage)
     weights = (folder / "adapters.safetensors").read_bytes()
     for file, content in (("adapters.safetensors", b""), ("samples/index.jsonl", None), ("record.json", b'{"format"')):
@@ -261,13 +258,13 @@ def test_no_space_in_the_middle_of_a_write(tiny_folder, subject_folders, out, mo
     with monkeypatch.context() as disk:
         disk.setattr(place, full)
         if what == "write_checkpoints":
-            assert run(config, Stage()).status == "finished"
+            assert run(config, Resources()).status == "finished"
             return
         with pytest.raises(OSError) as caught:
-            run(config, Stage())
+            run(config, Resources())
     assert sentence(caught.value).startswith("No space left on device (some/file); make room")
     assert not run_folder(validate(config)).exists()
-    assert run(config, Stage()).status == "finished"
+    assert run(config, Resources()).status == "finished"
 
 
 def test_checkpoints_of_a_fleet_are_equally_far(tmp_path, monkeypatch):
@@ -315,19 +312,19 @@ def left_behind(folder: Path, monkeypatch) -> Path:
     """The lease of an owner that was killed."""
     child = os.fork()
     if child == 0:
-        with claim(folder):
+        with run_lock(folder):
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
-    (lease,) = claims.claims_folder(folder).glob("*.0")
+    (lease,) = claims.locks_folder(folder).glob("*.0")
     return lease
 
 
 def test_a_dead_owner_on_this_machine_frees_its_run_at_once(tmp_path, monkeypatch):
     lease = left_behind(tmp_path / "run", monkeypatch)
     assert lease.exists()
-    with claim(tmp_path / "run") as mine:
-        assert mine and mine.holds()
-    assert not list(claims.claims_folder(tmp_path / "run").iterdir())
+    with run_lock(tmp_path / "run") as mine:
+        assert mine and mine.is_held()
+    assert not list(claims.locks_folder(tmp_path / "run").iterdir())
 
 
 def test_a_dead_owner_on_another_machine_frees_it_after_a_while(tmp_path, monkeypatch, elsewhere):
@@ -338,16 +335,16 @@ def test_a_dead_owner_on_another_machine_frees_it_after_a_while(tmp_path, monkey
     for stamp in (4102444800, 0, 7, 4102444801):
         os.utime(lease, (stamp, stamp))
         for _ in range(2):
-            with claim(tmp_path / "run") as mine:
+            with run_lock(tmp_path / "run") as mine:
                 assert mine is None
         time.sleep(0.35)  # more than STALE, but it moves again
     monkeypatch.setattr(time, "time", lambda: 1e10)  # our own clock jumps too
-    with claim(tmp_path / "run") as mine:
-        assert mine and mine.holds()
+    with run_lock(tmp_path / "run") as mine:
+        assert mine and mine.is_held()
         elsewhere(False)
-        with claim(tmp_path / "run") as second:
+        with run_lock(tmp_path / "run") as second:
             assert second is None
-    assert not list(claims.claims_folder(tmp_path / "run").iterdir())
+    assert not list(claims.locks_folder(tmp_path / "run").iterdir())
 
 
 class Remembering(dict):
@@ -361,12 +358,12 @@ def test_of_several_that_find_a_dead_owner_one_takes_over(tmp_path, monkeypatch,
     """Without locks, as on file systems that have none; an owner that wakes up again knows that it has lost."""
     monkeypatch.setattr(claims, "STALE", 1000.0)
     monkeypatch.setattr(claims, "_lock", lambda path: -1)
-    monkeypatch.setattr(claims, "BEAT", 1000.0)
+    monkeypatch.setattr(claims, "INTERVAL", 1000.0)
     folder = tmp_path / "run"
-    with claim(folder) as asleep:
-        assert asleep.holds()
+    with run_lock(folder) as asleep:
+        assert asleep.is_held()
         elsewhere()
-        with claim(folder) as first_look:
+        with run_lock(folder) as first_look:
             assert first_look is None
         taken, ready, read = [], threading.Barrier(8), claims._read
 
@@ -378,7 +375,7 @@ def test_of_several_that_find_a_dead_owner_one_takes_over(tmp_path, monkeypatch,
         monkeypatch.setattr(claims, "_read", read_together)
 
         def challenge() -> None:
-            with claim(folder) as mine:
+            with run_lock(folder) as mine:
                 taken.append(mine is not None)
                 ready.wait()
 
@@ -390,11 +387,11 @@ def test_of_several_that_find_a_dead_owner_one_takes_over(tmp_path, monkeypatch,
         for thread in threads:
             thread.join()
         assert sum(taken) == 1
-        assert not asleep.holds()
+        assert not asleep.is_held()
 
 
 def test_an_owner_that_was_thought_dead_writes_no_record(tiny_folder, subject_folders, out, monkeypatch):
     config = composed(*tiny_overrides(tiny_folder, subject_folders, out))
-    monkeypatch.setattr(claims.Claim, "holds", lambda self: False)
-    assert run(config, Stage()) is None
+    monkeypatch.setattr(claims.RunLock, "is_held", lambda self: False)
+    assert run(config, Resources()) is None
     assert Record.find(run_folder(validate(config))) is None

@@ -15,9 +15,7 @@ import pytest
 from safetensors.numpy import load
 from study_tools import ROOT, composed, environment, records, start, tiny_overrides, train
 
-from sdpet.runs.record import Record
-from sdpet.runs.setup import Stage
-from sdpet.runs.start import run
+from sdpet.runs import Record, Resources, run
 
 DDP = ("trainer=ddp", "trainer.device=cpu", "trainer.precision=32-true", "unet.dtype=float32", "trainer.lr=3e-3")
 TOLERANCE = 1e-5  # of the norm of the adapters; 1.6e-7 was seen
@@ -40,9 +38,9 @@ def difference(ours: bytes, theirs: bytes) -> float:
 def test_two_processes_give_the_adapters_of_one(overrides, tmp_path):
     """With clipping, whose norm is that of the whole batch; only rank 0 leaves anything behind."""
     given = [*overrides, "trainer.clip=0.05", "trainer.batch_size=4"]
-    one = run(composed(*given, "trainer.devices=1", "study=one"), Stage())
+    one = run(composed(*given, "trainer.devices=1", "study=one"), Resources())
     before = dict(os.environ)
-    two = run(composed(*given, "study=two", "logger=csv"), Stage())
+    two = run(composed(*given, "study=two", "logger=csv"), Resources())
     assert (one.status, two.status) == ("finished", "finished"), two.reason
     (alone,), (together,) = records(tmp_path / "one").values(), records(tmp_path / "two").values()
     assert alone != b"" and difference(together, alone) < TOLERANCE
@@ -64,7 +62,7 @@ def test_a_process_that_dies_fails_its_run_with_the_reason(overrides):
 
     killer = threading.Thread(target=kill_soon)
     killer.start()
-    record = run(composed(*overrides, "study=dying", "trainer.steps=100000"), Stage())
+    record = run(composed(*overrides, "study=dying", "trainer.steps=100000"), Resources())
     killer.join()
     assert record.status == "failed" and "process 1 of 2 ended with status -9" in record.reason
     assert not psutil.Process().children()
@@ -97,7 +95,7 @@ def test_processes_that_torchrun_has_started_train_together(overrides, tmp_path)
                                capture_output=True, text=True, timeout=300)  # fmt: skip
         assert ended.returncode == 0, ended.stderr
         assert ended.stdout.count("record  ") == 1
-    one = run(composed(*overrides, "trainer.devices=1", "study=one"), Stage())
+    one = run(composed(*overrides, "trainer.devices=1", "study=one"), Resources())
     ((theirs, folder),) = [(p.read_bytes(), p.parent) for p in (tmp_path / "run").glob("*/*.safetensors")]
     (alone,) = records(tmp_path / "one").values()
     assert difference(theirs, alone) < TOLERANCE

@@ -8,10 +8,8 @@ import torch
 from PIL import Image
 
 from sdpet.files.images import load_captioned, load_folder
-from sdpet.models.load import load_base
-from sdpet.models.source import find_source
-from sdpet.tasks import DreamBoothTask, FinetuneTask
-from sdpet.tasks.batch import draw
+from sdpet.models import find_source, load_base
+from sdpet.tasks import DreamBoothTask, FinetuneTask, epoch_indices
 
 PROMPTS = {"prompt": "a photo of a sks star", "class_prompt": "a photo of a star"}
 
@@ -131,7 +129,7 @@ def test_batch_is_a_function_of_seed_and_step(tiny_base, subject_folders):
 
 
 def test_every_epoch_shows_every_image_once():
-    rows = torch.cat([draw(5, 2, 0, step, "x") for step in range(10)]).tolist()
+    rows = torch.cat([epoch_indices(5, 2, 0, step, "x") for step in range(10)]).tolist()
     epochs = [rows[i : i + 5] for i in range(0, 20, 5)]
     assert all(sorted(epoch) == [0, 1, 2, 3, 4] for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1

@@ -6,11 +6,10 @@ import signal
 import pytest
 import torch
 
-from sdpet.adapters.spec import AdapterSpec
+from sdpet.adapters import AdapterSpec
 from sdpet.methods import Design, build
 from sdpet.tasks import DreamBoothTask
-from sdpet.training.config import TrainConfig
-from sdpet.training.trainer import fit
+from sdpet.training import TrainConfig, fit
 
 RECIPE = Design("adapter", AdapterSpec.parse("attn2o-ffni", mid_dim=4))
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, PNDMScheduler, StableDiffusionPipeline
 
-from sdpet.sampling.loop import SamplerConfig, denoise, sample
+from sdpet.sampling import SamplerConfig, denoise, sample
 from sdpet.seeds import generator
 
 SCHEDULERS = {"dpm": DPMSolverMultistepScheduler, "ddim": DDIMScheduler, "plms": PNDMScheduler}

@@ -10,11 +10,10 @@ import torch
 from PIL import Image
 
 import sdpet.scoring.floor_ceiling
-from sdpet.adapters.spec import AdapterSpec
+from sdpet.adapters import AdapterSpec
 from sdpet.methods import Design, build
-from sdpet.sampling.loop import SamplerConfig
-from sdpet.scoring import EvalPlan, clip_i, clip_t, evaluate_run, fid, protocol, save_samples
-from sdpet.scoring.floor_ceiling import anchors
+from sdpet.sampling import SamplerConfig
+from sdpet.scoring import EvalPlan, clip_i, clip_t, evaluate_run, fid, protocol, reference_scores, save_samples
 from sdpet.tasks import DreamBoothTask, FinetuneTask
 
 SAMPLER = SamplerConfig("dpm", 2, 2.0)
@@ -101,7 +100,7 @@ def test_a_run_is_drawn_and_scored_by_role(tiny_base, task, tmp_path):
     stored = np.stack([np.asarray(Image.open(tmp_path / row["file"])) for row in rows])
     assert rows == result.index and np.array_equal(stored, images)
     of_images = {name: value for name, value in result.metrics.items() if name != "noise_difference"}
-    assert task.scores(stored, task.shots(PLAN), scorer) == pytest.approx(of_images, abs=1e-6)
+    assert task.scores(stored, task.eval_images(PLAN), scorer) == pytest.approx(of_images, abs=1e-6)
 
 
 def test_evaluation_noise_is_the_seeds_and_shared_by_designs(tiny_base, task):
@@ -129,11 +128,11 @@ def test_protocol_says_what_makes_scores_comparable(tiny_base, task):
 
 def test_anchors_are_the_untuned_base_and_real_images(tiny_base, task, tmp_path, monkeypatch):
     scorer = PixelScorer()
-    frame = anchors(tiny_base, task, scorer, SAMPLER, 0, PLAN, cache=tmp_path)
+    found = reference_scores(tiny_base, task, scorer, SAMPLER, 0, PLAN, cache=tmp_path)
     untuned = evaluate_run(tiny_base, task, scorer, SAMPLER, 0, PLAN).metrics
-    assert {name: value["floor"] for name, value in frame.items()} == untuned
+    assert {name: value["floor"] for name, value in found.items()} == untuned
     real = clip_i(tiny_base.through_vae(task.heldout_images), tiny_base.through_vae(task.subject_images), scorer)
-    assert {name: value["ceiling"] for name, value in frame.items()} == {
+    assert {name: value["ceiling"] for name, value in found.items()} == {
         "clip_i": pytest.approx(real),
         "clip_t": None,
         "prior_drift": None,
@@ -141,13 +140,13 @@ def test_anchors_are_the_untuned_base_and_real_images(tiny_base, task, tmp_path,
     }
     calls = []
     monkeypatch.setattr(sdpet.scoring.floor_ceiling, "evaluate_run", lambda *a: calls.append(a) or evaluate_run(*a))
-    assert anchors(tiny_base, task, scorer, SAMPLER, 0, PLAN, cache=tmp_path) == frame and not calls
-    anchors(tiny_base, task, scorer, SAMPLER, 1, PLAN, cache=tmp_path)
-    anchors(tiny_base, task, scorer, SamplerConfig("dpm", 3, 2.0), 0, PLAN, cache=tmp_path)
+    assert reference_scores(tiny_base, task, scorer, SAMPLER, 0, PLAN, cache=tmp_path) == found and not calls
+    reference_scores(tiny_base, task, scorer, SAMPLER, 1, PLAN, cache=tmp_path)
+    reference_scores(tiny_base, task, scorer, SamplerConfig("dpm", 3, 2.0), 0, PLAN, cache=tmp_path)
     assert len(calls) == 2, "another seed or sampler is another floor"
     for file in tmp_path.glob("*.json"):
         file.write_text("{")
-    assert anchors(tiny_base, task, scorer, SAMPLER, 0, PLAN, cache=tmp_path) == frame and len(calls) == 3
+    assert reference_scores(tiny_base, task, scorer, SAMPLER, 0, PLAN, cache=tmp_path) == found and len(calls) == 3
 
 
 def test_finetuning_is_scored_by_distance(tiny_base):
@@ -162,12 +161,12 @@ def test_finetuning_is_scored_by_distance(tiny_base):
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # 9 images are enough for 6 features
-        frame = anchors(tiny_base, task, scorer, SAMPLER, 0, PLAN)
-    assert set(frame) == {"fid", "fid_infinity", "clip_t"}
-    assert frame["fid"]["ceiling"] == pytest.approx(
+        found = reference_scores(tiny_base, task, scorer, SAMPLER, 0, PLAN)
+    assert set(found) == {"fid", "fid_infinity", "clip_t"}
+    assert found["fid"]["ceiling"] == pytest.approx(
         fid(tiny_base.through_vae(pictures(20)[:9]), pictures(20, 1), scorer)
     )
-    assert [shot.prompt for shot in task.shots(PLAN)] == captions[:9]
+    assert [item.prompt for item in task.eval_images(PLAN)] == captions[:9]
 
 
 @pytest.mark.parametrize("wrong", [{"subject_images": 0}, {"chunk": 1.5}, {"prompts": ["on a red background"]}])
@@ -179,7 +178,7 @@ def test_plan_is_checked(wrong):
 def test_open_clip_scorer_reads_a_local_checkpoint(tmp_path):
     import open_clip
 
-    from sdpet.scoring.openclip import OpenClipScorer
+    from sdpet.scoring import OpenClipScorer
 
     name = "tiny-for-this-test"
     tower = {"width": 32, "layers": 1}

@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from sdpet.adapters.positions import PLACEMENTS
-from sdpet.adapters.spec import ACTIVATIONS, AdapterSpec
+from sdpet.adapters import PLACEMENTS
+from sdpet.adapters.spec import AdapterSpec
+from sdpet.choices import ACTIVATIONS
 from sdpet.methods import Design, build, build_fleet, load
-from sdpet.sampling.loop import SamplerConfig
+from sdpet.sampling import SamplerConfig
 from sdpet.scoring import EvalPlan, evaluate_run, evaluate_together
 from sdpet.tasks import DreamBoothTask
-from sdpet.training.config import TrainConfig
-from sdpet.training.module import Member
-from sdpet.training.trainer import fit, fit_together
+from sdpet.training import Member, TrainConfig, fit, fit_together
 
 STEPS = 4
 # Every placement with its own form, seed and lr; then more of the same shapes, to be computed together.
@@ -211,7 +210,7 @@ def test_interrupted_at_any_step_it_goes_on_exactly(tiny_base, task):
 
     def save(crew, step, state):
         if step == 2:
-            states.update({i: state(i) for i in crew.aboard})
+            states.update({i: state(i) for i in crew.active})
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -237,7 +236,7 @@ def test_images_and_scores_of_a_fleet_are_those_of_each_member(tiny_base, task, 
                 for parameter in handle.parameters():
                     parameter.add_(0.02)
             next(crew.members[2].parameters()).fill_(math.nan)
-        order = crew.aboard
+        order = crew.active
         seeds = [runs[i][1] for i in order]
         found = dict(zip(order, evaluate_together(tiny_base, task, tiny_scorer, sampler, seeds, plan), strict=True))
     finally:

@@ -9,17 +9,14 @@ import sys
 import pytest
 from study_tools import ROOT, composed, tiny_overrides, train
 
-from sdpet.config.checks import validate
-from sdpet.config.ids import run_folder
-from sdpet.runs.record import Record
-from sdpet.runs.setup import Stage
-from sdpet.runs.start import fleet_key
-from sdpet.study import fleet_size
+from sdpet.commands.study_progress import StudyProgressBar
+from sdpet.config import fleet_key, run_folder, validate
+from sdpet.runs import Record, Resources
+from sdpet.study import Job, fleet_size
 from sdpet.study import launcher as launch
 from sdpet.study import worker_pool as workers
 from sdpet.study.fleet_size import Measurement, known, size_for
-from sdpet.study.plan import Job
-from sdpet.study.run_queue import Queue, pack
+from sdpet.study.run_queue import RunQueue, pack
 
 
 @pytest.fixture
@@ -28,7 +25,7 @@ def make_jobs(tiny_folder, subject_folders, tmp_path):
 
     def make(count, *more):
         configs = [validate(composed(*overrides, f"seed={seed}", *more)) for seed in range(count)]
-        return [Job((), config, run_folder(config), f"seed {config['seed']}") for config in configs]
+        return [Job((), config, run_folder(config), f"seed {config.seed}") for config in configs]
 
     return make
 
@@ -59,11 +56,11 @@ def test_sizes_are_measured_once_on_the_runs_at_hand(make_jobs, monkeypatch):
     configs = [job.config for job in make_jobs(6)]
     tried: list[int] = []
     monkeypatch.setattr(fleet_size, "free_memory", lambda device: 2**40)  # the peak is of this process, whatever it did
-    size = size_for(configs, Stage(), trying=tried.append)
+    size = size_for(configs, Resources(), trying=tried.append)
     found = known(configs[0], fleet_key(configs[0]))
     assert tried[:3] == [1, 2, 4] and found is not None and set(found.seconds) == set(found.extra) == set(tried)
     assert size in tried and all(seconds > 0 for seconds in found.seconds.values())
-    assert size_for(configs, Stage(), trying=tried.append) == size and len(tried) == len(found.seconds)
+    assert size_for(configs, Resources(), trying=tried.append) == size and len(tried) == len(found.seconds)
     assert known(configs[0], "another kind") is None
 
     def out_of_memory(some, stage, step=fleet_size._time):
@@ -73,19 +70,19 @@ def test_sizes_are_measured_once_on_the_runs_at_hand(make_jobs, monkeypatch):
 
     monkeypatch.setattr(fleet_size, "_time", out_of_memory)
     other = [job.config for job in make_jobs(6, "trainer.batch_size=1")]
-    assert size_for(other, Stage()) in (1, 2)
+    assert size_for(other, Resources()) in (1, 2)
 
 
 def test_a_queue_waits_for_the_size_and_then_gives_fleets_of_it(make_jobs, monkeypatch):
     monkeypatch.setattr("sdpet.study.run_queue.worth_measuring", lambda config, runs: runs > 4)
     jobs, few = make_jobs(6), make_jobs(2, "trainer.batch_size=1")
-    queue = Queue([*jobs, *few], "auto", workers=1)
+    queue = RunQueue([*jobs, *few], "auto", workers=1)
     assert queue.next() == few and queue.next() == [] and queue.waiting
     key, unsized = queue.to_measure()
     assert unsized == jobs and queue.to_measure() is None and queue.next() == [] and queue.waiting
     queue.measured(key, 3)
     assert [queue.next(), queue.next(), queue.next()] == [jobs[:3], jobs[3:], []] and not queue.waiting
-    queue.halves(jobs[:3])
+    queue.split_and_requeue(jobs[:3])
     assert [queue.next(), queue.next()] == [jobs[:2], jobs[2:3]]
 
 
@@ -119,11 +116,11 @@ def test_workers_are_spread_over_the_gpus_that_may_be_used(make_jobs, monkeypatc
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5,GPU-77")
     assert workers.gpus_for(jobs) == []
-    on_cuda = [Job((), {**j.config, "trainer": {**j.config["trainer"], "device": "cuda"}}, j.folder, "") for j in jobs]
+    on_cuda = [Job((), j.config.changed(trainer={"device": "cuda"}), j.folder, "") for j in jobs]
     gpus = workers.gpus_for(on_cuda)
     assert gpus == ["3", "5", "GPU-77"] and workers.how_many("auto", gpus) == 3
     monkeypatch.setattr(launch, "_in_workers", lambda queue, progress, names: given.extend(names))
-    launch.launch(jobs, 5, quiet=True, gpus=gpus)
+    launch.launch(jobs, 5, StudyProgressBar(6, quiet=True), gpus=gpus)
     assert given == ["3", "5", "GPU-77", "3", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert workers.gpus_for(on_cuda) == [] and workers.how_many("auto", []) == workers.usable_cores()
@@ -138,7 +135,7 @@ def test_a_worker_sees_its_gpu_alone():
         with open(*environ) as file:
             assert "CUDA_VISIBLE_DEVICES=7" in file.read().split("\0")
     finally:
-        worker.ask_to_end()
+        worker.request_stop()
         worker.wait()
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np, torch
 from sdpet.adapters import AdapterSpec
 from sdpet.models import load_base
-from sdpet.training.trainer import fit
-from sdpet.training.peak_memory import PeakMemory
+from sdpet.training import fit
+from sdpet.training import PeakMemory
 from sdpet.methods import Design, build, load
-from sdpet.sampling.loop import SamplerConfig, sample
+from sdpet.sampling import SamplerConfig, sample
 from sdpet.tasks import FinetuneTask
 
 file, folder = Path(sys.argv[1]), Path(sys.argv[2])
@@ -54,8 +54,8 @@ def write_full_checkpoint(file: Path) -> None:
     import torch
     from tiny_models import original_weights
 
+    from sdpet.models import ARCHITECTURES, Source
     from sdpet.models.estimate import on_meta
-    from sdpet.models.source import ARCHITECTURES, Source
 
     made = on_meta(Source(ARCHITECTURES / "v1", ARCHITECTURES / "v1"))
     torch.manual_seed(0)

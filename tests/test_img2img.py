@@ -24,8 +24,7 @@ def photo(tmp_path):
 
 def test_the_lab_recolours_an_image(tmp_path):
     """A red star becomes a green one in the same place; the background, which the prompt leaves open, stays."""
-    from sdpet.lab.judge import load_judge
-    from sdpet.lab.world import COLORS, SHAPES
+    from sdpet.lab import COLORS, SHAPES, load_judge
 
     lab = ["--model", "lab", "--quiet", "--ddim_steps", 20]
     prompt = "a photo of a red star on a pink background"
@@ -45,7 +44,7 @@ def test_the_lab_recolours_an_image(tmp_path):
 
 @pytest.mark.parametrize(("strength", "steps"), [(0, 0), (0.24, 0), (0.25, 1), (0.75, 3), (1.0, 4)])
 def test_strength_is_a_number_of_steps(fast, photo, tmp_path, monkeypatch, strength, steps):
-    from sdpet.models.base import BaseModel
+    from sdpet.models import BaseModel
 
     seen, predict = [], BaseModel.predict
     monkeypatch.setattr(BaseModel, "predict", lambda self, x, t, text: seen.append(int(t)) or predict(self, x, t, text))

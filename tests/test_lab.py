@@ -10,26 +10,26 @@ import pytest
 import torch
 
 import sdpet.lab
-from sdpet.lab.check import networks
-from sdpet.lab.convert import text_tower
-from sdpet.lab.judge import load_judge
-from sdpet.lab.pretrain.clip import fits, swap_one
-from sdpet.lab.pretrain.vae import encode, to_tensor, whiten
-from sdpet.lab.scorer import load_scorer
-from sdpet.lab.world import (
+from sdpet.lab import (
     BACKGROUNDS,
     COLORS,
     SHAPES,
     UNNAMED,
     UNSAID,
     describe,
+    load_judge,
+    load_scorer,
     render,
     repose,
     sample_scenes,
     subject_scenes,
+    text_tower,
 )
-from sdpet.models.load import load_base
-from sdpet.tasks.digits import load_digits
+from sdpet.lab.check import networks
+from sdpet.lab.pretrain.clip import fits, swap_one
+from sdpet.lab.pretrain.vae import encode, to_tensor, whiten
+from sdpet.models import load_base
+from sdpet.tasks import load_digits
 
 LAB = Path(sdpet.lab.__file__).parent
 
@@ -90,7 +90,7 @@ def test_world_is_drawn_from_the_seed_alone():
 
 
 def test_whitening_changes_latents_but_not_what_is_decoded():
-    from sdpet.lab.architecture import build_vae
+    from sdpet.lab import build_vae
 
     torch.manual_seed(0)
     vae = build_vae().eval().requires_grad_(False)

@@ -14,12 +14,12 @@ import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from study_tools import composed, records, tiny_overrides, train
 
-from sdpet.config.checks import validate
-from sdpet.config.ids import run_folder
-from sdpet.files.lock import claim
+from sdpet.commands.study_progress import StudyProgressBar
+from sdpet.config import RunConfig, run_folder, validate
+from sdpet.files.lock import run_lock
 from sdpet.runs.record import Record, factors
-from sdpet.study.other_launchers import do_fleet, launch_in_fleets
-from sdpet.study.plan import Job
+from sdpet.study import Job
+from sdpet.study.other_launchers import launch_in_fleets, run_fleet_job
 from sdpet.study.run_queue import pack
 
 SMOKE = ("-m", "+sweeps=smoke", "hydra.sweeper.fleet_size=3")
@@ -43,7 +43,7 @@ def done(monkeypatch):
         found = []
         for config in configs:
             folder = run_folder(config)
-            with claim(folder) as mine:
+            with run_lock(folder) as mine:
                 if mine and Record.find(folder) is None:
                     folder.mkdir(parents=True, exist_ok=True)
                     (folder / "config.yaml").touch()
@@ -54,8 +54,11 @@ def done(monkeypatch):
             found.append(Record.find(folder))
         return found
 
-    monkeypatch.setattr("sdpet.runs.start.run_together", run_together)
+    monkeypatch.setattr("sdpet.runs.run_together", run_together)
     return folders
+
+
+QUIET = StudyProgressBar(5, quiet=True)
 
 
 class Cluster:
@@ -72,7 +75,7 @@ class Cluster:
             self.sizes.append(len(configs_in(file)))
             result = JobReturn(overrides=[override], status=JobStatus.COMPLETED)
             try:
-                self.fate[n](file) if n in self.fate else do_fleet(file)
+                self.fate[n](file) if n in self.fate else run_fleet_job(file)
             except ValueError as error:  # what Hydra catches; the rest is the death of a process
                 result.status, result.return_value = JobStatus.FAILED, error
             returned.append(result)
@@ -86,14 +89,14 @@ def configs_in(file):
 def begin_and_die(file):
     """As a worker that is killed in the middle: a folder without a record stays."""
     for config in configs_in(file):
-        run_folder(config).mkdir(parents=True, exist_ok=True)
+        run_folder(RunConfig(config)).mkdir(parents=True, exist_ok=True)
     raise RuntimeError("node failure")
 
 
 def test_a_fleet_is_a_job_and_holds_what_can_share_it(jobs, done, capsys):
     cluster = Cluster()
     assert [len(fleet) for fleet in pack(jobs, 3)] == [2, 2, 1]
-    launch_in_fleets(cluster, jobs, 3)
+    launch_in_fleets(cluster, jobs, 3, StudyProgressBar(5))
     assert cluster.sizes == [2, 2, 1] and sorted(done) == sorted(job.folder for job in jobs)
     assert capsys.readouterr().out.count("finished") == 5  # told as their records appear
     assert [path.name for path in jobs[0].folder.parent.iterdir() if path.name == ".fleets"] == []
@@ -102,14 +105,14 @@ def test_a_fleet_is_a_job_and_holds_what_can_share_it(jobs, done, capsys):
 def test_runs_of_dead_jobs_are_launched_again_in_halves(jobs, done):
     """The first job dies, and all of the second launch: still every run is done once."""
     cluster = Cluster(_0=begin_and_die, _1=begin_and_die)
-    launch_in_fleets(cluster, jobs[:4], 4, quiet=True)
+    launch_in_fleets(cluster, jobs[:4], 4, QUIET)
     assert cluster.sizes == [4, 2, 1, 1, 1, 1]
     assert sorted(done) == sorted(job.folder for job in jobs[:4])
 
 
 def test_a_run_whose_job_dies_alone_is_recorded_as_failed(jobs, done):
     always = {f"_{n}": begin_and_die for n in range(20)}
-    launch_in_fleets(Cluster(**always), jobs[:2], 2, quiet=True)
+    launch_in_fleets(Cluster(**always), jobs[:2], 2, QUIET)
     found = [Record.find(job.folder) for job in jobs[:2]]
     assert [record.status for record in found] == ["failed", "failed"]
     assert "node failure" in found[0].reason
@@ -120,9 +123,9 @@ def test_a_launcher_that_cannot_start_ends_in_one_sentence(jobs):
         raise RuntimeError("Could not detect sbatch, are you indeed on a slurm cluster?")
 
     with pytest.raises(ValueError, match="Could not detect sbatch"):
-        launch_in_fleets(Cluster(_0=no_slurm), jobs, 16, quiet=True)
+        launch_in_fleets(Cluster(_0=no_slurm), jobs, 16, QUIET)
     with pytest.raises(ValueError, match="share"):  # jobs end, but what they write is not seen here
-        launch_in_fleets(Cluster(**{f"_{n}": lambda file: None for n in range(9)}), jobs[:1], 16, quiet=True)
+        launch_in_fleets(Cluster(**{f"_{n}": lambda file: None for n in range(9)}), jobs[:1], 16, QUIET)
 
 
 def test_a_full_disk_in_a_job_ends_the_study(jobs):
@@ -130,7 +133,7 @@ def test_a_full_disk_in_a_job_ends_the_study(jobs):
         raise OSError(28, "No space left on device", "x.pt")
 
     with pytest.raises(OSError, match="No space left"):
-        launch_in_fleets(Cluster(_0=full), jobs, 16, quiet=True)
+        launch_in_fleets(Cluster(_0=full), jobs, 16, QUIET)
 
 
 def test_runs_that_another_study_is_doing_are_waited_for(jobs, done, monkeypatch):
@@ -138,14 +141,14 @@ def test_runs_that_another_study_is_doing_are_waited_for(jobs, done, monkeypatch
     monkeypatch.setattr("sdpet.study.other_launchers.POLL", 0.05)
     hold = f"""
 import pathlib, time
-from sdpet.files.lock import claim
-with claim(pathlib.Path({str(jobs[0].folder)!r})):
+from sdpet.files.lock import run_lock
+with run_lock(pathlib.Path({str(jobs[0].folder)!r})):
     print(1, flush=True)
     time.sleep(3)
 """
     other = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE)
     other.stdout.readline()
-    launch_in_fleets(Cluster(), jobs[:2], 2, True)
+    launch_in_fleets(Cluster(), jobs[:2], 2, QUIET)
     other.wait()
     assert sorted(done) == sorted(job.folder for job in jobs[:2])
 
@@ -205,9 +208,9 @@ def test_a_launcher_does_the_study_of_the_local_one(local, tiny_folder, subject_
     folder.mkdir()
     ended = train(*SMOKE, *overrides, f"hydra/launcher={name}", *LAUNCHERS[name], cwd=folder)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "6 runs: 6 done" in ended.stdout and "[6/6" in ended.stdout
+    assert "6 runs: 6 completed" in ended.stdout and "[6/6" in ended.stdout
     assert records(tmp_path / "out" / "smoke") == records(local)
     assert not list(folder.iterdir())
     shutil.rmtree(next((tmp_path / "out" / "smoke").glob("*/record.json")).parent)
     again = train(*SMOKE, *overrides, f"hydra/launcher={name}", *LAUNCHERS[name], "quiet=true", cwd=folder)
-    assert again.returncode == 0 and "5 there before" in again.stdout
+    assert again.returncode == 0 and "5 already complete" in again.stdout

@@ -12,12 +12,10 @@ import numpy as np
 import pytest
 from study_tools import ROOT, composed, tiny_overrides
 
-from sdpet.config.checks import validate
-from sdpet.config.ids import run_folder
+from sdpet.config import run_folder, validate
+from sdpet.runs import Record, run, run_together
 from sdpet.runs.loggers.choose import open_log
 from sdpet.runs.loggers.wandb import wandb_id
-from sdpet.runs.record import Record
-from sdpet.runs.start import run, run_together
 
 DIVERGING = "trainer.lr=1e30"
 

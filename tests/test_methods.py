@@ -1,6 +1,8 @@
 """Methods besides adapters: their arithmetic, gradients, files, and whole runs of them."""
 
+import copy
 import json
+import pickle
 
 import pytest
 import torch
@@ -8,15 +10,14 @@ from diffusers import StableDiffusionPipeline
 from omegaconf import OmegaConf
 from study_tools import composed, tiny_overrides
 
-from sdpet.adapters.spec import AdapterSpec
+from sdpet.adapters import AdapterSpec
 from sdpet.commands.evaluate_runs import evaluate_again
-from sdpet.config.checks import validate
-from sdpet.methods import Design, build, build_fleet, load
-from sdpet.models.load import load_base
-from sdpet.runs.record import Record
-from sdpet.runs.start import fleet_key, run
+from sdpet.config import fleet_key, validate
+from sdpet.methods import Design, EmbeddingTuning, build, build_fleet, load
+from sdpet.models import load_base
+from sdpet.runs import Record, run
 from sdpet.tasks import DreamBoothTask
-from sdpet.training.trainer import fit
+from sdpet.training import fit
 
 RECIPE = Design("adapter", AdapterSpec.parse("attn2o-ffni", mid_dim=4))
 LORA = Design("lora", rank=3, scale=0.5)
@@ -79,9 +80,7 @@ def test_methods_share_one_interface(tiny_base, task, tmp_path, design):
 
 @pytest.mark.parametrize("design", DESIGNS, ids=lambda design: design.method)
 def test_training_goes_on_from_a_state_as_if_it_had_not_stopped(tiny_base, task, design):
-    from sdpet.training.config import TrainConfig
-    from sdpet.training.module import Member
-    from sdpet.training.trainer import fit_together
+    from sdpet.training import Member, TrainConfig, fit_together
 
     def run(state=None, kept=None):
         handle = build(tiny_base, design, 0)
@@ -177,6 +176,30 @@ def test_a_word_of_several_tokens_has_as_many_rows(tiny_base):
     handle.detach()
 
 
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_a_copied_text_encoder_has_learned_rows_of_its_own(tiny_base, duplicate):
+    ids = tiny_base.tokenizer(["a sks star"], return_tensors="pt").input_ids
+
+    def states(encoder):
+        return encoder(ids)[0].detach()
+
+    plain = states(tiny_base.text_encoder)
+    handle = EmbeddingTuning(tiny_base, "sks")
+    try:
+        handle.parameters()[0].data.add_(1.0)
+        tuned = states(tiny_base.text_encoder)
+        encoder, alone = duplicate(tiny_base.text_encoder), duplicate(handle)
+        alone.parameters()[0].data.zero_()
+        alone.disable()
+        alone.detach()
+        assert torch.equal(states(tiny_base.text_encoder), tuned) and not torch.equal(tuned, plain)
+        handle.parameters()[0].data.zero_()
+        handle.detach()
+    finally:
+        handle.detach()
+    assert torch.equal(states(encoder), tuned) and torch.equal(states(tiny_base.text_encoder), plain)
+
+
 def test_method_errors(tiny_base, tmp_path):
     for wrong, words in (
         ({"method": "lora"}, "'lora' needs a rank"),
@@ -232,10 +255,10 @@ RATES = {
 def test_each_method_comes_with_the_trainers_rate_and_steps_for_it(trainer):
     """What suits the lab would wreck Stable Diffusion; what is given by hand or by a study goes before both."""
     for adapter, expected in RATES[trainer].items():
-        found = validate(composed(f"trainer={trainer}", f"adapter={adapter}"))["trainer"]
-        assert (found["lr"], found["steps"]) == expected and "methods" not in found
-    given = validate(composed(f"trainer={trainer}", "adapter=lora", "trainer.lr=1", "+sweeps=smoke"))["trainer"]
-    assert (given["lr"], given["steps"]) == (1, 4)
+        found = validate(composed(f"trainer={trainer}", f"adapter={adapter}"))
+        assert (found.trainer.lr, found.trainer.steps) == expected and "methods" not in found.values["trainer"]
+    given = validate(composed(f"trainer={trainer}", "adapter=lora", "trainer.lr=1", "+sweeps=smoke")).trainer
+    assert (given.lr, given.steps) == (1, 4)
 
 
 def test_runs_of_other_methods_train_alone(tiny_folder, subject_folders, tmp_path):

@@ -12,9 +12,8 @@ import pytest
 from study_tools import ROOT, composed, tiny_overrides, train
 
 import analysis
-from sdpet.adapters.positions import PLACEMENTS
-from sdpet.config.checks import validate
-from sdpet.config.ids import run_id
+from sdpet.adapters import PLACEMENTS
+from sdpet.config import run_id, validate
 from sdpet.runs.record import Record, factors
 from sdpet.study.options import SweepOptions
 from sdpet.study.plan import Composer, in_random_order, make_plan, training_first
@@ -32,7 +31,7 @@ class FakeLauncher:
         for job in make_plan(self.composer, job_overrides).jobs:
             self.launched.append(job.name)
             value = self.score(job)
-            record = Record(job.folder.name, job.config["study"], "failed", factors(job.config), {"name": "dreambooth"})
+            record = Record(job.folder.name, job.config.study, "failed", factors(job.config), {"name": "dreambooth"})
             record.reason = "ZeroDivisionError: division by zero"
             if value is not None:
                 record.status, record.reason, record.metrics = "finished", None, {"clip_i": value}
@@ -108,8 +107,7 @@ def test_the_papers_factorial(plan_of, sweeper_of):
     asked = {tuple(job) for job in sweeper_of("+sweeps=paper").combinations(["+sweeps=paper"])}
     assert len(asked) == len(PLACEMENTS) * 4 * 4 * 3 * 4  # of the four pairs of task and data two cannot exist
     plan = plan_of("+sweeps=paper", "adapter=attn2o-ffni", "seed=0")
-    cells = {(*(job.config["adapter"][k] for k in ("activation", "scale")), job.config["task"]["name"])
-             for job in plan.jobs}  # fmt: skip
+    cells = {(job.config.adapter.activation, job.config.adapter.scale, job.config.task.name) for job in plan.jobs}
     forms = itertools.product(("relu", "sig", "silu", "ident"), (0.5, 1.0, 2.0, 4.0), ("dreambooth", "finetune"))
     assert cells == set(forms) and len(plan.jobs) == 32
     assert sorted(plan.dropped) == ["dreambooth on digits", "finetune on lab"]
@@ -128,14 +126,14 @@ def test_runs_are_composed_as_hydra_composes_them(plan_of):
     for sweep in sweeps:
         for job in plan_of(*sweep).jobs:
             hydras = validate(compose("config", list(job.overrides)))
-            assert run_id(hydras) == run_id(job.config) and hydras["sampler"] == job.config["sampler"]
+            assert run_id(hydras) == run_id(job.config) and hydras.sampler == job.config.sampler
 
 
 def test_the_order_is_random_within_a_seed_and_stays_when_seeds_are_added(plan_of):
     sweep = ["adapter.activation=relu,sig,silu,ident", "adapter.scale=0.5,1,2,4"]
     few, many = plan_of(*sweep, "seed=0,1").jobs, plan_of(*sweep, "seed=2,0,1").jobs
     assert len(few) == 32 and [job.folder for job in few] == [job.folder for job in many[:32]]
-    seeds = [job.config["seed"] for job in few]
+    seeds = [job.config.seed for job in few]
     assert seeds == sorted(seeds)
     names = [job.name for job in few]
     written = [job.name for job in plan_of(*sweep, "seed=0,1", "hydra.sweeper.order=null").jobs]
@@ -143,12 +141,12 @@ def test_the_order_is_random_within_a_seed_and_stays_when_seeds_are_added(plan_o
     other = [job.name for job in plan_of(*sweep, "seed=0,1", "hydra.sweeper.order=1").jobs]
     assert sorted(names) == sorted(written) and names == again
     assert len({tuple(names), tuple(written), tuple(other)}) == 3
-    first, second = ([job.config["adapter"] for job in few[half]] for half in (slice(16), slice(16, 32)))
+    first, second = ([job.config.values["adapter"] for job in few[half]] for half in (slice(16), slice(16, 32)))
     assert first != second  # each seed has an order of its own
 
 
 def test_replicates_are_seeds(plan_of):
-    assert {job.config["seed"] for job in plan_of("+sweeps=smoke", "hydra.sweeper.replicates=4").jobs} == {0, 1, 2, 3}
+    assert {job.config.seed for job in plan_of("+sweeps=smoke", "hydra.sweeper.replicates=4").jobs} == {0, 1, 2, 3}
     with pytest.raises(ValueError, match="not both"):
         plan_of("seed=1,2", "hydra.sweeper.replicates=4")
 
@@ -177,9 +175,9 @@ def test_a_fraction_is_balanced_and_the_same_again(plan_of):
     plan = plan_of(*form, "hydra.sweeper.fraction=0.25")
     assert len(plan.jobs) == 48
     for key in ("activation", "scale"):
-        counts = pd.Series([job.config["adapter"][key] for job in plan.jobs]).value_counts()
+        counts = pd.Series([getattr(job.config.adapter, key) for job in plan.jobs]).value_counts()
         assert counts.max() - counts.min() <= 1
-    placements = pd.Series([f"{j.config['adapter']['din']}-{j.config['adapter']['dout']}" for j in plan.jobs])
+    placements = pd.Series([j.config.adapter.placement for j in plan.jobs])
     assert placements.value_counts().tolist() == [8] * 6
     again = plan_of(*form, "hydra.sweeper.runs=48")
     assert [job.folder for job in again.jobs] == [job.folder for job in plan.jobs]
@@ -267,17 +265,14 @@ def test_the_expected_time_is_by_measured_runs(plan_of):
 
 
 def test_runs_that_differ_only_in_the_sampler_train_once(tiny_folder, subject_folders, tmp_path, monkeypatch):
-    import sdpet.training.trainer
-    from sdpet.config.ids import run_folder
-    from sdpet.runs.setup import Stage
-    from sdpet.runs.start import run, run_together
+    import sdpet.training
+    from sdpet.config import run_folder
+    from sdpet.runs import Resources, run, run_together
 
-    trained, original = [], sdpet.training.trainer.fit_together
-    monkeypatch.setattr(
-        sdpet.training.trainer, "fit_together", lambda *a, **k: (trained.append(1), original(*a, **k))[1]
-    )
+    trained, original = [], sdpet.training.fit_together
+    monkeypatch.setattr(sdpet.training, "fit_together", lambda *a, **k: (trained.append(1), original(*a, **k))[1])
     given = tiny_overrides(tiny_folder, subject_folders, tmp_path)
-    stage = Stage()
+    stage = Resources()
     configs = [composed(*given, f"sampler.guidance={guidance}", "study=shared") for guidance in (2, 3)]
     first, second = (run(config, stage) for config in configs)
     assert len(trained) == 1 and second.trained_in == first.run_id and first.trained_in is None
@@ -298,9 +293,9 @@ def test_runs_that_differ_only_in_the_sampler_train_once(tiny_folder, subject_fo
 def clip_i(job):
     """Two designs that lead closely and one far behind; seeds differ by 0.05."""
     level = {"attn2o-ffni": 0.70, "ffni-transo": 0.69, "resi-reso": 0.30}
-    adapter = job.config["adapter"]
-    noise = np.random.default_rng([*adapter["din"].encode(), job.config["seed"]]).normal(0, 0.05)
-    return level[f"{adapter['din']}-{adapter['dout']}"] + noise
+    adapter = job.config.adapter
+    noise = np.random.default_rng([*adapter.din.encode(), job.config.seed]).normal(0, 0.05)
+    return level[adapter.placement] + noise
 
 
 def test_seeds_are_added_to_the_leading_designs_until_they_are_known(sweeper_of, tmp_path, capsys):
@@ -326,7 +321,7 @@ def test_failed_runs_are_done_again_unless_told_otherwise(sweeper_of, tmp_path, 
     with pytest.raises(SystemExit) as ended:
         sweeper_of("+sweeps=smoke", launcher=broken).sweep(given)
     said = capsys.readouterr().out
-    assert ended.value.code == 1 and "6 runs: 4 done" in said and "2 failed" in said
+    assert ended.value.code == 1 and "6 runs: 4 completed" in said and "2 failed" in said
     assert said.count("ZeroDivisionError: division by zero") == 2
     mended = FakeLauncher(lambda job: 0.5)
     with pytest.raises(SystemExit) as ended:

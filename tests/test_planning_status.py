@@ -15,8 +15,8 @@ from scipy import stats
 from study_tools import environment
 
 import analysis
-from sdpet.files.lock import claim
-from sdpet.runs.record import Record
+from sdpet.files.lock import run_lock
+from sdpet.runs import Record
 from sdpet.study.manifest import FILE
 from sdpet.study.status import HEAD, Ended, _end_of, _pace, status_text, study_status
 
@@ -38,7 +38,7 @@ def study(tmp_path):
 def test_progress_rate_failures_and_stale_claims(study):
     (study / ".claims").mkdir()
     (study / ".claims" / "222222222222").touch()  # nobody holds it
-    with claim(study / "111111111111"):
+    with run_lock(study / "111111111111"):
         status = study_status(study)
         text = status_text(status)
     assert status.running == ["111111111111"] and status.stale == ["222222222222"]

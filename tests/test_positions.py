@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from sdpet.adapters import AdapterSpec
 from sdpet.adapters.positions import INPUTS, OUTPUTS, PLACEMENTS, component
-from sdpet.adapters.spec import AdapterSpec
 
 PUBLISHED = [
     "attn1i-attn1i", "attn1i-attn2i", "attn1i-ffni", "attn1i-transo", "attn1o-attn2i", "attn1o-ffni", "attn1o-transo",
@@ -66,7 +66,7 @@ def test_parse():
 def test_designs_are_free_of_torch():
     code = """
 import sys, sdpet, sdpet.adapters.positions
-from sdpet.adapters.spec import AdapterSpec
+from sdpet.adapters import AdapterSpec
 from sdpet import AdapterSpec as same
 assert same is AdapterSpec
 assert sdpet.__version__

@@ -11,11 +11,11 @@ import sys
 import pytest
 from study_tools import ROOT, composed, environment, tiny_overrides
 
+from sdpet import choices
 from sdpet.adapters.positions import INPUTS, OUTPUTS, PLACEMENTS, POSITIONS
-from sdpet.config import schema as rules
-from sdpet.config.checks import validate
-from sdpet.config.ids import OFF
-from sdpet.runs.record import FILE, Record, bin_loss, factors, identity, run_id
+from sdpet.config import identity, run_id, validate
+from sdpet.config.ids import NEUTRAL_DEFAULTS as OFF
+from sdpet.runs.record import FILE, Record, bin_loss, factors
 
 KEYS = [
     "format", "run_id", "study", "status", "factors", "task", "reason", "metrics", "anchors", "protocol", "missing",
@@ -133,12 +133,13 @@ def test_every_default_enters_the_identity(overrides):
     config = validate(composed(*overrides))
     entered = identity(config)
     for group in ("adapter", "trainer"):
-        shown = config[group].keys() - {"validate_every"}  # which changes no result
+        values = config.values[group]
+        shown = values.keys() - {"validate_every"}  # which changes no result
         left_out = OFF.get(group, {}).keys() - entered[group].keys()  # options that are off, and off means this value
         off = {key: OFF[group][key] for key in left_out}
-        assert entered[group] | off == {key: config[group][key] for key in shown}
-    assert set(entered["task"]) | set(OFF["task"]) == set(config["task"]) - {"_target_"}
-    assert set(entered["eval"]) == set(config["eval"]) - {"_target_", "chunk", "strict"}
+        assert entered[group] | off == {key: values[key] for key in shown}
+    assert set(entered["task"]) | set(OFF["task"]) == set(config.values["task"])
+    assert set(entered["eval"]) == set(config.values["eval"]) - {"chunk", "strict"}
 
 
 def test_factors_of_full_tuning_are_null(overrides):
@@ -161,16 +162,19 @@ def test_config_files_agree_with_the_table_of_positions(overrides):
 
 
 def test_the_rules_name_what_the_code_knows():
-    """The rules repeat some names so that they need no torch; here they are held against the code."""
-    from sdpet.adapters.spec import ACTIVATIONS, INITS
+    """The closed sets need no torch; here they are held against the code that implements them."""
+    from sdpet.adapters.modules import ACTIVATION_LAYERS, INITIALISATIONS
     from sdpet.methods import METHODS
-    from sdpet.models.load import DTYPES
-    from sdpet.sampling.loop import SAMPLERS
-    from sdpet.training.config import PRECISIONS
+    from sdpet.models import DTYPES
+    from sdpet.runs.setup import _scorer_class
+    from sdpet.tasks import TASKS
 
-    assert rules.ACTIVATIONS == ACTIVATIONS and rules.INITS == INITS
-    assert set(rules.METHODS) == set(METHODS) and set(rules.SAMPLERS) == set(SAMPLERS)
-    assert set(rules.DTYPES) == set(DTYPES) and set(rules.PRECISIONS) == set(PRECISIONS)
+    assert set(choices.ACTIVATIONS) == set(ACTIVATION_LAYERS) and set(choices.INITS) == set(INITIALISATIONS)
+    assert set(choices.METHODS) == set(METHODS) and set(choices.DTYPES) == set(DTYPES)
+    assert set(choices.TASKS) == set(TASKS)
+    assert {f"{made.__module__}.{made.__name__}" for made in map(_scorer_class, choices.SCORERS)} == set(
+        choices.SCORERS.values()
+    )
     assert set(INPUTS) > set(OUTPUTS)
 
 

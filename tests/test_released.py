@@ -10,8 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 from study_tools import composed, module, train
 
-from sdpet.config.checks import validate
-from sdpet.config.ids import run_id, training_id
+from sdpet.config import run_id, training_id, validate
 
 RELEASED = Path(__file__).parent / "data" / "released"
 SCORES = json.loads((RELEASED / "smoke_scores.json").read_text())
@@ -64,7 +63,7 @@ def test_a_stored_study_goes_on_is_scored_again_and_analysed(tmp_path: Path) -> 
 
     done = train("-m", "+sweeps=smoke", f"output_root={tmp_path}")
     assert done.returncode == 0, done.stderr
-    assert "3 of them there already" in done.stdout
+    assert "3 of them already complete" in done.stdout
     assert {run.parent.name for run in study.glob("*/record.json")} == SCORES.keys()
     assert {run: run.read_bytes() for run in before} == before
 

@@ -14,7 +14,7 @@ from fake_study import planted_share, write_base, write_full_tuning, write_study
 
 import analysis
 from analysis.report import Report, write_report
-from sdpet.adapters.positions import PLACEMENTS
+from sdpet.adapters import PLACEMENTS
 
 ROOT = Path(__file__).parent.parent
 HEATMAP = ROOT / "analysis" / "data" / "xiang2023_dreambooth_heatmap.csv"

@@ -9,8 +9,9 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, PNDMScheduler
 
-from sdpet.sampling.loop import SamplerConfig, Start, denoise
-from sdpet.sampling.samplers import SAMPLERS, spread
+from sdpet.choices import SAMPLERS
+from sdpet.sampling import SamplerConfig, Start, denoise
+from sdpet.sampling.samplers import spread_timesteps
 from sdpet.seeds import generator
 
 SCHEDULER = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
@@ -164,7 +165,7 @@ def test_a_model_that_predicts_v_gives_the_same_images(name):
 
 def test_timesteps_for_every_number_of_steps():
     for steps in range(1, 1001):
-        ascending = spread(steps)[::-1]
+        ascending = spread_timesteps(steps)[::-1]
         assert len(ascending) == len(set(ascending)) == steps and ascending[0] >= 0 and ascending[-1] <= 999
         assert ascending[-1] >= 1000 - 1000 / steps, "begins within one step of the end, where images are pure noise"
         if 1000 % steps == 0 and steps < 1000:

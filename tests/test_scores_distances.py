@@ -14,10 +14,8 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from sdpet.lab.judge import JudgeScorer
-from sdpet.scoring import distances
-from sdpet.scoring.plan import EvalPlan, Shot
-from sdpet.scoring.prompt_set import PromptSet
+from sdpet.lab import JudgeScorer
+from sdpet.scoring import EvalImage, EvalPlan, PromptSet, distances
 from sdpet.scoring.scorers import CLIP, Scorers
 
 
@@ -131,7 +129,7 @@ def scores_of(images, references):
     """All distances, in the features of the lab's judge."""
     scorers, plan = Scorers({CLIP: JudgeScorer()}), EvalPlan(distances=DISTANCES)
     task = PromptSet([], references)
-    return task.scores(images, [Shot("", "prompt", "")] * len(images), scorers, plan)
+    return task.scores(images, [EvalImage("", "prompt", "")] * len(images), scorers, plan)
 
 
 def test_identical_sets_are_at_no_distance(photographs):

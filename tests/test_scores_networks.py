@@ -11,11 +11,7 @@ import torch
 from PIL import Image
 from skimage import data
 
-from sdpet.scoring import clip_i, clip_t, distances
-from sdpet.scoring.dino import DinoScorer
-from sdpet.scoring.inception import InceptionScorer
-from sdpet.scoring.lpips import LpipsScorer
-from sdpet.scoring.scorers import Scorers, load
+from sdpet.scoring import DinoScorer, InceptionScorer, LpipsScorer, Scorers, clip_i, clip_t, distances, load_scorers
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +128,7 @@ def test_clip_vit_b_32_against_open_clip_and_transformers(tmp_path, pictures):
     import open_clip
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-    from sdpet.scoring.openclip import OpenClipScorer
+    from sdpet.scoring import OpenClipScorer
 
     name, texts = "ViT-B-32-quickgelu", ["a photo of a cat", "an astronaut"]
     with torch.random.fork_rng(devices=[]):
@@ -179,9 +175,9 @@ def test_a_scorer_that_cannot_be_had_is_missing_and_never_replaced():
     def gone():
         raise ValueError("its weights are gone")
 
-    found = load({"clip": lambda: "the scorer", "dino": gone}, strict=False)
+    found = load_scorers({"clip": lambda: "the scorer", "dino": gone}, strict=False)
     assert "dino" not in found and found.missing == {"dino": "its weights are gone"} and found["clip"] == "the scorer"
-    with pytest.raises(ValueError, match="the scorer dino cannot be had: its weights are gone"):
-        load({"clip": lambda: "the scorer", "dino": gone}, strict=True)
+    with pytest.raises(ValueError, match="the scorer dino is not available: its weights are gone"):
+        load_scorers({"clip": lambda: "the scorer", "dino": gone}, strict=True)
     with pytest.raises(ValueError, match="none of the scorers dino"):
-        load({"dino": gone}, strict=False)
+        load_scorers({"dino": gone}, strict=False)

@@ -15,26 +15,21 @@ from PIL import Image
 from study_tools import ROOT, composed, environment, tiny_overrides, train
 from tiny_scorer import TinyScorer
 
-from sdpet.adapters.spec import AdapterSpec
+from sdpet.adapters import AdapterSpec
 from sdpet.commands.evaluate_runs import evaluate_again
 from sdpet.commands.guidance_curve import evaluate_curve
-from sdpet.config.checks import validate
-from sdpet.config.ids import run_folder
-from sdpet.lab.judge import JudgeScorer
-from sdpet.lab.scorer import load_scorer
+from sdpet.config import run_folder, validate
+from sdpet.lab import JudgeScorer, load_scorer
 from sdpet.methods import Design, build
-from sdpet.runs.record import Record
-from sdpet.runs.setup import Stage
-from sdpet.runs.start import run_together
-from sdpet.scoring import EvalPlan, Scorers, feature_cache, scorers
+from sdpet.runs import Record, Resources, run_together
+from sdpet.scoring import EvalPlan, PromptSet, Scorers, feature_cache, scorers
 from sdpet.scoring.noise import LEVELS, noise_differences
-from sdpet.scoring.prompt_set import PromptSet
 from sdpet.seeds import generator
 from sdpet.tasks import DreamBoothTask
 
 
 def lab_pictures(n, seed):
-    from sdpet.lab.world import caption, render, sample_scenes
+    from sdpet.lab import caption, render, sample_scenes
 
     scenes = sample_scenes(n, seed=seed)
     return render(scenes), [caption(scenes, i) for i in range(n)]
@@ -48,7 +43,7 @@ def test_equal_images_have_equal_scores_in_any_order_and_batch_from_memory_and_d
     def scores(images, prompts, references):
         known = Scorers({"clip": load_scorer(), "judge": JudgeScorer()})
         task = PromptSet(prompts, references)
-        return task.scores(images, task.shots(dataclasses.replace(plan, images=len(images))), known, plan)
+        return task.scores(images, task.eval_images(dataclasses.replace(plan, images=len(images))), known, plan)
 
     first = scores(images, prompts, references)
     assert {"clip_i", "clip_t", "judge_i", "fid", "fid_infinity", "judge_fid", "kid", "recall", "cmmd"} <= set(first)
@@ -131,7 +126,7 @@ def study(tiny_folder, subject_folders, tmp_path_factory):
     out = tmp_path_factory.mktemp("study")
     given = [*tiny_overrides(tiny_folder, subject_folders, out), "study=s", "trainer.lr=1e-2"]
     configs = [composed(*given, *more) for more in ([], ["seed=1"], ["adapter=ffni-ffni"])]
-    records = run_together(configs, Stage())
+    records = run_together(configs, Resources())
     assert [record.status for record in records] == ["finished"] * 3
     return [run_folder(validate(config)) for config in configs]
 
@@ -211,7 +206,7 @@ def test_base_samples_come_back_when_only_they_are_gone(study, tiny_folder, subj
     shutil.rmtree(root / "base")
     shutil.rmtree(root.parent / ".anchors", ignore_errors=True)
     given = [*tiny_overrides(tiny_folder, subject_folders, root.parent), "study=s", "trainer.lr=1e-2"]
-    run_together([composed(*given, "adapter=transo-transo")], Stage())
+    run_together([composed(*given, "adapter=transo-transo")], Resources())
     assert (root / "base" / "seed0" / "samples" / "00000.png").read_bytes() == before
 
 
@@ -251,7 +246,7 @@ WRONG = [
     (
         lambda folder: None,
         ["eval=paper", "eval.scorer.pretrained=/nowhere.pt"],
-        ["scorer clip cannot be had", "nowhere"],
+        ["scorer clip is not available", "nowhere"],
     ),
     (lambda folder: None, ["eval.distances=[fidd]"], ["eval.distances", "did you mean fid"]),
     (lambda folder: None, ["eval.prompts=animals"], ["objects, living"]),
@@ -269,12 +264,12 @@ def test_folders_are_scored_and_wrong_ones_get_one_sentence(tmp_path, capsys):
     for _ in range(2):
         evaluate_images(again(f"images={good}", *common, f"prompts={tmp_path / 'prompts.txt'}")[0])
     out = capsys.readouterr().out
-    assert "clip_t" in out and "not done again" in out
+    assert "clip_t" in out and "skipped" in out
     stored = json.loads(next((tmp_path / "out").glob("*.json")).read_text())
     expected = Scorers.of(load_scorer())
     task = PromptSet(prompts, lab_pictures(7, 5)[0])
     assert stored["metrics"] == pytest.approx(
-        task.scores(images, task.shots(EvalPlan(images=6)), expected, EvalPlan()), abs=1e-6
+        task.scores(images, task.eval_images(EvalPlan(images=6)), expected, EvalPlan()), abs=1e-6
     )
     for number, (damage, more, says) in enumerate(WRONG):
         folder = folder_of(tmp_path / str(number), images)
@@ -297,7 +292,7 @@ def test_a_main_scorer_that_is_not_here_ends_training_before_it_begins(tiny_fold
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert ended.returncode == 1 and "Traceback" not in ended.stderr
-    assert "cannot be had" in ended.stderr and "hub cannot be reached" in ended.stderr
+    assert "is not available" in ended.stderr and "hub cannot be reached" in ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 1 and not list(tmp_path.glob("single/*"))
 
 

@@ -12,13 +12,10 @@ import time
 import pytest
 from study_tools import ROOT, composed, records, start, tiny_overrides, train
 
-from sdpet.adapters.positions import PLACEMENTS
-from sdpet.config.checks import validate
-from sdpet.config.ids import run_folder
-from sdpet.files.lock import claim
-from sdpet.runs.record import Record, run_id
-from sdpet.runs.setup import Stage
-from sdpet.runs.start import run
+from sdpet.adapters import PLACEMENTS
+from sdpet.config import run_folder, run_id, validate
+from sdpet.files.lock import run_lock
+from sdpet.runs import Record, Resources, run
 
 SIX = ("-m", "+sweeps=smoke", "hydra/launcher=local")  # one by one: equal to the last bit
 
@@ -35,7 +32,7 @@ def overrides(tiny_folder, subject_folders, out):
 
 @pytest.fixture(scope="session")
 def stage():
-    return Stage()
+    return Resources()
 
 
 def scores(study):
@@ -80,7 +77,7 @@ def test_runs_of_one_process_do_not_leak_into_each_other(overrides, out, stage):
     """Full tuning, then an adapter: the adapter's run is that of a fresh process."""
     run(composed(*overrides, "adapter=full", "study=a"), stage)
     after = run(composed(*overrides, "study=a"), stage)
-    fresh = run(composed(*overrides, "study=b"), Stage())
+    fresh = run(composed(*overrides, "study=b"), Resources())
     assert after.loss == fresh.loss
     # Sampled images are 8-bit; the predicted noise itself may differ in float32's last bit from process to process.
     assert after.metrics == pytest.approx(fresh.metrics, rel=1e-5)
@@ -91,7 +88,7 @@ def test_runs_of_one_process_do_not_leak_into_each_other(overrides, out, stage):
 def test_a_run_that_fails_is_recorded_and_tried_again_when_asked(overrides, out, stage, monkeypatch):
     config = composed(*overrides)
     with monkeypatch.context() as broken:
-        broken.setattr("sdpet.training.trainer.fit_together", lambda *a, **k: 1 / 0)
+        broken.setattr("sdpet.training.fit_together", lambda *a, **k: 1 / 0)
         record = run(config, stage)
     folder = out / "single" / record.run_id
     assert (record.status, record.reason) == ("failed", "ZeroDivisionError: division by zero")
@@ -114,7 +111,7 @@ def test_what_an_interrupted_run_left_is_cleared_away(overrides, out, stage, mon
     (folder / "samples").mkdir(parents=True)
     (folder / "samples" / "99999.png").write_text("left over")
     with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
-        broken.setattr("sdpet.training.trainer.fit_together", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr("sdpet.training.fit_together", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
         run(config, stage)
     assert not folder.exists()
     assert run(config, stage).status == "finished"
@@ -122,22 +119,22 @@ def test_what_an_interrupted_run_left_is_cleared_away(overrides, out, stage, mon
 
 
 def test_a_claim_is_exclusive_and_dies_with_its_owner(tmp_path):
-    with claim(tmp_path / "run") as mine:
+    with run_lock(tmp_path / "run") as mine:
         assert mine
-        with claim(tmp_path / "run") as second:
+        with run_lock(tmp_path / "run") as second:
             assert not second
     child = os.fork()
     if child == 0:
-        with claim(tmp_path / "run"):
+        with run_lock(tmp_path / "run"):
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
-    with claim(tmp_path / "run") as after_death:
+    with run_lock(tmp_path / "run") as after_death:
         assert after_death
 
 
 def test_a_claimed_run_is_left_alone(overrides, stage):
     config = composed(*overrides)
-    with claim(run_folder(validate(config))):
+    with run_lock(run_folder(validate(config))):
         assert run(config, stage) is None
 
 
@@ -148,7 +145,7 @@ def test_the_placement_study_is_all_placements_and_three_seeds(overrides):
     from hydra.types import RunMode
 
     from hydra_plugins.sdpet_sweeper import GridSweeper
-    from sdpet.study.plan import Composer, make_plan
+    from sdpet.study import Composer, make_plan
 
     def plan(*arguments):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -160,11 +157,11 @@ def test_the_placement_study_is_all_placements_and_three_seeds(overrides):
             return make_plan(Composer(hydra.config_loader, master), sweeper.combinations(given))
 
     study = plan("+sweeps=placement")
-    found = [(job.config["adapter"], job.config["seed"]) for job in study.jobs]
+    found = [(job.config.values["adapter"], job.config.seed) for job in study.jobs]
     cells = {(f"{adapter['din']}-{adapter['dout']}", seed) for adapter, seed in found}
     assert cells == {(placement, seed) for placement in PLACEMENTS for seed in (0, 1, 2)}
     assert len(study.jobs) == 60 and not study.dropped
-    assert len({job.config["adapter"]["params"] for job in study.jobs}) == 1
+    assert len({job.config.adapter.params for job in study.jobs}) == 1
     assert {job.folder.parent.name for job in study.jobs} == {"placement"}
     assert study.jobs[0].name == "attn1i-attn1i seed 0"
 
@@ -192,7 +189,7 @@ def undisturbed(tiny_folder, subject_folders, tmp_path_factory):
 def test_a_study_says_what_was_done_and_litters_nothing(undisturbed):
     study, ended = undisturbed
     assert len(records(study)) == 6
-    assert "6 runs: 6 done" in ended.stdout and f"python -m analysis {study}" in ended.stdout
+    assert "6 runs: 6 completed" in ended.stdout and f"python -m analysis {study}" in ended.stdout
     assert ended.stderr == ""
     assert sorted(path.name for path in study.parent.iterdir()) == [".anchors", ".cache", ".features", "smoke"]
 
@@ -200,7 +197,7 @@ def test_a_study_says_what_was_done_and_litters_nothing(undisturbed):
 def test_a_study_asked_for_again_does_nothing(undisturbed, tiny_folder, subject_folders):
     study, _ = undisturbed
     ended = train(*SIX, *tiny_overrides(tiny_folder, subject_folders, study.parent))
-    assert ended.returncode == 0 and "6 there before" in ended.stdout
+    assert ended.returncode == 0 and "6 already complete" in ended.stdout
 
 
 def wait_for(condition, process):
@@ -253,7 +250,7 @@ def test_killed_and_started_again_it_ends_with_the_same_records(undisturbed, ove
         assert folders - {"base"} == set(records(study))  # nothing half done
     before = records(study)
     ended = train(*SIX, *overrides, "hydra.launcher.workers=1", "quiet=true")
-    assert ended.returncode == 0 and f"{len(before)} there before" in ended.stdout
+    assert ended.returncode == 0 and f"{len(before)} already complete" in ended.stdout
     assert ended.stdout.startswith("6 runs") and ended.stderr == ""
     assert records(study) == records(undisturbed[0])  # also: the same in this process as in workers
     assert scores(study) == scores(undisturbed[0])
@@ -264,7 +261,7 @@ def test_two_processes_on_one_study_share_it(undisturbed, overrides, out):
     said = [process.communicate(timeout=300)[0] for process in pair]
     assert [process.returncode for process in pair] == [0, 0], said
     assert records(out / "smoke") == records(undisturbed[0])
-    assert sum(int(text.split("done in")[0].split()[-1]) if "done in" in text else 0 for text in said) >= 6
+    assert sum(int(text.split("completed in")[0].split()[-1]) if "completed in" in text else 0 for text in said) >= 6
 
 
 def test_a_failing_run_stops_no_other_and_shows_in_the_exit_status(overrides, out, tmp_path):
@@ -373,7 +370,7 @@ def test_a_study_in_fleets_is_the_study_one_by_one(undisturbed, overrides, out):
 def test_a_fleet_with_too_little_memory_is_halved(overrides, out, monkeypatch):
     """An error stops only the runs that have it alone."""
     import sdpet.training.trainer
-    from sdpet.runs.start import run_together
+    from sdpet.runs import run_together
 
     sizes, original = [], sdpet.training.trainer.fit_together
 
@@ -385,21 +382,21 @@ def test_a_fleet_with_too_little_memory_is_halved(overrides, out, monkeypatch):
             raise ZeroDivisionError("its own fault")
         return original(base, members, *more)
 
-    monkeypatch.setattr("sdpet.training.trainer.fit_together", small)
-    records = run_together([composed(*overrides, f"seed={seed}", "study=oom") for seed in range(3)], Stage())
+    monkeypatch.setattr("sdpet.training.fit_together", small)
+    records = run_together([composed(*overrides, f"seed={seed}", "study=oom") for seed in range(3)], Resources())
     assert sizes == [3, 2, 1, 1, 1]
     assert [record.status for record in records] == ["finished", "finished", "failed"]
     assert records[2].reason == "ZeroDivisionError: its own fault"
 
 
 def test_a_killed_fleet_goes_on_from_its_checkpoint(overrides, out):
+    from sdpet.runs import run_together
     from sdpet.runs.checkpoint import checkpoint_file
-    from sdpet.runs.start import run_together
 
     configs = [
         composed(*overrides, f"seed={seed}", "study=again", "logger=csv", "checkpoint_seconds=0") for seed in range(2)
     ]
-    whole = run_together([composed(*overrides, f"seed={seed}", "study=whole") for seed in range(2)], Stage())
+    whole = run_together([composed(*overrides, f"seed={seed}", "study=whole") for seed in range(2)], Resources())
     stop = iter([False, False, False, True])
 
     def watch(phase, done, total, *loss):
@@ -407,11 +404,13 @@ def test_a_killed_fleet_goes_on_from_its_checkpoint(overrides, out):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_together(configs, Stage(), watch)
+        run_together(configs, Resources(), watch)
     folders = [run_folder(validate(config)) for config in configs]
     assert all(checkpoint_file(folder).exists() and not folder.exists() for folder in folders)
     seen = []
-    again = run_together(configs, Stage(), lambda phase, done, *more: seen.append(done) if phase == "train" else None)
+    again = run_together(
+        configs, Resources(), lambda phase, done, *more: seen.append(done) if phase == "train" else None
+    )
     assert min(seen) > 1 and [record.loss for record in again] == [record.loss for record in whole]
     assert records(out / "again") == records(out / "whole")
     assert not any(checkpoint_file(folder).exists() for folder in folders)

@@ -11,16 +11,13 @@ import torch
 from PIL import Image
 from study_tools import composed, tiny_overrides
 
-from sdpet.config.checks import validate
-from sdpet.config.ids import identity, run_id
+from sdpet.config import identity, run_id, validate
 from sdpet.files.images import load_folder
-from sdpet.models.load import load_base
-from sdpet.runs.setup import Stage
-from sdpet.runs.start import run
+from sdpet.models import load_base
+from sdpet.runs import Resources, run
+from sdpet.sampling import SamplerConfig
 from sdpet.seeds import generator
-from sdpet.tasks import DreamBoothTask, FinetuneTask
-from sdpet.tasks.class_images import class_folder
-from sdpet.tasks.latent_cache import Cache
+from sdpet.tasks import DreamBoothTask, FinetuneTask, LatentCache, class_folder
 
 DOG = Path(__file__).parent / "data" / "dog"
 WORDS = ("a photo of a sks dog", "a photo of a dog")
@@ -82,11 +79,16 @@ def test_class_images_are_drawn_once_however_many_ask(drawn, tiny_folder, monkey
     original = class_images.sample
     monkeypatch.setattr(class_images, "sample", lambda *a, **k: (calls.append(len(a[1])), original(*a, **k))[1])
     config = drawn()
+    root = config.output_root / ".cache" / "class"
+    sampler = SamplerConfig(*(config.values["data"][f"class_{key}"] for key in ("sampler", "steps", "guidance")))
 
-    def ask():
-        found.append(class_folder(config, base, lambda *told: seen.append(told)))
+    def ask(progress=None):
+        return class_folder(root, base, "a photo of a star", 11, sampler, progress)
 
-    threads = [threading.Thread(target=ask) for _ in range(3)]
+    def ask_with_progress():
+        found.append(ask(lambda *done: seen.append(done)))
+
+    threads = [threading.Thread(target=ask_with_progress) for _ in range(3)]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert len(found) == 3 and len(set(found)) == 1 and calls == [8, 3]
@@ -97,9 +99,9 @@ def test_class_images_are_drawn_once_however_many_ask(drawn, tiny_folder, monkey
     (found[0] / "index.jsonl").unlink()  # interrupted: the two last are missing
     (found[0] / "00009.png").unlink()
     (found[0] / "00010.png").unlink()
-    assert class_folder(config, base) == found[0] and calls == [8, 3, 2]
+    assert ask() == found[0] and calls == [8, 3, 2]
     assert np.array_equal(load_folder(found[0], 32, "class"), images)
-    task = Stage().task(config)
+    task = Resources().task(config)
     assert calls == [8, 3, 2] and task.describe()["class_images"] == 11
 
 
@@ -147,7 +149,7 @@ def test_latents_are_computed_once_and_anew_for_any_change(tiny_folder, subject_
 
 def test_damaged_entries_are_made_anew(tiny_base, tmp_path):
     images = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
-    cache = Cache(tiny_base, tmp_path)
+    cache = LatentCache(tiny_base, tmp_path)
     right = cache.latents(images)
     (file,) = tmp_path.glob("*.safetensors")
     whole = file.read_bytes()
@@ -158,7 +160,7 @@ def test_damaged_entries_are_made_anew(tiny_base, tmp_path):
         assert file.read_bytes() == whole
     (tmp_path / "file").write_text("a file, where a folder should be made")
     with pytest.warns(UserWarning, match="are not kept"):
-        assert torch.equal(Cache(tiny_base, tmp_path / "file").latents(images), right)
+        assert torch.equal(LatentCache(tiny_base, tmp_path / "file").latents(images), right)
 
 
 def test_of_several_askers_one_computes(tiny_base, tmp_path, monkeypatch):
@@ -172,7 +174,8 @@ def test_of_several_askers_one_computes(tiny_base, tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(tiny_base), "encode_images", slow)
     threads = [
-        threading.Thread(target=lambda: found.append(Cache(tiny_base, tmp_path).latents(images))) for _ in range(4)
+        threading.Thread(target=lambda: found.append(LatentCache(tiny_base, tmp_path).latents(images)))
+        for _ in range(4)
     ]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
@@ -181,8 +184,8 @@ def test_of_several_askers_one_computes(tiny_base, tmp_path, monkeypatch):
 
 def test_a_run_keeps_its_latents_under_the_output_root(drawn, subject_folders, monkeypatch):
     config = drawn(f"data.class_dir={subject_folders['class']}")
-    Stage().task(config)
-    root = Path(config["output_root"]) / ".cache"
+    Resources().task(config)
+    root = config.output_root / ".cache"
     assert len(list(root.glob("*.safetensors"))) == 5  # two views of subject and class, and the text
 
 
@@ -207,6 +210,7 @@ def test_datasets_on_disk_are_a_task(tiny_base, captioned, tmp_path):
     whole = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
     whole.save_to_disk(str(tmp_path / "one"))
     task = FinetuneTask(tiny_base, tmp_path / "one", source="dataset", caption_column="said", heldout_share=0.2)
+    assert datasets.is_progress_bar_enabled(), "off while the set is read, and then as before"
     trained, held = pairs(task)
     assert (len(trained), len(held)) == (24, 6) and not set(trained) & set(held)
     assert all(caption == f"grey number {grey}" for grey, caption in trained + held)
@@ -239,7 +243,7 @@ def test_flowers_of_torchvision_are_a_task(tiny_base, tmp_path, monkeypatch):
     from scipy.io import savemat
     from torchvision.datasets import flowers102
 
-    with pytest.raises(ValueError, match="does not hold Flowers102"):
+    with pytest.raises(ValueError, match="does not contain Flowers102"):
         FinetuneTask(tiny_base, tmp_path, source="flowers")
     folder = tmp_path / "flowers-102"
     (folder / "jpg").mkdir(parents=True)

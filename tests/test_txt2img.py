@@ -29,8 +29,7 @@ def fast(tiny_folder):
 
 def test_the_lab_draws_what_a_file_of_prompts_says(tmp_path):
     """Five prompts in batches of two: the last one is short. The judge looks at shape and colour."""
-    from sdpet.lab.judge import load_judge
-    from sdpet.lab.world import COLORS, SHAPES
+    from sdpet.lab import COLORS, SHAPES, load_judge
 
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join(line for line, *_ in LINES) + "\n\n")
@@ -98,9 +97,9 @@ def test_two_writers_never_overwrite_each_other(tmp_path, monkeypatch):
 
 
 def test_interrupted_what_is_finished_is_kept(fast, tmp_path, monkeypatch, capsys):
-    from sdpet.sampling import loop as sample
+    from sdpet import sampling
 
-    calls, whole = [], sample.denoise
+    calls, whole = [], sampling.denoise
 
     def interrupted(*arguments):
         calls.append(1)
@@ -108,7 +107,7 @@ def test_interrupted_what_is_finished_is_kept(fast, tmp_path, monkeypatch, capsy
             raise KeyboardInterrupt
         return whole(*arguments)
 
-    monkeypatch.setattr(sample, "denoise", interrupted)
+    monkeypatch.setattr(sampling, "denoise", interrupted)
     assert sdpet(*fast, "--n_iter", 4, "--n_samples", 2, "--outdir", tmp_path) == 130
     assert names(tmp_path) == ["grid-0000.png", *[f"samples/0000{i}.png" for i in range(4)]]
     assert "4 of 8 images are kept" in capsys.readouterr().err
@@ -289,7 +288,7 @@ model:
 
 def test_the_public_config_of_v1_gives_the_architecture_of_v1(tmp_path):
     from sdpet.commands.scripts.ldm_config import write_configs
-    from sdpet.models.source import ARCHITECTURES
+    from sdpet.models import ARCHITECTURES
 
     (tmp_path / "v1.yaml").write_text(V1)
     folder = write_configs(tmp_path / "v1.yaml", tmp_path / "configs")

@@ -1,4 +1,6 @@
-from .attachment import Adapters as Adapters
+from .attached import Adapters as Adapters
+from .attached import attached_adapters as attached_adapters
+from .attached import detach_all as detach_all
 from .attachment import attach as attach
 from .attachment import count_parameters as count_parameters
 from .attachment import matching_blocks as matching_blocks

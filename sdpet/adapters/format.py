@@ -14,16 +14,24 @@ from torch import Tensor
 
 import sdpet
 from sdpet.adapters.spec import AdapterSpec
-from sdpet.files.atomic import atomically
+from sdpet.files.atomic import write_atomic
 
 WEIGHTS, DESIGN = "adapters.safetensors", "adapters.json"
 _FORMAT = 1
 
 
 def save_adapters(folder: str | Path, spec: AdapterSpec, blocks: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
-    """Write both files, each atomically, the design last: a folder that has it is complete.
+    """Write both files atomically, the design last, so that a folder that contains it is complete.
 
-    blocks: paths of the blocks that carry an adapter; tensors: all weights, named as in `Adapters.state_dict()`.
+    Parameters
+    ----------
+    folder : str or Path
+        Created if it does not exist.
+    spec : AdapterSpec
+    blocks : sequence of str
+        Paths of the blocks that have an adapter.
+    tensors : mapping of str to Tensor
+        All weights, named as in `Adapters.state_dict()`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -36,12 +44,28 @@ def save_adapters(folder: str | Path, spec: AdapterSpec, blocks: Sequence[str], 
         "parameters": sum(value.numel() for value in tensors.values()),
     }
     weights = safetensors.torch.save(written, metadata={"format": "pt"})
-    atomically(folder / WEIGHTS, lambda partial: partial.write_bytes(weights))
-    atomically(folder / DESIGN, lambda partial: partial.write_text(json.dumps(design, indent=1) + "\n"))
+    write_atomic(folder / WEIGHTS, lambda partial: partial.write_bytes(weights))
+    write_atomic(folder / DESIGN, lambda partial: partial.write_text(json.dumps(design, indent=1) + "\n"))
 
 
 def read_saved(folder: str | Path) -> tuple[AdapterSpec, dict[str, Tensor]]:
-    """Design and weights in a folder of sdpet's own. ValueError where it holds none or is damaged."""
+    """Read sdpet's own folder.
+
+    Parameters
+    ----------
+    folder : str or Path
+
+    Returns
+    -------
+    AdapterSpec
+    dict of str to Tensor
+        The weights, named as in `Adapters.state_dict()`.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds no adapters or is damaged.
+    """
     folder = Path(folder)
     if not (folder / DESIGN).is_file():
         raise ValueError(f"{folder} holds no {DESIGN}; give the folder of a finished run or of adapters.save.")
@@ -49,6 +73,7 @@ def read_saved(folder: str | Path) -> tuple[AdapterSpec, dict[str, Tensor]]:
 
 
 def read_spec(path: Path) -> AdapterSpec:
+    """Read a design from adapters.json. Raises ValueError if it is damaged or of another format."""
     try:
         design = json.loads(path.read_text())
         if design["format"] != _FORMAT:
@@ -59,6 +84,7 @@ def read_spec(path: Path) -> AdapterSpec:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read weights from a .safetensors file. Raises ValueError if it cannot be read."""
     try:
         return safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
@@ -66,7 +92,22 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def read_pickled(path: Path) -> dict[str, Tensor]:
-    """A `torch.save`d state dict, read without executing what is pickled in it."""
+    """Read a state dict that `torch.save` wrote, without executing anything that is pickled in it.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    dict of str to Tensor
+        On the CPU.
+
+    Raises
+    ------
+    ValueError
+        If the file is not a state dict or cannot be read safely.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever is wrong with the file: the unpickler raises many kinds

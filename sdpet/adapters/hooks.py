@@ -1,106 +1,89 @@
 """Interprets taps (sdpet.adapters.positions) as forward hooks on one block and its submodules.
 
-Hooks are all that is changed: no parameter, buffer, submodule or method of the block. What is remembered between a
-read and a write lives for one forward pass of the block: it is forgotten when the block returns, also when it is left
-by an exception, which is how torch ends the recomputation of a checkpointed block.
+Forward hooks are the only change: no parameter, buffer, submodule or method of the block is touched. All state hangs on
+these hooks, and nowhere else. So it goes wherever the block goes: `copy.deepcopy` and `pickle` of a block copy its
+adapters with it, and the copy shares nothing with the original.
+
+Values that an adapter has read are kept for one forward pass of the block. They are dropped when the block returns, and
+also when an exception ends it, which is how torch ends the recomputation of a checkpointed block.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from sdpet.adapters.edges import Edge, RowShares
 from sdpet.adapters.positions import Tap
 
 
-@dataclass(eq=False)
-class Shares:
-    """How the rows of a batch are shared out, in order: share i has counts[i] of sum(counts) equal parts."""
+class BlockHooks:
+    """The hooks of one block, for all its edges.
 
-    counts: list[int]
+    An edge reads what the block and the edges that write earlier on the datapath computed. Edges that write to one tap
+    do not see each other. They are applied in the order in which they were added; as all of them add, the order does
+    not matter.
 
-    def split(self, value: Tensor) -> list[Tensor]:
-        """Views of value (B, ...), one a share. ValueError when the rows cannot be shared out evenly."""
-        rows = self._rows_each(value)
-        return list(value.split([count * rows for count in self.counts]))
-
-    def span(self, value: Tensor, first: int, count: int) -> tuple[int, int]:
-        """(start, stop): the rows of value (B, ...) that `count` shares from number `first` on have."""
-        rows = self._rows_each(value)
-        return rows * sum(self.counts[:first]), rows * sum(self.counts[: first + count])
-
-    def _rows_each(self, value: Tensor) -> int:
-        rows, rest = divmod(len(value), sum(self.counts))
-        if rest:
-            raise ValueError(
-                f"A fleet of {sum(self.counts)} members got a batch of {len(value)} rows; give each as many."
-            )
-        return rows
-
-
-@dataclass(eq=False)
-class Edge:
-    """One way through a block: from the sum of the values at the taps that are read to the value at the taps `writes`.
-
-    change(read, dtype): what is added to the value at a tap of `writes`, in its dtype, given what was read.
-    reads: the taps to sum up, for each share of the batch that the edge gets: one for the whole batch, several where
-    members of a fleet that read at different places write here together.
-    shares: None where it gets the whole batch, or of which shares it gets those from number `first` on.
-    """
-
-    reads: tuple[tuple[Tap, ...], ...]
-    writes: tuple[Tap, ...]
-    change: Callable[[Tensor, torch.dtype], Tensor]
-    active: bool = True
-    shares: Shares | None = None
-    first: int = 0
-
-    @property
-    def read_taps(self) -> list[Tap]:
-        return [tap for taps in self.reads for tap in taps]
-
-
-class Wiring:
-    """The hooks of one block for all its edges.
-
-    Every edge reads what the block and the edges that write earlier on the datapath made; edges that write to one tap
-    do not see each other and are applied in the order in which they came, so for additions the order does not matter.
+    Parameters
+    ----------
+    name : str
+        The block's path in the UNet.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.edges: list[Edge] = []
+        self._handles: dict[Tap | str, RemovableHandle] = {}
         self._seen: dict[Tap, Tensor] = {}
-        self._parts: dict[tuple[Tap, Shares], list[Tensor]] = {}  # what was seen, shared out
-        self._hooks: list[RemovableHandle] = []
+        self._parts: dict[tuple[Tap, RowShares], list[Tensor]] = {}  # values of _seen, divided by rows
 
-    def hook(self, block: nn.Module) -> None:
-        """Put the hooks that `edges` need, in place of those that were there."""
-        for handle in self._hooks:
-            handle.remove()
-        self._hooks = []
-        self._forget()
-        if not self.edges:
-            return
-        self._hooks.append(block.register_forward_pre_hook(self._begin))
-        taps = dict.fromkeys(tap for edge in self.edges for tap in (*edge.read_taps, *edge.writes))
-        for tap in taps:
+    def __getstate__(self) -> dict[str, Any]:
+        # The handles are part of the state, as torch then gives hooks that come later other ids.
+        return {"name": self.name, "edges": self.edges, "_handles": self._handles}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._seen, self._parts = {}, {}
+        for edge in self.edges:
+            edge.attachment.carriers.add(self)
+
+    def add(self, block: nn.Module, edge: Edge) -> None:
+        """Add an edge to the block whose hooks these are."""
+        self.edges.append(edge)
+        edge.attachment.carriers.add(self)
+        self._remove_handles(list(self._handles))
+        self._handles["begin"] = block.register_forward_pre_hook(self._begin)
+        for tap in dict.fromkeys(tap for edge in self.edges for tap in edge.taps):
             module = block.get_submodule(tap.path)
             if tap.side == "in":
                 index = list(inspect.signature(type(module).forward).parameters).index(tap.argument) - 1
-                hook = partial(self._enter, tap, index)
-                self._hooks.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+                hook = partial(self._intercept_input, tap, index)
+                self._handles[tap] = module.register_forward_pre_hook(hook, with_kwargs=True)
             else:
-                self._hooks.append(module.register_forward_hook(partial(self._leave, tap)))
-        self._hooks.append(block.register_forward_hook(self._end, always_call=True))
+                self._handles[tap] = module.register_forward_hook(partial(self._intercept_output, tap))
+        self._handles["end"] = block.register_forward_hook(self._end, always_call=True)
+
+    def remove(self, edges: list[Edge]) -> None:
+        """Remove edges, and the hooks that no other edge needs."""
+        self.edges = [edge for edge in self.edges if edge not in edges]
+        for edge in edges:
+            if not any(other.attachment is edge.attachment for other in self.edges):
+                edge.attachment.carriers.discard(self)
+        needed: set[Tap | str] = {tap for edge in self.edges for tap in edge.taps}
+        if self.edges:
+            needed |= {"begin", "end"}
+        self._remove_handles([key for key in self._handles if key not in needed])
+
+    def _remove_handles(self, keys: list[Tap | str]) -> None:
+        for key in keys:
+            self._handles.pop(key).remove()
+        self._forget()
 
     def _begin(self, module: nn.Module, args: Any) -> None:
         self._forget()
@@ -112,48 +95,48 @@ class Wiring:
         self._seen.clear()
         self._parts.clear()
 
-    def _enter(self, tap: Tap, index: int, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def _intercept_input(self, tap: Tap, index: int, module: nn.Module, args: tuple, kwargs: dict) -> tuple:
         if tap.argument in kwargs:
-            return args, {**kwargs, tap.argument: self._pass(tap, kwargs[tap.argument])}
+            return args, {**kwargs, tap.argument: self._intercept(tap, kwargs[tap.argument])}
         if index < len(args):
-            return (*args[:index], self._pass(tap, args[index]), *args[index + 1 :]), kwargs
-        return args, {**kwargs, tap.argument: self._pass(tap, None)}
+            return (*args[:index], self._intercept(tap, args[index]), *args[index + 1 :]), kwargs
+        return args, {**kwargs, tap.argument: self._intercept(tap, None)}
 
-    def _leave(self, tap: Tap, module: nn.Module, args: Any, output: Any) -> Any:
-        return self._pass(tap, output)
+    def _intercept_output(self, tap: Tap, module: nn.Module, args: Any, output: Any) -> Any:
+        return self._intercept(tap, output)
 
-    def _pass(self, tap: Tap, value: Any) -> Any:
-        """`value` goes by: remember it for the edges that read here, have it rewritten by those that write here."""
-        edges = [edge for edge in self.edges if edge.active]
+    def _intercept(self, tap: Tap, value: Any) -> Any:
+        """Store the value at a tap for the edges that read it, and return it with the additions of those that write."""
+        edges = [edge for edge in self.edges if edge.attachment.active]
         if any(tap in edge.read_taps for edge in edges):
             self._seen[tap] = self._checked(tap, value)
-        spans, changes = [], []
+        spans, deltas = [], []
         for edge in edges:
             if tap not in edge.writes:
                 continue
             if edge.shares is None:
-                value = value + edge.change(self._read(edge), value.dtype)
+                value = value + edge.delta(self._read(edge), value.dtype)
             else:
                 spans.append(edge.shares.span(value, edge.first, len(edge.reads)))
-                changes.append(edge.change(self._read(edge), value.dtype))
-        return _AddToRows.apply(value, spans, *changes) if spans else value
+                deltas.append(edge.delta(self._read(edge), value.dtype))
+        return _AddToRows.apply(value, spans, *deltas) if spans else value
 
     def _read(self, edge: Edge) -> Tensor:
         parts = []
-        for number, (first, *others) in enumerate(edge.reads, edge.first):
-            total = self._part(first, edge, number)
+        for share, (first, *others) in enumerate(edge.reads, edge.first):
+            total = self._part(first, edge, share)
             for tap in others:
-                total = self._part(tap, edge, number) + total
+                total = self._part(tap, edge, share) + total
             parts.append(total)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _part(self, tap: Tap, edge: Edge, number: int) -> Tensor:
-        """What was seen at the tap, of the batch or of one of the edge's shares of it."""
+    def _part(self, tap: Tap, edge: Edge, share: int) -> Tensor:
+        """The value at a tap: of the whole batch, or of one of the edge's shares."""
         if edge.shares is None:
             return self._seen[tap]
         if (tap, edge.shares) not in self._parts:
             self._parts[tap, edge.shares] = edge.shares.split(self._seen[tap])
-        return self._parts[tap, edge.shares][number]
+        return self._parts[tap, edge.shares][share]
 
     def _checked(self, tap: Tap, value: Any) -> Tensor:
         place = f"{tap.side}put {tap.argument}".strip() + f" of {tap.path or 'the block'} in {self.name}"
@@ -168,17 +151,17 @@ class Wiring:
 
 
 class _AddToRows(torch.autograd.Function):
-    """value (B, ...) with changes added to its rows start to stop, one change a span; spans do not overlap.
+    """Add deltas to spans of rows of a tensor (B, ...), one delta a span; the spans do not overlap.
 
     Slices and concatenation would do the same, but copy the whole gradient of the value at every tap.
     """
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, spans: list[tuple[int, int]], *changes: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, value: Tensor, spans: list[tuple[int, int]], *deltas: Tensor) -> Tensor:  # type: ignore[override]
         ctx.spans = spans
         value = value.clone()
-        for (start, stop), change in zip(spans, changes, strict=True):
-            value[start:stop] += change
+        for (start, stop), delta in zip(spans, deltas, strict=True):
+            value[start:stop] += delta
         return value
 
     @staticmethod
@@ -186,24 +169,27 @@ class _AddToRows(torch.autograd.Function):
         return grad, None, *(grad[start:stop] for start, stop in ctx.spans)
 
 
-_WIRINGS: WeakKeyDictionary[nn.Module, Wiring] = WeakKeyDictionary()
+def connect(block: nn.Module, name: str, edge: Edge) -> None:
+    """Add an edge to a block; `Attachment.remove` takes it out again.
+
+    Parameters
+    ----------
+    block : nn.Module
+    name : str
+        The block's path in the UNet, for messages and for handles made of the block's edges.
+    edge : Edge
+    """
+    (find_hooks(block) or BlockHooks(name)).add(block, edge)
 
 
-def connect(block: nn.Module, name: str, edge: Edge) -> Callable[[], None]:
-    """Add `edge` to the block that is called `name`; the function returned takes it away again."""
-    wiring = _WIRINGS.setdefault(block, Wiring(name))
-    wiring.edges.append(edge)
-    wiring.hook(block)
-
-    def disconnect() -> None:
-        wiring.edges.remove(edge)
-        wiring.hook(block)
-        if not wiring.edges:
-            del _WIRINGS[block]
-
-    return disconnect
+def find_hooks(block: nn.Module) -> BlockHooks | None:
+    """The hooks that carry a block's edges, or None if it has no edge."""
+    owners = (getattr(hook, "__self__", None) for hook in block._forward_pre_hooks.values())
+    return next((owner for owner in owners if isinstance(owner, BlockHooks)), None)
 
 
-def is_connected(block: nn.Module) -> bool:
-    """Whether any edge goes through the block."""
-    return block in _WIRINGS
+def all_hooks(unet: nn.Module) -> Iterator[BlockHooks]:
+    """The hooks of every block below `unet` that has an edge, in the order of its modules."""
+    for module in unet.modules():
+        if (hooks := find_hooks(module)) is not None:
+            yield hooks

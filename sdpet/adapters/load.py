@@ -7,20 +7,36 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from sdpet.adapters.attachment import Adapters, attach, matching_blocks
+from sdpet.adapters.attached import Adapters
+from sdpet.adapters.attachment import attach, matching_blocks
 from sdpet.adapters.format import DESIGN, WEIGHTS, read_spec, read_weights
 from sdpet.adapters.modules import build_adapter
 from sdpet.adapters.spec import AdapterSpec
 
-_NAMED = 4  # so many blocks with missing or unknown keys are spelt out in an error
+_SHOWN = 4  # how many blocks with missing or unknown keys an error names
 
 
 def load_adapters(unet: nn.Module, folder: str | Path, spec: AdapterSpec | None = None) -> Adapters:
-    """Attach the adapters saved in `folder` to the UNet; returns the handle.
+    """Attach saved adapters to a UNet.
 
-    folder: sdpet's own, or the reference code's `<step>-adapters/`, which does not hold the design: pass `spec`.
-    ValueError: the folder is missing, holds no adapters or is damaged, or does not fit the UNet or `spec`; keys that
-    are missing or unknown are named. The UNet is then left as it was.
+    Parameters
+    ----------
+    unet : nn.Module
+    folder : str or Path
+        sdpet's own folder, or the reference code's ``<step>-adapters/``.
+    spec : AdapterSpec, optional
+        The design. Needed for the reference code's folder, which does not contain it.
+
+    Returns
+    -------
+    Adapters
+        The handle.
+
+    Raises
+    ------
+    ValueError
+        If the folder is missing, holds no adapters, is damaged, or does not fit the UNet or `spec`; keys that are
+        missing or unknown are named. The UNet is then as it was.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -40,9 +56,25 @@ def load_adapters(unet: nn.Module, folder: str | Path, spec: AdapterSpec | None 
 
 
 def attach_weights(unet: nn.Module, spec: AdapterSpec, tensors: Mapping[str, Tensor], source: object) -> Adapters:
-    """Attach adapters with these weights, named as in `Adapters.state_dict()`. ValueError names keys that do not fit.
+    """Attach adapters with given weights.
 
-    source: what the weights are called in errors.
+    Parameters
+    ----------
+    unet : nn.Module
+    spec : AdapterSpec
+    tensors : mapping of str to Tensor
+        Named as in `Adapters.state_dict()`.
+    source : object
+        What errors call the weights, such as their folder.
+
+    Returns
+    -------
+    Adapters
+
+    Raises
+    ------
+    ValueError
+        If keys or shapes do not fit; the message names them.
     """
     adapters = attach(unet, spec, seed=0)
     try:
@@ -54,7 +86,10 @@ def attach_weights(unet: nn.Module, spec: AdapterSpec, tensors: Mapping[str, Ten
 
 
 def unattached_weights(unet: nn.Module, spec: AdapterSpec, tensors: Mapping[str, Tensor], source: object) -> Adapters:
-    """The same for a UNet of which only the shape is known (on the meta device): real adapters, not attached to it."""
+    """Build adapters with given weights without attaching them; the UNet may be on the meta device.
+
+    Parameters, result and errors are those of `attach_weights`.
+    """
     adapters = Adapters(spec, {path: build_adapter(spec, block) for path, block in matching_blocks(unet, spec).items()})
     _fill(adapters, tensors, source)
     return adapters
@@ -74,10 +109,10 @@ def _fill(adapters: Adapters, tensors: Mapping[str, Tensor], source: object) -> 
 
 
 def _names(keys: set[str]) -> str:
-    """Keys by block: `mid_block.attentions.0.transformer_blocks.0 (0.bias, 0.weight), ...`."""
+    """Format keys by block: `mid_block.attentions.0.transformer_blocks.0 (0.bias, 0.weight), ...`."""
     by_block: dict[str, list[str]] = {}
     for key in sorted(keys):
         block, *inner = key.rsplit(".", 2)
         by_block.setdefault(block, []).append(".".join(inner))
-    named = ", ".join(f"{block} ({', '.join(inner)})" for block, inner in list(by_block.items())[:_NAMED])
-    return named + (f" and {len(by_block) - _NAMED} more blocks" if len(by_block) > _NAMED else "")
+    named = ", ".join(f"{block} ({', '.join(inner)})" for block, inner in list(by_block.items())[:_SHOWN])
+    return named + (f" and {len(by_block) - _SHOWN} more blocks" if len(by_block) > _SHOWN else "")

@@ -5,6 +5,7 @@ Layers stand in one `nn.Sequential`, so that the keys of a state dict are the re
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from operator import attrgetter
 
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from sdpet.adapters.positions import position
 from sdpet.adapters.spec import AdapterSpec
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {
+ACTIVATION_LAYERS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "sig": nn.Sigmoid,
     "silu": nn.SiLU,
@@ -23,15 +24,30 @@ _GROUPS = 32  # of the group norm, as in the reference code
 
 
 def build_adapter(spec: AdapterSpec, block: nn.Module) -> nn.Sequential:
-    """An adapter that fits `block`, on the CPU (or the default device) in the default dtype.
+    """Build an adapter that fits a block.
 
-    Transformer blocks: (B, N, c) -> Linear -> activation -> Linear -> (B, N, c).
-    ResBlocks: (B, c_in, H, W) -> GroupNorm -> SiLU -> Conv3x3 -> activation -> Conv3x3 -> (B, c_out, H, W), with 32
-    groups, or where 32 does not divide c_in, as many as the block's own norm of those channels has.
+    Transformer blocks: (B, N, c_in) -> Linear -> activation -> Linear -> (B, N, c_out).
+    ResBlocks: (B, c_in, H, W) -> GroupNorm -> SiLU -> Conv3x3 -> activation -> Conv3x3 -> (B, c_out, H, W). The norm
+    has 32 groups, or where 32 does not divide c_in, as many as the block's own norm of those channels.
+
+    Parameters
+    ----------
+    spec : AdapterSpec
+    block : nn.Module
+        diffusers' BasicTransformerBlock or ResnetBlock2D.
+
+    Returns
+    -------
+    nn.Sequential
+        On the CPU (or the default device) in the default dtype, with weights drawn from the global random generator.
+
+    References
+    ----------
+    Xiang et al. 2023, arXiv 2303.18181, and its published code.
     """
     source, target = position(spec.din), position(spec.dout)
     c_in, c_out = attrgetter(source.width)(block), attrgetter(target.width)(block)
-    activation = _ACTIVATIONS[spec.activation]()
+    activation = ACTIVATION_LAYERS[spec.activation]()
     if source.groups is None:
         layers: list[nn.Module] = [nn.Linear(c_in, spec.mid_dim), activation, nn.Linear(spec.mid_dim, c_out)]
     else:
@@ -39,8 +55,18 @@ def build_adapter(spec: AdapterSpec, block: nn.Module) -> nn.Sequential:
         down = nn.Conv2d(c_in, spec.mid_dim, 3, padding=1)
         up = nn.Conv2d(spec.mid_dim, c_out, 3, padding=1)
         layers = [nn.GroupNorm(groups, c_in), nn.SiLU(), down, activation, up]
-    if spec.init == "zero":
-        with torch.no_grad():
-            for parameter in layers[-1].parameters():
-                parameter.zero_()
+    INITIALISATIONS[spec.init](layers[-1])
     return nn.Sequential(*layers)
+
+
+@torch.no_grad()
+def _start_at_zero(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        parameter.zero_()
+
+
+def _as_drawn(layer: nn.Module) -> None:
+    """Keep PyTorch's initialisation."""
+
+
+INITIALISATIONS: dict[str, Callable[[nn.Module], None]] = {"zero": _start_at_zero, "default": _as_drawn}  # last layer

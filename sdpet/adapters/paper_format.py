@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sdpet.adapters.attachment import Adapters, matching_blocks
+from sdpet.adapters.attached import Adapters
+from sdpet.adapters.attachment import matching_blocks
 from sdpet.adapters.format import read_pickled
 from sdpet.adapters.positions import position
 from sdpet.adapters.spec import AdapterSpec
 
-# kind of block -> (file, prefix of its keys), the file as it should be first; a duplicate is used where that is missing
+# kind of block -> (file, prefix of its keys); the proper file comes first, and its duplicate is read if it is missing
 _FILES = {
     "transformer": (("adapter_inout.pt", "adp."), ("adapter_inout.adp.pt", "")),
     "resnet": (("adapter.pt", ""),),
@@ -25,11 +26,20 @@ _FILES = {
 
 
 def compvis_paths(unet: nn.Module) -> dict[str, str]:
-    """Path in diffusers' UNet -> path in CompVis' UNetModel, of every ResBlock and Transformer2DModel in the blocks.
+    """Map paths in diffusers' UNet to paths in CompVis' UNetModel.
 
-    CompVis numbers `input_blocks` through: conv_in is the first, then each layer (ResBlock, with its attention) and
-    each down-sampler is one. In `output_blocks` an up-sampler belongs to the layer before it. `middle_block` alternates
-    ResBlock and attention. Numbers of layers are counted in this UNet, so that any UNet of this build is served.
+    CompVis numbers `input_blocks` consecutively: conv_in is the first, then each layer (a ResBlock with its attention)
+    and each down-sampler is one. In `output_blocks` an up-sampler belongs to the layer before it. `middle_block`
+    alternates ResBlock and attention. Layers are counted in this UNet, so it may have any number of them.
+
+    Parameters
+    ----------
+    unet : nn.Module
+
+    Returns
+    -------
+    dict of str to str
+        For every ResBlock and Transformer2DModel in the blocks.
     """
     paths: dict[str, str] = {}
     index = 1  # input_blocks.0 is conv_in
@@ -48,7 +58,25 @@ def compvis_paths(unet: nn.Module) -> dict[str, str]:
 
 
 def read_reference(unet: nn.Module, folder: Path, spec: AdapterSpec) -> dict[str, Tensor]:
-    """The folder's weights, named as in `Adapters.state_dict()`. ValueError names missing and left-over files."""
+    """Read the reference code's folder.
+
+    Parameters
+    ----------
+    unet : nn.Module
+        It decides which files are expected.
+    folder : Path
+    spec : AdapterSpec
+
+    Returns
+    -------
+    dict of str to Tensor
+        The weights, named as in `Adapters.state_dict()`.
+
+    Raises
+    ------
+    ValueError
+        If files are missing or left over, or a file and its duplicate differ; the message names them.
+    """
     files = {path.name for path in folder.glob("*.pt")}
     tensors: dict[str, Tensor] = {}
     missing = []
@@ -70,7 +98,16 @@ def read_reference(unet: nn.Module, folder: Path, spec: AdapterSpec) -> dict[str
 
 
 def export_reference(unet: nn.Module, adapters: Adapters, folder: str | Path) -> None:
-    """Write the adapters of this UNet as the reference code does, the duplicates included. It keeps no design there."""
+    """Write adapters in the reference code's format, including its duplicate files. It does not contain the design.
+
+    Parameters
+    ----------
+    unet : nn.Module
+        It gives the file names.
+    adapters : Adapters
+    folder : str or Path
+        Created if it does not exist.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for block, names in _file_names(unet, adapters.spec).items():
@@ -80,8 +117,23 @@ def export_reference(unet: nn.Module, adapters: Adapters, folder: str | Path) ->
 
 
 def reference_mid_dim(folder: str | Path, kind: str) -> int:
-    """The mid_dim of the adapters in the folder, of blocks of this kind ("transformer" or "resnet"). ValueError if none
-    is there."""
+    """Read the mid_dim of the adapters in the reference code's folder.
+
+    Parameters
+    ----------
+    folder : str or Path
+    kind : {"transformer", "resnet"}
+        Kind of the blocks.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ValueError
+        If the folder holds no adapters of this kind of block.
+    """
     layer = {"transformer": "0.weight", "resnet": "2.weight"}[kind]
     for name, prefix in _FILES[kind]:
         for path in sorted(Path(folder).glob(f"*.{name}")):
@@ -94,7 +146,7 @@ def reference_mid_dim(folder: str | Path, kind: str) -> int:
 
 
 def _file_names(unet: nn.Module, spec: AdapterSpec) -> dict[str, list[tuple[str, str]]]:
-    """Path of each block that matches the design -> the files (name, prefix of the keys) that may hold its adapter."""
+    """For each matching block, the files (name, prefix of the keys) that may hold its adapter."""
     compvis = compvis_paths(unet)
     names = {}
     for block in matching_blocks(unet, spec):

@@ -1,17 +1,17 @@
 """The positions where an adapter may read and write, as one table in datapath order. Free of torch.
 
-A position is data. Its *taps* say where its value can be picked up in diffusers' block: the path of a
-submodule inside the block, the side (what goes in or what comes out) and, for what goes in, the argument's
-name. The code that attaches adapters (sdpet.adapters) interprets taps and knows no position by name.
+A position is data. Its *taps* say where its value can be read in diffusers' block: the path of a submodule inside the
+block, the side (its input or its output) and, for an input, the name of the argument. The code that attaches adapters
+(sdpet.adapters) interprets taps and knows no position by name.
 
 Two facts about diffusers' blocks shape the table (names as in the datapath of `BasicTransformerBlock`):
 
     x1 = attn1(norm1(x0)) + x0;  x2 = attn2(norm2(x1), context) + x1;  x3 = ff(norm3(x2)) + x2
 
-- x1 and x2 exist only inside `forward`. They are *read* as the sum of what is added up: x1 is what enters
-  norm1 plus what leaves attn1.
+- x1 and x2 exist only inside `forward`. They are *read* as the sum of their terms: x1 is the input of norm1
+  plus the output of attn1.
 - A *write* to x1 has to reach the branch (norm2) and the skip (the "+ x1"). Addition commutes, so adding to
-  what leaves attn1 is adding to x1. Changing what enters norm2 would miss the skip, and would be wrong.
+  the output of attn1 is adding to x1. Changing the input of norm2 would miss the skip, and would be wrong.
 
 Names, paper names and the 20 placements: Xiang et al., arXiv 2303.18181, and its published configuration files.
 """
@@ -24,10 +24,16 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Tap:
-    """A place in a block where a tensor goes by.
+    """A place in a block where a tensor can be read or changed.
 
-    path: submodule inside the block, "" for the block itself. side: "in" or "out" of that submodule.
-    argument: name of the argument of its `forward`, for side "in" (the output is taken to be one tensor).
+    Parameters
+    ----------
+    path : str
+        Submodule inside the block; "" for the block itself.
+    side : {"in", "out"}
+        Input or output of that submodule.
+    argument : str
+        For an input, the name of the argument of its `forward`. An output must be one tensor.
     """
 
     path: str
@@ -39,11 +45,26 @@ class Tap:
 class Position:
     """A named place on the datapath of a block.
 
-    block: kind of block it belongs to. component: what flows there; adapters connect positions of one component only,
-    as the others have tokens of other widths or other numbers, so placements fall into unconnected components.
-    reads: taps whose values are summed to give the value at the position. writes: taps to which an addition is made
-    to land on the position, empty where that is the same as writing to the next position (addition commutes).
-    width: attribute of the block that holds the number of channels; groups: that of its group norm, if any.
+    Parameters
+    ----------
+    name, paper_name : str
+        Its names here and in the paper.
+    block : {"transformer", "resnet"}
+        Kind of block that it belongs to.
+    component : {"transformer", "context", "resnet"}
+        Which tokens flow there. An adapter connects positions of one component, because tokens of another differ in
+        width or number; so placements form components that are not connected.
+    reads : tuple of Tap
+        The sum of their values is the value at the position.
+    writes : tuple of Tap
+        An addition to their values is an addition at the position. Empty where it would be the same as writing at
+        the next position (addition commutes).
+    width : str
+        Attribute of the block that holds the number of channels.
+    groups : str, optional
+        Attribute of the block that holds the number of groups of its norm.
+    meaning : str
+        The position in words.
     """
 
     name: str
@@ -96,7 +117,22 @@ _INDEX = {p.name: i for i, p in enumerate(POSITIONS)}
 
 
 def position(name: str) -> Position:
-    """The row of the table with that name. ValueError names the valid ones."""
+    """Look up a position.
+
+    Parameters
+    ----------
+    name : str
+
+    Returns
+    -------
+    Position
+        A row of the table.
+
+    Raises
+    ------
+    ValueError
+        If there is none with that name; the message names the valid ones.
+    """
     if name not in _INDEX:
         by_paper_name = {p.paper_name.lower(): p.name for p in POSITIONS}
         hint = by_paper_name.get(str(name).lower())
@@ -105,16 +141,19 @@ def position(name: str) -> Position:
     return POSITIONS[_INDEX[name]]
 
 
-def _outputs_from(din: Position) -> tuple[str, ...]:
-    """Where an adapter that reads at `din` may write: on the same component, not before it on the datapath."""
+def valid_outputs(din: Position) -> tuple[str, ...]:
+    """Names of the positions where an adapter that reads at `din` may write.
+
+    They are in the same component and not before `din` on the datapath.
+    """
     later = POSITIONS[_INDEX[din.name] :]
     return tuple(p.name for p in later if p.writes and p.component == din.component)
 
 
 def check_placement(din: str, dout: str) -> None:
-    """ValueError with cause and valid choices unless an adapter can read at `din` and write at `dout`."""
+    """Raise ValueError with cause and valid choices unless an adapter can read at `din` and write at `dout`."""
     source, target = position(din), position(dout)
-    valid = _outputs_from(source)
+    valid = valid_outputs(source)
     if dout in valid:
         return
     if source.block != target.block:
@@ -128,11 +167,27 @@ def check_placement(din: str, dout: str) -> None:
     raise ValueError(f"No adapter can read {din} and write {dout}: {cause}; from {din} write to {' or '.join(valid)}.")
 
 
-PLACEMENTS: tuple[str, ...] = tuple(f"{p.name}-{dout}" for p in POSITIONS for dout in _outputs_from(p))
+PLACEMENTS: tuple[str, ...] = tuple(f"{p.name}-{dout}" for p in POSITIONS for dout in valid_outputs(p))
 
 
 def split_placement(placement: str) -> tuple[str, str]:
-    """(din, dout) of `"din-dout"`, checked. ValueError names the valid choices."""
+    """Split a placement into its positions.
+
+    Parameters
+    ----------
+    placement : str
+        Written ``din-dout``.
+
+    Returns
+    -------
+    tuple of str
+        din and dout.
+
+    Raises
+    ------
+    ValueError
+        If it is not a valid placement; the message names the valid ones.
+    """
     din, dash, dout = str(placement).partition("-")
     if not dash:
         raise ValueError(f"{placement!r} is not a placement `din-dout`; the placements are {', '.join(PLACEMENTS)}.")
@@ -141,6 +196,6 @@ def split_placement(placement: str) -> tuple[str, str]:
 
 
 def component(placement: str) -> str:
-    """The component a placement belongs to: "transformer", "context" or "resnet"."""
+    """The component that a placement belongs to: "transformer", "context" or "resnet"."""
     din, _ = split_placement(placement)
     return position(din).component

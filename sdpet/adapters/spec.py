@@ -8,19 +8,34 @@ from numbers import Integral, Real
 from typing import Any, Literal
 
 from sdpet.adapters.positions import check_placement, split_placement
-
-ACTIVATIONS = ("relu", "sig", "silu", "ident")
-INITS = ("zero", "default")
+from sdpet.choices import ACTIVATIONS, INITS
 
 
 @dataclass(frozen=True)
 class AdapterSpec:
-    """A point in the space of designs: placement (din, dout) and form.
+    """A point in the space of designs: a placement, and the form of the adapter's function.
 
-    din, dout: positions, see sdpet.adapters.positions. activation: relu, sig, silu or ident. mid_dim: width of the
-    bottleneck; the default 60 is the paper's, 1.5 M parameters on Stable Diffusion v1. scale: factor on what the
-    adapter adds. init: "zero" (the last layer starts at zero, so step 0 is the base model) or "default" (PyTorch's
-    initialisation, as in the reference code). ValueError names the valid choices.
+    Parameters
+    ----------
+    din, dout : str
+        Positions where the adapter reads and writes; see sdpet.adapters.positions.
+    activation : {"relu", "sig", "silu", "ident"}
+    mid_dim : int
+        Width of the bottleneck. The default is the paper's: 1.5 M parameters on Stable Diffusion v1.
+    scale : float
+        Factor on what the adapter adds.
+    init : {"zero", "default"}
+        "zero": the last layer starts at zero, so step 0 is the base model. "default": PyTorch's initialisation, as in
+        the reference code.
+
+    Raises
+    ------
+    ValueError
+        If a value is not valid; the message names the valid choices.
+
+    References
+    ----------
+    Xiang et al. 2023, arXiv 2303.18181.
     """
 
     din: str
@@ -43,17 +58,51 @@ class AdapterSpec:
 
     @classmethod
     def parse(cls, placement: str, **form: Any) -> AdapterSpec:
-        """The design with that placement, written `din-dout`, and the default form where `form` does not change it."""
+        """Make a design from a written placement.
+
+        Parameters
+        ----------
+        placement : str
+            ``din-dout``, such as "attn2o-ffni".
+        **form
+            The other parameters of `AdapterSpec`.
+
+        Returns
+        -------
+        AdapterSpec
+
+        Raises
+        ------
+        ValueError
+            If the placement or a value is not valid; the message names the valid choices.
+        """
         din, dout = split_placement(placement)
         return cls(din, dout, **form)
 
     @property
     def placement(self) -> str:
+        """The placement, written ``din-dout``."""
         return f"{self.din}-{self.dout}"
 
 
 def finite(name: str, value: object) -> float:
-    """`value` as a float. ValueError unless it is a finite number."""
+    """Check a number.
+
+    Parameters
+    ----------
+    name : str
+        What errors call it.
+    value : object
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        If the value is not a finite number.
+    """
     if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number, not {value!r}.")
     return float(value)

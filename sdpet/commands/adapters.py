@@ -116,21 +116,23 @@ def _push(given: argparse.Namespace) -> int:
 
 def shape_of_unet(model: str | None, folder: Path) -> Any:
     """A UNet without weights: of the model that is named, or the one the run in `folder` was trained on, or v1's."""
+    from dataclasses import asdict
+
     import torch
-    import yaml
     from diffusers import UNet2DConditionModel
 
-    from sdpet.models.source import NAMED, Source, architecture_of, find_source, source_of
+    from sdpet.models.source import ARCHITECTURE_OF, Source, architecture_of, find_source, source_of
+    from sdpet.runs import stored_config
 
     source: Source | None
 
     if model is None and (folder / "config.yaml").is_file():
-        unet = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["unet"]
+        unet = asdict(stored_config(folder).unet)
         try:
             source = source_of(unet, fetch=False)
         except ValueError:  # no longer here: its architecture will do
             source = architecture_of(unet)
-    elif model is None or model in NAMED:
+    elif model is None or model in ARCHITECTURE_OF:
         source = architecture_of({"name": model or "sd14"})
     else:
         source = find_source(None if model == "lab" else model, fetch=False)

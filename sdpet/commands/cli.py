@@ -12,7 +12,10 @@ COMMANDS = {
     "txt2img": ("sdpet.commands.scripts.txt2img", "draw images from prompts, with or without adapters"),
     "img2img": ("sdpet.commands.scripts.img2img", "draw images from an image and a prompt"),
     "adapters": ("sdpet.commands.adapters", "look at saved adapters, convert them from and to other forms, share them"),
-    "doctor": ("sdpet.commands.doctor", "is all there that a study, or a model and a design, need?"),
+    "doctor": (
+        "sdpet.commands.doctor",
+        "check that everything needed for a study, or for a model and design, is installed",
+    ),
     "lab": ("sdpet.commands.lab", "check the lab against its gates, or make its weights anew"),
 }
 
@@ -28,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if command not in COMMANDS:
         print(f"error: there is no command {command!r}; choose one of {', '.join(COMMANDS)}.", file=sys.stderr)
         sys.exit(2)
+    from sdpet.commands.errors import set_up_process
+
+    set_up_process()
     run = importlib.import_module(COMMANDS[command][0]).main
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         sys.exit(run(rest))

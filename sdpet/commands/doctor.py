@@ -1,4 +1,4 @@
-"""`sdpet doctor`: is all there that a study needs, or that a given model and design need? One line a check."""
+"""`sdpet doctor`: check that everything for a study, or for a model and design, is installed. One line a check."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from sdpet.config.read import LAB
+from sdpet.config import LAB
 from sdpet.files.hashing import PIPELINE_PARTS
-from sdpet.study.launcher import usable_cores
+from sdpet.study.worker_pool import usable_cores
 
 PACKAGES = ("torch", "diffusers", "transformers", "lightning", "hydra-core", "open_clip_torch", "statsmodels")
 
 
 HELP = """example: sdpet doctor unet=sd15 adapter=attn2o-ffni adapter.mid_dim=60
 
-  sdpet doctor                  is all there that a study needs?
+  sdpet doctor                  check that everything needed for a study is installed
   sdpet doctor KEY=VALUE ...    the same for a model and a design, given as for train.py: number of adapters,
                                 parameters, memory of a training step, what is missing to run. Fetches nothing.
 """

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sdpet
-from sdpet.config.checks import validate
+from sdpet.config import RunConfig, validate
 from sdpet.models.source import Source, architecture_of, source_of
 
 if TYPE_CHECKING:
@@ -19,22 +20,19 @@ GIB = 2**30
 
 def model_checks(overrides: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     """(what, what was found, what to do, empty when all is well) for the config that the overrides make."""
-    from sdpet.runs.setup import hush
-
-    hush()
-    config, unet = composed(overrides)
-    missing = ""
+    config = composed(overrides)
+    unet, missing = config.unet, ""
     try:
-        source: Source | None = source_of(unet, fetch=False)
+        source: Source | None = source_of(asdict(unet), fetch=False)
     except ValueError as error:
-        source, missing = architecture_of(unet), str(error) if unet["path"] else "give unet.path=MODEL.ckpt"
+        source, missing = architecture_of(asdict(unet)), str(error) if unet.path else "give unet.path=MODEL.ckpt"
     if source is not None:
         yield from _sizes(config, source)
     yield "weights", "not here" if missing else str(source and source.path), missing
 
 
-def composed(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The validated config that train.py would run with these overrides, with its `unet`, which need not be there."""
+def composed(overrides: Sequence[str]) -> RunConfig:
+    """The checked config that train.py would run with these overrides; its base model need not be on this machine."""
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf, open_dict
@@ -51,23 +49,22 @@ def composed(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     unet = dict(OmegaConf.to_container(config.unet, resolve=True))  # type: ignore[arg-type]
     with open_dict(config):
         config.unet = unet | {"path": None, "use_ema": False, "config": None}  # the rest is checked on the lab
-    checked = validate(config)
-    return checked | {"unet": checked["unet"] | unet}, unet
+    return validate(config).changed(unet=unet)
 
 
-def _sizes(config: Mapping[str, Any], source: Source) -> Iterator[tuple[str, str, str]]:
+def _sizes(config: RunConfig, source: Source) -> Iterator[tuple[str, str, str]]:
     """The model, the design on it, and the memory of a step."""
     from sdpet.methods import build
-    from sdpet.models.base import BaseModel
+    from sdpet.models import BaseModel
     from sdpet.models.estimate import count, on_meta, step_memory
-    from sdpet.runs.setup import design_of
+    from sdpet.runs.setup import make_design
 
     networks = on_meta(source)
     sizes = {name: count(network) for name, network in networks.items()}
-    yield "model", f"{config['unet']['name']}: " + ", ".join(f"{n} {size:,}" for n, size in sizes.items()), ""
+    yield "model", f"{config.unet.name}: " + ", ".join(f"{n} {size:,}" for n, size in sizes.items()), ""
     base = BaseModel(**networks, tokenizer=_tokenizer(source), scheduler=None, name="", weight_hash="", side=None)  # type: ignore[arg-type]
-    base.side = config["unet"].get("image_size")
-    design = design_of(config, base)
+    base.side = config.unet.image_size
+    design = make_design(config, base)
     handle = build(base, design)
     trainable = handle.num_parameters()
     width = f", mid_dim {design.spec.mid_dim}" if design.spec else ""
@@ -76,16 +73,15 @@ def _sizes(config: Mapping[str, Any], source: Source) -> Iterator[tuple[str, str
     blocks = f"{len(handle)} {what}, " if what else ""
     share = 100 * trainable / sizes["unet"]
     yield "design", f"{form}{width}: {blocks}{trainable:,} parameters, {share:.3g} % of the UNet", ""
-    trainer = config["trainer"]
-    rows = trainer["batch_size"] * (2 if config["task"].get("reg_weight", 0) > 0 else 1)
-    checkpointing = bool(trainer.get("grad_checkpointing", False))
+    trainer = config.trainer
+    rows = trainer.batch_size * (2 if config.task.reg_weight > 0 else 1)
     networks["unet"].train()
     needed = step_memory(
-        networks, list(handle.parameters()), rows, base.latent_shape[-1], config["unet"]["dtype"],
-        trainer["precision"], checkpointing, design.method == "embedding",
+        networks, list(handle.parameters()), rows, base.latent_shape[-1], config.unet.dtype,
+        trainer.precision, trainer.grad_checkpointing, design.method == "embedding",
     )  # fmt: skip
     yield "memory", _memory(needed, rows, base.image_size, config), ""
-    yield _device(trainer["device"], needed.total)
+    yield _device(trainer.device, needed.total)
 
 
 def _tokenizer(source: Source) -> Any:
@@ -98,7 +94,7 @@ def _tokenizer(source: Source) -> Any:
     return CLIPTokenizer.from_pretrained(source.configs / "tokenizer", local_files_only=True)
 
 
-def _memory(needed: Memory, rows: int, side: int, config: Mapping[str, Any]) -> str:
+def _memory(needed: Memory, rows: int, side: int, config: RunConfig) -> str:
     parts = {
         "frozen weights": needed.weights,
         "trained weights": needed.trainable,
@@ -109,7 +105,7 @@ def _memory(needed: Memory, rows: int, side: int, config: Mapping[str, Any]) -> 
     listed = " + ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items())
     return (
         f"{needed.total / GIB:.1f} GiB expected in a step of {rows} x {side} x {side} pixels = {listed} "
-        f"(weights {config['unet']['dtype']}, precision {config['trainer']['precision']}; activations counted on the "
+        f"(weights {config.unet.dtype}, precision {config.trainer.precision}; activations counted on the "
         "architecture with fused attention; torch itself and workspace come on top)"
     )
 

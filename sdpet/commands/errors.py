@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -12,15 +13,17 @@ from hydra.errors import CompactHydraException, MissingConfigException, Override
 
 from sdpet.config.schema import unknown_key
 from sdpet.files.atomic import no_space
+from sdpet.runs.libraries import silence_libraries
 from sdpet.study.options import unknown_option
 from sdpet.study.signals import exit_on_sigterm
 
-STOPPED = "Interrupted; the same command goes on where this one stopped."
+STOPPED = "Interrupted; run the same command again to resume."
 
 
 def run_command(main: Callable[[], Any]) -> None:
     """Run a command's main function; exits 1 with one sentence for a user's error, 130 or 143 when interrupted."""
     exit_on_sigterm(STOPPED)
+    set_up_process()
     # conf/hydra/launcher has files named as the plugins' own schemas, so that hydra/launcher=submitit_slurm means ours
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
@@ -34,6 +37,18 @@ def run_command(main: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         print(f"\n{STOPPED}", file=sys.stderr)
         sys.exit(130)
+
+
+def set_up_process() -> None:
+    """What only a process of our own may do: silence libraries, and print what the package logs as notes."""
+    silence_libraries()
+    logger = logging.getLogger("sdpet")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("note: %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
 
 
 def sentence(error: BaseException) -> str:
@@ -55,9 +70,8 @@ def sentence(error: BaseException) -> str:
         return f"{text}{cause}" or type(error).__name__
     if no_space(error) is not None:
         place = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
-        return (
-            f"{os.strerror(no_space(error) or 0)}{place}; make room, then the same command goes on where this stopped."
-        )
+        problem = os.strerror(no_space(error) or 0)
+        return f"{problem}{place}; make room, then run the same command again: it resumes where this one stopped."
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}."
     return text or type(error).__name__

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdpet.config.checks import checked_eval
-from sdpet.config.read import scorers
-from sdpet.files.atomic import atomically
+from sdpet.config import check_groups
+from sdpet.files.atomic import write_atomic
 from sdpet.runs.record import Record
 from sdpet.study.report import scores_table
 
@@ -21,16 +20,16 @@ def evaluate_images(given: Any) -> None:
         raise ValueError("reference must be given: the folder of images that these are compared with.")
     if given.run is not None:
         raise ValueError("give run or images, not both.")
-    plan_config = checked_eval(given.eval)
+    config = check_groups(given, "eval")
     if given.size is not None and not (isinstance(given.size, int) and given.size > 0):
         raise ValueError(f"size must be a whole number of pixels of at least 1, not {given.size!r}.")
 
-    from sdpet.scoring.prompt_set import read_set
+    from sdpet.scoring import read_set
 
     images, files = read_set(given.images, "image", given.size)
     references, _ = read_set(given.reference, "reference", given.size)
     fewest = min(len(images), len(references))
-    if plan_config.get("distances") and fewest < 2:
+    if config.eval.plan.get("distances") and fewest < 2:
         raise ValueError(
             f"distances of sets need at least two images on each side, not {len(images)} and {len(references)}; "
             "eval.distances=[] scores without them."
@@ -38,15 +37,13 @@ def evaluate_images(given: Any) -> None:
     prompts = _prompts(given.prompts, files)
 
     from sdpet.files.hashing import hash_images
-    from sdpet.runs.setup import eval_plan, load_scorers
-    from sdpet.scoring.measures import described
-    from sdpet.scoring.plan import Shot
-    from sdpet.scoring.prompt_set import PromptSet
+    from sdpet.runs.setup import make_plan, make_scorers
+    from sdpet.scoring import EvalImage, PromptSet, protocol_entries
 
     out = Path(given.out).expanduser()
-    known = load_scorers(scorers(plan_config), plan_config.get("strict", True), out)
-    plan, task = eval_plan({"eval": plan_config}), PromptSet(prompts, references)
-    shots = [Shot(prompt, "prompt", prompt) for prompt in prompts or [""] * len(images)]
+    known = make_scorers(config.eval.scorers, config.eval.strict, out)
+    plan, task = make_plan(config), PromptSet(prompts, references)
+    eval_images = [EvalImage(prompt, "prompt", prompt) for prompt in prompts or [""] * len(images)]
     protocol = {
         "images": len(images),
         "images_hash": hash_images(images),
@@ -55,12 +52,12 @@ def evaluate_images(given: Any) -> None:
         "image_bits": 8,
         "score_dtype": "float64",
         **task.reference_protocol(),
-        "scores": described(task.measures(known, plan), shots, known),
+        "scores": protocol_entries(task.measures(known, plan), eval_images, known),
     }
     name = hashlib.blake2b(json.dumps(protocol, sort_keys=True).encode(), digest_size=6).hexdigest()
     file = out / f"{name}.json"
     stored = _stored(file, protocol)
-    scores = stored or task.scores(images, shots, known, plan)
+    scores = stored or task.scores(images, eval_images, known, plan)
     if stored is None:
         out.mkdir(parents=True, exist_ok=True)
         content = {
@@ -71,9 +68,9 @@ def evaluate_images(given: Any) -> None:
             "protocol": protocol,
         }
         text = json.dumps(content, indent=1)
-        atomically(file, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
+        write_atomic(file, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
     shown = Record("", "", "finished", {}, {}, metrics=scores)
-    done = "" if stored is None else " (scored so before; not done again)"
+    done = "" if stored is None else " (already scored with this protocol; skipped)"
     print(f"{len(images)} images of {given.images} against {len(references)} of {given.reference}{done}")
     print(scores_table(shown))
     for what, reason in known.missing.items():
@@ -83,7 +80,7 @@ def evaluate_images(given: Any) -> None:
 
 def _prompts(given: Any, files: list[Path]) -> list[str]:
     """One prompt an image: from the file given, else from index.jsonl beside the images, else none."""
-    from sdpet.scoring.prompt_set import read_prompts
+    from sdpet.scoring import read_prompts
 
     if given is not None:
         prompts = read_prompts(given)

@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpet.commands.progress_bar import Bar
-from sdpet.config.checks import validate
-from sdpet.config.ids import name_of
-from sdpet.files.lock import claim
+from sdpet.commands.study_progress import StudyProgressBar
+from sdpet.config import RunConfig, name_of, sampling_key, scoring_key, validate
+from sdpet.files.lock import run_lock
+from sdpet.runs.execute import sampling_progress
+from sdpet.runs.libraries import torch_threads
 from sdpet.runs.record import FILE, Record
+from sdpet.runs.reference_scores import floor_folder, protocol_of, reference_scores
+from sdpet.runs.setup import Resources, make_plan, make_sampler
 from sdpet.runs.stored import find_runs, stored_config, tuned
-from sdpet.study.report import Progress, scores_table
+from sdpet.study.report import scores_table
 
 if TYPE_CHECKING:
-    from sdpet.runs.setup import Stage
+    from sdpet.scoring import Evaluation
 
 CHANGEABLE = ("sampler", "eval")
-OWN = ("run", "quiet", "curve", "guidance", "out")  # keys of the command, not of a run's config
-TOGETHER = 8  # runs sampled in one batch
+COMMAND_KEYS = ("run", "quiet", "curve", "guidance", "out")  # keys of the command, not of a run's config
+MAX_RUNS = 8  # sampled in one batch
 
 
 @dataclass
-class Job:
+class StoredJob:
     """A stored run to be scored again."""
 
     folder: Path
-    config: dict[str, Any] = field(repr=False)
+    config: RunConfig = field(repr=False)
     record: Record = field(repr=False)
 
     @property
@@ -40,21 +43,21 @@ class Job:
         return name_of(self.config)
 
 
-def changed(config: dict[str, Any], given: Any, overrides: Sequence[str]) -> dict[str, Any]:
+def changed(config: RunConfig, given: Any, overrides: Sequence[str]) -> RunConfig:
     """The stored config with those parts of sampler and eval that the overrides name taken from `given`."""
     from omegaconf import OmegaConf
 
-    merged = OmegaConf.create(config)
+    merged = OmegaConf.create(dict(config.values))
     for override in overrides:
         key = override.lstrip("+").partition("=")[0]
         group = key.partition(".")[0]
-        if key in OWN:
+        if key in COMMAND_KEYS:
             continue
         if group not in CHANGEABLE:
             raise ValueError(f"{key} cannot be changed when scoring again; only {' and '.join(CHANGEABLE)} can.")
         value = OmegaConf.select(given, key)
         if key == "sampler":  # a sampler by name brings its steps; guidance stays that of the run
-            value = OmegaConf.merge(value, {"guidance": config["sampler"]["guidance"]})
+            value = OmegaConf.merge(value, {"guidance": merged.sampler.guidance})
         plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         OmegaConf.update(merged, key, plain, merge=False, force_add=True)
     plain_config = OmegaConf.to_container(merged, resolve=True)
@@ -62,7 +65,7 @@ def changed(config: dict[str, Any], given: Any, overrides: Sequence[str]) -> dic
     return validate({str(key): value for key, value in plain_config.items()})
 
 
-def finished_jobs(given: Any, overrides: Sequence[str]) -> tuple[list[Job], list[str]]:
+def finished_jobs(given: Any, overrides: Sequence[str]) -> tuple[list[StoredJob], list[str]]:
     """The runs that can be scored again, and a sentence for each other one (an error if it is the only one)."""
     if given.run is None:
         raise ValueError(
@@ -74,7 +77,7 @@ def finished_jobs(given: Any, overrides: Sequence[str]) -> tuple[list[Job], list
         config = changed(stored_config(folder), given, overrides)
         record = Record.read(folder)
         if record.status == "finished":
-            jobs.append(Job(folder, config, record))
+            jobs.append(StoredJob(folder, config, record))
         else:
             left_out.append(f"{folder} {record.status} ({record.reason}); only finished runs can be scored again.")
     if not jobs:
@@ -83,34 +86,28 @@ def finished_jobs(given: Any, overrides: Sequence[str]) -> tuple[list[Job], list
 
 
 def evaluate_again(given: Any, overrides: Sequence[str]) -> None:
-    """Score runs again and add the scores to their records, unless scores of that very protocol are there."""
-    from sdpet.runs.setup import Stage
-
+    """Score runs again and add the scores to their records, unless scores with that protocol are there."""
     jobs, left_out = finished_jobs(given, overrides)
     alone = len(jobs) == 1
     for sentence in left_out:
         print(f"left out: {sentence}", file=sys.stderr)
-    stage = Stage()
-    for config in {json.dumps([job.config["eval"], job.config["task"]["name"]]): job.config for job in jobs}.values():
-        stage.scorers(config)  # what cannot score is said before anything is sampled
-    asked = [text for text in overrides if text.lstrip("+").partition("=")[0] not in OWN]
-    progress = Progress(len(jobs), quiet=given.quiet or alone)
+    resources = Resources()
+    for config in {scoring_key(job.config): job.config for job in jobs}.values():
+        resources.scorers(config)  # a scorer that is missing is an error before anything is sampled
+    asked = [text for text in overrides if text.lstrip("+").partition("=")[0] not in COMMAND_KEYS]
+    progress = StudyProgressBar(len(jobs), quiet=given.quiet or alone)
     try:
         for group in _fleets(jobs):
-            with ExitStack() as claims:
-                mine = [job for job in group if claims.enter_context(claim(job.folder))]
+            with ExitStack() as locks:
+                mine = [job for job in group if locks.enter_context(run_lock(job.folder))]
                 if alone and not mine:
                     raise ValueError(f"another process is working on {group[0].folder}; try again when it is done.")
-                for job, entry, made in _score(mine, stage, asked, given.quiet or not alone):
+                for job, entry, is_new in _score(mine, resources, asked, given.quiet or not alone):
                     shown = Record(job.record.run_id, job.record.study, "finished", job.record.factors, job.record.task)
                     shown.metrics, shown.anchors = entry["metrics"], entry["anchors"]
                     progress.done(job.name, shown)
                     if alone:
-                        print(job.name + ("" if made else " (scored so before; not done again)"))
-                        print(scores_table(shown))
-                        for what, reason in (entry.get("missing") or {}).items():
-                            print(f"  missing   {what}: {reason}")
-                        print(f"  samples   {job.folder / entry['samples']}\n  record    {job.folder / FILE}")
+                        _print_scores(job, entry, shown, is_new)
                 for job in group:
                     if job not in mine:
                         print(f"left out: another process is working on {job.folder}", file=sys.stderr)
@@ -118,49 +115,53 @@ def evaluate_again(given: Any, overrides: Sequence[str]) -> None:
         progress.close()
 
 
-def _fleets(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+def _print_scores(job: StoredJob, entry: Mapping[str, Any], shown: Record, is_new: bool) -> None:
+    print(job.name + ("" if is_new else " (already scored with this protocol; skipped)"))
+    print(scores_table(shown))
+    for what, reason in (entry.get("missing") or {}).items():
+        print(f"  missing   {what}: {reason}")
+    print(f"  samples   {job.folder / entry['samples']}\n  record    {job.folder / FILE}")
+
+
+def _fleets(jobs: Sequence[StoredJob]) -> Iterator[list[StoredJob]]:
     """Runs that can be sampled in one batch: adapters on one base, with one task, sampler and eval."""
-    groups: dict[str, list[Job]] = {}
+    groups: dict[tuple[str, str | None], list[StoredJob]] = {}
     for job in jobs:
-        config = job.config
-        shared = {key: config[key] for key in ("unet", "task", "data", "sampler", "eval", "output_root")}
-        place = [config["trainer"]["device"], None if config["adapter"]["method"] == "adapter" else str(job.folder)]
-        groups.setdefault(json.dumps([shared, place], sort_keys=True), []).append(job)
+        alone = None if job.config.adapter.method == "adapter" else str(job.folder)
+        groups.setdefault((sampling_key(job.config), alone), []).append(job)
     for group in groups.values():
-        for start in range(0, len(group), TOGETHER):
-            yield group[start : start + TOGETHER]
+        for start in range(0, len(group), MAX_RUNS):
+            yield group[start : start + MAX_RUNS]
 
 
 def _score(
-    jobs: Sequence[Job], stage: Stage, asked: Sequence[str], quiet: bool
-) -> Iterator[tuple[Job, dict[str, Any], bool]]:
+    jobs: Sequence[StoredJob], resources: Resources, asked: Sequence[str], quiet: bool
+) -> Iterator[tuple[StoredJob, dict[str, Any], bool]]:
     """The entry of each job's scores and whether it is new; new ones are in the record by then."""
-    from sdpet.runs.setup import anchors_of, floor_images, protocol_of
-
-    todo: list[Job] = []
-    bases: list[str] = []
+    todo: list[StoredJob] = []
+    images: list[str] = []
     for job in jobs:
-        job.record = record = Record.read(job.folder)  # as it is now that the run is ours
-        protocol = protocol_of(job.config, stage)
+        job.record = record = Record.read(job.folder)  # as it is now that the run is locked
+        protocol = protocol_of(job.config, resources)
         first = {"metrics": record.metrics, "anchors": record.anchors, "protocol": record.protocol}
         first |= {"samples": "samples", "missing": record.missing}
-        there = next((entry for entry in [first, *record.evaluations] if entry["protocol"] == protocol), None)
-        if there is not None:
-            yield job, there, False
+        known = next((entry for entry in [first, *record.evaluations] if entry["protocol"] == protocol), None)
+        if known is not None:
+            yield job, known, False
         else:
             todo.append(job)
-            bases.append(floor_images(job.config["seed"], protocol))
+            images.append(floor_folder(job.config.seed, protocol))
     if not todo:
         return
     bar = Bar(quiet)
     try:
-        frames = [anchors_of(job.config, stage, place) for job, place in zip(todo, bases, strict=True)]
-        found = _evaluated(todo, stage, bar)
+        references = [reference_scores(job.config, resources, place) for job, place in zip(todo, images, strict=True)]
+        found = _evaluated(todo, resources, bar)
     finally:
         bar.close()
     from sdpet.scoring import save_noise_map, save_samples
 
-    for job, frame, place, scores in zip(todo, frames, bases, found, strict=True):
+    for job, reference, place, scores in zip(todo, references, images, found, strict=True):
         if scores is None:
             print(f"left out: {job.folder}: samples are not finite under these options", file=sys.stderr)
             continue
@@ -170,7 +171,7 @@ def _score(
         entry = {
             "asked": list(asked),
             "metrics": scores.metrics,
-            "anchors": frame,
+            "anchors": reference,
             "protocol": scores.protocol,
             "missing": scores.missing,
             "seconds": scores.seconds,
@@ -183,15 +184,14 @@ def _score(
         yield job, entry, True
 
 
-def _evaluated(jobs: Sequence[Job], stage: Stage, bar: Bar) -> list[Any]:
-    """An Evaluation or None of each job, all of them sampled in one batch."""
-    from sdpet.runs.setup import eval_plan, make_sampler
+def _evaluated(jobs: Sequence[StoredJob], resources: Resources, bar: Bar) -> list[Evaluation | None]:
+    """The evaluation of each job, all of them sampled in one batch; None where samples are not finite."""
     from sdpet.scoring import evaluate_together
 
     config = jobs[0].config
-    base, task, scorers = stage.base(config), stage.task(config), stage.scorers(config)
-    report = None if bar is None else lambda done, total: bar("sample", done, total)
-    with tuned(base, [job.folder for job in jobs], config) as order:
-        seeds = [jobs[i].config["seed"] for i in order]
-        found = evaluate_together(base, task, scorers, make_sampler(config), seeds, eval_plan(config), report)
+    base, task, scorers = resources.base(config), resources.task(config), resources.scorers(config)
+    with torch_threads(config.trainer.threads), tuned(base, [job.folder for job in jobs]) as order:
+        seeds = [jobs[i].config.seed for i in order]
+        sampler, plan = make_sampler(config), make_plan(config)
+        found = evaluate_together(base, task, scorers, sampler, seeds, plan, sampling_progress(bar))
     return [found[order.index(i)] for i in range(len(jobs))]

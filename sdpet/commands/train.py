@@ -6,45 +6,58 @@ import time
 from typing import Any
 
 from sdpet.commands.progress_bar import Bar
-from sdpet.config.checks import validate
-from sdpet.config.ids import name_of, run_folder
-from sdpet.runs.distributed import started_as
+from sdpet.config import RunConfig, name_of, run_folder, validate
+from sdpet.runs.distributed import external_rank
 from sdpet.runs.record import Record
-from sdpet.study.report import run_report
+from sdpet.study.report import outcome, run_report
 from sdpet.study.worker_pool import require_device
 
 
 def train_one(config: Any) -> bool:
-    """Run one config and say how it went; False when it did not finish. Of several ranks only the first one speaks."""
+    """Do the run of a config and print how it went; False when it did not finish. Only rank 0 prints."""
     config = validate(config)
     folder = run_folder(config)
-    rank = started_as(config)
+    rank = external_rank(config)
     if rank is not None and rank.rank > 0:
-        from sdpet.runs.start import run
+        from sdpet.runs import run_together
 
-        record = run(config)
+        [record] = run_together([config])
         return record is not None and record.status == "finished"
     before = Record.find(folder)
-    if before is None or before.status == "failed":
-        require_device(config)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     already = before is not None and before.status != "failed"
-    bar = Bar(config["quiet"])
-    if not already and not config["quiet"]:
-        print(f"{name_of(config)}: {config['task']['name']} on {config['data']['name']}, "
-              f"{config['trainer']['steps']} steps", flush=True)  # fmt: skip
-    record = before if already and rank is None else None  # other ranks wait for word
-    if record is None:
-        from sdpet.runs.setup import Stage
-        from sdpet.runs.start import run
-
-        stage = Stage()
-        bar.prepare("getting ready: model, data, scores of the untuned model")
-        stage.scorers(config)  # what cannot score is said before anything is trained
-        try:
-            while (record := run(config, stage, watch=bar)) is None:
-                time.sleep(1)  # another process is doing this very run
-        finally:
-            bar.close()
+    if not already:
+        require_device(config)
+        if not config.quiet:
+            print(f"{name_of(config)}: {config.task.name} on {config.data.name}, {config.trainer.steps} steps",
+                  flush=True)  # fmt: skip
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    record = before if already and rank is None else None  # rank 0 must still signal the other ranks
+    record = record or _run_with_progress(config)
     print(run_report(name_of(config), record, folder, already))
     return record.status == "finished"
+
+
+def _run_with_progress(config: RunConfig) -> Record:
+    from sdpet.runs import Resources, run_together
+
+    resources, bar = Resources(), Bar(config.quiet)
+    bar.prepare("getting ready: model, data, scores of the untuned model")
+    resources.scorers(config)  # a scorer that is missing is an error before anything is trained
+    try:
+        while True:
+            [record] = run_together([config], resources, progress=bar)
+            if record is not None:
+                return record
+            time.sleep(1)  # another process is doing this very run
+    finally:
+        bar.close()
+
+
+def fleet_job(file: str) -> dict[str, str]:
+    """A job of a cluster: the runs of one fleet, with a line for each in the job's log."""
+    from sdpet.study.other_launchers import run_fleet_job
+
+    def report(name: str, record: Record | None) -> None:
+        print(f"{name}: {outcome(record) if record else 'another process is doing it'}", flush=True)
+
+    return run_fleet_job(file, report)

@@ -1,1 +1,33 @@
 """From a composed config to a checked one, and to the run's id. Free of torch, and quick."""
+
+from sdpet.config.checks import InadmissibleCell, check_groups, validate
+from sdpet.config.ids import (
+    design_id,
+    fleet_key,
+    identity,
+    name_of,
+    run_folder,
+    run_id,
+    sampling_key,
+    scoring_key,
+    training_id,
+)
+from sdpet.config.run_config import LAB, RunConfig, ScorerSettings
+
+__all__ = [
+    "LAB",
+    "InadmissibleCell",
+    "RunConfig",
+    "ScorerSettings",
+    "check_groups",
+    "design_id",
+    "fleet_key",
+    "identity",
+    "name_of",
+    "run_folder",
+    "run_id",
+    "sampling_key",
+    "scoring_key",
+    "training_id",
+    "validate",
+]

@@ -1,4 +1,7 @@
-"""Run ids and training ids: hashes of what can change a result, and of nothing else. Free of torch, and quick."""
+"""Run ids, training ids and further keys by which runs are told apart. Free of torch, and quick.
+
+An id is a hash of what can change the result, and of nothing else: no paths, no logging, no place of code.
+"""
 
 from __future__ import annotations
 
@@ -8,53 +11,92 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdpet.config.read import LAB, SCORER_KEYS, cache_key, data_folders, draws_class_images, placement, uses_lab_scorer
-from sdpet.files.hashing import CAPTIONS, DATASETS, IMAGES, WEIGHTS, hash_folder, once
+from sdpet.choices import IMAGE_SUFFIXES, SCORERS
+from sdpet.config.run_config import LAB, SCORER_KEYS, RunConfig
+from sdpet.files.hashing import CAPTIONS, DATASETS, WEIGHTS, hash_folder, once
 from sdpet.models.source import source_of
 
-DRAWN = ("class_images", "class_sampler", "class_steps", "class_guidance")  # of data: how class images are made
-OFF: dict[str, dict[str, Any]] = {
+CLASS_IMAGE_KEYS = ("class_images", "class_sampler", "class_steps", "class_guidance")  # of data
+# A run without an option, or with it at this value, is the run it was before the option existed.
+NEUTRAL_DEFAULTS: dict[str, dict[str, Any]] = {
     "task": {"noise_offset": 0.0},
     "trainer": {"accumulate": 1, "optimizer": "adamw", "ema": None, "grad_checkpointing": False, "compile": False},
 }
+PER_RUN_OPTIONS = ("lr", "weight_decay", "warmup", "schedule", "clip", "ema", "optimizer")  # of trainer, in a fleet
 UNNAMED = ("adapter", "adapter.din", "adapter.dout", "seed", "study", "output_root", "quiet", "logger", "sweeps")
 
 
-def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What can change the result of a validated config, and nothing else: folders appear as hashes of their content."""
-    unet, data = config["unet"], config["data"]
-    endings = IMAGES + CAPTIONS + (DATASETS if data["name"] in ("dataset", "flowers") else ())
-    content = {key: hash_folder(path, endings) for key, path in data_folders(config).items()}
-    unused = () if draws_class_images(config) else DRAWN  # else images are known by how they are made
-    return {
-        "seed": config["seed"],
-        "adapter": config["adapter"],
-        "unet": {
-            "dtype": unet["dtype"],
-            "weights": once(cache_key("weights", unet), lambda: source_of(unet).content_hash()),
-        }
-        | {key: unet[key] for key in ("image_size",) if unet.get(key) is not None},
-        "task": _without(config["task"], "_target_", *_off("task", config)),
-        "data": _without(data, "noun", "subject", "class_word", *unused, *content) | content,
-        "trainer": _without(config["trainer"], "validate_every", *_off("trainer", config)),
-        "sampler": _without(config["sampler"], "_target_"),
-        "eval": _eval_identity(config["eval"]),
-    }
+def run_id(config: RunConfig) -> str:
+    """12 hex digits that name a run; equal for equal `identity`."""
+    return _digest(identity(config))
 
 
-def training_id(config: Mapping[str, Any]) -> str:
-    """12 hex digits; equal for runs that train the very same adapters, however they are sampled and scored."""
+def training_id(config: RunConfig) -> str:
+    """12 hex digits; equal for runs that train the very same weights, however they are sampled and scored."""
     return _digest({key: value for key, value in identity(config).items() if key not in ("sampler", "eval")})
 
 
-def _off(group: str, config: Mapping[str, Any]) -> list[str]:
-    """Options that are off: a run without them is the run it was before they existed."""
-    return [key for key, value in OFF[group].items() if config[group].get(key, value) == value]
+def run_folder(config: RunConfig) -> Path:
+    """output_root/study/run_id."""
+    return config.output_root / config.study / run_id(config)
 
 
-def run_id(config: Mapping[str, Any]) -> str:
-    """12 hex digits that name the run of a validated config; equal for equal `identity`."""
-    return _digest(identity(config))
+def design_id(config: RunConfig) -> str:
+    """Equal for runs that differ in nothing but their seed."""
+    return run_id(config.changed(seed=0))
+
+
+def fleet_key(config: RunConfig) -> str:
+    """Runs with equal keys can be trained together."""
+    values, trainer = config.values, config.trainer
+    alone = config.adapter.method != "adapter" or trainer.precision == "16-mixed" or trainer.world_size > 1
+    alone = alone or trainer.compile or trainer.optimizer == "adamw8bit"
+    shared = _without(values["trainer"], *PER_RUN_OPTIONS)
+    return json.dumps([_sampled_alike(values), shared, run_id(config) if alone else None], sort_keys=True)
+
+
+def sampling_key(config: RunConfig) -> str:
+    """Stored adapters with equal keys can be sampled in one batch: on one base, with one task, sampler and eval."""
+    return json.dumps([_sampled_alike(config.values), config.trainer.device], sort_keys=True)
+
+
+def scoring_key(config: RunConfig) -> str:
+    """Equal for configs whose scorers are the same."""
+    return json.dumps([config.values["eval"], config.task.name], sort_keys=True)
+
+
+def identity(config: RunConfig) -> dict[str, Any]:
+    """What can change the result of a run; folders appear as hashes of their content."""
+    values, unet, data = config.values, config.values["unet"], config.values["data"]
+    endings = IMAGE_SUFFIXES + CAPTIONS + (DATASETS if config.data.name in ("dataset", "flowers") else ())
+    content = {key: hash_folder(path, endings) for key, path in config.data.folders.items()}
+    unused = () if config.draws_class_images else CLASS_IMAGE_KEYS  # drawn images are known by how they are made
+    weights = once(cache_key("weights", unet), lambda: source_of(unet).content_hash())
+    size = {key: unet[key] for key in ("image_size",) if unet.get(key) is not None}
+    return {
+        "seed": config.seed,
+        "adapter": values["adapter"],
+        "unet": {"dtype": unet["dtype"], "weights": weights} | size,
+        "task": _without(values["task"], *_neutral("task", values)),
+        "data": _without(data, "noun", "subject", "class_word", *unused, *content) | content,
+        "trainer": _without(values["trainer"], "validate_every", *_neutral("trainer", values)),
+        "sampler": values["sampler"],
+        "eval": _eval_identity(values["eval"]),
+    }
+
+
+def cache_key(what: str, values: Mapping[str, Any]) -> str:
+    """A key for `sdpet.files.hashing.once`."""
+    return json.dumps([what, values], sort_keys=True, default=str)
+
+
+def _sampled_alike(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: values[key] for key in ("unet", "task", "data", "sampler", "eval", "output_root")}
+
+
+def _neutral(group: str, values: Mapping[str, Any]) -> list[str]:
+    """Options of the group that change nothing."""
+    return [key for key, value in NEUTRAL_DEFAULTS[group].items() if values[group].get(key, value) == value]
 
 
 def _digest(content: Mapping[str, Any]) -> str:
@@ -62,39 +104,34 @@ def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
-def run_folder(config: Mapping[str, Any], name: str | None = None) -> Path:
-    """outputs/<study>/<run_id> of a validated config."""
-    return Path(config["output_root"]).expanduser() / config["study"] / (name or run_id(config))
-
-
-def _eval_identity(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """strict is left out: it changes no score, only whether one may be missing."""
-    found = _without(plan, "_target_", "chunk", "strict")
-    found |= {key: _scorer_identity(plan[key]) for key in SCORER_KEYS if plan.get(key)}
-    return found | {"similarity": {k: _scorer_identity(v) for k, v in (plan.get("similarity") or {}).items()}}
+def _eval_identity(group: Mapping[str, Any]) -> dict[str, Any]:
+    """`strict` is left out: it changes no score, only whether one may be missing."""
+    found = _without(group, "chunk", "strict")
+    found |= {key: _scorer_identity(group[key]) for key in SCORER_KEYS if group.get(key)}
+    return found | {"similarity": {k: _scorer_identity(v) for k, v in (group.get("similarity") or {}).items()}}
 
 
 def _scorer_identity(scorer: Mapping[str, Any]) -> dict[str, Any]:
-    """The scorer's arguments; paths count by the content of what lies there."""
-    arguments = _without(scorer, "device")
-    if uses_lab_scorer(scorer):
-        arguments["folder"] = arguments.get("folder", str(LAB / "scorer"))
+    """The scorer's fixed name and its arguments; paths count by the content of what lies there."""
+    arguments = _without(scorer, "device", "_target_")
+    if scorer["_target_"] == "lab-clip":
+        arguments.setdefault("folder", str(LAB / "scorer"))
     for key, value in arguments.items():
-        path = Path(value).expanduser() if isinstance(value, str) and key != "_target_" else None
+        path = Path(value).expanduser() if isinstance(value, str) else None
         if path is not None and path.is_dir():
             arguments[key] = hash_folder(path, WEIGHTS)
         elif path is not None and path.is_file():
             arguments[key] = hash_folder(path.parent, (path.name.lower(),))
-    return arguments
+    return {**arguments, "_target_": SCORERS.get(scorer["_target_"], scorer["_target_"])}
 
 
 def _without(mapping: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in mapping.items() if key not in keys}
 
 
-def name_of(config: dict[str, Any], overrides: Sequence[str] = ()) -> str:
-    """For people: "attn2o-ffni seed 1", and what else is told of (what sets a job apart from the others)."""
-    parts = [placement(config["adapter"]) or config["adapter"]["method"], f"seed {config['seed']}"]
+def name_of(config: RunConfig, overrides: Sequence[str] = ()) -> str:
+    """A run's name for people: "attn2o-ffni seed 1", and what the overrides set it apart by."""
+    parts = [config.adapter.placement or config.adapter.method, f"seed {config.seed}"]
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")
         if key not in UNNAMED and not key.startswith("hydra"):

@@ -16,18 +16,20 @@ from sdpet.choices import (
     LOGGERS,
     METHODS,
     OPTIMIZERS,
-    PLACES,
+    PLACEHOLDERS,
     PRECISIONS,
     SAMPLERS,
     SCHEDULES,
+    SCORERS,
     SUITES,
     TASKS,
 )
 
+_SHORT_NAMES = {path: name for name, path in SCORERS.items()}
 Rule = Callable[[Any], Any]  # gives the value in its canonical type, or raises ValueError with "must be ..."
 
 
-def whole(least: int) -> Rule:
+def integer(least: int) -> Rule:
     def rule(value: Any) -> int:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
@@ -55,7 +57,7 @@ def number(least: float = -math.inf, most: float = math.inf, *, above: bool = Fa
     return rule
 
 
-def inside(value: Any) -> float:
+def open_unit_interval(value: Any) -> float:
     """A number between 0 and 1, neither of them."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
         raise ValueError("must be a number above 0 and below 1")
@@ -73,17 +75,32 @@ def choice(options: Sequence[str]) -> Rule:
     return rule
 
 
-def text(value: Any) -> str:
+def string(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError("must be some text")
     return value
 
 
 def target(value: Any) -> dict[str, Any]:
-    """A mapping from which Hydra makes an object."""
+    """A mapping from which a scorer is made: its short name or Python path as _target_, and its arguments."""
     if not isinstance(value, dict) or not isinstance(value.get("_target_"), str):
-        raise ValueError("must be a mapping with _target_, as in conf/eval/lab.yaml")
-    return value
+        raise ValueError(
+            f"must be a mapping with _target_, one of {', '.join(SCORERS)} or a Python path, as in conf/eval/lab.yaml"
+        )
+    if value["_target_"] not in SCORERS and "." not in value["_target_"]:
+        choice(tuple(SCORERS))(value["_target_"])
+    return {**value, "_target_": _SHORT_NAMES.get(value["_target_"], value["_target_"])}
+
+
+def former_target(*paths: str) -> Rule:
+    """The Python path that version 0.1.0 stored; the object is made from its name, so the path is not read."""
+
+    def rule(value: Any) -> str:
+        if value not in paths:
+            raise ValueError("is no longer read: the object is made from its name; leave it out")
+        return value
+
+    return rule
 
 
 def targets(value: Any) -> dict[str, Any]:
@@ -96,7 +113,7 @@ def targets(value: Any) -> dict[str, Any]:
     return {name: target(item) for name, item in value.items() if item is not None}
 
 
-def flag(value: Any) -> bool:
+def boolean(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError("must be true or false")
     return value
@@ -113,12 +130,12 @@ def templates(value: Any) -> list[str] | str:
     if isinstance(value, str):
         return choice(SUITES)(value)
     for template in texts(value):
-        if not any(place in template for place in PLACES):
+        if not any(place in template for place in PLACEHOLDERS):
             raise ValueError(f"has {template!r}, which lacks {{prompt}}, where the subject's prompt goes")
     return value
 
 
-def several(options: Sequence[str]) -> Rule:
+def list_of(options: Sequence[str]) -> Rule:
     """A list of some of these."""
     one = choice(options)
     return lambda value: [one(item) for item in texts(value)]
@@ -153,28 +170,34 @@ def optional(rule: Rule, tell: bool = True) -> Rule:
 
 
 RULES: dict[str, dict[str, Rule]] = {
-    "": {"study": folder_name, "seed": whole(0), "output_root": text, "quiet": flag, "checkpoint_seconds": number(0)},
+    "": {
+        "study": folder_name,
+        "seed": integer(0),
+        "output_root": string,
+        "quiet": boolean,
+        "checkpoint_seconds": number(0),
+    },
     "adapter": {
         "method": choice(METHODS),
         "din": optional(choice(INPUTS), tell=False),
         "dout": optional(choice(OUTPUTS), tell=False),
         "activation": optional(choice(ACTIVATIONS), tell=False),
-        "mid_dim": optional(whole(1)),
-        "params": optional(whole(1)),
+        "mid_dim": optional(integer(1)),
+        "params": optional(integer(1)),
         "scale": optional(number(), tell=False),
         "init": optional(choice(INITS), tell=False),
     },
     "unet": {
-        "name": text,
-        "path": optional(text),
+        "name": string,
+        "path": optional(string),
         "dtype": choice(DTYPES),
         "guidance": number(0),
-        "use_ema": flag,
-        "config": optional(text),
-        "image_size": optional(whole(8)),
+        "use_ema": boolean,
+        "config": optional(string),
+        "image_size": optional(integer(8)),
     },
     "task": {
-        "_target_": text,
+        "_target_": former_target("sdpet.tasks.DreamBoothTask", "sdpet.tasks.FinetuneTask"),
         "name": choice(tuple(TASKS)),
         "reg_weight": number(0),
         "dropout": number(0, 1),
@@ -184,75 +207,75 @@ RULES: dict[str, dict[str, Rule]] = {
     },
     "data": {
         "kind": choice(tuple(TASKS.values())),
-        "name": text,
-        "noun": text,
-        "subject": text,
-        "class_word": text,
-        "class_images": whole(1),
+        "name": string,
+        "noun": string,
+        "subject": string,
+        "class_word": string,
+        "class_images": integer(1),
         "class_sampler": choice(SAMPLERS),
-        "class_steps": whole(1),
+        "class_steps": integer(1),
         "class_guidance": number(0),
-        "image_column": text,
-        "caption_column": text,
-        "subject_dir": optional(text),
-        "class_dir": optional(text),
-        "heldout_dir": optional(text),
-        "prompt": text,
-        "class_prompt": text,
-        "token": text,
-        "folder": optional(text),
+        "image_column": string,
+        "caption_column": string,
+        "subject_dir": optional(string),
+        "class_dir": optional(string),
+        "heldout_dir": optional(string),
+        "prompt": string,
+        "class_prompt": string,
+        "token": string,
+        "folder": optional(string),
         "heldout_share": number(0, 1),
     },
     "trainer": {
-        "device": text,
+        "device": string,
         "precision": choice(PRECISIONS),
-        "threads": whole(1),
-        "devices": whole(1),
-        "num_nodes": whole(1),
-        "steps": whole(1),
-        "batch_size": whole(1),
+        "threads": integer(1),
+        "devices": integer(1),
+        "num_nodes": integer(1),
+        "steps": integer(1),
+        "batch_size": integer(1),
         "lr": number(0, above=True),
         "weight_decay": number(0),
-        "warmup": whole(0),
+        "warmup": integer(0),
         "schedule": choice(SCHEDULES),
         "clip": optional(number(0, above=True)),
-        "accumulate": whole(1),
+        "accumulate": integer(1),
         "optimizer": choice(OPTIMIZERS),
-        "ema": optional(inside),
-        "grad_checkpointing": flag,
-        "compile": flag,
-        "validate_every": optional(whole(1)),
+        "ema": optional(open_unit_interval),
+        "grad_checkpointing": boolean,
+        "compile": boolean,
+        "validate_every": optional(integer(1)),
         "methods": by_method,
     },
     "sampler": {
-        "_target_": text,
+        "_target_": former_target("sdpet.sample.SamplerConfig"),
         "name": choice(SAMPLERS),
-        "steps": whole(1),
+        "steps": integer(1),
         "guidance": number(0),
         "eta": number(0, 1),
     },
     "eval": {
-        "_target_": text,
+        "_target_": former_target("sdpet.scoring.EvalPlan"),
         "scorer": target,
         "similarity": targets,
         "features": optional(target),
         "diversity": optional(target),
-        "strict": flag,
-        "subject_images": whole(1),
-        "class_images": whole(0),
+        "strict": boolean,
+        "subject_images": integer(1),
+        "class_images": integer(0),
         "prompts": templates,
-        "prompt_images": whole(0),
-        "images": whole(2),
-        "distances": several(DISTANCES),
-        "noise_images": whole(0),
-        "eval_seed": optional(whole(0)),
-        "chunk": whole(1),
+        "prompt_images": integer(0),
+        "images": integer(2),
+        "distances": list_of(DISTANCES),
+        "noise_images": integer(0),
+        "eval_seed": optional(integer(0)),
+        "chunk": integer(1),
     },
     "logger": {
         "name": choice(LOGGERS),
-        "project": text,
+        "project": string,
         "mode": choice(("auto", "offline", "online", "disabled")),
-        "entity": optional(text),
+        "entity": optional(string),
     },
 }
 
@@ -280,9 +303,11 @@ def check_group(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
         if key not in RULES[group]:
             raise ValueError(unknown_key(name))
         try:
-            checked[key] = RULES[group][key](value)
+            found = RULES[group][key](value)
         except ValueError as error:
             raise ValueError(f"{name} {error}, not {value!r}.") from None
+        if key != "_target_":
+            checked[key] = found
     return checked
 
 

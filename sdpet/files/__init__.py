@@ -1,1 +1,1 @@
-"""Files: written atomically, locked, hashed by content, and images read from them."""
+"""Files: atomic writing, locks, hashes of content, and reading images."""

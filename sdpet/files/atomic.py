@@ -1,4 +1,4 @@
-"""Files that are never seen half written."""
+"""Atomic writing: a file is complete or not there."""
 
 from __future__ import annotations
 
@@ -10,16 +10,36 @@ from pathlib import Path
 from typing import Any
 
 
-def atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a file beside `path`, then rename it to `path`: all of it is there or nothing.
+def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file atomically: other processes, and a later crash of the machine, see all of it or nothing.
 
-    That holds for other processes at any moment, and after a crash of the machine.
+    Parameters
+    ----------
+    path : Path
+    write : callable
+        ``write(partial)`` writes the content to a file beside `path`, which is then renamed to `path`.
+
+    Raises
+    ------
+    OSError
+        With the number of a full disk or an exhausted quota where that is the cause, whatever `write` raised.
     """
-    all_at_once({path: write})
+    write_all_atomic({path: write})
 
 
-def all_at_once(writes: Mapping[Path, Callable[[Path], Any]]) -> None:
-    """`atomically` for several files that belong together: none is renamed before all of them are on the disk."""
+def write_all_atomic(writes: Mapping[Path, Callable[[Path], Any]]) -> None:
+    """Write several files that belong together: none is renamed before all of them are on the disk.
+
+    Parameters
+    ----------
+    writes : mapping of Path to callable
+        For each path, what `write_atomic` takes as `write`.
+
+    Raises
+    ------
+    OSError
+        As `write_atomic`.
+    """
     partials = {path: path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp") for path in writes}
     path = Path()
     try:
@@ -32,7 +52,7 @@ def all_at_once(writes: Mapping[Path, Callable[[Path], Any]]) -> None:
     except Exception as error:
         full = no_space(error)
         if full is None and not isinstance(error, OSError) and _is_full(path.parent):
-            full = errno.ENOSPC  # torch and safetensors have exceptions of their own
+            full = errno.ENOSPC  # torch and safetensors raise exceptions of their own
         if full is not None:
             raise OSError(full, os.strerror(full), str(path)) from error
         raise
@@ -41,8 +61,8 @@ def all_at_once(writes: Mapping[Path, Callable[[Path], Any]]) -> None:
             partial.unlink(missing_ok=True)
 
 
-def settle(folder: Path) -> None:
-    """Return when all files of the folder are on the disk, so that what is written after them vouches for them."""
+def fsync_folder(folder: Path) -> None:
+    """Flush all files of a folder to the disk, so that a file written afterwards proves that they are complete."""
     for file in folder.rglob("*"):
         if file.is_file():
             descriptor = os.open(file, os.O_RDONLY)
@@ -53,7 +73,17 @@ def settle(folder: Path) -> None:
 
 
 def no_space(error: BaseException | None) -> int | None:
-    """The error number when this error, or one that it came from, is that of a full disk or an exhausted quota."""
+    """Find out whether a full disk or an exhausted quota caused an error.
+
+    Parameters
+    ----------
+    error : BaseException or None
+
+    Returns
+    -------
+    int or None
+        The error number (ENOSPC or EDQUOT) of this error or of one that caused it.
+    """
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return error.errno

@@ -1,4 +1,4 @@
-"""Hashes of files' content, so that a run is known by what it was made from and not by where that lay."""
+"""Hashes of files' content: a run is identified by the content of its inputs, not by their paths."""
 
 from __future__ import annotations
 
@@ -15,13 +15,26 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PIPELINE_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 WEIGHTS = (".safetensors", ".bin", ".json", ".txt")
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 CAPTIONS = (".txt", ".jsonl")
 DATASETS = (".arrow", ".parquet", ".json", ".csv", ".mat")
 
 
 def hash_folder(folder: Path, endings: tuple[str, ...], parts: tuple[str, ...] = ("",)) -> str:
-    """Hash of the files with these endings in the named subfolders, by relative path and content."""
+    """Hash the files of a folder by relative path and content.
+
+    Parameters
+    ----------
+    folder : Path
+    endings : tuple of str
+        Endings of the file names that count, in lower case.
+    parts : tuple of str
+        Subfolders that count; "" is the folder itself.
+
+    Returns
+    -------
+    str
+        Hex digits.
+    """
     return once(("folder", folder, endings, parts), lambda: _hash_folder(folder, endings, parts))
 
 
@@ -34,7 +47,14 @@ _remembered: dict[Hashable, Any] | None = None
 
 
 def once(key: Hashable, make: Callable[[], T]) -> T:
-    """make(), or what it gave before for this key where files are taken not to change (see `unchanging`)."""
+    """Return make(), or inside `unchanging` the value that it gave for this key before.
+
+    Parameters
+    ----------
+    key : hashable
+    make : callable
+        Takes no arguments.
+    """
     if _remembered is None:
         return make()
     if key not in _remembered:
@@ -44,7 +64,7 @@ def once(key: Hashable, make: Callable[[], T]) -> T:
 
 @contextmanager
 def unchanging() -> Iterator[None]:
-    """Inside the block folders are taken not to change: each is looked at once, however many runs are planned on it."""
+    """Assume that folders do not change inside the block: each is read once, however many runs are planned on it."""
     global _remembered
     before = _remembered
     _remembered = {} if before is None else before
@@ -55,18 +75,18 @@ def unchanging() -> Iterator[None]:
 
 
 def hash_files(folder: Path, files: Iterable[Path]) -> str:
-    """Hash of these files below `folder`, by relative path and content."""
+    """Hash files below `folder` by relative path and content; hex digits."""
     return _hash_files(folder, tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 
 
 def hash_file(file: Path) -> str:
-    """Hash of one file's content, whatever it is called."""
+    """Hash one file by its content, not its path; hex digits."""
     return _hash_files(file, ((file, file.stat().st_size, file.stat().st_mtime_ns),))
 
 
 @cache
 def _hash_files(folder: Path, files: Iterable[tuple[Path, int, int]]) -> str:
-    """Sizes and times are in the arguments so that a changed file is read again within one process."""
+    """Sizes and times are arguments, so that a changed file is read again within one process."""
     digest = hashlib.blake2b(digest_size=16)
     for file, size, _ in files:
         digest.update(f"{file.relative_to(folder).as_posix()}\0{size}\0".encode())
@@ -77,7 +97,7 @@ def _hash_files(folder: Path, files: Iterable[tuple[Path, int, int]]) -> str:
 
 
 def hash_images(images: np.ndarray) -> str:
-    """Hex hash of images' 8-bit content and shape."""
+    """Hash images (uint8 array) by shape and content; hex digits."""
     import numpy as np
 
     digest = hashlib.blake2b(str(images.shape).encode(), digest_size=16)
@@ -86,5 +106,5 @@ def hash_images(images: np.ndarray) -> str:
 
 
 def hash_text(text: str) -> str:
-    """Hex hash of a text."""
+    """Hash a text; hex digits."""
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -1,4 +1,4 @@
-"""Images from folders as the model wants them: 8-bit RGB squares, with captions where asked for."""
+"""Reading images from folders as 8-bit RGB squares, with captions if needed."""
 
 from __future__ import annotations
 
@@ -12,32 +12,65 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-# What PIL raises for files that are not images, or are cut short (DecompressionBombError is an Exception of its own).
+from sdpet.choices import IMAGE_SUFFIXES
+
+# What PIL raises for files that are not images or are truncated (DecompressionBombError derives from Exception).
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def list_images(folder: str | Path, what: str = "image") -> list[Path]:
-    """Image files of a folder in name order. Raises ValueError if there is no such folder or no image in it."""
-    folder = Path(folder).expanduser()
+    """List the image files of a folder.
+
+    Parameters
+    ----------
+    folder : str or Path
+    what : str
+        What errors call the folder's images.
+
+    Returns
+    -------
+    list of Path
+        Sorted by name.
+
+    Raises
+    ------
+    ValueError
+        If there is no such folder or no image in it.
+    """
+    folder, suffixes = Path(folder).expanduser(), ", ".join(IMAGE_SUFFIXES)
     if not folder.is_dir():
-        raise ValueError(f"the {what} folder {folder} does not exist; give a folder of images ({', '.join(ENDINGS)}).")
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in ENDINGS)
+        raise ValueError(f"the {what} folder {folder} does not exist; give a folder of images ({suffixes}).")
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
-        raise ValueError(f"the {what} folder {folder} holds no image; expected are files with {', '.join(ENDINGS)}.")
+        raise ValueError(f"the {what} folder {folder} holds no image; expected are files with {suffixes}.")
     return files
 
 
 def load_folder(folder: str | Path, size: int, what: str = "image") -> np.ndarray:
-    """All readable images of a folder: uint8 (N, size, size, 3); see `read`."""
+    """Read all readable images of a folder: uint8 (N, size, size, 3); see `list_images` and `read`."""
     return read(list_images(folder, what), size, what)[0]
 
 
 def load_captioned(folder: str | Path, size: int) -> tuple[np.ndarray, list[str]]:
-    """Images uint8 (N, size, size, 3) and captions of a folder.
+    """Read the images of a folder and their captions.
 
-    Captions come from metadata.jsonl (lines {"file_name": ..., "text": ...}) or from a .txt file beside each image.
-    Raises ValueError if an image has no caption.
+    Parameters
+    ----------
+    folder : str or Path
+        Captions are read from its metadata.jsonl (lines ``{"file_name": ..., "text": ...}``), or from a .txt file
+        beside each image.
+    size : int
+        Side in pixels.
+
+    Returns
+    -------
+    ndarray of uint8, shape (N, size, size, 3)
+    list of str
+
+    Raises
+    ------
+    ValueError
+        If an image has no caption.
     """
     files = list_images(folder, "training")
     metadata = Path(folder).expanduser() / "metadata.jsonl"
@@ -60,15 +93,53 @@ def load_captioned(folder: str | Path, size: int) -> tuple[np.ndarray, list[str]
 
 
 def read(files: list[Path], size: int, what: str = "image") -> tuple[np.ndarray, list[Path]]:
-    """Read files as uint8 (N, size, size, 3), and which of them could be read; see `readable`."""
+    """Read image files.
+
+    Parameters
+    ----------
+    files : list of Path
+    size : int
+        Side in pixels.
+    what : str
+        What errors call the images.
+
+    Returns
+    -------
+    ndarray of uint8, shape (N, size, size, 3)
+    list of Path
+        The files that could be read.
+
+    Raises
+    ------
+    ValueError
+        If none can be read. A warning names those that cannot.
+    """
     images, kept = readable(((file.name, file) for file in files), size, f"the {what} folder {files[0].parent}")
     return images, [files[i] for i in kept]
 
 
 def readable(contents: Iterable[tuple[str, Any]], size: int, where: str) -> tuple[np.ndarray, list[int]]:
-    """Images uint8 (N, size, size, 3) and their numbers, of (name, file or stream); others are named in a warning.
+    """Read images from files or streams, and warn of those that cannot be read.
 
-    Raises ValueError if none can be read.
+    Parameters
+    ----------
+    contents : iterable of (str, file or stream)
+        With the name that the warning uses.
+    size : int
+        Side in pixels.
+    where : str
+        What errors call the source.
+
+    Returns
+    -------
+    ndarray of uint8, shape (N, size, size, 3)
+    list of int
+        The indices of the readable ones.
+
+    Raises
+    ------
+    ValueError
+        If none can be read.
     """
     images, kept, broken = [], [], []
     for number, (name, content) in enumerate(contents):
@@ -86,7 +157,18 @@ def readable(contents: Iterable[tuple[str, Any]], size: int, where: str) -> tupl
 
 
 def square(image: Any, size: int) -> np.ndarray:
-    """RGB uint8 (size, size, 3): as `upright`, shorter side resized (antialiased), centre crop."""
+    """Make an image a square: `upright`, then resize the shorter side (antialiased) and crop the centre.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+    size : int
+        Side in pixels.
+
+    Returns
+    -------
+    ndarray of uint8, shape (size, size, 3)
+    """
     from PIL import ImageOps
 
     image = upright(image)
@@ -96,7 +178,10 @@ def square(image: Any, size: int) -> np.ndarray:
 
 
 def upright(image: Any) -> Any:
-    """A PIL image of any mode as 8-bit RGB: turned as its EXIF data say, 16 bits scaled, transparency over white."""
+    """Convert a PIL image of any mode to 8-bit RGB.
+
+    It is rotated according to its EXIF data, 16 bits are scaled to 8, and transparency is shown over white.
+    """
     from PIL import ImageOps
 
     image = ImageOps.exif_transpose(image)

@@ -1,13 +1,15 @@
-"""A run belongs to one process at a time, also where several machines share its folder; the dead own nothing.
+"""Locks on runs: one process at a time owns a run, also where several machines share its folder.
 
-Two layers. A lock (flock) on a file, which the system frees when its owner dies: enough on one machine, and on network
-file systems that carry locks. Not all do, and some keep a lock to the machine that took it. So the owner also holds a
-lease: a file beside the lock whose time stamp it changes every BEAT seconds. Who has the lock, but finds a lease of
-another machine, watches it: when it has not changed for STALE seconds, as measured by the watcher's own monotonic
-clock, its owner is dead. No two clocks are ever compared, so one that is wrong or jumps does no harm.
+There are two layers. The first is a lock (flock) on a file, which the system frees when its owner dies. It is enough on
+one machine, and on network file systems that support locks. Not all do, and some keep a lock local to the machine that
+took it. So the owner also has a lease: a file beside the lock whose time stamp it changes every INTERVAL seconds. A
+process that has the lock but finds another machine's lease polls that lease's time stamp. When it has not changed for
+STALE seconds of the poller's own monotonic clock, its owner counts as dead. Clocks of two machines are never compared,
+so one that is wrong or jumps does no harm.
 
-Leases of a run are numbered. To take over from a dead owner is to create the next number (O_EXCL: one process can), and
-the highest number owns. An owner that was asleep for long sees so (`Claim.holds`) before it writes its record.
+Leases of a run are numbered. A process takes over from a dead owner by creating the next number (with O_EXCL, so only
+one process can), and the highest number owns the run. An owner that was suspended for long notices the takeover
+(`RunLock.is_held`) before it writes its record.
 """
 
 from __future__ import annotations
@@ -23,34 +25,44 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-BEAT = 5.0  # seconds between signs of life
-STALE = 60.0  # seconds without one after which an owner on another machine counts as dead
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # what file systems without them say
+INTERVAL = 5.0  # seconds between two heartbeats
+STALE = 60.0  # seconds without a heartbeat after which an owner on another machine counts as dead
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # errors of file systems without locks
 
 
-def claims_folder(run_folder: Path) -> Path:
+def locks_folder(run_folder: Path) -> Path:
+    """The folder of a run's lock and leases. Its name is fixed, as processes of older versions use it, too."""
     return run_folder.parent / ".claims"
 
 
-class Claim:
-    """What the owner of a run holds: true, as long as nobody had reason to think it dead."""
+class RunLock:
+    """The lock of a run. It is valid until another process has taken over a stale lease."""
 
     def __init__(self, lease: Path) -> None:
         self._lease = lease
 
-    def holds(self) -> bool:
-        """Is the run still ours? No, when we were without a sign of life for so long that another process took it."""
+    def is_held(self) -> bool:
+        """Whether this process still owns the run: False if its lease expired and another process took over."""
         return self._lease.exists() and _latest(self._lease.with_suffix("")) == self._lease
 
 
 @contextmanager
-def claim(run_folder: Path) -> Iterator[Claim | None]:
-    """Hold the run for the duration of the block; gives None at once when another process holds it, or may do so.
+def run_lock(run_folder: Path) -> Iterator[RunLock | None]:
+    """Lock a run for the duration of the block, without waiting.
 
-    The files lie beside the run folder, so the folder may be emptied and made anew by its owner. A lease that seems
-    dead is taken over by a later call: ask again from time to time.
+    Lock and lease lie beside the run folder, so its owner may empty and recreate the folder. A lease whose owner seems
+    dead is taken over by a later call, so retry from time to time.
+
+    Parameters
+    ----------
+    run_folder : Path
+
+    Yields
+    ------
+    RunLock or None
+        None if another process owns the run, or may own it.
     """
-    path = claims_folder(run_folder) / run_folder.name
+    path = locks_folder(run_folder) / run_folder.name
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = _lock(path)
     if descriptor is None:
@@ -60,11 +72,11 @@ def claim(run_folder: Path) -> Iterator[Claim | None]:
     try:
         lease = _take_lease(path, locks=descriptor >= 0)
         if lease is not None:
-            _HEART.keep(lease)
-        yield None if lease is None else Claim(lease)
+            _HEARTBEAT.keep(lease)
+        yield None if lease is None else RunLock(lease)
     finally:
         if lease is not None:
-            _HEART.drop(lease)
+            _HEARTBEAT.drop(lease)
             lease.unlink(missing_ok=True)
         if descriptor >= 0:
             path.unlink(missing_ok=True)  # while still locked: whoever opened it meanwhile sees that it is gone
@@ -72,7 +84,7 @@ def claim(run_folder: Path) -> Iterator[Claim | None]:
 
 
 def _lock(path: Path) -> int | None:
-    """An open, locked descriptor of `path`; -1 where the file system has no locks; None when another process has it."""
+    """A locked descriptor of `path`; -1 if the file system has no locks; None if another process has the lock."""
     while True:
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
         try:
@@ -90,7 +102,7 @@ def _lock(path: Path) -> int | None:
 
 
 def _take_lease(path: Path, locks: bool) -> Path | None:
-    """A new lease of the run, ours; None while that of another process may be alive."""
+    """A new lease of the run for this process; None while the owner of an older one may be alive."""
     last = _latest(path)
     number = 0
     if last is not None:
@@ -107,7 +119,7 @@ def _take_lease(path: Path, locks: bool) -> Path | None:
     try:
         descriptor = os.open(lease, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
-        return None  # another process was quicker
+        return None  # another process was faster
     try:
         os.write(descriptor, machine().encode())
     except OSError:
@@ -125,7 +137,7 @@ def _take_lease(path: Path, locks: bool) -> Path | None:
     return lease
 
 
-_SEEN: dict[str, tuple[int, float]] = {}  # lease of another: its time stamp, and when (monotonic) we first saw it
+_SEEN: dict[str, tuple[int, float]] = {}  # others' leases: time stamp, and monotonic time when it was first seen
 
 
 def _leases(path: Path) -> list[Path]:
@@ -138,17 +150,17 @@ def _latest(path: Path) -> Path | None:
 
 
 def _read(lease: Path) -> tuple[str, int]:
-    """Owner's machine and time stamp; the stamp is only ever compared for equality. Opened, as NFS then asks anew."""
+    """Owner's machine and time stamp, which is compared for equality only. Opening makes NFS ask the server again."""
     try:
         with lease.open(encoding="utf-8", errors="replace") as file:
             return file.read(), os.fstat(file.fileno()).st_mtime_ns
     except FileNotFoundError:
-        return "", -1  # just given back: watched like any other, and gone at the next look
+        return "", -1  # released just now; it is polled like any other, and gone the next time
 
 
 @cache
 def machine() -> str:
-    """This machine since it was booted, and the container in it: what shares locks for sure."""
+    """Host name and boot id: processes with equal values are certain to see each other's locks."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -156,8 +168,8 @@ def machine() -> str:
     return f"{platform.node()} {boot}"
 
 
-class Heart:
-    """One thread a process that gives a sign of life for all its leases. Changing a time stamp needs no disk space."""
+class Heartbeat:
+    """A thread that renews all leases of this process. Changing a time stamp needs no disk space."""
 
     def __init__(self) -> None:
         self._leases: set[Path] = set()
@@ -165,7 +177,7 @@ class Heart:
 
     def keep(self, lease: Path) -> None:
         self._leases.add(lease)
-        if self._pid != os.getpid():  # the first, or in a forked process, which has no threads
+        if self._pid != os.getpid():  # the first lease, or a forked process, which has no threads
             self._pid, self._leases = os.getpid(), {lease}
             threading.Thread(target=self._beat, daemon=True, name="claims").start()
 
@@ -174,10 +186,10 @@ class Heart:
 
     def _beat(self) -> None:
         while True:
-            time.sleep(BEAT)
+            time.sleep(INTERVAL)
             for lease in list(self._leases):
                 with suppress(OSError):
                     os.utime(lease)
 
 
-_HEART = Heart()
+_HEARTBEAT = Heartbeat()

@@ -1,4 +1,4 @@
-"""The lab's networks, untrained: Stable Diffusion v1's parts at 1/350 of their size, all of them library classes."""
+"""The lab's networks, untrained: the parts of Stable Diffusion v1 at 1/350 of their size, all library classes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,17 @@ BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """CLIP's own tokenizer class with a byte-pair vocabulary in which every word of the world is one token.
+    """CLIP's own tokenizer class with a byte-pair vocabulary in which every word of the lab's world is one token.
 
-    The vocabulary (vocabulary.json) was learned once from WORDS and from all printable ASCII characters with the
-    trainer of `tokenizers`, which breaks ties at random: learning it again would give other numbers.
-    The end token has the highest id, as in CLIP: open_clip pools the text at the largest id. (A CLIPTextConfig
-    with eos_token_id=2 would switch transformers to an old pooling rule, so the id must be set in the config.)
+    The vocabulary (vocabulary.json) was learned once from WORDS and all printable ASCII characters by the trainer of
+    `tokenizers`, which breaks ties at random; learning it again would give other numbers. The end token has the highest
+    id, as in CLIP, since open_clip pools the text at the largest id. (With eos_token_id=2 in a CLIPTextConfig
+    transformers would use an old pooling rule, so the config must name the true id.)
+
+    Returns
+    -------
+    CLIPTokenizer
+        Texts are cut and padded to TEXT_LENGTH tokens.
     """
     from transformers import CLIPTokenizer
 
@@ -37,6 +42,18 @@ def build_tokenizer() -> CLIPTokenizer:
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """A CLIP text encoder with two layers and random weights.
+
+    Parameters
+    ----------
+    tokenizer : CLIPTokenizer
+        Gives the size of the vocabulary and the special tokens.
+
+    Returns
+    -------
+    CLIPTextModel
+        Text states are (N, TEXT_LENGTH, TEXT_WIDTH).
+    """
     from transformers import CLIPTextConfig, CLIPTextModel
 
     return CLIPTextModel(
@@ -57,7 +74,18 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def clip_config(tokenizer: CLIPTokenizer) -> dict[str, Any]:
-    """Arguments of open_clip.CLIP: a ResNet of CLIP's kind on images doubled to 64 px, and the text tower above."""
+    """Arguments of open_clip.CLIP: a ResNet of CLIP's kind on images enlarged to 64 pixels, and the text encoder above.
+
+    Parameters
+    ----------
+    tokenizer : CLIPTokenizer
+        Gives the size of the vocabulary and the end token.
+
+    Returns
+    -------
+    dict
+        Keys embed_dim, vision_cfg and text_cfg.
+    """
     return {
         "embed_dim": TEXT_WIDTH,
         "vision_cfg": {"layers": [1, 1, 1, 1], "width": 12, "image_size": 64},
@@ -73,19 +101,35 @@ def clip_config(tokenizer: CLIPTokenizer) -> dict[str, Any]:
 
 
 def build_clip(config: dict[str, Any]) -> open_clip.CLIP:
+    """A CLIP with random weights.
+
+    Parameters
+    ----------
+    config : dict
+        As `clip_config` gives it.
+
+    Returns
+    -------
+    open_clip.CLIP
+    """
     import open_clip
 
     return open_clip.CLIP(**config)
 
 
-# Latents are whitened and then made smaller than the noise, as in Stable Diffusion but more so: the noisiest timestep
-# still holds 7 % of the latents, and an even background, being the same in all 64 places, would show through it.
+# Latents are whitened and then scaled down below the noise, more than in Stable Diffusion: the noisiest timestep still
+# contains 7 % of the latents, and a plain background, which is equal at all 64 positions, would be visible in it.
 # At unit scale the model relied on that and drew nearly every unspecified background brown.
 SCALING_FACTOR = 0.4
 
 
 def build_vae() -> AutoencoderKL:
-    """Images (3, 32, 32) to latents (4, 8, 8)."""
+    """A VAE from images (3, 32, 32) to latents (4, 8, 8), with random weights.
+
+    Returns
+    -------
+    AutoencoderKL
+    """
     from diffusers import AutoencoderKL
 
     widths = (16, 32, 48)
@@ -103,7 +147,14 @@ def build_vae() -> AutoencoderKL:
 
 
 def build_unet() -> UNet2DConditionModel:
-    """Noise predictor on latents (4, 8, 8): two levels, cross attention at both, 7 transformer blocks, 8 ResBlocks."""
+    """A noise predictor on latents (4, 8, 8), with random weights.
+
+    It has two levels with cross-attention at both, 7 transformer blocks and 8 ResBlocks.
+
+    Returns
+    -------
+    UNet2DConditionModel
+    """
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
@@ -122,7 +173,12 @@ def build_unet() -> UNet2DConditionModel:
 
 
 def build_scheduler() -> DDPMScheduler:
-    """Stable Diffusion v1's noise: betas from 0.00085 to 0.012, linear in their roots, 1,000 steps."""
+    """The noise schedule of Stable Diffusion v1: betas from 0.00085 to 0.012, linear in their roots, 1,000 steps.
+
+    Returns
+    -------
+    DDPMScheduler
+    """
     from diffusers import DDPMScheduler
 
     return DDPMScheduler(
@@ -144,7 +200,17 @@ def save_pipeline(
     tokenizer: CLIPTokenizer,
     half: bool = True,
 ) -> None:
-    """Write a StableDiffusionPipeline folder as `diffusers` does, the weights in float16 if `half`."""
+    """Write the folder of a StableDiffusionPipeline, as diffusers does.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it is written.
+    vae, unet, text_encoder, tokenizer
+        The pipeline's parts.
+    half : bool
+        Write the weights in float16; this also converts the given modules.
+    """
     import torch
     from diffusers import PNDMScheduler, StableDiffusionPipeline
 

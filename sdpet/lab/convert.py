@@ -1,4 +1,4 @@
-"""The text tower of an open_clip.CLIP as a transformers CLIPTextModel: same arithmetic, other names."""
+"""The text encoder of an open_clip.CLIP as a transformers CLIPTextModel: the same arithmetic under other names."""
 
 from __future__ import annotations
 
@@ -6,10 +6,20 @@ import torch
 
 
 def text_tower(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Keys of open_clip's text tower (state dict of the whole CLIP) to keys of transformers' CLIPTextModel.
+    """Convert the weights of open_clip's text encoder to those of transformers' CLIPTextModel.
 
-    The result computes as `last_hidden_state` what open_clip has after `ln_final`, before pooling: what Stable
-    Diffusion v1 conditions on. The projection is left out, as there.
+    The result's `last_hidden_state` is what open_clip has after `ln_final`, before pooling; Stable Diffusion v1 is
+    conditioned on it. The projection is left out, as there.
+
+    Parameters
+    ----------
+    state : dict of str to Tensor
+        State dict of the whole open_clip.CLIP.
+
+    Returns
+    -------
+    dict of str to Tensor
+        State dict of a CLIPTextModel.
     """
     out = {
         "embeddings.token_embedding.weight": state["token_embedding.weight"],

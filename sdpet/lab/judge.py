@@ -1,4 +1,4 @@
-"""An attribute classifier that judges samples. It shares nothing with the scorer: other network, other loss."""
+"""A classifier of attributes that judges samples. It shares nothing with the scorer: other network, other loss."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .world import BACKGROUNDS, COLORS, SHAPES
+from sdpet.lab.world import BACKGROUNDS, COLORS, SHAPES
 
 FOLDER = Path(__file__).parent / "judge"
 ANSWERS = {
@@ -23,7 +23,7 @@ ANSWERS = {
 
 
 class Judge(nn.Module):
-    """Images to logits of five attributes: (N, 3, 32, 32) in [-1, 1] -> dict of (N, classes)."""
+    """A convolutional classifier of five attributes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,17 +37,52 @@ class Judge(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(64 * 16, count) for name, count in ANSWERS.items()})
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Classify images.
+
+        Parameters
+        ----------
+        images : Tensor (N, 3, 32, 32)
+            Values in [-1, 1].
+
+        Returns
+        -------
+        dict of str to Tensor (N, classes)
+            Logits of each attribute.
+        """
         features = self.body(images)
         return {name: head(features) for name, head in self.heads.items()}
 
     @torch.no_grad()
     def judge(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """uint8 (N, 32, 32, 3) to the most likely code of every attribute, each (N,)."""
+        """Give the most likely code of every attribute.
+
+        Parameters
+        ----------
+        images : ndarray of uint8, (N, 32, 32, 3)
+            The images.
+
+        Returns
+        -------
+        dict of str to ndarray of int, (N,)
+            Codes as in `sdpet.lab.world.Scenes`.
+        """
         x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
         return {name: logits.argmax(1).numpy() for name, logits in self(x).items()}
 
 
 def load_judge(folder: str | Path = FOLDER) -> Judge:
+    """Load the judge that ships with the package, or one of the same format.
+
+    Parameters
+    ----------
+    folder : path
+        Folder with model.safetensors.
+
+    Returns
+    -------
+    Judge
+        In evaluation mode, without gradients, in float32.
+    """
     from safetensors.torch import load_file
 
     judge = Judge()
@@ -57,7 +92,18 @@ def load_judge(folder: str | Path = FOLDER) -> Judge:
 
 
 class JudgeScorer:
-    """The judge's image features as a scorer of likeness: a second opinion beside the lab's CLIP."""
+    """The judge's image features as a scorer of similarity: a second opinion beside the lab's CLIP.
+
+    Parameters
+    ----------
+    folder : path
+        Folder with model.safetensors.
+
+    Raises
+    ------
+    ValueError
+        The folder has no such file.
+    """
 
     name = "lab-judge"
     preparation: ClassVar[dict[str, str]] = {
@@ -75,7 +121,7 @@ class JudgeScorer:
 
     @torch.no_grad()
     def encode_raw(self, images: torch.Tensor) -> torch.Tensor:
-        """Features (N, 64) of images uint8 (N, 3, 32, 32): the last layer, averaged over places."""
+        """Features (N, 64) of images uint8 (N, 3, 32, 32): the last layer, averaged over positions."""
         layers = [layer for layer in self._judge.body if not isinstance(layer, nn.Flatten | nn.Dropout)]
         maps = nn.Sequential(*layers)(images.float() / 127.5 - 1)  # (N, 64, 4, 4)
         return maps.mean(dim=(2, 3))

@@ -17,16 +17,34 @@ TOKENIZER = Path(__file__).parent / "pipeline" / "tokenizer"
 
 
 def preprocess(images: torch.Tensor) -> torch.Tensor:
-    """uint8 (N, 3, 32, 32) to float (N, 3, 64, 64) in [-1, 1], bilinear and antialiased."""
+    """Prepare images for the lab's CLIP: bilinear, antialiased resizing.
+
+    Parameters
+    ----------
+    images : Tensor of uint8, (N, 3, 32, 32)
+        The images.
+
+    Returns
+    -------
+    Tensor of float32, (N, 3, 64, 64)
+        Values in [-1, 1].
+    """
     from torch.nn.functional import interpolate
 
     return interpolate(images.float() / 127.5 - 1, size=(64, 64), mode="bilinear", antialias=True)
 
 
 class LabScorer:
-    """Unit-length image and text features of the lab's CLIP.
+    """Image and text features of the lab's CLIP, of unit length.
 
-    name and weight_hash identify it in a run's protocol; `dim` is the length of a feature.
+    Parameters
+    ----------
+    model : open_clip.CLIP
+        The network; it is set to evaluation mode, without gradients.
+    tokenizer : CLIPTokenizer
+        The lab's tokenizer.
+    weight_hash : str
+        Identifies the weights in a run's protocol, together with `name`.
     """
 
     name = "lab-clip"
@@ -44,7 +62,20 @@ class LabScorer:
         self.dim = int(model.visual.output_dim)
 
     def encode_image(self, images: torch.Tensor, chunk: int = 256) -> torch.Tensor:
-        """uint8 (N, 3, H, W) to unit features (N, D) in float32."""
+        """Features of images.
+
+        Parameters
+        ----------
+        images : Tensor of uint8, (N, 3, H, W)
+            The images.
+        chunk : int
+            Number of images that go through the network at once.
+
+        Returns
+        -------
+        Tensor of float32, (N, D)
+            Rows of unit length.
+        """
         import torch
 
         with torch.no_grad():
@@ -52,7 +83,18 @@ class LabScorer:
         return torch.cat(parts)
 
     def encode_text(self, texts: list[str]) -> torch.Tensor:
-        """N texts to unit features (N, D) in float32."""
+        """Features of texts.
+
+        Parameters
+        ----------
+        texts : list of str, N
+            The texts; those longer than the tokenizer's length are cut.
+
+        Returns
+        -------
+        Tensor of float32, (N, D)
+            Rows of unit length.
+        """
         import torch
 
         ids = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
@@ -61,11 +103,26 @@ class LabScorer:
 
 
 def load_scorer(folder: str | Path = FOLDER) -> LabScorer:
-    """Load the scorer that ships with the package (or one of the same format in `folder`)."""
+    """Load the scorer that ships with the package, or one of the same format.
+
+    Parameters
+    ----------
+    folder : path
+        Folder with config.json and model.safetensors.
+
+    Returns
+    -------
+    LabScorer
+
+    Raises
+    ------
+    ValueError
+        The folder has no such files.
+    """
     from safetensors.torch import load_file
     from transformers import CLIPTokenizer
 
-    from .architecture import build_clip
+    from sdpet.lab.architecture import build_clip
 
     folder = Path(folder)
     if not (folder / "model.safetensors").is_file():

@@ -1,8 +1,9 @@
-"""The lab's world: captioned 32 x 32 pictures of one object on a flat background, drawn from a seed.
+"""The lab's world: captioned 32 x 32 images of one object on a plain background, drawn from a seed.
 
-A scene is a row of numbers, so a thousand scenes are arrays and are rendered together. The world knows six shapes, six
-object colours and six background colours by name. Some objects have two colour halves, some an outline, and some
-have colours without a name, which captions leave out; so the base model can draw any colour but has words for six.
+A scene is a row of numbers, so a thousand scenes are arrays and are rendered together. The world has names for six
+shapes, six object colours and six background colours. Some objects have two halves of different colours, some have an
+outline, and some have colours without a name, which captions leave out. So the base model can draw any colour, but has
+words for six.
 """
 
 from __future__ import annotations
@@ -29,20 +30,32 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "brown": (105, 60, 28),
     "pink": (255, 165, 205),
 }
-OUTLINE = (250, 250, 250)
-UNNAMED = -1  # colour code of a colour the captions have no word for
+UNNAMED = -1  # code of a colour without a name
 
-# The novel subject: colours that have no name in this world, in a combination no training scene has by name.
+# The novel subject: its colours have no name in this world, so no caption of a training scene describes it.
 SUBJECT_SHAPE, SUBJECT_LEFT, SUBJECT_RIGHT = "star", (255, 40, 150), (0, 150, 140)
 SUBJECT_PROMPT, CLASS_PROMPT = "a photo of a sks star", "a photo of a star"
 
 
 @dataclass
 class Scenes:
-    """N scenes; every field is an array whose first axis has length N.
+    """N scenes. Every field is an array whose first axis has length N.
 
-    shape, color, color2, background: codes into the names above (color2 == color: one colour; UNNAMED: no name);
-    rgb, rgb2, rgb_background: (N, 3) colours in 0..255; outlined: bool; x, y, radius in pixels; angle in radians.
+    Parameters
+    ----------
+    shape, background : ndarray of int, (N,)
+        Codes: positions in SHAPES and BACKGROUNDS.
+    color, color2 : ndarray of int, (N,)
+        Codes of the left and the right half's colour, positions in COLORS. They are equal for one colour; UNNAMED is a
+        colour without a name.
+    rgb, rgb2, rgb_background : ndarray of float, (N, 3)
+        The colours, 0 to 255.
+    outlined : ndarray of bool, (N,)
+        Whether the object has an outline.
+    x, y, radius : ndarray of float, (N,)
+        Place and size in pixels.
+    angle : ndarray of float, (N,)
+        Rotation in radians.
     """
 
     shape: np.ndarray
@@ -65,6 +78,7 @@ class Scenes:
         return Scenes(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def copy(self) -> Scenes:
+        """An independent copy."""
         return Scenes(**{f.name: getattr(self, f.name).copy() for f in fields(self)})
 
 
@@ -81,7 +95,21 @@ def _vivid(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def sample_scenes(n: int, seed: int, *, two: float = 0.25, outline: float = 0.18, unnamed: float = 0.15) -> Scenes:
-    """n random scenes; the shares that have two colour halves, an outline, and colours without a name."""
+    """Draw random scenes.
+
+    Parameters
+    ----------
+    n : int
+        Number of scenes.
+    seed : int
+        Equal seeds give equal scenes.
+    two, outline, unnamed : float
+        Shares of scenes with two halves of different colours, with an outline, and with colours without a name.
+
+    Returns
+    -------
+    Scenes
+    """
     rng = np.random.default_rng(seed)
     palette, grounds = np.array(list(COLORS.values()), float), np.array(list(BACKGROUNDS.values()), float)
     color = rng.integers(len(COLORS), size=n)
@@ -96,7 +124,7 @@ def sample_scenes(n: int, seed: int, *, two: float = 0.25, outline: float = 0.18
     color, color2 = np.where(nameless, UNNAMED, color), np.where(nameless, UNNAMED, color2)
     outlined = rng.random(n) < outline
     background = rng.integers(len(BACKGROUNDS), size=n)
-    # A white outline does not show on white: such scenes get one of the other grounds.
+    # A white outline is invisible on white, so such scenes get another background.
     background = np.where(outlined & (background == 0), rng.integers(1, len(BACKGROUNDS), size=n), background)
     return Scenes(
         shape=rng.integers(len(SHAPES), size=n),
@@ -121,10 +149,24 @@ def _pose(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
 
 
 def subject_scenes(n: int, seed: int) -> Scenes:
-    """n views of the novel subject (an outlined star, left half hot pink, right half teal) on named backgrounds."""
+    """Views of the novel subject, on backgrounds that have names.
+
+    The subject is an outlined star, its left half hot pink and its right half teal.
+
+    Parameters
+    ----------
+    n : int
+        Number of views.
+    seed : int
+        Equal seeds give equal views.
+
+    Returns
+    -------
+    Scenes
+    """
     rng = np.random.default_rng(seed)
     scenes = sample_scenes(n, seed)
-    background = rng.permutation(np.resize(np.arange(1, len(BACKGROUNDS)), n))  # every ground but white, in turn
+    background = rng.permutation(np.resize(np.arange(1, len(BACKGROUNDS)), n))  # every background except white, in turn
     grounds = np.array(list(BACKGROUNDS.values()), float)
     scenes.shape = np.full(n, SHAPES.index(SUBJECT_SHAPE))
     scenes.color = scenes.color2 = np.full(n, UNNAMED)
@@ -136,7 +178,19 @@ def subject_scenes(n: int, seed: int) -> Scenes:
 
 
 def repose(scenes: Scenes, seed: int) -> Scenes:
-    """The same objects seen again: new place, size, angle and background."""
+    """The same objects at another place, with another size, angle and background.
+
+    Parameters
+    ----------
+    scenes : Scenes
+        The objects; they are not changed.
+    seed : int
+        Equal seeds give equal scenes.
+
+    Returns
+    -------
+    Scenes
+    """
     rng = np.random.default_rng(seed)
     again, n = scenes.copy(), len(scenes)
     for name, value in _pose(rng, n).items():
@@ -146,120 +200,3 @@ def repose(scenes: Scenes, seed: int) -> Scenes:
     again.background = rng.integers(low, len(BACKGROUNDS), size=n)
     again.rgb_background = _jitter(rng, grounds[again.background], 5)
     return again
-
-
-def _polygon(shape: str) -> np.ndarray:
-    """Corners of a shape in the unit circle, (corners, 2), y down."""
-    if shape == "square":
-        return np.array([(-0.82, -0.82), (0.82, -0.82), (0.82, 0.82), (-0.82, 0.82)])
-    if shape == "triangle":
-        angles = np.deg2rad([-90, 30, 150])
-        return np.stack([np.cos(angles), np.sin(angles) + 0.12], axis=1)
-    if shape == "star":
-        angles = np.deg2rad(-90 + 36 * np.arange(10))
-        radii = np.where(np.arange(10) % 2 == 0, 1.08, 0.45)
-        return np.stack([radii * np.cos(angles), radii * np.sin(angles) + 0.06], axis=1)
-    a, b = 0.34, 0.98  # cross
-    return np.array(
-        [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a), (a, b), (-a, b), (-a, a), (-b, a), (-b, -a), (-a, -a)]
-    )
-
-
-def _polygon_distance(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """Signed distance of points (..., 2) to a polygon, negative inside (nearest edge; sign by even-odd crossings)."""
-    best, inside = np.full(points.shape[:-1], np.inf), np.zeros(points.shape[:-1], bool)
-    for a, b in zip(corners, np.roll(corners, -1, axis=0), strict=True):
-        edge, offset = b - a, points - a
-        along = np.clip(offset @ edge / (edge @ edge), 0, 1)
-        best = np.minimum(best, np.sum((offset - along[..., None] * edge) ** 2, axis=-1))
-        crosses = (a[1] > points[..., 1]) != (b[1] > points[..., 1])
-        at = a[0] + edge[0] * (points[..., 1] - a[1]) / (edge[1] if edge[1] != 0 else 1.0)
-        inside ^= crosses & (points[..., 0] < at)
-    return np.where(inside, -1, 1) * np.sqrt(best)
-
-
-def _distance(points: np.ndarray, shape: str) -> np.ndarray:
-    """Signed distance in units of the object's radius, (...)."""
-    if shape == "circle":
-        return np.linalg.norm(points, axis=-1) - 0.95
-    if shape == "ring":
-        return np.abs(np.linalg.norm(points, axis=-1) - 0.73) - 0.27
-    return _polygon_distance(points, _polygon(shape))
-
-
-def render(scenes: Scenes) -> np.ndarray:
-    """Draw scenes with antialiased edges: uint8 (N, 32, 32, 3)."""
-    n = len(scenes)
-    grid = np.stack(np.meshgrid(np.arange(SIZE) + 0.5, np.arange(SIZE) + 0.5, indexing="xy"), axis=-1)  # (H, W, 2)
-    out = np.empty((n, SIZE, SIZE, 3))
-    cos, sin = np.cos(scenes.angle)[:, None, None], np.sin(scenes.angle)[:, None, None]
-    for code, shape in enumerate(SHAPES):
-        rows = np.flatnonzero(scenes.shape == code)
-        if not len(rows):
-            continue
-        s = scenes[rows]
-        dx, dy = grid[None, :, :, 0] - s.x[:, None, None], grid[None, :, :, 1] - s.y[:, None, None]
-        turned = np.stack([cos[rows] * dx + sin[rows] * dy, cos[rows] * dy - sin[rows] * dx], axis=-1)
-        radius = s.radius[:, None, None]
-        distance = _distance(turned / radius[..., None], shape) * radius  # pixels, (n, H, W)
-        right = np.clip(turned[..., 0] + 0.5, 0, 1)[..., None]
-        body = s.rgb[:, None, None] * (1 - right) + s.rgb2[:, None, None] * right
-        cover = np.clip(0.5 - distance, 0, 1)[..., None]
-        edge = np.clip(0.5 - (distance - 1.8), 0, 1)[..., None] * s.outlined[:, None, None, None]
-        picture = s.rgb_background[:, None, None] * (1 - edge) + np.array(OUTLINE, float) * edge
-        out[rows] = picture * (1 - cover) + body * cover
-    return np.clip(np.rint(out), 0, 255).astype(np.uint8)
-
-
-def article(word: str) -> str:
-    return "an" if word[0] in "aeiou" else "a"
-
-
-TEMPLATES = ("a photo of {}", "a picture of {}", "an image of {}", "{}")
-UNSAID = -2  # a caption's code for what it leaves open
-
-
-@dataclass(frozen=True)
-class Caption:
-    """What a caption says, in the codes of Scenes; UNSAID where it leaves an attribute open (outlined: 1 or UNSAID)."""
-
-    shape: int
-    color: int = UNSAID
-    color2: int = UNSAID
-    background: int = UNSAID
-    outlined: int = UNSAID
-
-    def text(self, template: str = TEMPLATES[0]) -> str:
-        words = ["outlined"] if self.outlined == 1 else []
-        if self.color >= 0:
-            names = list(COLORS)
-            one, two = names[self.color], names[self.color2]
-            words.append(one if one == two else f"{one} and {two}")
-        words.append(SHAPES[self.shape])
-        said = f"{article(words[0])} {' '.join(words)}"
-        if self.background >= 0:
-            ground = list(BACKGROUNDS)[self.background]
-            said += f" on {article(ground)} {ground} background"
-        return template.format(said)
-
-
-def describe(scenes: Scenes, index: int, rng: np.random.Generator | None = None) -> Caption:
-    """What there is to say of one scene; with a generator, attributes are left out now and then."""
-
-    def said(value: int, left_out: float) -> int:
-        return UNSAID if rng is not None and rng.random() < left_out else int(value)
-
-    color = said(scenes.color[index], 0.1)
-    return Caption(
-        shape=int(scenes.shape[index]),
-        color=color if color >= 0 else UNSAID,
-        color2=int(scenes.color2[index]) if color >= 0 else UNSAID,
-        background=said(scenes.background[index], 0.15),
-        outlined=said(1, 0.1) if scenes.outlined[index] else UNSAID,
-    )
-
-
-def caption(scenes: Scenes, index: int, rng: np.random.Generator | None = None) -> str:
-    """The caption of one scene as text: in full, or with a generator in a random template with omissions."""
-    template = TEMPLATES[0] if rng is None else TEMPLATES[rng.choice(4, p=(0.7, 0.1, 0.1, 0.1))]
-    return describe(scenes, index, rng).text(template)

@@ -1,8 +1,7 @@
-"""Methods of tuning under one interface, so that they can be levels of a factor.
+"""Methods of tuning with one interface (`TunedModel`), so that they can be levels of a factor.
 
-A handle has parameters(), num_parameters(), len(), disable(), enable(), detach() and save(folder). One file a method:
-sdpet.adapters (adapter), full (every weight of the UNet), lora (low-rank updates of attention, through peft) and
-embedding (the row of the subject's token).
+Each method has a file: sdpet.adapters (adapter), full (every weight of the UNet), lora (low-rank updates of attention,
+with peft) and embedding (the embedding of the subject's token).
 """
 
 from __future__ import annotations
@@ -17,20 +16,44 @@ from sdpet.methods.embedding import EmbeddingTuning
 from sdpet.methods.full import FullTuning
 from sdpet.methods.lora import LoraTuning, carries_lora
 from sdpet.models.base import BaseModel
-from sdpet.seeds import isolated
+from sdpet.seeds import isolated_rng
 
 if TYPE_CHECKING:
     from sdpet.adapters.fleet import Fleet
 
-__all__ = ["METHODS", "Design", "EmbeddingTuning", "FullTuning", "Handle", "LoraTuning", "build", "build_fleet", "load"]
+__all__ = [
+    "METHODS",
+    "Design",
+    "EmbeddingTuning",
+    "FullTuning",
+    "LoraTuning",
+    "TunedModel",
+    "build",
+    "build_fleet",
+    "load",
+]
 
 
 @dataclass(frozen=True)
 class Design:
-    """What is tuned: a method and what that method takes (None otherwise).
+    """A method of tuning and its options. Options of other methods are None.
 
-    spec: where adapters stand and their form (method adapter); rank, scale: of LoRA's updates, which are multiplied
-    by scale (its alpha / rank); token: the word whose embedding is learned (method embedding).
+    Parameters
+    ----------
+    method : {"adapter", "full", "lora", "embedding"}
+    spec : AdapterSpec, optional
+        Placement and form of the adapters (method adapter).
+    rank : int, optional
+        Of the updates (method lora).
+    scale : float, optional
+        Factor on the updates, alpha / rank (method lora).
+    token : str, optional
+        The word whose embedding is learned (method embedding).
+
+    Raises
+    ------
+    ValueError
+        If the method is unknown, lacks an option or does not take one.
     """
 
     method: str = "adapter"
@@ -51,39 +74,81 @@ class Design:
 
     @property
     def mid_dim(self) -> int | None:
-        """The width in use: an adapter's, or LoRA's rank."""
+        """The width: an adapter's mid_dim or LoRA's rank."""
         return self.spec.mid_dim if self.spec is not None else self.rank
 
 
-class Handle(Protocol):
-    """What every method gives back; while it lives, the base computes the tuned model."""
+class TunedModel(Protocol):
+    """What every method returns. Until `detach`, the base model computes the tuned model."""
 
-    def parameters(self) -> Any: ...
-    def num_parameters(self) -> int: ...
-    def __len__(self) -> int: ...
-    def disable(self) -> None: ...
-    def enable(self) -> None: ...
-    def detach(self) -> None: ...
-    def save(self, folder: str | Path) -> None: ...
+    def parameters(self) -> Any:
+        """The weights that are trained."""
+
+    def num_parameters(self) -> int:
+        """Their number."""
+
+    def __len__(self) -> int:
+        """Number of places that are tuned: adapters, projections or tokens."""
+
+    def disable(self) -> None:
+        """Compute the base model, until `enable`."""
+
+    def enable(self) -> None:
+        """Undo `disable`."""
+
+    def detach(self) -> None:
+        """Leave the base model as it was. The learned weights can still be saved, except with full fine-tuning."""
+
+    def save(self, folder: str | Path) -> None:
+        """Write what `load` reads."""
 
 
-def build(base: BaseModel, design: Design, seed: int = 0) -> Handle:
-    """Make `base` tunable by the design; initial values come from `seed` alone, global randomness is untouched.
+def build(base: BaseModel, design: Design, seed: int = 0) -> TunedModel:
+    """Make a base model tunable by a design.
 
-    detach() of the result leaves the base as it was, bit for bit. ValueError when the UNet carries another design:
-    what would be trained is then not what the record says.
+    Parameters
+    ----------
+    base : BaseModel
+    design : Design
+    seed : int
+        Initial values are derived from it; global random generators are not touched.
+
+    Returns
+    -------
+    TunedModel
+        Its `detach` leaves the base as it was, bit for bit.
+
+    Raises
+    ------
+    ValueError
+        If the UNet carries another design: the training would then not be what the record says.
     """
     _refuse_second(base)
-    with isolated(seed, "init"):
+    with isolated_rng(seed, "init"):
         return METHODS[design.method](base, design)
 
 
 def build_fleet(base: BaseModel, designs: Sequence[Design], seeds: Sequence[int]) -> Fleet:
-    """Adapters of several designs on one UNet; each member's initial values are those that `build` gives it alone.
+    """Put adapters of several designs on one UNet, to be trained together.
 
-    ValueError for the other methods: they change the model itself, which the members share.
+    Parameters
+    ----------
+    base : BaseModel
+    designs : sequence of Design
+    seeds : sequence of int
+        One a design; each member's initial values equal those of `build`.
+
+    Returns
+    -------
+    Fleet
+
+    Raises
+    ------
+    ValueError
+        If a design is not of the method adapter (other methods change the model, which the members share), or the
+        UNet carries another design.
     """
-    from sdpet.adapters.attachment import unattached
+    from sdpet.adapters.attachment import build_unattached
     from sdpet.adapters.fleet import Fleet
 
     _refuse_second(base)
@@ -91,13 +156,29 @@ def build_fleet(base: BaseModel, designs: Sequence[Design], seeds: Sequence[int]
     for design, seed in zip(designs, seeds, strict=True):
         if design.spec is None:
             raise ValueError(f"method {design.method!r} changes the model and cannot share it; train it alone.")
-        with isolated(seed, "init"):
-            members.append(unattached(base.unet, design.spec))
+        with isolated_rng(seed, "init"):
+            members.append(build_unattached(base.unet, design.spec))
     return Fleet(base.unet, members)
 
 
-def load(base: BaseModel, folder: str | Path) -> Handle:
-    """Put what `save` wrote into `folder` back on `base`, whatever its method."""
+def load(base: BaseModel, folder: str | Path) -> TunedModel:
+    """Put a saved design of any method back on a base model.
+
+    Parameters
+    ----------
+    base : BaseModel
+    folder : str or Path
+        What `TunedModel.save` wrote.
+
+    Returns
+    -------
+    TunedModel
+
+    Raises
+    ------
+    ValueError
+        If the folder holds no design, the design does not fit the model, or the UNet carries another one.
+    """
     folder = Path(folder)
     _refuse_second(base)
     if (folder / "adapters.json").exists():
@@ -121,24 +202,24 @@ def _refuse_second(base: BaseModel) -> None:
     refuse_second(base.unet)
 
 
-def _attach_adapters(base: BaseModel, design: Design) -> Handle:
+def _attach_adapters(base: BaseModel, design: Design) -> TunedModel:
     from sdpet.adapters import attach
 
     assert design.spec is not None
     return attach(base.unet, design.spec)
 
 
-def _inject_lora(base: BaseModel, design: Design) -> Handle:
+def _inject_lora(base: BaseModel, design: Design) -> TunedModel:
     assert design.rank is not None and design.scale is not None
     return LoraTuning(base, design.rank, design.scale)
 
 
-def _learn_token(base: BaseModel, design: Design) -> Handle:
+def _learn_token(base: BaseModel, design: Design) -> TunedModel:
     assert design.token is not None
     return EmbeddingTuning(base, design.token)
 
 
-METHODS: dict[str, Callable[[BaseModel, Design], Handle]] = {
+METHODS: dict[str, Callable[[BaseModel, Design], TunedModel]] = {
     "adapter": _attach_adapters,
     "full": lambda base, design: FullTuning(base),
     "lora": _inject_lora,

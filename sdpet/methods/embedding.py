@@ -1,6 +1,6 @@
-"""Token embedding: only what the subject's word means to the text encoder is learned (the reference's "embeder").
+"""Token embedding: only the embedding of the subject's word is learned (the reference code's "embeder").
 
-The idea of textual inversion (Gal et al. 2022, arXiv 2208.01618), on a word that the vocabulary has.
+The idea is that of textual inversion (Gal et al. 2022, arXiv 2208.01618), on a word that is in the vocabulary.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdpet.files.atomic import atomically
+from sdpet.files.atomic import write_atomic
 from sdpet.models.base import BaseModel
 
 _KEYS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}  # diffusers' names where there are two
@@ -21,63 +21,107 @@ _KEYS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}  # diffusers' nam
 class EmbeddingTuning:
     """Trains the rows of the token embedding that spell one word; everything else is frozen.
 
-    While the handle lives, text encoders look those tokens up here, through a hook on the embedding: text states that
-    are computed meanwhile hold the learned rows, and gradients reach them through the frozen encoder. A word of several
-    tokens has as many rows. ValueError when the tokenizer cannot spell the word.
+    A hook on the embedding makes text encoders look those tokens up here: text states that they compute contain the
+    learned rows, and gradients reach the rows through the frozen encoder. A copied or pickled text encoder has learned
+    rows of its own; a copied or pickled handle has rows, and is detached.
+
+    Parameters
+    ----------
+    base : BaseModel
+    token : str
+        The word. It may consist of several tokens, and then has one row for each.
+
+    Raises
+    ------
+    ValueError
+        If the tokenizer cannot spell the word.
+
+    References
+    ----------
+    Gal et al. 2022, arXiv 2208.01618.
     """
 
     FILE = "learned_embeds.safetensors"
 
     def __init__(self, base: BaseModel, token: str):
         self.token = token
-        self._encoders = {name: getattr(base, name) for name in _KEYS if getattr(base, name, None) is not None}
-        tokenizers = {name: getattr(base, name.replace("text_encoder", "tokenizer")) for name in self._encoders}
-        self._ids = {name: _spell(tokenizer, token) for name, tokenizer in tokenizers.items()}
-        self._rows: dict[str, nn.Parameter] = {}
+        encoders = {name: getattr(base, name) for name in _KEYS if getattr(base, name, None) is not None}
+        tokenizers = {name: getattr(base, name.replace("text_encoder", "tokenizer")) for name in encoders}
+        ids = {name: _spell(tokenizer, token) for name, tokenizer in tokenizers.items()}
+        self._look_ups: dict[str, _LookUp] = {}
         self._hooks: list[Any] = []
-        self._active = True
-        for name, encoder in self._encoders.items():
+        for name, encoder in encoders.items():
             table = encoder.get_input_embeddings()
-            rows = nn.Parameter(table.weight.detach()[self._ids[name]].float().clone())  # (T, D)
-            self._rows[name] = rows
-            self._hooks.append(table.register_forward_hook(self._look_up(self._ids[name], rows)))
+            rows = nn.Parameter(table.weight.detach()[ids[name]].float().clone())  # (T, D)
+            self._look_ups[name] = _LookUp(ids[name], rows)
+            self._hooks.append(table.register_forward_hook(self._look_ups[name]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_hooks": []}  # the hooks are the text encoder's, and go with that
 
     def parameters(self) -> list[nn.Parameter]:
-        return list(self._rows.values())
+        """The learned rows (T, D) of each text encoder."""
+        return [look_up.rows for look_up in self._look_ups.values()]
 
     def num_parameters(self) -> int:
+        """Number of values in all learned rows."""
         return sum(p.numel() for p in self.parameters())
 
     def __len__(self) -> int:
         """Number of tokens whose embedding is learned."""
-        return sum(len(rows) for rows in self._rows.values())
+        return sum(len(rows) for rows in self.parameters())
 
     def disable(self) -> None:
-        """Let the text encoder look up its own rows until enable()."""
-        self._active = False
+        """Let the text encoder look up its own rows, until `enable`."""
+        for look_up in self._look_ups.values():
+            look_up.active = False
 
     def enable(self) -> None:
-        self._active = True
+        """Undo `disable`."""
+        for look_up in self._look_ups.values():
+            look_up.active = True
 
     def detach(self) -> None:
-        """Take the hooks off the text encoder; the learned rows stay here and can be saved."""
+        """Remove the hooks from the text encoders. The learned rows stay here and can be saved."""
         while self._hooks:
             self._hooks.pop().remove()
 
     def save(self, folder: str | Path) -> None:
-        """Write embedding.json and, last, the rows, in the form that diffusers' load_textual_inversion reads."""
+        """Write embedding.json and, last, the rows, in the format that diffusers' load_textual_inversion reads.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Created if it does not exist.
+        """
         from safetensors.torch import save_file
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {key: rows.detach().cpu().contiguous() for key, rows in self._named().items()}
         meta = {"format": 1, "method": "embedding", "token": self.token, "parameters": self.num_parameters()}
-        atomically(folder / "embedding.json", lambda file: file.write_text(json.dumps(meta, indent=1) + "\n"))
-        atomically(folder / self.FILE, lambda file: save_file(tensors, file))
+        write_atomic(folder / "embedding.json", lambda file: file.write_text(json.dumps(meta, indent=1) + "\n"))
+        write_atomic(folder / self.FILE, lambda file: save_file(tensors, file))
 
     @classmethod
     def load(cls, base: BaseModel, folder: str | Path) -> EmbeddingTuning:
-        """Raises ValueError if the saved rows are not of this text encoder's width."""
+        """Put saved rows back on a base model.
+
+        Parameters
+        ----------
+        base : BaseModel
+        folder : str or Path
+            What `save` wrote.
+
+        Returns
+        -------
+        EmbeddingTuning
+
+        Raises
+        ------
+        ValueError
+            If the rows do not have the width of this model's text encoders.
+        """
         from safetensors.torch import load_file
 
         meta = json.loads((Path(folder) / "embedding.json").read_text(encoding="utf-8"))
@@ -97,25 +141,29 @@ class EmbeddingTuning:
         return handle
 
     def _named(self) -> dict[str, nn.Parameter]:
-        if len(self._rows) == 1:
-            return {self.token: next(iter(self._rows.values()))}
-        return {_KEYS[name]: rows for name, rows in self._rows.items()}
+        if len(self._look_ups) == 1:
+            return {self.token: self.parameters()[0]}
+        return {_KEYS[name]: look_up.rows for name, look_up in self._look_ups.items()}
 
-    def _look_up(self, ids: list[int], rows: nn.Parameter) -> Any:
-        def hook(table: nn.Module, given: tuple[Tensor, ...], found: Tensor) -> Tensor:
-            if not self._active:
-                return found
-            if rows.device != found.device:
-                rows.data = rows.data.to(found.device)
-            for token_id, row in zip(ids, rows, strict=True):
-                found = torch.where((given[0] == token_id).unsqueeze(-1), row.to(found.dtype), found)  # (N, L, D)
+
+class _LookUp:
+    """Forward hook on a token embedding: rows (T, D) take the place of those of the T token ids."""
+
+    def __init__(self, ids: list[int], rows: nn.Parameter) -> None:
+        self.ids, self.rows, self.active = ids, rows, True
+
+    def __call__(self, table: nn.Module, given: tuple[Tensor, ...], found: Tensor) -> Tensor:
+        if not self.active:
             return found
-
-        return hook
+        if self.rows.device != found.device:
+            self.rows.data = self.rows.data.to(found.device)
+        for token_id, row in zip(self.ids, self.rows, strict=True):
+            found = torch.where((given[0] == token_id).unsqueeze(-1), row.to(found.dtype), found)  # (N, L, D)
+        return found
 
 
 def _spell(tokenizer: Any, word: str) -> list[int]:
-    """The ids of the tokens that spell a word, each once."""
+    """Ids of the tokens that spell a word, each once."""
     ids = list(dict.fromkeys(tokenizer(word, add_special_tokens=False).input_ids))
     if not ids or set(ids) & set(tokenizer.all_special_ids):
         raise ValueError(f"the tokenizer cannot spell the word {word!r}; choose another data.token.")

@@ -7,12 +7,17 @@ from pathlib import Path
 
 import torch
 
-from sdpet.files.atomic import atomically
+from sdpet.files.atomic import write_atomic
 from sdpet.models.base import BaseModel
 
 
 class FullTuning:
-    """Full fine-tuning: every weight of the UNet is trained; the original is kept aside for detach()."""
+    """Full fine-tuning: every weight of the UNet is trained. A copy of the original weights is kept for `detach`.
+
+    Parameters
+    ----------
+    base : BaseModel
+    """
 
     FILE = "unet.safetensors"
 
@@ -23,9 +28,11 @@ class FullTuning:
         base.unet.requires_grad_(True)
 
     def parameters(self) -> list[torch.nn.Parameter]:
+        """All weights of the UNet."""
         return list(self._unet.parameters())
 
     def num_parameters(self) -> int:
+        """Number of weights of the UNet."""
         return sum(p.numel() for p in self._originals.values())
 
     def __len__(self) -> int:
@@ -33,18 +40,19 @@ class FullTuning:
         return 0
 
     def disable(self) -> None:
-        """Compute with the original weights until enable()."""
+        """Compute with the original weights, until `enable`."""
         if self._tuned is None:
             self._tuned = {name: p.detach().clone() for name, p in self._unet.named_parameters()}
             self._write(self._originals)
 
     def enable(self) -> None:
+        """Undo `disable`."""
         if self._tuned is not None:
             self._write(self._tuned)
             self._tuned = None
 
     def detach(self) -> None:
-        """Give the UNet its original weights back, frozen."""
+        """Restore the UNet's original weights and freeze them."""
         self._write(self._originals)
         self._unet.requires_grad_(False)
         for parameter in self._unet.parameters():
@@ -52,20 +60,42 @@ class FullTuning:
         self._tuned = None
 
     def save(self, folder: str | Path) -> None:
-        """Write unet.safetensors and, last, unet.json; both atomically."""
+        """Write unet.safetensors and, last, unet.json; both atomically.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Created if it does not exist.
+        """
         from safetensors.torch import save_file
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = self._tuned or dict(self._unet.named_parameters())
         tensors = {name: p.detach().cpu().contiguous() for name, p in weights.items()}
-        atomically(folder / self.FILE, lambda file: save_file(tensors, file))
+        write_atomic(folder / self.FILE, lambda file: save_file(tensors, file))
         meta = {"format": 1, "method": "full", "parameters": self.num_parameters()}
-        atomically(folder / "unet.json", lambda file: file.write_text(json.dumps(meta, indent=1) + "\n"))
+        write_atomic(folder / "unet.json", lambda file: file.write_text(json.dumps(meta, indent=1) + "\n"))
 
     @classmethod
     def load(cls, base: BaseModel, folder: str | Path) -> FullTuning:
-        """Raises ValueError if the saved weights are not those of this UNet's architecture."""
+        """Put saved weights back on a base model.
+
+        Parameters
+        ----------
+        base : BaseModel
+        folder : str or Path
+            What `save` wrote.
+
+        Returns
+        -------
+        FullTuning
+
+        Raises
+        ------
+        ValueError
+            If the saved weights do not fit this UNet.
+        """
         from safetensors.torch import load_file
 
         tensors = load_file(Path(folder) / cls.FILE)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdpet.files.atomic import atomically
+from sdpet.files.atomic import write_atomic
 from sdpet.models.base import BaseModel
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # of self- and cross-attention, as in diffusers' LoRA training
@@ -17,10 +17,27 @@ _NAME = "default"  # peft's name of the one set of layers
 
 
 class LoraTuning:
-    """W x becomes W x + scale * B A x with A (rank, in) and B (out, rank); B starts at zero, so step 0 is the base.
+    """Replaces W x by W x + scale * B A x. B starts at zero, so step 0 is the base model.
 
-    peft wraps the projections while the handle lives; detach() puts the original layers back. The new weights are
-    float32, also in a half-precision UNet. ValueError for a rank below 1 or a UNet without attention.
+    peft wraps the projections, and `detach` puts the original layers back. The new weights are float32, also in a
+    half-precision UNet.
+
+    Parameters
+    ----------
+    base : BaseModel
+    rank : int
+        A has shape (rank, in) and B (out, rank).
+    scale : float
+        Factor on the update; peft's lora_alpha / rank.
+
+    Raises
+    ------
+    ValueError
+        If the rank is below 1 or the UNet has no attention.
+
+    References
+    ----------
+    Hu et al. 2021, arXiv 2106.09685.
     """
 
     FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers' pipe.load_lora_weights(folder) looks for
@@ -41,24 +58,27 @@ class LoraTuning:
                 part.to(base.device, torch.float64 if base.dtype == torch.float64 else torch.float32)
 
     def parameters(self) -> list[nn.Parameter]:
+        """A and B of every projection."""
         return [part.weight for layer in self._layers.values() for part in (layer.lora_A[_NAME], layer.lora_B[_NAME])]
 
     def num_parameters(self) -> int:
+        """Number of weights of all updates."""
         return sum(p.numel() for p in self.parameters())
 
     def __len__(self) -> int:
-        """Number of projections with an update."""
+        """Number of projections that have an update."""
         return len(self._layers)
 
     def disable(self) -> None:
-        """Compute without the updates until enable()."""
+        """Compute without the updates, until `enable`."""
         self._enable(False)
 
     def enable(self) -> None:
+        """Undo `disable`."""
         self._enable(True)
 
     def detach(self) -> None:
-        """Put the original projections back; the learned weights stay here and can be saved."""
+        """Put the original projections back. The learned weights stay here and can be saved."""
         if not carries_lora(self._unet):
             return
         for path, layer in self._layers.items():
@@ -68,7 +88,13 @@ class LoraTuning:
             del self._unet.peft_config
 
     def save(self, folder: str | Path) -> None:
-        """Write lora.json and, last, the weights with diffusers' key names; both atomically."""
+        """Write lora.json and, last, the weights with diffusers' key names; both atomically.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Created if it does not exist.
+        """
         from safetensors.torch import save_file
 
         folder = Path(folder)
@@ -78,12 +104,28 @@ class LoraTuning:
         header = {"lora_adapter_metadata": json.dumps({f"unet.{key}": value for key, value in peft.items()})}
         meta = {"format": 1, "method": "lora", "rank": self.rank, "scale": self.scale}
         meta["parameters"] = self.num_parameters()
-        atomically(folder / "lora.json", lambda file: file.write_text(json.dumps(meta, indent=1) + "\n"))
-        atomically(folder / self.FILE, lambda file: save_file(tensors, file, {"format": "pt", **header}))
+        write_atomic(folder / "lora.json", lambda file: file.write_text(json.dumps(meta, indent=1) + "\n"))
+        write_atomic(folder / self.FILE, lambda file: save_file(tensors, file, {"format": "pt", **header}))
 
     @classmethod
     def load(cls, base: BaseModel, folder: str | Path) -> LoraTuning:
-        """Raises ValueError if the saved weights are not those of this UNet's projections."""
+        """Put saved weights back on a base model.
+
+        Parameters
+        ----------
+        base : BaseModel
+        folder : str or Path
+            What `save` wrote.
+
+        Returns
+        -------
+        LoraTuning
+
+        Raises
+        ------
+        ValueError
+            If the saved weights do not fit this UNet.
+        """
         from safetensors.torch import load_file
 
         meta = json.loads((Path(folder) / "lora.json").read_text(encoding="utf-8"))
@@ -113,11 +155,26 @@ class LoraTuning:
         for layer in self._layers.values():
             layer.enable_adapters(on)
             for part in (layer.lora_A, layer.lora_B):
-                part.requires_grad_(True)  # which peft takes off with the layers
+                part.requires_grad_(True)  # peft switches gradients off together with the layers
 
 
 def projections(unet: nn.Module) -> list[str]:
-    """Paths of the linear projections of every attention layer. ValueError if there is none."""
+    """Find the linear projections of every attention layer.
+
+    Parameters
+    ----------
+    unet : nn.Module
+
+    Returns
+    -------
+    list of str
+        Their paths.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
     from diffusers.models.attention_processor import Attention
 
     found = [path for path, module in unet.named_modules() if isinstance(module, Attention)]
@@ -129,11 +186,24 @@ def projections(unet: nn.Module) -> list[str]:
 
 
 def rank_for(unet: nn.Module, params: int) -> int:
-    """The rank, at least 1, for which the number of parameters comes nearest to `params`."""
+    """The rank for which the number of parameters comes nearest to a given one.
+
+    Parameters
+    ----------
+    unet : nn.Module
+    params : int
+        Number of parameters to aim at.
+
+    Returns
+    -------
+    int
+        At least 1.
+    """
     layers: list[Any] = [unet.get_submodule(path) for path in projections(unet)]
     each = sum(layer.in_features + layer.out_features for layer in layers)
     return max(1, round(params / each))
 
 
 def carries_lora(unet: nn.Module) -> bool:
+    """Whether a UNet contains LoRA layers."""
     return any(hasattr(module, "lora_A") for module in unet.modules())

@@ -1,4 +1,4 @@
-"""Base models: found on disk or in the hub's cache, loaded, and described before they are loaded."""
+"""Base models: finding them on disk or in the hub's cache, loading them, and estimating their size before that."""
 
 import lazy_loader
 

@@ -19,11 +19,23 @@ from sdpet.models.text import tokenize
 
 @dataclass
 class BaseModel:
-    """A frozen text-to-image latent diffusion model; adapters are attached to `unet` and taken off again.
+    """A frozen text-to-image latent diffusion model; adapters are attached to its `unet`.
 
-    `scheduler` is a DDPMScheduler: the training noise schedule, from whose config samplers are made.
-    `weight_hash` identifies the weights and configs on disk. `side`: of its images where that is not what the UNet's
-    config says. `text_encoder_2`, `tokenizer_2` and `zero_empty` (the empty prompt is zeros) are Stable Diffusion XL's.
+    Parameters
+    ----------
+    unet, vae, text_encoder, tokenizer
+        The parts of a diffusers pipeline.
+    scheduler : DDPMScheduler
+        The noise schedule of training; samplers are made from its config.
+    name : str
+    weight_hash : str
+        Identifies weights and configs by their content.
+    side : int, optional
+        Side of its images in pixels, if it differs from the UNet's config.
+    text_encoder_2, tokenizer_2, optional
+        Of Stable Diffusion XL.
+    zero_empty : bool
+        Whether the empty prompt is encoded as zeros (Stable Diffusion XL).
     """
 
     unet: Any
@@ -40,15 +52,17 @@ class BaseModel:
 
     @property
     def device(self) -> torch.device:
+        """Of the UNet."""
         return self.unet.device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of the UNet."""
         return self.unet.dtype
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """(C, h, w) of the latents of an image of `image_size`."""
+        """Shape (C, h, w) of the latents of an image of `image_size`."""
         size = self.image_size // self.downsampling
         return (self.unet.config.in_channels, size, size)
 
@@ -59,11 +73,12 @@ class BaseModel:
 
     @property
     def downsampling(self) -> int:
-        """Pixels of an image along one latent."""
+        """Pixels of an image along one side of a latent."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
     def is_xl(self) -> bool:
+        """Whether it is a Stable Diffusion XL model, with two text encoders."""
         return self.text_encoder_2 is not None
 
     @property
@@ -72,10 +87,18 @@ class BaseModel:
         return self.scheduler.config.prediction_type
 
     def encode_text(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Rows of conditioning (N, L, D), one a prompt, to be passed to `predict`; equal prompts are computed once.
+        """Encode prompts as conditioning for `predict`. Equal prompts are computed once.
 
-        Non-pooled text states, padded to the tokenizer's length; of Stable Diffusion XL also pooled text (see sdxl).
-        The encoder is frozen, so there is a gradient only where a learned token embedding is hooked in.
+        Parameters
+        ----------
+        prompts : sequence of str
+            N of them.
+
+        Returns
+        -------
+        Tensor, shape (N, L, D)
+            Text states, padded to the tokenizer's length; of Stable Diffusion XL also pooled text (see sdxl). The
+            encoder is frozen, so it has a gradient only through a learned token embedding.
         """
         unique = list(dict.fromkeys(prompts))
         if self.is_xl:
@@ -85,9 +108,20 @@ class BaseModel:
         return rows[[unique.index(prompt) for prompt in prompts]]
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """What the UNet predicts (B, C, h, w) for noisy latents (B, C, h, w) at timesteps (B,) or () and text states.
+        """Run the UNet. No other code calls it.
 
-        text: rows of what `encode_text` gives, (B, L, D). The only place that calls the UNet.
+        Parameters
+        ----------
+        noisy : Tensor, shape (B, C, h, w)
+            Noisy latents.
+        timesteps : Tensor, shape (B,) or ()
+        text : Tensor, shape (B, L, D)
+            Rows that `encode_text` returned.
+
+        Returns
+        -------
+        Tensor, shape (B, C, h, w)
+            Noise or velocity, see `prediction_type`.
         """
         if self.is_xl:
             states, added = sdxl.conditions(self, noisy, text)
@@ -96,7 +130,19 @@ class BaseModel:
 
     @torch.no_grad()
     def encode_images(self, images: np.ndarray | torch.Tensor, chunk: int = 64) -> torch.Tensor:
-        """Latents (N, C, h, w) of uint8 images (N, H, W, 3): the posterior's mean, shifted and scaled."""
+        """Encode images.
+
+        Parameters
+        ----------
+        images : ndarray or Tensor of uint8, shape (N, H, W, 3)
+        chunk : int
+            Number of images at a time.
+
+        Returns
+        -------
+        Tensor, shape (N, C, h, w)
+            The mean of the posterior, shifted and scaled as the VAE's config says.
+        """
         shift, scale = self._affine()
         pixels = torch.as_tensor(images).permute(0, 3, 1, 2)  # (N, 3, H, W), uint8
         latents = []
@@ -107,7 +153,19 @@ class BaseModel:
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor, chunk: int = 64) -> np.ndarray:
-        """Images uint8 (N, H, W, 3) of latents (N, C, h, w), rounded to 8 bit as they would be on disk."""
+        """Decode latents.
+
+        Parameters
+        ----------
+        latents : Tensor, shape (N, C, h, w)
+        chunk : int
+            Number of latents at a time.
+
+        Returns
+        -------
+        ndarray of uint8, shape (N, H, W, 3)
+            Rounded to 8 bits, as a file would be.
+        """
         shift, scale = self._affine()
         images = []
         for part in latents.split(chunk):
@@ -119,7 +177,7 @@ class BaseModel:
         return torch.cat(images).numpy()
 
     def through_vae(self, images: np.ndarray | torch.Tensor) -> np.ndarray:
-        """The images encoded and decoded (uint8, same shape): what a perfect generator could at best draw."""
+        """Encode and decode images (uint8, same shape): the best images that a perfect generator could draw."""
         return self.decode(self.encode_images(images))
 
     def _affine(self) -> tuple[float, float]:

@@ -1,7 +1,7 @@
-"""How large a model and a design are, and how much memory a training step needs, before there are any weights.
+"""Size of a model and a design, and memory of a training step, without loading weights.
 
 Networks are built on torch's meta device, where tensors have shapes and no values. Activations are counted, not
-guessed: the forward pass runs on the meta device and all that autograd keeps for the backward pass is added up.
+guessed: the forward pass runs on the meta device, and the sizes of all tensors that autograd saves are summed.
 """
 
 from __future__ import annotations
@@ -15,18 +15,27 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from sdpet.choices import DTYPES
 from sdpet.models.source import Source
 
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+BYTES = {name: getattr(torch, name).itemsize for name in DTYPES}
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes a training step needs at its peak, apart from torch itself and short-lived workspace.
+    """Bytes that a training step needs at its peak, without torch itself and short-lived workspace.
 
-    weights: of the frozen model (with full fine-tuning the original, kept aside); trainable: of what is trained, in
-    float32; gradients, optimizer (AdamW keeps two values for each trained weight); activations: what autograd keeps
-    between forward and backward pass.
+    Parameters
+    ----------
+    weights : int
+        Of the frozen model; with full fine-tuning, of the copy of the original.
+    trainable : int
+        Of the trained weights, in float32.
+    gradients : int
+    optimizer : int
+        AdamW keeps two values for each trained weight.
+    activations : int
+        Tensors that autograd saves between forward and backward pass.
     """
 
     weights: int
@@ -37,11 +46,12 @@ class Memory:
 
     @property
     def total(self) -> int:
+        """The sum of all parts."""
         return self.weights + self.trainable + self.gradients + self.optimizer + self.activations
 
 
 def on_meta(source: Source) -> dict[str, nn.Module]:
-    """The networks that the source's configs describe, without weights: unet, vae and text encoders."""
+    """Build the networks that a source's configs describe (unet, vae, text encoders) on the meta device."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -58,6 +68,7 @@ def on_meta(source: Source) -> dict[str, nn.Module]:
 
 
 def count(module: nn.Module) -> int:
+    """Number of parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
@@ -71,10 +82,29 @@ def step_memory(
     checkpointing: bool = False,
     through_text: bool = False,
 ) -> Memory:
-    """Memory of one training step on `rows` images; the UNet must carry what is trained.
+    """Estimate the memory of one training step.
 
-    trained: the parameters that are trained; dtype: of the frozen weights; precision: Lightning's name. Under mixed
-    precision activations have two bytes, and autograd keeps a copy of the UNet's weights in that precision.
+    Parameters
+    ----------
+    networks : mapping of str to nn.Module
+        As `on_meta` returns them; the adapters must be attached to the UNet.
+    trained : sequence of Tensor
+        The trained parameters.
+    rows : int
+        Number of images in the batch.
+    latent_side : int
+        Side of the latents.
+    dtype : str
+        Of the frozen weights.
+    precision : str
+        Lightning's name. With mixed precision activations have two bytes, and autograd keeps a copy of the UNet's
+        weights in that precision.
+    checkpointing, through_text : bool
+        See `activation_bytes`.
+
+    Returns
+    -------
+    Memory
     """
     unet = networks["unet"]
     mixed = precision != "32-true"
@@ -96,12 +126,26 @@ def activation_bytes(
     trained: Sequence[Tensor] = (),
     through_text: bool = False,
 ) -> int:
-    """Bytes that autograd keeps of a forward pass of a float32 UNet on the meta device (or any other).
+    """Count the bytes that autograd saves in a forward pass of a float32 UNet.
 
-    trained: parameters beside the UNet's own, as weights are not activations. through_text: what is trained comes
-    before the text states (a token's embedding); what the text encoder keeps is not counted.
-    checkpointing: as diffusers does it, for each ResBlock and attention by itself: their inputs, and while the backward
-    pass is in it, what one of them keeps.
+    Parameters
+    ----------
+    unet : UNet2DConditionModel
+        On the meta device, or any other.
+    rows, latent_side : int
+        Number of latents in the batch, and their side.
+    checkpointing : bool
+        Gradient checkpointing as in diffusers, for each ResBlock and attention: their inputs count, and in addition
+        the largest number of bytes that one of them saves.
+    trained : sequence of Tensor
+        Trained parameters that are not the UNet's own. Weights are not counted as activations.
+    through_text : bool
+        Whether gradients flow back through the text states (to a token's embedding). Activations of the text encoder
+        are not counted.
+
+    Returns
+    -------
+    int
     """
     device, config = unet.device, unet.config
     with torch.device(device):
@@ -122,14 +166,14 @@ def activation_bytes(
 
 
 class _Keeper:
-    """Adds up storages kept for the backward pass, by the block that keeps them."""
+    """Sums the sizes of storages that autograd saves, for each block."""
 
     def __init__(self, unet: nn.Module, trained: Sequence[Tensor]) -> None:
         from diffusers.models.resnet import ResnetBlock2D
         from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
         self._weights = {_name(parameter) for parameter in (*unet.parameters(), *trained)}
-        self._alive: list[Tensor] = []  # a storage that is freed could lend its name to another
+        self._alive: list[Tensor] = []  # a freed storage's address could be used again
         self._seen: set[int] = set()
         self._now = ""
         self.kept: dict[str, int] = {}
@@ -172,7 +216,7 @@ def _name(tensor: Tensor) -> int:
 
 
 class _FusedAttention(TorchFunctionMode):
-    """On the meta device attention would be spelt out, with its matrix of N x N; real devices have fused kernels."""
+    """On the meta device attention would build its matrix of N x N; real devices have fused kernels, which do not."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options = kwargs or {}
@@ -183,7 +227,7 @@ class _FusedAttention(TorchFunctionMode):
 
 
 class _Attention(torch.autograd.Function):
-    """Shapes of fused attention: keeps its inputs, its output and a number for each row (Dao et al. 2022)."""
+    """Shapes of fused attention: it saves its inputs, its output and a number for each row (Dao et al. 2022)."""
 
     @staticmethod
     def forward(context: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

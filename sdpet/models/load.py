@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
+from sdpet import choices
 from sdpet.models import sdxl
 from sdpet.models.base import BaseModel
 from sdpet.models.source import ARCHITECTURES, Source, find_source
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in choices.DTYPES}
 
 
 def load_base(
@@ -28,12 +29,29 @@ def load_base(
 ) -> BaseModel:
     """Load a base model, frozen and in evaluation mode.
 
-    name: "lab" for the small world shipped with the package, else only a label for `path`.
-    path: a diffusers Stable Diffusion folder, a hub id such as "CompVis/stable-diffusion-v1-4" or an original
-        checkpoint file; None with name "lab" is the shipped folder, with any other name the name is taken as path.
-    use_ema, config: of a checkpoint file, see `find_source`. image_size: of square images, None for the model's own.
-    dtype: "float32", "float16" or "bfloat16", whatever is stored on disk.
-    Raises ValueError in one sentence for what is missing or incomplete, an unknown dtype or an unknown device.
+    Parameters
+    ----------
+    name : str
+        "lab" for the small model that the package contains, otherwise only a label for `path`.
+    path : str or Path, optional
+        A diffusers Stable Diffusion folder, a hub id such as "CompVis/stable-diffusion-v1-4" or an original checkpoint
+        file. None means the lab's folder with name "lab", and with any other name that the name is the path.
+    device : str
+    dtype : {"float32", "float16", "bfloat16"}
+        Whatever the files contain.
+    use_ema, config
+        For a checkpoint file, see `find_source`.
+    image_size : int, optional
+        Side of square images in pixels; None for the model's own.
+
+    Returns
+    -------
+    BaseModel
+
+    Raises
+    ------
+    ValueError
+        If something is missing or incomplete, or the dtype or device is unknown; the message is one sentence.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}.")
@@ -51,7 +69,7 @@ def load_base(
     if base.image_size % base.downsampling:
         raise ValueError(f"unet.image_size must be a multiple of {base.downsampling}, not {base.image_size}.")
     if dtype == "float16" and base.vae.config.get("force_upcast") and base.is_xl:
-        base.vae.float()  # its activations overflow float16
+        base.vae.float()  # activations of the VAE overflow float16
     return base
 
 
@@ -101,7 +119,7 @@ def _read_checkpoint(source: Source, dtype: torch.dtype) -> dict[str, Any]:
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """transformers draws a bar for every file it reads, however small."""
+    """Switch off transformers' progress bars, which it shows for every file, inside the block."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

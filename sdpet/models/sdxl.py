@@ -1,8 +1,8 @@
 """The further conditions of Stable Diffusion XL (arXiv 2307.01952): a second text encoder, its pooled text, and sizes.
 
-Everything else of sdpet carries conditioning about as one tensor with a row for each image, (B, L, D). So the pooled
-text (P,) is carried as one more token, padded with zeros to the width of the states, in L = 77 + 1 tokens; were P wider
-than D, it would be as many more as it needs. Sizes are not carried: images are square and whole, so original and target
+The rest of sdpet passes conditioning as one tensor with a row for each image, (B, L, D). So the pooled text (P,)
+becomes one more token, padded with zeros to the width of the states: L = 77 + 1 tokens. If P were wider than D, it
+would become as many tokens as it needs. Sizes are not passed: images are square and not cropped, so original and target
 size are those of the image and the crop begins at (0, 0).
 """
 

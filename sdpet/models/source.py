@@ -1,4 +1,4 @@
-"""Where a base model's files lie and what identifies them. Free of torch, and quick.
+"""The files of a base model, and the hash that identifies them. Does not import torch, and is fast.
 
 A base model is the lab, a pipeline folder in diffusers' format, a hub id (looked up in the local cache before the
 network is asked) or one original CompVis checkpoint file.
@@ -7,8 +7,8 @@ network is asked) or one original CompVis checkpoint file.
 from __future__ import annotations
 
 import json
+import logging
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -19,11 +19,13 @@ import sdpet
 from sdpet.files.hashing import PIPELINE_PARTS, WEIGHTS, hash_file, hash_files
 from sdpet.models.compvis.scan import check_checkpoint
 
+LOG = logging.getLogger("sdpet")
 LAB_FOLDER = Path(sdpet.__file__).parent / "lab" / "pipeline"
 ARCHITECTURES = Path(sdpet.__file__).parent / "architectures"
-NAMED = {"sd14": "v1", "sd15": "v1", "ckpt": "v1", "sd21": "v21", "sdxl": "sdxl"}  # conf/unet: its architecture
+# name of a file in conf/unet -> folder of its architecture
+ARCHITECTURE_OF = {"sd14": "v1", "sd15": "v1", "ckpt": "v1", "sd21": "v21", "sdxl": "sdxl"}
 XL_PARTS = ("text_encoder_2", "tokenizer_2")
-LARGE = ("unet", "vae", "text_encoder", "text_encoder_2")  # parts with weights
+PARTS_WITH_WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")  # parts with weights
 CHECKPOINTS = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
 _VARIANT = re.compile(r"\.(fp16|bf16|non_ema|fp32)\b")
 _WHOLE = re.compile(r"^(diffusion_pytorch_model|model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)$")
@@ -31,11 +33,17 @@ _WHOLE = re.compile(r"^(diffusion_pytorch_model|model|pytorch_model)(-\d+-of-\d+
 
 @dataclass(frozen=True)
 class Source:
-    """Files of one base model.
+    """The files of one base model.
 
-    path: a pipeline folder, or a checkpoint file; configs: folder with the config of each part (`unet/config.json`,
-    ...), the pipeline folder itself or, of a checkpoint, its architecture's; use_ema: of a checkpoint, the averaged
-    weights instead of the last ones.
+    Parameters
+    ----------
+    path : Path
+        A pipeline folder or a checkpoint file.
+    configs : Path
+        Folder with the config of each part (``unet/config.json``, ...): the pipeline folder itself, or for a checkpoint
+        the folder of its architecture.
+    use_ema : bool
+        For a checkpoint, use the averaged weights instead of the last ones.
     """
 
     path: Path
@@ -44,9 +52,11 @@ class Source:
 
     @property
     def is_checkpoint(self) -> bool:
+        """Whether it is one original checkpoint file."""
         return self.path != self.configs
 
     def config(self, part: str) -> dict[str, Any]:
+        """The config of a part, such as "unet"."""
         return json.loads((self.configs / part / "config.json").read_text(encoding="utf-8"))
 
     @property
@@ -55,11 +65,11 @@ class Source:
         return parts_of(self.configs)
 
     def variant(self, part: str) -> str | None:
-        """None where the part has weights of full precision, "fp16" where only those are there."""
+        """The variant of a part's weights: None for full precision, "fp16" if there are no others."""
         return None if _weights(self.path / part) else "fp16"
 
     def content_hash(self) -> str:
-        """Hex digits that name weights, configs and vocabulary by their content, wherever they lie."""
+        """Hash of the content of weights, configs and vocabulary, whatever their paths; hex digits."""
         if not self.is_checkpoint:
             return hash_files(self.path, _loaded(self.path, self.parts))
         configs = hash_files(self.configs, [file for part in self.parts for file in _files(self.configs / part)])
@@ -73,12 +83,30 @@ def find_source(
     quiet: bool = True,
     fetch: bool = True,
 ) -> Source:
-    """The base model that `path` names, fetched from the hub where it is a hub id that is not in the local cache.
+    """Find a base model's files. A hub id that is not in the local cache is downloaded.
 
-    path: None for the lab, a pipeline folder, a hub id such as "CompVis/stable-diffusion-v1-4" or a checkpoint file.
-    use_ema, config: of a checkpoint file; config is a folder in diffusers' format whose `unet/config.json` and so on
-    describe it, where it is not of Stable Diffusion v1's sizes. fetch: whether the network may be asked.
-    ValueError, in one sentence, for what is not there, incomplete or unsafe to read.
+    Parameters
+    ----------
+    path : str, Path or None
+        None for the lab, a pipeline folder, a hub id such as "CompVis/stable-diffusion-v1-4" or a checkpoint file.
+    use_ema : bool
+        For a checkpoint file, use its averaged weights.
+    config : str or Path, optional
+        For a checkpoint file that does not have Stable Diffusion v1's sizes: a folder in diffusers' format with its
+        configs (``unet/config.json``, ...).
+    quiet : bool
+        Do not log a download.
+    fetch : bool
+        Whether to use the network.
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    ValueError
+        If files are missing, incomplete or unsafe to read; the message is one sentence.
     """
     text = str(LAB_FOLDER if path is None else path)
     place = Path(text).expanduser()
@@ -95,7 +123,7 @@ def find_source(
 
 
 def parts_of(folder: Path) -> tuple[str, ...]:
-    """The parts of the pipeline in the folder: Stable Diffusion XL has a second text encoder with its tokenizer."""
+    """Names of a pipeline's parts: Stable Diffusion XL has a second text encoder with its tokenizer."""
     try:
         unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -128,12 +156,12 @@ def _check_folder(folder: Path) -> None:
     if missing:
         raise ValueError(f"the base model's folder {folder} lacks {', '.join(missing)}; {format_} {', '.join(parts)}.")
     for part in parts:
-        if part in LARGE and not (_weights(folder / part) or _weights(folder / part, "fp16")):
+        if part in PARTS_WITH_WEIGHTS and not (_weights(folder / part) or _weights(folder / part, "fp16")):
             raise ValueError(f"the base model's folder {folder} has no weights in {part} (.safetensors or .bin).")
 
 
 def _weights(folder: Path, variant: str | None = None) -> list[Path]:
-    """The part's files of weights: of this variant, or of none; .bin only where there is no .safetensors."""
+    """Files of a part's weights of this variant, or without variant; .bin files only if there is no .safetensors."""
     kind = f".{variant}" if variant else ""
     found = [file for file in _files(folder) if file.suffix in (".safetensors", ".bin")]
     names = {file: file.name.replace(kind, "", 1) if kind in file.name else "" for file in found}
@@ -143,7 +171,7 @@ def _weights(folder: Path, variant: str | None = None) -> list[Path]:
 
 
 def _loaded(folder: Path, parts: tuple[str, ...]) -> list[Path]:
-    """The files that loading reads: other forms of the same weights, which tools may add later, do not count."""
+    """The files that loading reads. Other formats of the same weights, which tools may add later, are left out."""
     chosen: list[Path] = []
     for part in parts:
         weights = _weights(folder / part) or _weights(folder / part, "fp16")
@@ -165,7 +193,7 @@ def _looks_like_hub_id(text: str) -> bool:
 
 
 def _from_hub(name: str, quiet: bool, fetch: bool) -> Path:
-    """The folder of a hub id in the local cache; what is not there is fetched."""
+    """The folder of a hub id in the local cache, downloaded if it is not there."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -183,12 +211,16 @@ def _fetched(name: str, quiet: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     if not quiet:
-        print(f"fetching the base model {name} from the hub, once (several GB)", file=sys.stderr)
+        LOG.warning("fetching the base model %s from the hub, once (several GB)", name)
     try:
         for weights in ("model.safetensors", "model-0*.safetensors", "model.fp16.safetensors", "model.bin"):
             wanted = [f"{part}/*{end}" for part in PIPELINE_PARTS + XL_PARTS for end in (".json", ".txt", weights)]
             folder = Path(snapshot_download(name, allow_patterns=[*wanted, "model_index.json"]))
-            if all(_weights(folder / p) or _weights(folder / p, "fp16") for p in parts_of(folder) if p in LARGE):
+            if all(
+                _weights(folder / p) or _weights(folder / p, "fp16")
+                for p in parts_of(folder)
+                if p in PARTS_WITH_WEIGHTS
+            ):
                 break
         return folder
     except Exception as error:  # no network, no such repository, not allowed: the libraries below raise many kinds
@@ -200,17 +232,28 @@ def _fetched(name: str, quiet: bool) -> Path:
 
 
 def source_of(unet: Mapping[str, Any], quiet: bool = True, fetch: bool = True) -> Source:
-    """The source that a config's `unet` names."""
+    """Find the base model that the group `unet` of a config names; see `find_source`."""
     return find_source(unet["path"], unet.get("use_ema", False), unet.get("config"), quiet, fetch)
 
 
 def architecture_of(unet: Mapping[str, Any]) -> Source | None:
-    """The configs of the model a config's `unet` names, where its weights are not here; None for an unknown model."""
+    """Find the configs of the model that the group `unet` of a config names, without its weights.
+
+    Parameters
+    ----------
+    unet : mapping
+        With name and config.
+
+    Returns
+    -------
+    Source or None
+        None if the architecture is not known.
+    """
     folder = Path(unet.get("config") or "").expanduser()
     if unet.get("config") is not None and (folder / "unet" / "config.json").is_file():
         pass
-    elif unet["name"] in NAMED:
-        folder = ARCHITECTURES / NAMED[unet["name"]]
+    elif unet["name"] in ARCHITECTURE_OF:
+        folder = ARCHITECTURES / ARCHITECTURE_OF[unet["name"]]
     else:
         return None
     return Source(folder, folder)

@@ -9,7 +9,19 @@ import torch
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
-    """Token ids (N, L), cut and padded to the tokenizer's length."""
+    """Tokenize texts.
+
+    Parameters
+    ----------
+    tokenizer : CLIPTokenizer
+    texts : sequence of str
+        N of them.
+
+    Returns
+    -------
+    Tensor of int64, shape (N, L)
+        Token ids, truncated and padded to the tokenizer's length.
+    """
     length = tokenizer.model_max_length
     tokens = tokenizer(list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     return tokens.input_ids

@@ -1,7 +1,6 @@
 from .record import Record as Record
 from .record import bin_loss as bin_loss
-from .setup import Stage as Stage
-from .start import fleet_key as fleet_key
+from .setup import Resources as Resources
 from .start import run as run
 from .start import run_together as run_together
 from .stored import find_runs as find_runs

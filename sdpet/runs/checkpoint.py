@@ -1,18 +1,19 @@
-"""What unfinished runs leave behind to go on from: one file a run, beside the run folders."""
+"""Checkpoints of unfinished runs, one file per run, beside the run folders."""
 
 from __future__ import annotations
 
 import functools
 import io
-import sys
+import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sdpet.files.atomic import all_at_once
-from sdpet.files.lock import claim, claims_folder
+from sdpet.files.atomic import write_all_atomic
+from sdpet.files.lock import locks_folder, run_lock
 
+LOG = logging.getLogger("sdpet")
 SECONDS = 60.0  # between checkpoints, where the config does not say
 SHARE = 0.05  # of a run's time that may go into them
 
@@ -22,7 +23,7 @@ def checkpoint_file(run_folder: Path) -> Path:
 
 
 def read_checkpoint(run_folder: Path) -> dict[str, Any] | None:
-    """The state of the run when it was last kept, or None. A damaged file counts as none."""
+    """The last saved state of the run, or None. A damaged file counts as none."""
     file = checkpoint_file(run_folder)
     if not file.exists():
         return None
@@ -35,7 +36,7 @@ def read_checkpoint(run_folder: Path) -> dict[str, Any] | None:
 
 
 def write_checkpoints(states: Mapping[Path, dict[str, Any]]) -> None:
-    """Keep the states of a fleet's runs, by run folder. All at once: only runs that are equally far go on together."""
+    """Save the states of a fleet's runs, by run folder. All files appear at once: only equal steps resume together."""
     import torch
 
     writes = {}
@@ -45,47 +46,55 @@ def write_checkpoints(states: Mapping[Path, dict[str, Any]]) -> None:
         content = io.BytesIO()  # in memory first: errors of the disk then come as such
         torch.save(state, content)
         writes[file] = functools.partial(Path.write_bytes, data=content.getbuffer())
-    all_at_once(writes)
+    write_all_atomic(writes)
 
 
 def remove_checkpoint(run_folder: Path) -> None:
     checkpoint_file(run_folder).unlink(missing_ok=True)
 
 
-def clear_away(study: Path) -> None:
-    """Remove claims and checkpoints of complete runs, left by processes that were killed right after the record."""
+def remove_stale_files(study: Path) -> None:
+    """Remove locks and checkpoints of complete runs, left by processes that were killed right after the record."""
     from sdpet.runs.record import Record
 
     kept = study / ".checkpoints"
-    names = {file.name.lstrip(".").split(".")[0] for place in (claims_folder(study / "any"), kept) if place.is_dir()
+    names = {file.name.lstrip(".").split(".")[0] for place in (locks_folder(study / "any"), kept) if place.is_dir()
              for file in place.iterdir()}  # fmt: skip
     for name in names:
         if Record.find(study / name) is not None:
-            with claim(study / name) as mine:  # and given back at once, with all that is left of it
+            with run_lock(study / name) as mine:  # and given back at once, with all that is left of it
                 for file in kept.glob(f"*{name}.pt*") if mine else ():
                     file.unlink(missing_ok=True)
 
 
-class Keeper:
-    """Keeps the states of a fleet's runs from time to time; given to `fit_together` as `save`.
+class CheckpointSaver:
+    """Saves the states of a fleet's runs from time to time; given to `fit_together` as `save`.
 
-    seconds: between two times, and longer where writing takes long; 0: after every step.
+    Parameters
+    ----------
+    folders : list of Path
+        The run folders, by the members' indices.
+    active : callable
+        Gives the indices of the members that are still trained.
+    seconds : float, optional
+        From one checkpoint to the next, and longer where writing takes long; 0 saves after every step.
     """
 
-    def __init__(self, folders: list[Path], aboard: Callable[[], list[int]], seconds: float = SECONDS) -> None:
-        self._folders, self._aboard, self._seconds = folders, aboard, seconds
-        self._next = time.monotonic() + seconds
-        self._full = False
+    def __init__(self, folders: list[Path], active: Callable[[], list[int]], seconds: float | None = None) -> None:
+        self._folders, self._active = folders, active
+        self._seconds = SECONDS if seconds is None else seconds
+        self._next = time.monotonic() + self._seconds
+        self._warned = False
 
     def __call__(self, step: int, state: Callable[[int], dict[str, Any]]) -> None:
         begin = time.monotonic()
         if begin < self._next:
             return
         try:
-            write_checkpoints({self._folders[i]: state(i) for i in self._aboard()})
-        except OSError as error:  # the one before is still there, and training can go on without
-            if not self._full:
-                print(f"note: no checkpoint could be kept ({error.strerror}: {error.filename})", file=sys.stderr)
-            self._full = True
+            write_checkpoints({self._folders[i]: state(i) for i in self._active()})
+        except OSError as error:  # the checkpoint before is still there, and training can continue without a new one
+            if not self._warned:
+                LOG.warning("no checkpoint could be written (%s: %s)", error.strerror, error.filename)
+            self._warned = True
         took = time.monotonic() - begin
         self._next = begin + took + (max(self._seconds, took / SHARE) if self._seconds else 0.0)

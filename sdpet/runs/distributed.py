@@ -1,9 +1,9 @@
-"""One run trained by several processes (trainer.devices, trainer.num_nodes): who they are and how they find together.
+"""One run trained by several processes (trainer.devices, trainer.num_nodes): ranks, process start-up and rendezvous.
 
-The process that has claimed the run is rank 0: it alone draws, scores, logs and writes. The others only train along.
-It starts them itself, as `python -m sdpet.runs.distributed`, each for one run; so runs of a multirun never share a
-process group, and no rank reads a command line. Where srun or torchrun has started all processes, rank 0 tells the
-others of every run through a TCPStore (`Orders`).
+The process that has locked the run is rank 0: it alone samples, scores, logs and writes. The others only train. Rank 0
+starts them itself, as `python -m sdpet.runs.distributed`, each for one run; so runs of a multirun never share a process
+group, and no rank reads a command line. Where srun or torchrun has started all processes, rank 0 sends every run to the
+others through a TCPStore (`RunDispatcher`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import timedelta
@@ -22,28 +22,23 @@ from pathlib import Path
 from typing import Any
 
 import sdpet
+from sdpet.config import RunConfig
 from sdpet.training.rank import Rank
 
-FOR_EVER = timedelta(days=365)
-MEETING = timedelta(minutes=10)  # for all processes of srun or torchrun to have begun
-PATIENCE = 60.0  # seconds the others have to end by themselves
+STORE_TIMEOUT = timedelta(days=365)  # a run takes as long as it takes
+RENDEZVOUS_TIMEOUT = timedelta(minutes=10)  # for all processes of srun or torchrun to have started
+EXIT_SECONDS = 60.0  # that the other ranks have to end by themselves
 READY = b"ready"
 
 
-def count(config: Mapping[str, Any]) -> int:
-    """How many processes train a run of this (validated) config."""
-    trainer = config["trainer"]
-    return trainer.get("devices", 1) * trainer.get("num_nodes", 1)  # configs stored by older versions lack them
-
-
-def started_as(config: Mapping[str, Any]) -> Rank | None:
-    """Our place where srun or torchrun has started one process a device; None where they are ours to start.
+def external_rank(config: RunConfig) -> Rank | None:
+    """This process's rank where srun or torchrun has started one process a device; None where rank 0 starts them.
 
     Raises ValueError when the config asks for several machines and nobody has started processes there.
     """
-    world, env = count(config), os.environ
+    world, env = config.trainer.world_size, os.environ
     rank: Rank | None = None
-    devices, nodes = config["trainer"]["devices"], config["trainer"]["num_nodes"]
+    devices, nodes = config.trainer.devices, config.trainer.num_nodes
     if world == 1:
         return None
     if "TORCHELASTIC_RUN_ID" in env:
@@ -71,19 +66,21 @@ def started_as(config: Mapping[str, Any]) -> Rank | None:
 
 
 @contextmanager
-def company(config: Mapping[str, Any], folder: Path) -> Iterator[Rank | None]:
-    """Rank 0's place, with the others training along on the run of `folder`; None for a run of one process.
+def rank_group(config: RunConfig, folder: Path) -> Iterator[Rank | None]:
+    """Start (or signal) the other ranks for this run and yield rank 0; yields None for single-process runs.
 
     Raises RuntimeError, instead of what broke here, when one of the others has died.
     """
-    world = count(config)
+    world = config.trainer.world_size
     if world == 1:
         yield None
         return
-    ours = started_as(config)
+    ours = external_rank(config)
     if ours is not None:
         ours = replace(ours, port=_free_port())
-        orders(config).give({"config": dict(config), "folder": str(folder.absolute()), "port": ours.port})
+        dispatcher(config).broadcast(
+            {"config": dict(config.values), "folder": str(folder.absolute()), "port": ours.port}
+        )
         yield ours
         return
     ours = Rank(0, 0, world, 1, "127.0.0.1", _free_port())
@@ -93,7 +90,7 @@ def company(config: Mapping[str, Any], folder: Path) -> Iterator[Rank | None]:
             _wait_until_ready(other)
         yield ours
         for other in others:
-            other.wait(PATIENCE)
+            other.wait(EXIT_SECONDS)
     except Exception as error:
         died = [i for i, other in enumerate(others, 1) if _status(other) not in (None, 0)]
         if died:
@@ -110,7 +107,7 @@ def company(config: Mapping[str, Any], folder: Path) -> Iterator[Rank | None]:
                 other.stdin.close()
 
 
-def _start(config: Mapping[str, Any], folder: Path, rank: Rank) -> subprocess.Popen[bytes]:
+def _start(config: RunConfig, folder: Path, rank: Rank) -> subprocess.Popen[bytes]:
     path = os.pathsep.join(filter(None, [str(Path(sdpet.__file__).parent.parent), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
         [sys.executable, "-m", "sdpet.runs.distributed"],
@@ -120,24 +117,24 @@ def _start(config: Mapping[str, Any], folder: Path, rank: Rank) -> subprocess.Po
         env={**os.environ, "PYTHONPATH": path},
     )
     assert process.stdin is not None
-    order = {"config": config, "folder": str(folder.absolute()), "rank": asdict(rank)}
-    with suppress(BrokenPipeError):  # if it died, the process group will not come about, and that is told
-        process.stdin.write(json.dumps(order).encode() + b"\n")
+    request = {"config": dict(config.values), "folder": str(folder.absolute()), "rank": asdict(rank)}
+    with suppress(BrokenPipeError):  # if it died, the process group does not form, and that is an error
+        process.stdin.write(json.dumps(request).encode() + b"\n")
         process.stdin.flush()
     return process
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes]) -> None:
-    """It has loaded its model and will join the process group: there, one that is missing would be waited for long."""
+    """Wait until a rank has loaded its model, since the process group would wait long for a rank that is missing."""
     assert process.stdout is not None
     for line in process.stdout:
         if line.strip() == READY:
             return
-    raise RuntimeError("a process that was to train along has ended.")
+    raise RuntimeError("a worker rank exited before it joined the process group; its error is above.")
 
 
 def _status(process: subprocess.Popen[bytes]) -> int | None:
-    """The exit status, with a moment for a process that is just dying."""
+    """The exit status; waits a moment for a process that is about to exit."""
     with suppress(subprocess.TimeoutExpired):
         process.wait(2)
     return process.returncode
@@ -149,8 +146,8 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-class Orders:
-    """What rank 0 wants of the processes that srun or torchrun has started beside it: one run after another."""
+class RunDispatcher:
+    """Sends one run after another from rank 0 to the processes that srun or torchrun has started beside it."""
 
     def __init__(self, rank: Rank) -> None:
         from torch.distributed import TCPStore
@@ -159,63 +156,63 @@ class Orders:
         has_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun serves one at this port
         leads = rank.rank == 0 and not has_store
         try:
-            self._store = TCPStore(rank.address, rank.port, None, leads, MEETING, wait_for_workers=False)
+            self._store = TCPStore(rank.address, rank.port, None, leads, RENDEZVOUS_TIMEOUT, wait_for_workers=False)
         except RuntimeError as error:
             raise ValueError(
                 f"process {rank.rank} of {rank.world} cannot reach the first one at {rank.address}:{rank.port}."
             ) from error
-        self._store.set_timeout(FOR_EVER)  # a run takes as long as it takes
+        self._store.set_timeout(STORE_TIMEOUT)
 
-    def give(self, order: dict[str, Any]) -> None:
-        self._store.set(f"sdpet/{self._next}", json.dumps(order))
+    def broadcast(self, request: dict[str, Any]) -> None:
+        """Send a run to all other ranks; an empty request ends them."""
+        self._store.set(f"sdpet/{self._next}", json.dumps(request))
         self._next += 1
 
-    def follow(self) -> None:
-        """Train along on one run after another, until rank 0 gives leave."""
+    def serve(self) -> None:
+        """Train one run after another until rank 0 sends an empty request (shutdown)."""
         while True:
-            order = json.loads(self._store.get(f"sdpet/{self._next}"))  # waits until it is there
+            request = json.loads(self._store.get(f"sdpet/{self._next}"))  # waits until it is there
             self._next += 1
-            if not order:
+            if not request:
                 return
-            train_along(order["config"], Path(order["folder"]), replace(self.rank, port=order["port"]))
+            config, folder = RunConfig(request["config"]), Path(request["folder"])
+            train_as_worker_rank(config, folder, replace(self.rank, port=request["port"]))
 
 
-_ORDERS: list[Orders] = []  # one a process, for the whole of its life
+_DISPATCHER: list[RunDispatcher] = []  # one a process, for the whole of its life
 
 
-def orders(config: Mapping[str, Any]) -> Orders:
-    if not _ORDERS:
-        rank = started_as(config)
+def dispatcher(config: RunConfig) -> RunDispatcher:
+    """This process's dispatcher, where srun or torchrun has started it."""
+    if not _DISPATCHER:
+        rank = external_rank(config)
         assert rank is not None
-        _ORDERS.append(Orders(rank))
-    return _ORDERS[0]
+        _DISPATCHER.append(RunDispatcher(rank))
+    return _DISPATCHER[0]
 
 
-def train_along(config: dict[str, Any], folder: Path, rank: Rank, ready: Callable[[], Any] = lambda: None) -> None:
-    """Do the part of a rank other than 0 in the training of a run; what comes out is rank 0's to keep.
+def train_as_worker_rank(config: RunConfig, folder: Path, rank: Rank, ready: Callable[[], Any] = lambda: None) -> None:
+    """Train as a rank other than 0. The weights are equal on all ranks, and rank 0 saves them.
 
-    ready(): called when all is loaded.
+    ready() is called when all is loaded.
     """
-    from sdpet.runs.checkpoint import read_checkpoint
-    from sdpet.runs.setup import Stage, design_of, hush, options_of
-
-    hush()
     import torch
 
     from sdpet.methods import build
-    from sdpet.training.module import Member
-    from sdpet.training.trainer import fit_together
+    from sdpet.runs.checkpoint import read_checkpoint
+    from sdpet.runs.libraries import quiet_libraries, torch_threads
+    from sdpet.runs.setup import Resources, make_design, make_train_config
+    from sdpet.training import Member, fit_together
 
-    torch.set_num_threads(config["trainer"]["threads"])
-    if config["trainer"]["device"] == "cuda":
-        config = {**config, "trainer": {**config["trainer"], "device": f"cuda:{rank.local}"}}
+    if config.trainer.device == "cuda":
+        config = config.changed(trainer={"device": f"cuda:{rank.local}"})
         torch.cuda.set_device(rank.local)
-    stage = Stage()
-    base, task = stage.base(config), stage.task(config)
-    with ExitStack() as stack:
-        handle = build(base, design_of(config, base), config["seed"])
+    resources = Resources()
+    with quiet_libraries(), torch_threads(config.trainer.threads), ExitStack() as stack:
+        base, task = resources.base(config), resources.task(config)
+        handle = build(base, make_design(config, base), config.seed)
         stack.callback(handle.detach)
-        member = Member(handle, config["seed"], options_of(config), None, read_checkpoint(folder))
+        member = Member(handle, config.seed, make_train_config(config), None, read_checkpoint(folder))
         ready()
         fit_together(base, [member], task, rank=rank)
 
@@ -226,10 +223,14 @@ def _end_with_parent() -> None:
 
 
 def main() -> None:
-    order = json.loads(sys.stdin.readline())
+    """A rank that rank 0 has started; the run comes as a JSON line on standard input."""
+    request = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    train_along(
-        order["config"], Path(order["folder"]), Rank(**order["rank"]), lambda: print(READY.decode(), flush=True)
+    train_as_worker_rank(
+        RunConfig(request["config"]),
+        Path(request["folder"]),
+        Rank(**request["rank"]),
+        lambda: print(READY.decode(), flush=True),
     )
 
 

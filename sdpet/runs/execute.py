@@ -1,131 +1,223 @@
-"""The steps of a run: load, attach, train, sample, score, record."""
+"""The steps of a run: load, attach, train, sample, score, record. All runs of a fleet take each step together."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdpet.runs.checkpoint import SECONDS, Keeper
-from sdpet.runs.distributed import company
+from sdpet.config import RunConfig
+from sdpet.runs.checkpoint import CheckpointSaver
+from sdpet.runs.distributed import rank_group
+from sdpet.runs.libraries import torch_threads
 from sdpet.runs.loggers.choose import open_log
 from sdpet.runs.record import Record, bin_loss, factors
-from sdpet.runs.setup import Stage, anchors_of, design_of, eval_plan, floor_images, hush, make_sampler
+from sdpet.runs.reference_scores import floor_folder, reference_scores
+from sdpet.runs.setup import ProgressCallback, Resources, make_design, make_plan, make_sampler, make_train_config
 
 if TYPE_CHECKING:
-    from sdpet.methods import Handle
-from sdpet.runs.setup import options_of
+    from sdpet.methods import Design, TunedModel
+    from sdpet.models import BaseModel
+    from sdpet.runs.loggers.base import NoLog
+    from sdpet.scoring import Evaluation, Scorers
+    from sdpet.tasks import Task
+    from sdpet.training import FitResult, FleetMembers
 
-Watch = Callable[..., None]  # (phase: train or sample, steps done, steps in all); in training then the loss
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run whose folder is ready; state: what it continues from, or None to begin at step 0."""
+
+    config: RunConfig
+    folder: Path
+    state: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What the runs of a fleet share."""
+
+    base: BaseModel
+    task: Task
+    scorers: Scorers
+
+
+@dataclass(frozen=True)
+class _Attached:
+    """The designs of the runs on the base model; fleet is None for a run alone."""
+
+    designs: Sequence[Design]
+    handles: Sequence[TunedModel]
+    fleet: FleetMembers
 
 
 def train_and_score(
-    runs: Sequence[tuple[dict[str, Any], Path, dict[str, Any] | None]], stage: Stage, watch: Watch | None
-) -> Iterator[tuple[int, Record]]:
-    """Place and record of each run (config, folder, state to go on from), when all of them are trained and scored."""
-    hush()
-    import torch
+    runs: Sequence[PreparedRun], resources: Resources, progress: ProgressCallback | None = None
+) -> list[Record]:
+    """Do the runs of one fleet; the main line of the product.
 
-    from sdpet.methods import build, build_fleet
-    from sdpet.sampling.loop import NOT_FINITE
-    from sdpet.scoring import evaluate_together, save_noise_map, save_samples
-    from sdpet.training.module import Alone, Member
-    from sdpet.training.trainer import fit_together
-    from sdpet.training.validation import Validation
+    Parameters
+    ----------
+    runs : sequence of PreparedRun
+        Runs with equal `fleet_key`, all at the same step.
+    resources : Resources
+        What the runs of this process share.
+    progress : callable, optional
+        Called as ``progress(phase, done, total)``, in training with the loss as well.
 
-    config = runs[0][0]
-    torch.set_num_threads(config["trainer"]["threads"])
-    base, task, scorers = stage.base(config), stage.task(config, watch), stage.scorers(config)
-    frames = [anchors_of(own, stage, floor_images(own["seed"])) for own, _, _ in runs]
-    base_params = sum(p.numel() for p in base.unet.parameters())
-    started = time.perf_counter()
-    designs = [design_of(own, base) for own, _, _ in runs]
-    seeds = [own["seed"] for own, _, _ in runs]
-    fleet = None if len(runs) == 1 else build_fleet(base, designs, seeds)
-    handles: Sequence[Handle] = fleet.members if fleet else [build(base, designs[0], seeds[0])]
-    crew = fleet or Alone()
-    records, members = [], []
-    try:
-        with ExitStack() as stack:
-            logs = [stack.enter_context(open_log(own, folder)) for own, folder, _ in runs]
-            for (own, folder, state), design, handle, frame, log in zip(
-                runs, designs, handles, frames, logs, strict=True
-            ):
-                options = options_of(own)
-                for step, loss in enumerate((state or {"loss": []})["loss"]):
-                    log.step(step + 1, loss)
-                members.append(Member(handle, own["seed"], options, _on_step(log, watch, options.steps), state))
-                records.append(
-                    Record(
-                        run_id=folder.name,
-                        study=own["study"],
-                        status="finished",
-                        factors=factors(own, design.mid_dim),
-                        task=task.describe(),
-                        anchors=frame,
-                    )
-                )
-            keeper = Keeper(
-                [folder for _, folder, _ in runs], lambda: crew.aboard, config.get("checkpoint_seconds", SECONDS)
+    Returns
+    -------
+    list of Record
+        One a run, with status "finished" or "diverged". Everything else is in the run folders.
+    """
+    config = runs[0].config
+    with torch_threads(config.trainer.threads), ExitStack() as stack:
+        # Load the base model, the data and the scorers. They stay for the next fleet.
+        loaded = _Loaded(resources.base(config), resources.task(config, progress), resources.scorers(config))
+        # Score the untuned model (floor) and real images (ceiling), once for all runs that share them.
+        references = [reference_scores(run.config, resources, floor_folder(run.config.seed)) for run in runs]
+        started = time.perf_counter()
+        # Attach every run's design to the base model.
+        attached = stack.enter_context(_attach(loaded.base, runs))
+        logs = [stack.enter_context(open_log(run.config, run.folder)) for run in runs]
+        # Train all designs on one pass of the UNet a step.
+        results = _train(loaded, runs, attached, logs, progress)
+        # Save the trained weights, and note what training took.
+        records = [
+            _save_training(run, loaded, design, handle, result, reference)
+            for run, design, handle, result, reference in zip(
+                runs, attached.designs, attached.handles, results, references, strict=True
             )
-            sampler, plan = make_sampler(config), eval_plan(config)
-            validate = Validation(base, task, sampler, plan, seeds, [folder for _, folder, _ in runs])
-            with company(config, runs[0][1]) as rank:
-                results = fit_together(base, members, task, fleet, keeper, rank, validate)
-            for (_, folder, _), handle, record, result in zip(runs, handles, records, results, strict=True):
-                record.loss = bin_loss(result.loss)
-                record.peak_memory = result.peak_memory_bytes
-                record.seconds = {"train": result.seconds, "per_step": result.seconds_per_step}
-                handle.save(folder)
-                record.sizes = _sizes(folder, handle, base_params)
-                if result.diverged:
-                    record.status = "diverged"
-                    record.reason = f"the loss was not finite at step {len(result.loss)}"
-            scored = [i for i in crew.aboard if records[i].status == "finished"]
-            if scored:
-                found = evaluate_together(
-                    base, task, scorers, sampler, [seeds[i] for i in scored], plan, sampling_progress(watch)
-                )
-                for i, scores in zip(scored, found, strict=True):
-                    if scores is None:
-                        records[i].status, records[i].reason = "diverged", NOT_FINITE
-                        continue
-                    records[i].metrics, records[i].protocol = scores.metrics, scores.protocol
-                    records[i].seconds |= scores.seconds
-                    records[i].missing = scores.missing
-                    save_samples(scores, runs[i][1] / "samples")
-                    save_noise_map(scores, runs[i][1])
-            for (_, folder, _), record, log in zip(runs, records, logs, strict=True):
-                record.seconds["total"] = (time.perf_counter() - started) / len(runs)
-                log.summarize(record, folder)
-    finally:
-        for handle in handles:
-            handle.detach()
-        if fleet:
-            fleet.detach()
-    yield from enumerate(records)
+        ]
+        # Sample images from the tuned models, and score them.
+        trained = [i for i in attached.fleet.active if records[i].status == "finished"]
+        evaluations = _sample_and_score(loaded, [runs[i] for i in trained], progress)
+        # Complete the records; the caller writes them last.
+        for i, evaluation in zip(trained, evaluations, strict=True):
+            save_evaluation(records[i], evaluation, runs[i].folder)
+        for run, record, log in zip(runs, records, logs, strict=True):
+            record.seconds["total"] = (time.perf_counter() - started) / len(runs)
+            log.summarize(record, run.folder)
+    return records
 
 
-def _on_step(log: Any, watch: Watch | None, steps: int) -> Callable[[int, float], None]:
+@contextmanager
+def _attach(base: BaseModel, runs: Sequence[PreparedRun]) -> Iterator[_Attached]:
+    """The designs on the base model, for the duration of the block."""
+    from sdpet.methods import build, build_fleet
+    from sdpet.training import SingleRun
+
+    designs, seeds = [make_design(run.config, base) for run in runs], [run.config.seed for run in runs]
+    with ExitStack() as stack:
+        if len(runs) == 1:
+            handle = build(base, designs[0], seeds[0])
+            stack.callback(handle.detach)
+            yield _Attached(designs, [handle], SingleRun())
+            return
+        fleet = build_fleet(base, designs, seeds)
+        stack.callback(fleet.detach)
+        for member in fleet.members:
+            stack.callback(member.detach)
+        yield _Attached(designs, fleet.members, fleet)
+
+
+def _train(
+    loaded: _Loaded,
+    runs: Sequence[PreparedRun],
+    attached: _Attached,
+    logs: Sequence[NoLog],
+    progress: ProgressCallback | None,
+) -> list[FitResult]:
+    from sdpet.training import Member, Validation, fit_together
+
+    config, folders = runs[0].config, [run.folder for run in runs]
+    members = []
+    for run, handle, log in zip(runs, attached.handles, logs, strict=True):
+        for step, loss in enumerate((run.state or {"loss": []})["loss"]):
+            log.step(step + 1, loss)
+        options = make_train_config(run.config)
+        state = None if run.state is None else dict(run.state)
+        members.append(Member(handle, run.config.seed, options, _on_step(log, progress, options.steps), state))
+    save = CheckpointSaver(folders, lambda: attached.fleet.active, config.checkpoint_seconds)
+    seeds = [run.config.seed for run in runs]
+    validate = Validation(loaded.base, loaded.task, make_sampler(config), make_plan(config), seeds, folders)
+    with rank_group(config, folders[0]) as rank:
+        return fit_together(loaded.base, members, loaded.task, attached.fleet, save, rank, validate)
+
+
+def _on_step(log: NoLog, progress: ProgressCallback | None, steps: int) -> Callable[[int, float], None]:
     def on_step(step: int, loss: float) -> None:
         log.step(step, loss)
-        if watch:
-            watch("train", step, steps, loss)
+        if progress:
+            progress("train", step, steps, loss)
 
     return on_step
 
 
-def _sizes(folder: Path, handle: Handle, base_params: int) -> dict[str, int | None]:
-    written = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    return {
-        "trainable_params": handle.num_parameters(),
-        "base_params": base_params,
-        "adapters": len(handle),
-        "bytes": written,
-    }
+def _save_training(
+    run: PreparedRun,
+    loaded: _Loaded,
+    design: Design,
+    handle: TunedModel,
+    result: FitResult,
+    references: dict[str, dict[str, float | None]],
+) -> Record:
+    """Save the weights of a run and begin its record."""
+    handle.save(run.folder)
+    record = Record(
+        run_id=run.folder.name,
+        study=run.config.study,
+        status="finished",
+        factors=factors(run.config, design.mid_dim),
+        task=loaded.task.describe(),
+        anchors=references,
+        sizes={
+            "trainable_params": handle.num_parameters(),
+            "base_params": sum(p.numel() for p in loaded.base.unet.parameters()),
+            "adapters": len(handle),
+            "bytes": sum(file.stat().st_size for file in run.folder.glob("*.safetensors")),
+        },
+        seconds={"train": result.seconds, "per_step": result.seconds_per_step},
+        peak_memory=result.peak_memory_bytes,
+        loss=bin_loss(result.loss),
+    )
+    if result.diverged:
+        record.status, record.reason = "diverged", f"the loss was not finite at step {len(result.loss)}"
+    return record
 
 
-def sampling_progress(watch: Watch | None) -> Callable[[int, int], None] | None:
-    return None if watch is None else lambda done, total: watch("sample", done, total)
+def _sample_and_score(
+    loaded: _Loaded, runs: Sequence[PreparedRun], progress: ProgressCallback | None
+) -> Sequence[Evaluation | None]:
+    """The evaluation of each run, in the order of their rows in a batch; None where samples are not finite."""
+    from sdpet.scoring import evaluate_together
+
+    if not runs:
+        return []
+    config, seeds = runs[0].config, [run.config.seed for run in runs]
+    sampler, plan = make_sampler(config), make_plan(config)
+    return evaluate_together(
+        loaded.base, loaded.task, loaded.scorers, sampler, seeds, plan, sampling_progress(progress)
+    )
+
+
+def save_evaluation(record: Record, evaluation: Evaluation | None, folder: Path) -> None:
+    """Put the scores into the record, and the samples and the noise map into the run's folder."""
+    from sdpet.sampling import NOT_FINITE
+    from sdpet.scoring import save_noise_map, save_samples
+
+    if evaluation is None:
+        record.status, record.reason = "diverged", NOT_FINITE
+        return
+    record.metrics, record.protocol, record.missing = evaluation.metrics, evaluation.protocol, evaluation.missing
+    record.seconds |= evaluation.seconds
+    save_samples(evaluation, folder / "samples")
+    save_noise_map(evaluation, folder)
+
+
+def sampling_progress(progress: ProgressCallback | None) -> Callable[[int, int], None] | None:
+    """The callback that `sdpet.scoring` takes, for one that is given the phase as well."""
+    return None if progress is None else lambda done, total: progress("sample", done, total)

@@ -1,33 +1,36 @@
-"""The folder of a run under way: begun empty, and cleared away when the run ends without a record."""
+"""The folder of a run in progress: emptied when the run begins, and removed when it ends without a record."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from sdpet.config import RunConfig
 from sdpet.runs.checkpoint import checkpoint_file
 from sdpet.runs.record import FILE, Record
 
 
-def start_afresh(folder: Path, config: dict[str, Any], goes_on: bool) -> None:
-    """An empty folder but for config.yaml; what an interrupted or failed run left is removed, its record first.
+def prepare_run_folder(folder: Path, config: RunConfig, resumes: bool) -> None:
+    """Make the folder, with nothing in it but config.yaml.
 
-    goes_on: from a checkpoint, so that validation samples of the steps already done stay.
+    What an interrupted or failed run left is removed, its record first. A run that resumes from a checkpoint keeps the
+    validation samples of the steps it has done.
     """
     import yaml
 
     (folder / FILE).unlink(missing_ok=True)
-    _clear(folder, keep_validation=goes_on)
+    _clear(folder, keep_validation=resumes)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump(dict(config.values), sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
 
 
-def clear_unfinished(folders: Sequence[Path], keep_validation: bool = True) -> None:
-    """Leave nothing half done, and all that is done: a stop can strike just after a record was written.
+def remove_incomplete(folders: Sequence[Path], keep_validation: bool = True) -> None:
+    """Delete runs without a record; keep complete ones, since an interrupt can arrive right after a record was written.
 
-    keep_validation: where a checkpoint lets the run go on, its validation samples stay.
+    keep_validation: keep the validation samples of a run that can resume from a checkpoint.
     """
     for folder in folders:
         if Record.find(folder) is None:

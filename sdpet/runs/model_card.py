@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from sdpet.adapters.format import DESIGN, WEIGHTS, read_saved
+from sdpet.runs.stored import stored_config
 
 if TYPE_CHECKING:
     from sdpet.adapters.spec import AdapterSpec
@@ -119,5 +121,4 @@ def record_of(folder: Path) -> Record | None:
 
 
 def _unet(folder: Path) -> dict[str, Any]:
-    file = folder / "config.yaml"
-    return yaml.safe_load(file.read_text(encoding="utf-8"))["unet"] if file.is_file() else {}
+    return asdict(stored_config(folder).unet) if (folder / "config.yaml").is_file() else {}

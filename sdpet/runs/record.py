@@ -10,7 +10,7 @@ import math
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -19,11 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import sdpet
-from sdpet.config.ids import identity, run_id
-from sdpet.config.read import placement
-from sdpet.files.atomic import atomically
-
-__all__ = ["FILE", "STATUSES", "Record", "bin_loss", "identity", "run_id"]
+from sdpet.config import RunConfig
+from sdpet.files.atomic import write_atomic
 
 FORMAT = 1
 FILE = "record.json"
@@ -89,7 +86,7 @@ class Record:
             raise ValueError(f"status must be one of {', '.join(STATUSES)}, not {self.status!r}.")
         text = json.dumps(self.content(), indent=1)
         text = re.sub(r"\[\s+([-\d.e]+),\s+([-\d.e]+|null)\s+\]", r"[\1, \2]", text)  # pairs of the loss on one line
-        atomically(folder / FILE, lambda file: file.write_text(text + "\n", encoding="utf-8"))
+        write_atomic(folder / FILE, lambda file: file.write_text(text + "\n", encoding="utf-8"))
 
     def content(self) -> dict[str, Any]:
         """The record as it reads in record.json."""
@@ -137,20 +134,22 @@ class Record:
         return None if (folder / "config.yaml").exists() else "config.yaml"
 
 
-def factors(config: Mapping[str, Any], mid_dim: int | None = None) -> dict[str, Any]:
-    """The factors of a validated config by name; mid_dim is the width in use where it was derived from `params`."""
-    adapter = config["adapter"]
-    form = {key: adapter[key] for key in ("din", "dout", "activation", "mid_dim", "scale", "init")}
-    if mid_dim is not None:
-        form["mid_dim"] = mid_dim
+def factors(config: RunConfig, mid_dim: int | None = None) -> dict[str, Any]:
+    """The factors of a run by name; mid_dim is the width in use where it was derived from `params`."""
+    adapter = config.adapter
     return {
-        "placement": placement(adapter),
-        **form,
-        "method": adapter["method"],
-        "lr": config["trainer"]["lr"],
-        "steps": config["trainer"]["steps"],
-        "guidance": config["sampler"]["guidance"],
-        "seed": config["seed"],
+        "placement": adapter.placement,
+        "din": adapter.din,
+        "dout": adapter.dout,
+        "activation": adapter.activation,
+        "mid_dim": adapter.mid_dim if mid_dim is None else mid_dim,
+        "scale": adapter.scale,
+        "init": adapter.init,
+        "method": adapter.method,
+        "lr": config.trainer.lr,
+        "steps": config.trainer.steps,
+        "guidance": config.sampler.guidance,
+        "seed": config.seed,
     }
 
 

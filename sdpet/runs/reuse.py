@@ -8,35 +8,33 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sdpet.config.ids import training_id
-from sdpet.files.atomic import atomically
+from sdpet.config import RunConfig, training_id
+from sdpet.files.atomic import write_atomic
+from sdpet.runs.execute import PreparedRun, sampling_progress, save_evaluation
+from sdpet.runs.libraries import quiet_libraries, torch_threads
 from sdpet.runs.loggers.choose import open_log
 from sdpet.runs.record import Record, factors
-from sdpet.runs.setup import Stage, anchors_of, eval_plan, floor_images, hush, make_sampler
+from sdpet.runs.reference_scores import floor_folder, reference_scores
+from sdpet.runs.setup import ProgressCallback, Resources, make_plan, make_sampler
 
 if TYPE_CHECKING:
     from sdpet.scoring import Evaluation
-from sdpet.runs.execute import Watch, sampling_progress
-
-if TYPE_CHECKING:
-    from sdpet.runs.setup import Stage
 
 WEIGHTS = (".safetensors", ".json")
 NOT_WEIGHTS = ("record.json",)
 
 
-def remember_training(folder: Path, config: Mapping[str, Any]) -> None:
-    """To be called when the run in `folder` has its record."""
+def register_training(folder: Path, config: RunConfig) -> None:
+    """Note that the run in `folder`, which has its record, has trained these weights."""
     note = folder.parent / ".trained" / training_id(config)
     note.parent.mkdir(exist_ok=True)
-    atomically(note, lambda file: file.write_text(folder.name + "\n", encoding="utf-8"))
+    write_atomic(note, lambda file: file.write_text(folder.name + "\n", encoding="utf-8"))
 
 
-def trained_before(folder: Path, config: Mapping[str, Any]) -> Record | None:
+def find_trained(folder: Path, config: RunConfig) -> Record | None:
     """The record of another finished run of this study with the very same training, or None."""
     try:
         name = (folder.parent / ".trained" / training_id(config)).read_text(encoding="utf-8").strip()
@@ -49,7 +47,7 @@ def trained_before(folder: Path, config: Mapping[str, Any]) -> Record | None:
     return record if record is not None and record.status == "finished" else None
 
 
-def take_weights(source: Path, folder: Path) -> None:
+def link_weights(source: Path, folder: Path) -> None:
     """The saved weights of a run in another run's folder, by hard link where the file system has them."""
     for file in sorted(source.iterdir()):
         if file.suffix in WEIGHTS and file.name not in NOT_WEIGHTS:
@@ -59,25 +57,23 @@ def take_weights(source: Path, folder: Path) -> None:
                 shutil.copyfile(file, folder / file.name)
 
 
-def score_trained(
-    config: Mapping[str, Any], folder: Path, source: Record, stage: Stage, watch: Callable[..., None] | None = None
+def score_existing(
+    run: PreparedRun, source: Record, resources: Resources, progress: ProgressCallback | None = None
 ) -> Record:
-    """The record of a (validated) run whose weights the run of `source` has trained: they are sampled and scored anew.
+    """Sample and score weights that the run of `source` has trained.
 
-    Its loss, sizes and seconds of training are those of the other run; seconds["total"] is what this one took.
+    The record's loss, sizes and seconds of training are those of the other run; seconds["total"] is what this one took.
     """
-    from sdpet.runs.reuse import evaluate
-    from sdpet.scoring import save_noise_map, save_samples
-
+    config, folder = run.config, run.folder
     started = time.perf_counter()
-    take_weights(folder.parent / source.run_id, folder)
+    link_weights(folder.parent / source.run_id, folder)
     record = Record(
         run_id=folder.name,
-        study=config["study"],
+        study=config.study,
         status="finished",
         factors=factors(config, source.factors["mid_dim"]),
         task=source.task,
-        anchors=anchors_of(config, stage, floor_images(config["seed"])),
+        anchors=reference_scores(config, resources, floor_folder(config.seed)),
         sizes=source.sizes,
         loss=source.loss,
         peak_memory=source.peak_memory,
@@ -87,11 +83,7 @@ def score_trained(
         for step, loss in source.loss:
             log.step(int(step), loss)
         try:
-            scores = evaluate(config, folder, stage, watch)
-            record.metrics, record.protocol, record.seconds = scores.metrics, scores.protocol, dict(scores.seconds)
-            record.missing = scores.missing
-            save_samples(scores, folder / "samples")
-            save_noise_map(scores, folder)
+            save_evaluation(record, evaluate(config, folder, resources, progress), folder)
         except FloatingPointError as error:
             record.status, record.reason = "diverged", str(error)
         record.seconds |= {key: source.seconds.get(key) for key in ("train", "per_step")}
@@ -100,20 +92,19 @@ def score_trained(
     return record
 
 
-def evaluate(config: Any, folder: Path, stage: Stage | None = None, watch: Watch | None = None) -> Evaluation:
-    """Sample and score the design saved in `folder` under a (validated) config's sampler and eval."""
-    hush()
-    import torch
-
+def evaluate(
+    config: RunConfig, folder: Path, resources: Resources | None = None, progress: ProgressCallback | None = None
+) -> Evaluation:
+    """Sample and score the design saved in `folder`, as the config's sampler and eval say."""
     from sdpet.methods import load
     from sdpet.scoring import evaluate_run
 
-    stage = stage or Stage()
-    torch.set_num_threads(config["trainer"]["threads"])
-    base, task, scorers = stage.base(config), stage.task(config), stage.scorers(config)
-    handle = load(base, folder)
-    try:
-        sampler = make_sampler(config)
-        return evaluate_run(base, task, scorers, sampler, config["seed"], eval_plan(config), sampling_progress(watch))
-    finally:
-        handle.detach()
+    resources = resources or Resources()
+    with quiet_libraries(), torch_threads(config.trainer.threads):
+        base, task, scorers = resources.base(config), resources.task(config), resources.scorers(config)
+        handle = load(base, folder)
+        try:
+            sampler, plan = make_sampler(config), make_plan(config)
+            return evaluate_run(base, task, scorers, sampler, config.seed, plan, sampling_progress(progress))
+        finally:
+            handle.detach()

@@ -1,202 +1,200 @@
-"""What a validated config names, made real: base model, task, scorer, design, plan of the evaluation.
+"""What a config names, made real: base model, task, scorers, design, sampler and plan of the evaluation.
 
-Heavy imports wait until something is made.
+This is the only place that makes them. Heavy imports wait until something is made.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdpet.config.read import LAB_IMAGES, SCORER_KEYS, data_folders, draws_class_images, placement, scorers
-
-if TYPE_CHECKING:
-    from sdpet.training.config import TrainConfig
-
-OWN = ("lr", "weight_decay", "warmup", "schedule", "clip", "ema", "optimizer")  # of trainer: free within a fleet
-SHARED = ("steps", "precision", "accumulate", "grad_checkpointing", "compile", "validate_every")
-TRAINER_KEYS = (*OWN, *SHARED)  # what fit() takes
+from sdpet.config import RunConfig, ScorerSettings
 
 if TYPE_CHECKING:
     from sdpet.methods import Design
-    from sdpet.models.base import BaseModel
-    from sdpet.sampling.loop import SamplerConfig
+    from sdpet.models import BaseModel
+    from sdpet.sampling import SamplerConfig
     from sdpet.scoring import EvalPlan, Scorers
     from sdpet.tasks import Task
+    from sdpet.training import TrainConfig
 
-# What eval names and a task has no use for, and what the rest is called in scores.
-UNUSED = {"dreambooth": ("features",), "finetune": ("diversity",)}
-SCORER_NAMES = {"scorer": "clip"}
+ProgressCallback = Callable[..., None]  # (phase: train or sample, steps done, steps in all); in training then the loss
+SCORERS_UNUSED_BY = {"dreambooth": ("features",), "finetune": ("diversity",)}  # keys of eval, by task
+SCORE_PREFIXES = {"scorer": "clip"}  # of the metrics of a scorer; otherwise its key
+TRAINING_KEYS = (
+    "steps", "lr", "weight_decay", "warmup", "schedule", "clip", "precision", "accumulate", "optimizer", "ema",
+    "grad_checkpointing", "compile", "validate_every",
+)  # fmt: skip
 
 
-class Stage:
-    """What runs of one process share: base model, task and scorer, loaded when first needed."""
+class Resources:
+    """What runs of one process share: base model, task and scorers, made when first needed.
+
+    Of each kind one is kept: the last one asked for.
+    """
 
     def __init__(self) -> None:
-        self._kept: dict[str, tuple[str, Any]] = {}
-        self.most: dict[str, int] = {}  # members of a fleet that memory was found to be enough for, by `fleet_key`
+        self._made: dict[str, tuple[str, Any]] = {}
+        self.max_fleet_size: dict[str, int] = {}  # by `fleet_key`: members that memory was found to be enough for
 
-    def base(self, config: Mapping[str, Any]) -> BaseModel:
-        from sdpet.models.load import load_base
+    def base(self, config: RunConfig) -> BaseModel:
+        """The base model on the trainer's device."""
+        from sdpet.models import load_base
 
-        unet, device = config["unet"], config["trainer"]["device"]
-        more = {key: unet[key] for key in ("use_ema", "config", "image_size") if unet.get(key)}
-        arguments = {"name": unet["name"], "path": unet["path"], "device": device, "dtype": unet["dtype"], **more}
-        if unet["path"] is None:
-            arguments["name"] = "lab"
-        return self._keep("base", arguments, lambda: load_base(**arguments))
+        unet = config.unet
+        arguments = {
+            "name": "lab" if unet.path is None else unet.name,
+            "path": unet.path,
+            "device": config.trainer.device,
+            "dtype": unet.dtype,
+            **{key: getattr(unet, key) for key in ("use_ema", "config", "image_size") if getattr(unet, key)},
+        }
+        return self._shared("base", arguments, lambda: load_base(**arguments))
 
-    def scorers(self, config: Mapping[str, Any]) -> Scorers:
-        """Those that the task needs of the ones eval names. ValueError (one sentence) for what cannot be had."""
-        unused, root = UNUSED[config["task"]["name"]], Path(config["output_root"]).expanduser()
-        wanted = {name: item for name, item in scorers(config["eval"]).items() if name not in unused}
-        strict = config["eval"].get("strict", True)
-        return self._keep("scorers", [wanted, strict, str(root)], lambda: load_scorers(wanted, strict, root))
+    def scorers(self, config: RunConfig) -> Scorers:
+        """The scorers of `eval` that the task needs. ValueError (one sentence) for one that is not available."""
+        unused = SCORERS_UNUSED_BY[config.task.name]
+        wanted = {key: scorer for key, scorer in config.eval.scorers.items() if key not in unused}
+        strict, root = config.eval.strict, config.output_root
+        key = [{k: [scorer.target, dict(scorer.arguments)] for k, scorer in wanted.items()}, strict, str(root)]
+        return self._shared("scorers", key, lambda: make_scorers(wanted, strict, root))
 
-    def task(self, config: Mapping[str, Any], watch: Callable[[str, int, int], None] | None = None) -> Task:
-        """Latents and text states are computed once a task, whatever the number of runs, and kept on disk.
+    def task(self, config: RunConfig, progress: ProgressCallback | None = None) -> Task:
+        """The task with its data. Latents and text states are computed once, whatever the number of runs.
 
-        watch(phase, done, total): told of class images being drawn.
+        progress(phase, done, total) is called while class images are drawn.
         """
         from sdpet.tasks import TASKS
 
-        options = {k: v for k, v in config["task"].items() if k not in ("name", "_target_")}
-        arguments = options | _data_arguments(config)
-        arguments["batch_size"] = config["trainer"]["batch_size"]
-        arguments["cache"] = str(Path(config["output_root"]) / ".cache")
+        arguments = {**config.task.options, **_data_arguments(config)}
+        arguments["batch_size"] = config.trainer.batch_size
+        arguments["cache"] = config.task_cache
         base = self.base(config)
-        if draws_class_images(config):
-            from sdpet.tasks.class_images import class_folder
+        if config.draws_class_images:
+            arguments["class_dir"] = str(_class_images(config, base, progress))
+        key = [config.task.name, arguments, id(base)]
+        return self._shared("task", key, lambda: TASKS[config.task.name](base=base, **arguments))
 
-            arguments["class_dir"] = str(class_folder(config, base, watch))
-        make = TASKS[config["task"]["name"]]
-        return self._keep("task", [config["task"]["name"], arguments, id(base)], lambda: make(base, **arguments))
-
-    def _keep(self, what: str, key: Any, make: Callable[[], Any]) -> Any:
+    def _shared(self, kind: str, key: Any, make: Callable[[], Any]) -> Any:
         text = json.dumps(key, sort_keys=True, default=str)
-        if what not in self._kept or self._kept[what][0] != text:
-            self._kept.pop(what, None)  # free the old one before the new one is made
-            self._kept[what] = (text, make())
-        return self._kept[what][1]
+        if kind not in self._made or self._made[kind][0] != text:
+            self._made.pop(kind, None)  # free the old one before the new one is made
+            self._made[kind] = (text, make())
+        return self._made[kind][1]
 
 
-def anchors_of(config: Mapping[str, Any], stage: Stage, images: str) -> dict[str, dict[str, float | None]]:
-    """Floor and ceiling of each metric, kept in output_root/.anchors for all runs that share them.
-
-    images: where in output_root/<study> the floor's images are put, see `floor_images`.
-    """
-    from sdpet.scoring.floor_ceiling import anchors
-
-    base, task, scorers = stage.base(config), stage.task(config), stage.scorers(config)
-    root = Path(config["output_root"]).expanduser()
-    samples = root / config["study"] / images
-    sampler, plan = make_sampler(config), eval_plan(config)
-    return anchors(base, task, scorers, sampler, config["seed"], plan, root / ".anchors", samples=samples)
-
-
-def floor_images(seed: int, protocol: Mapping[str, Any] | None = None) -> str:
-    """The folder in a study of what the untuned base draws for runs of this seed: as the runs were scored when they
-    ended, or under another protocol."""
-    from sdpet.files.hashing import hash_text
-
-    part = "" if protocol is None else f"{hash_text(json.dumps(protocol, sort_keys=True))[:12]}/"
-    return f"base/{part}seed{seed}"
-
-
-def load_scorers(wanted: Mapping[str, Mapping[str, Any]], strict: bool, root: Path) -> Scorers:
-    """The scorers of `sdpet.config.read.scorers`; features of references are kept in root/.features."""
-    from sdpet.scoring.scorers import load
-
-    hush()
-    makers = {SCORER_NAMES.get(name, name.rpartition(".")[2]): _maker(item) for name, item in wanted.items()}
-    return load(makers, strict, root / ".features")
-
-
-def protocol_of(config: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
-    """How scores under this config are made; needs no sampling."""
-    from sdpet.scoring import protocol
-
-    hush()
-    base, task, scorers = stage.base(config), stage.task(config), stage.scorers(config)
-    made_by = protocol(base, task, scorers, make_sampler(config), eval_plan(config))
-    return json.loads(json.dumps(made_by))  # as it reads in a record
-
-
-def eval_plan(config: Mapping[str, Any]) -> EvalPlan:
-    from sdpet.scoring import EvalPlan
-
-    apart = ("_target_", "similarity", "strict", *SCORER_KEYS)
-    return EvalPlan(**{key: value for key, value in config["eval"].items() if key not in apart})
-
-
-def make_sampler(config: Mapping[str, Any]) -> SamplerConfig:
-    """The sampler of a validated config."""
-    from sdpet.sampling.loop import SamplerConfig
-
-    return SamplerConfig(**{key: value for key, value in config["sampler"].items() if key != "_target_"})
-
-
-def hush() -> None:
-    """Silence what libraries say to their own developers; called before they are imported."""
-    import logging
-
-    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
-        os.environ.setdefault(name, "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning", "torch.distributed"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.formatwarning = lambda message, *place, **more: f"note: {message}\n"
-    warnings.filterwarnings("ignore", module=r"(lightning|torch|diffusers|transformers|open_clip|torchmetrics)\..*")
-
-
-def design_of(config: Mapping[str, Any], base: BaseModel) -> Design:
+def make_design(config: RunConfig, base: BaseModel) -> Design:
     """The design of a config; a width or rank of null becomes the one whose parameters come nearest to `params`."""
     from dataclasses import replace
 
     from sdpet.adapters import AdapterSpec, mid_dim_for
     from sdpet.methods import Design
+    from sdpet.methods.lora import rank_for
 
-    adapter = config["adapter"]
-    if adapter["method"] == "lora":
-        from sdpet.methods.lora import rank_for
+    adapter = config.adapter
+    match adapter.method:
+        case "adapter":
+            form = {key: getattr(adapter, key) for key in ("activation", "scale", "init")}
+            spec = AdapterSpec.parse(str(adapter.placement), **form, mid_dim=adapter.mid_dim or 1)
+            if adapter.mid_dim is None:
+                assert adapter.params is not None
+                spec = replace(spec, mid_dim=mid_dim_for(base.unet, spec, adapter.params))
+            return Design("adapter", spec)
+        case "lora":
+            rank = adapter.mid_dim or rank_for(base.unet, adapter.params or 1)
+            return Design("lora", rank=rank, scale=adapter.scale)
+        case "embedding":
+            return Design("embedding", token=config.data.token)
+    return Design(adapter.method)
 
-        rank = adapter["mid_dim"] or rank_for(base.unet, adapter["params"])
-        return Design("lora", rank=rank, scale=adapter["scale"])
-    if adapter["method"] == "embedding":
-        return Design("embedding", token=config["data"]["token"])
-    if adapter["method"] != "adapter":
-        return Design(adapter["method"])
-    form = {key: adapter[key] for key in ("activation", "scale", "init")}
-    spec = AdapterSpec.parse(str(placement(adapter)), **form, mid_dim=adapter["mid_dim"] or 1)
-    if adapter["mid_dim"] is None:
-        spec = replace(spec, mid_dim=mid_dim_for(base.unet, spec, adapter["params"]))
-    return Design("adapter", spec)
+
+def make_train_config(config: RunConfig) -> TrainConfig:
+    """How a run of this config is trained."""
+    from sdpet.training import TrainConfig
+
+    return TrainConfig(**{key: getattr(config.trainer, key) for key in TRAINING_KEYS})
 
 
-def _maker(arguments: Mapping[str, Any]) -> Callable[[], Any]:
+def make_sampler(config: RunConfig) -> SamplerConfig:
+    """How images are sampled."""
+    from dataclasses import asdict
+
+    from sdpet.sampling import SamplerConfig
+
+    return SamplerConfig(**asdict(config.sampler))
+
+
+def make_plan(config: RunConfig) -> EvalPlan:
+    """What a finished run draws."""
+    from sdpet.scoring import EvalPlan
+
+    return EvalPlan(**config.eval.plan)
+
+
+def make_scorers(wanted: Mapping[str, ScorerSettings], strict: bool, root: Path) -> Scorers:
+    """The scorers by the prefix of their metrics; features of references are kept in root/.features."""
+    from sdpet.runs.libraries import quiet_libraries
+    from sdpet.scoring import load_scorers
+
+    makers = {SCORE_PREFIXES.get(key, key.rpartition(".")[2]): _maker(scorer) for key, scorer in wanted.items()}
+    with quiet_libraries():
+        return load_scorers(makers, strict, root / ".features")
+
+
+def _maker(scorer: ScorerSettings) -> Callable[[], Any]:
+    return lambda: _scorer_class(scorer.target)(**scorer.arguments)
+
+
+def _scorer_class(target: str) -> Callable[..., Any]:
+    """What makes a scorer: one of ours by its short name, or a user's own by its Python path."""
+    match target:
+        case "lab-clip":
+            from sdpet.lab import load_scorer
+
+            return load_scorer
+        case "judge":
+            from sdpet.lab import JudgeScorer
+
+            return JudgeScorer
+        case "openclip":
+            from sdpet.scoring import OpenClipScorer
+
+            return OpenClipScorer
+        case "dino":
+            from sdpet.scoring import DinoScorer
+
+            return DinoScorer
+        case "inception":
+            from sdpet.scoring import InceptionScorer
+
+            return InceptionScorer
+        case "lpips":
+            from sdpet.scoring import LpipsScorer
+
+            return LpipsScorer
     from hydra.utils import instantiate
 
-    return lambda: instantiate(arguments)
+    return lambda **arguments: instantiate({"_target_": target, **arguments})
 
 
-def _data_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    data, folders = config["data"], data_folders(config)
-    if data["kind"] == "captions":
-        source = str(folders["folder"]) if folders else data["name"]
-        kind = {"source": data["name"]} if data["name"] in ("dataset", "flowers") else {}
-        columns = {key: data[key] for key in ("image_column", "caption_column") if key in data}
-        return {"data": source, "heldout_share": data["heldout_share"], **kind, **columns}
-    given = {key: str(folders[key]) if key in folders else None for key in LAB_IMAGES}
-    return {**given, "data": data["name"], **{key: data[key] for key in ("prompt", "class_prompt", "token")}}
+def _class_images(config: RunConfig, base: BaseModel, progress: ProgressCallback | None) -> Path:
+    from sdpet.sampling import SamplerConfig
+    from sdpet.tasks import class_folder
+
+    data, root = config.data, config.output_root / ".cache" / "class"
+    assert data.class_prompt and data.class_images and data.class_sampler and data.class_steps
+    assert data.class_guidance is not None
+    sampler = SamplerConfig(data.class_sampler, data.class_steps, data.class_guidance)
+    return class_folder(root, base, data.class_prompt, data.class_images, sampler, progress)
 
 
-def options_of(config: Mapping[str, Any]) -> TrainConfig:
-    """How a run of this config is trained."""
-    from sdpet.training.config import TrainConfig
-
-    return TrainConfig(**{key: config["trainer"][key] for key in TRAINER_KEYS if key in config["trainer"]})
+def _data_arguments(config: RunConfig) -> dict[str, Any]:
+    data, folders = config.data, {key: str(folder) for key, folder in config.data.folders.items()}
+    if data.kind == "captions":
+        kind = {"source": data.name} if data.name in ("dataset", "flowers") else {}
+        columns = {key: getattr(data, key) for key in ("image_column", "caption_column") if getattr(data, key)}
+        return {"data": folders.get("folder", data.name), "heldout_share": data.heldout_share, **kind, **columns}
+    images = {key: folders.get(key) for key in ("subject_dir", "class_dir", "heldout_dir")}
+    return {**images, "data": data.name, "prompt": data.prompt, "class_prompt": data.class_prompt, "token": data.token}

@@ -1,171 +1,221 @@
-"""One run: a design trained, sampled and scored, in one folder that is complete when its record is there."""
+"""Start runs: lock them, leave out those that are complete, and see that every other one ends with a record."""
 
 from __future__ import annotations
 
-import json
 import os
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sdpet.config.checks import validate
-from sdpet.config.ids import run_folder, run_id
-from sdpet.files.atomic import no_space, settle
-from sdpet.files.lock import Claim, claim
+from sdpet.config import RunConfig, fleet_key, run_folder, validate
+from sdpet.files.atomic import fsync_folder, no_space
+from sdpet.files.lock import RunLock, run_lock
 from sdpet.runs.checkpoint import read_checkpoint, remove_checkpoint
-from sdpet.runs.distributed import count, orders, started_as
-from sdpet.runs.execute import Watch, train_and_score
-from sdpet.runs.folder import clear_unfinished, start_afresh
+from sdpet.runs.distributed import dispatcher, external_rank
+from sdpet.runs.execute import PreparedRun, train_and_score
+from sdpet.runs.folder import prepare_run_folder, remove_incomplete
+from sdpet.runs.libraries import quiet_libraries
 from sdpet.runs.loggers.choose import tell_failure
 from sdpet.runs.record import Record, factors
-from sdpet.runs.reuse import remember_training, score_trained, trained_before
-from sdpet.runs.setup import OWN, Stage, hush
+from sdpet.runs.reuse import find_trained, register_training, score_existing
+from sdpet.runs.setup import ProgressCallback, Resources
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["fleet_key", "run", "run_together", "validate"]
-
-Done = Callable[[int, Record | None], None]
+DoneCallback = Callable[[int, Record | None], None]
 
 
-def run(config: Any, stage: Stage | None = None, watch: Watch | None = None) -> Record | None:
-    """Train, sample and score one design; gives its record, which may say "diverged" or "failed".
+def run(config: Any, resources: Resources | None = None, progress: ProgressCallback | None = None) -> Record | None:
+    """Train, sample and score one design.
 
-    config: composed by Hydra, or a plain mapping. A run that is complete is not done again, unless it failed. None:
-    another process is doing this very run. Raises ValueError for a config that cannot be run, before any work.
+    Parameters
+    ----------
+    config : DictConfig, mapping or RunConfig
+        What Hydra composed, or a config that is checked already.
+    resources : Resources, optional
+        Models and data that several calls share.
+    progress : callable, optional
+        Called as ``progress(phase, done, total)``, in training with the loss as well.
+
+    Returns
+    -------
+    Record or None
+        The record, whose status may be "diverged" or "failed". A complete run is not done again, unless it failed.
+        None where another process is doing this very run.
+
+    Raises
+    ------
+    ValueError
+        One sentence for a config that cannot be run, before any work.
     """
-    return run_together([config], stage, watch)[0]
+    return run_together([config], resources, progress)[0]
 
 
 def run_together(
-    configs: Sequence[Any], stage: Stage | None = None, watch: Watch | None = None, done: Done | None = None
+    configs: Sequence[Any],
+    resources: Resources | None = None,
+    progress: ProgressCallback | None = None,
+    done: DoneCallback | None = None,
 ) -> list[Record | None]:
-    """`run` for several configs that can share a fleet (equal `fleet_key`): one record each, or None.
+    """`run` for several configs that can share a fleet (equal `fleet_key`).
 
-    done(i, record) is called as soon as run i has its record. A fleet that ends with an error, such as too little
-    memory, is tried again in halves, so that only runs that fail alone are recorded as failed. Raises OSError when the
-    disk is full, which is no run's own fault: what was done stays, what was under way is cleared away.
+    A fleet that ends with an error, such as too little memory, is tried again in halves, so that only runs that fail
+    alone are recorded as failed.
+
+    Parameters
+    ----------
+    configs, resources, progress
+        See `run`.
+    done : callable, optional
+        Called as ``done(i, record)`` as soon as run i has its record.
+
+    Returns
+    -------
+    list of Record or None
+        One a config, see `run`.
+
+    Raises
+    ------
+    OSError
+        The disk is full, which is no run's own fault: complete runs stay, unfinished ones are removed.
     """
-    checked = [validate(config) for config in configs]
-    folders = [run_folder(config) for config in checked]
-    records: list[Record | None] = [None] * len(checked)
-    held: dict[int, Claim] = {}
-    stage = stage or Stage()
-
-    def finish(i: int, record: Record) -> None:
-        if not held[i].holds():  # we were without a sign of life for long: another process does this run now
-            records[i] = None
-            return
-        settle(folders[i])
-        record.write(folders[i])
-        remove_checkpoint(folders[i])
-        if record.status == "finished" and record.trained_in is None:
-            remember_training(folders[i], checked[i])
-        records[i] = Record.read(folders[i])  # as everyone else will see it
-        if done:
-            done(i, records[i])
-
-    rank = started_as(checked[0])
+    work = _Work([validate(config) for config in configs], resources or Resources(), done)
+    rank = external_rank(work.configs[0])
     if rank is not None and rank.rank > 0:
-        orders(checked[0]).follow()
-        return [Record.find(folder) for folder in folders]
-    with ExitStack() as claims:
+        dispatcher(work.configs[0]).serve()
+        return [Record.find(folder) for folder in work.folders]
+    with quiet_libraries(), ExitStack() as locks:
         if rank is not None:
-            claims.callback(orders(checked[0]).give, {})
-        todo: dict[int | str, list[int]] = {}  # runs by the step at which they go on, or one by one if trained before
-        states: dict[int, dict[str, Any] | None] = {}
-        for i, folder in enumerate(folders):
-            mine = claims.enter_context(claim(folder))
-            before = Record.find(folder) if mine else None
-            if mine and (before is None or before.status == "failed"):
-                held[i] = mine
-                states[i] = read_checkpoint(folder)
-                trained = states[i] is None and trained_before(folder, checked[i])
-                todo.setdefault(folder.name if trained else (states[i] or {"step": 0})["step"], []).append(i)
-            elif done:
-                done(i, before)
-            records[i] = before
-        for fleet in todo.values():
-            most = stage.most.get(fleet_key(checked[fleet[0]]), len(fleet))
-            for start in range(0, len(fleet), most):
-                _attempt(fleet[start : start + most], checked, folders, states, stage, watch, finish)
-    return records
+            locks.callback(dispatcher(work.configs[0]).broadcast, {})
+        fleets = work.claim(locks)
+        while fleets:
+            fleet = fleets.popleft()
+            try:
+                source = work.prepare(fleet)
+                runs = [work.prepared_run(i) for i in fleet]
+                if source is not None:
+                    work.finish(fleet[0], score_existing(runs[0], source, work.resources, progress))
+                else:
+                    for i, record in zip(fleet, train_and_score(runs, work.resources, progress), strict=True):
+                        work.finish(i, record)
+            except Exception as error:  # recorded, so that the other runs of a study continue
+                retried = work.after_error(fleet, error)
+            except BaseException:  # Ctrl-C or SIGTERM
+                remove_incomplete([work.folders[i] for i in fleet if i not in work.finished])
+                raise
+            else:
+                retried = []
+            fleets.extendleft(reversed(retried))
+    return work.records
 
 
-def prepare(config: Mapping[str, Any], stage: Stage) -> None:
-    """Load what runs of this validated config share, ahead of time. What cannot be loaded is for the runs to say."""
-    hush()
-    with suppress(Exception):
-        stage.task(config), stage.scorers(config)
+def load_ahead(config: RunConfig, resources: Resources) -> None:
+    """Load what runs of this config share. Loading errors are ignored here; the runs will report them."""
+    with quiet_libraries(), suppress(Exception):
+        resources.task(config)
+        resources.scorers(config)
 
 
-def fleet_key(config: Mapping[str, Any]) -> str:
-    """Runs whose validated configs give equal keys can be trained together."""
-    trainer = {k: v for k, v in config["trainer"].items() if k not in OWN}
-    shared = {key: config[key] for key in ("unet", "task", "data", "sampler", "eval", "output_root")}
-    alone = config["adapter"]["method"] != "adapter" or trainer["precision"] == "16-mixed" or count(config) > 1
-    alone = alone or trainer.get("compile", False) or config["trainer"].get("optimizer") == "adamw8bit"
-    return json.dumps([shared, trainer, run_id(config) if alone else None], sort_keys=True)
+class _Work:
+    """The runs of one call of `run_together`, by their index: what is locked, under way and finished."""
 
+    def __init__(self, configs: Sequence[RunConfig], resources: Resources, done: DoneCallback | None) -> None:
+        self.configs, self.resources, self._done = configs, resources, done
+        self.folders = [run_folder(config) for config in configs]
+        self.records: list[Record | None] = [None] * len(configs)
+        self.finished: set[int] = set()
+        self._locks: dict[int, RunLock] = {}
+        self._states: dict[int, dict[str, Any] | None] = {}
 
-def _attempt(
-    fleet: list[int],
-    configs: Sequence[dict[str, Any]],
-    folders: Sequence[Path],
-    states: Mapping[int, dict[str, Any] | None],
-    stage: Stage,
-    watch: Watch | None,
-    finish: Callable[[int, Record], None],
-) -> None:
-    """Do the runs `fleet` (numbers into the lists) together; after an error those without a record in halves."""
-    left = list(fleet)
-    try:
+    def claim(self, locks: ExitStack) -> deque[list[int]]:
+        """Lock the runs that are not complete, and group them into fleets.
+
+        Runs that resume at the same step stand together; a run whose weights are trained already stands alone.
+        """
+        groups: dict[int | str, list[int]] = {}
+        for i, (config, folder) in enumerate(zip(self.configs, self.folders, strict=True)):
+            lock = locks.enter_context(run_lock(folder))
+            before = Record.find(folder) if lock else None
+            self.records[i] = before
+            if lock is None or (before is not None and before.status != "failed"):
+                if self._done:
+                    self._done(i, before)
+                continue
+            self._locks[i] = lock
+            state = self._states[i] = read_checkpoint(folder)
+            trained = state is None and find_trained(folder, config)
+            groups.setdefault(folder.name if trained else (state or {"step": 0})["step"], []).append(i)
+        fleets: deque[list[int]] = deque()
+        for group in groups.values():
+            most = self.resources.max_fleet_size.get(fleet_key(self.configs[group[0]]), len(group))
+            fleets.extend(group[start : start + most] for start in range(0, len(group), most))
+        return fleets
+
+    def prepare(self, fleet: Sequence[int]) -> Record | None:
+        """Make the folders of a fleet; gives the record of the run that has trained the weights of a single run."""
         for i in fleet:
-            start_afresh(folders[i], configs[i], goes_on=states[i] is not None)
-        runs = [(configs[i], folders[i], states[i]) for i in fleet]
-        alone = len(fleet) == 1 and states[fleet[0]] is None
-        source = trained_before(folders[fleet[0]], configs[fleet[0]]) if alone else None
-        scored = source and score_trained(configs[fleet[0]], folders[fleet[0]], source, stage, watch)
-        for place, record in [(0, scored)] if scored else train_and_score(runs, stage, watch):
-            finish(fleet[place], record)
-            left.remove(fleet[place])
-        return
-    except Exception as error:  # recorded, so that the other runs of a study go on
-        full = no_space(error)
-        if full is not None:  # room for the others is not there either
-            clear_unfinished([folders[i] for i in left], keep_validation=False)
-            raise OSError(full, os.strerror(full), getattr(error, "filename", None) or str(folders[left[0]])) from error
-        if len(fleet) == 1:
-            cause = error.__cause__ if type(error).__name__ == "InstantiationException" and error.__cause__ else error
-            (folders[fleet[0]] / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-            record = failure(configs[fleet[0]], f"{type(cause).__name__}: {cause}")
-            finish(fleet[0], record)
-            tell_failure(configs[fleet[0]], folders[fleet[0]], record)
+            prepare_run_folder(self.folders[i], self.configs[i], resumes=self._states[i] is not None)
+        if len(fleet) > 1 or self._states[fleet[0]] is not None:
+            return None
+        return find_trained(self.folders[fleet[0]], self.configs[fleet[0]])
+
+    def prepared_run(self, i: int) -> PreparedRun:
+        return PreparedRun(self.configs[i], self.folders[i], self._states[i])
+
+    def finish(self, i: int, record: Record) -> None:
+        """Write the record, last of all, so that a run is complete only when it is there."""
+        if not self._locks[i].is_held():  # our lease expired and another process took over this run
+            self.records[i] = None
+            self.finished.add(i)
             return
-        if is_memory(error):
-            stage.most[fleet_key(configs[fleet[0]])] = max(1, len(fleet) // 2)
-    except BaseException:  # Ctrl-C or SIGTERM: leave nothing half done
-        clear_unfinished([folders[i] for i in left])
-        raise
-    half = (len(left) + 1) // 2  # outside of except, where the error still holds the fleet's memory
-    for part in filter(None, (left[:half], left[half:])):
-        _attempt(part, configs, folders, states, stage, watch, finish)
+        fsync_folder(self.folders[i])
+        record.write(self.folders[i])
+        remove_checkpoint(self.folders[i])
+        if record.status == "finished" and record.trained_in is None:
+            register_training(self.folders[i], self.configs[i])
+        self.records[i] = Record.read(self.folders[i])  # as everyone else will see it
+        if self._done:
+            self._done(i, self.records[i])
+        self.finished.add(i)
+
+    def after_error(self, fleet: Sequence[int], error: Exception) -> list[list[int]]:
+        """Record the failure of a single run; of a fleet, give the halves to try again."""
+        left = [i for i in fleet if i not in self.finished]
+        full = no_space(error)
+        if full is not None:  # there is no room for the other runs either
+            remove_incomplete([self.folders[i] for i in left], keep_validation=False)
+            raise OSError(
+                full, os.strerror(full), getattr(error, "filename", None) or str(self.folders[left[0]])
+            ) from error
+        if len(fleet) == 1:
+            self._record_failure(fleet[0], error)
+            return []
+        if is_out_of_memory(error):
+            self.resources.max_fleet_size[fleet_key(self.configs[fleet[0]])] = max(1, len(fleet) // 2)
+        half = (len(left) + 1) // 2
+        return [part for part in (left[:half], left[half:]) if part]
+
+    def _record_failure(self, i: int, error: Exception) -> None:
+        config, folder = self.configs[i], self.folders[i]
+        cause = error.__cause__ if type(error).__name__ == "InstantiationException" and error.__cause__ else error
+        (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        record = failure(config, f"{type(cause).__name__}: {cause}")
+        self.finish(i, record)
+        tell_failure(config, folder, record)
 
 
-def is_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the error says that memory ran out, on the CPU or a GPU."""
     return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
 
 
-def failure(config: Mapping[str, Any], reason: str) -> Record:
+def failure(config: RunConfig, reason: str) -> Record:
     """The record of a run that ended with an error."""
     return Record(
         run_id=run_folder(config).name,
-        study=config["study"],
+        study=config.study,
         status="failed",
         reason=" ".join(reason.split()),
         factors=factors(config),
-        task={"name": config["task"]["name"], "data": config["data"]["name"]},
+        task={"name": config.task.name, "data": config.data.name},
     )

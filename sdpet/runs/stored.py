@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdpet.config import RunConfig
 from sdpet.runs.record import FILE
 
 if TYPE_CHECKING:
-    pass
+    from sdpet.models import BaseModel
 
 
 def find_runs(given: Any) -> list[Path]:
@@ -31,9 +32,10 @@ def find_runs(given: Any) -> list[Path]:
     return runs
 
 
-def stored_config(folder: Path) -> dict[str, Any]:
-    """The config a run was done with, and where the run lies now, as studies are moved and copied.
+def stored_config(folder: Path) -> RunConfig:
+    """The config that a run was done with, as it was stored; `validate(config.values)` checks it.
 
+    Study and output_root are those of the folder where the run lies now, since studies are moved and copied.
     ValueError if the folder is not that of a run.
     """
     import yaml
@@ -51,32 +53,24 @@ def stored_config(folder: Path) -> dict[str, Any]:
     study = folder.resolve().parent
     if (Path(str(config.get("output_root"))).expanduser() / str(config.get("study"))).resolve() != study:
         config |= {"output_root": str(study.parent), "study": study.name}
-    return config
+    return RunConfig(config)
 
 
 @contextmanager
-def tuned(base: Any, folders: Sequence[Path], config: Mapping[str, Any]) -> Iterator[list[int]]:
-    """Inside, `base` computes the designs saved in `folders`; gives the order of their rows in a batch."""
-    import torch
-
+def tuned(base: BaseModel, folders: Sequence[Path]) -> Iterator[list[int]]:
+    """Inside the block `base` computes the designs saved in `folders`; gives the order of their rows in a batch."""
+    from sdpet.adapters import Fleet
     from sdpet.methods import load
 
-    torch.set_num_threads(config["trainer"]["threads"])
-    if len(folders) == 1:
-        handle = load(base, folders[0])
-        try:
+    with ExitStack() as stack:
+        if len(folders) == 1:
+            stack.callback(load(base, folders[0]).detach)
             yield [0]
-        finally:
-            handle.detach()
-        return
-    from sdpet.adapters.fleet import Fleet
-
-    members: list[Any] = []
-    for folder in folders:
-        members.append(load(base, folder))
-        members[-1].detach()  # its weights stay with it
-    fleet = Fleet(base.unet, members)
-    try:
-        yield fleet.aboard
-    finally:
-        fleet.detach()
+            return
+        members: list[Any] = []
+        for folder in folders:
+            members.append(load(base, folder))
+            members[-1].detach()  # its weights stay with it
+        fleet = Fleet(base.unet, members)
+        stack.callback(fleet.detach)
+        yield fleet.active

@@ -1,8 +1,9 @@
-"""The update rules of sampling: DDIM, PLMS and DPM-Solver++(2M), each from the levels of noise it is told to pass.
+"""The update rules of the samplers DDIM, PLMS and DPM-Solver++ (2M).
 
-DDIM and PLMS are written out here because the timesteps are spread over all of the training schedule, whatever their
-number. diffusers' DDIMScheduler and PNDMScheduler agree where the number of steps divides that of the training steps;
-elsewhere they leave the noisiest timesteps out (600 steps would begin at timestep 600) or run past the last one.
+DDIM and PLMS are written out here because their timesteps are spread over all of the training schedule for every
+number of steps. diffusers' DDIMScheduler and PNDMScheduler agree with them where the number of steps divides the number
+of training steps. For other numbers they leave out the noisiest timesteps (with 600 steps they begin at timestep 600)
+or run past the last one.
 
 Notation: x = sqrt(a) x0 + sqrt(1 - a) eps, where a is the cumulative product of alphas at a timestep.
 """
@@ -16,67 +17,118 @@ import torch
 from torch import Tensor
 
 
-def spread(steps: int, train_steps: int = 1000) -> list[int]:
+def spread_timesteps(steps: int, train_steps: int = 1000) -> list[int]:
     """Timesteps from noisy to clean: 1 + floor(i train_steps / steps) for i = steps - 1 .. 0.
 
-    Where `steps` divides `train_steps` these are the published 1 + every (train_steps // steps)-th. All of them are
-    distinct and below train_steps: only with a step for every timestep the offset 1 has to go.
+    Where `steps` divides `train_steps`, these are the published ones: 1 plus every (train_steps // steps)-th timestep.
+    All of them are distinct and below `train_steps`; with a step for every timestep, the offset 1 is left out.
+
+    Parameters
+    ----------
+    steps : int
+        Number of denoising steps, at most `train_steps`.
+    train_steps : int
+        Number of timesteps of the training schedule.
+
+    Returns
+    -------
+    list of int, `steps` long
     """
     offset = 1 if steps < train_steps else 0
     return [offset + i * train_steps // steps for i in reversed(range(steps))]
 
 
 class Sampler(Protocol):
-    """One pass from noise to image. `timesteps` are those of the model's calls, in order.
-
-    step(out, i, x, noise): x after call i, whose guided output is `out`, all (N, C, h, w); `noise` is standard normal
-    and only used by samplers that add some.
-    """
+    """One pass from noise to image. `timesteps` are those at which the model is called, in order."""
 
     timesteps: list[int]
 
-    def step(self, out: Tensor, i: int, x: Tensor, noise: Tensor | None = None) -> Tensor: ...
+    def step(self, out: Tensor, i: int, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The latents after call i of the model.
+
+        Parameters
+        ----------
+        out : Tensor (N, C, h, w)
+            The model's output after guidance: noise or velocity.
+        i : int
+            Number of the call, from 0.
+        x : Tensor (N, C, h, w)
+            Latents that the model was called with.
+        noise : Tensor (N, C, h, w), optional
+            Standard normal, for samplers that add fresh noise.
+
+        Returns
+        -------
+        Tensor (N, C, h, w)
+        """
+        ...
 
 
 class DDIM:
-    """Denoising diffusion implicit models (arXiv 2010.02502), equations 12 and 16.
+    """Denoising diffusion implicit models; the last step ends at timestep 0, as in Stable Diffusion's own sampler.
 
-    The last step leads to the level of timestep 0, as in Stable Diffusion's own sampler.
+    Parameters
+    ----------
+    scheduler : DDPMScheduler
+        The training noise schedule.
+    steps : int
+        Number of denoising steps.
+    skip : int
+        Number of steps left out at the beginning.
+    eta : float
+        Share of fresh noise, 0 to 1.
+
+    References
+    ----------
+    Song et al. 2020, arXiv 2010.02502, equations 12 and 16.
     """
 
     def __init__(self, scheduler: Any, steps: int, skip: int = 0, eta: float = 0.0) -> None:
-        self.timesteps = spread(steps, scheduler.config.num_train_timesteps)[skip:]
+        self.timesteps = spread_timesteps(steps, scheduler.config.num_train_timesteps)[skip:]
         self._levels = _levels(scheduler, self.timesteps)
         self._v, self._eta = _predicts_v(scheduler), eta
 
     def step(self, out: Tensor, i: int, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        """See `Sampler.step`."""
         a, to = self._levels[i], self._levels[i + 1]
-        x0, eps = split(out, x, a, self._v)
+        x0, eps = split_prediction(out, x, a, self._v)
         sigma = self._eta * ((1 - to) / (1 - a) * (1 - a / to)) ** 0.5
         x = to**0.5 * x0 + max(1 - to - sigma**2, 0.0) ** 0.5 * eps
         return x if noise is None or sigma == 0 else x + sigma * noise
 
 
 class PLMS:
-    """Pseudo linear multi-step (arXiv 2202.09778): DDIM's transfer with Adams-Bashforth's mixture of noise predictions.
+    """Pseudo linear multi-step sampling: DDIM's update with the Adams-Bashforth combination of noise predictions.
 
-    The first step is taken twice, the second time with the mean of the predictions at both of its ends, so that there
-    is one call of the model more than steps.
+    The first step is taken twice, the second time with the mean of the predictions at both of its ends. So the model is
+    called once more than there are steps.
+
+    Parameters
+    ----------
+    scheduler, steps, skip
+        As for `DDIM`.
+    eta : float
+        Ignored; PLMS adds no fresh noise.
+
+    References
+    ----------
+    Liu et al. 2022, arXiv 2202.09778.
     """
 
     def __init__(self, scheduler: Any, steps: int, skip: int = 0, eta: float = 0.0) -> None:
-        passed = spread(steps, scheduler.config.num_train_timesteps)[skip:]
+        passed = spread_timesteps(steps, scheduler.config.num_train_timesteps)[skip:]
         self._levels = _levels(scheduler, passed)
-        again = passed[1:2] or passed  # a lone step is repeated in place
+        again = passed[1:2] or passed  # a single step is repeated at its own timestep
         self.timesteps = passed[:1] + again + passed[1:] if passed else []
         self._at = _levels(scheduler, self.timesteps)
         self._v = _predicts_v(scheduler)
-        self._past: list[Tensor] = []  # noise predicted by earlier steps, the latest last
+        self._past: list[Tensor] = []  # noise predicted in earlier steps, the latest last
         self._begin: Tensor | None = None
 
     def step(self, out: Tensor, i: int, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        eps = split(out, x, self._at[i], self._v)[1]
-        number = max(0, i - 1)  # of the step: calls 0 and 1 make the first one
+        """See `Sampler.step`."""
+        eps = split_prediction(out, x, self._at[i], self._v)[1]
+        number = max(0, i - 1)  # number of the step: calls 0 and 1 belong to the first one
         if i == 0:
             self._begin, mixed = x, eps
         elif i == 1:
@@ -96,7 +148,19 @@ ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 2
 
 
 class DPM:
-    """DPM-Solver++(2M) (arXiv 2211.01095), diffusers' own; timesteps evenly from the last, the end free of noise."""
+    """DPM-Solver++ (2M) of diffusers, with timesteps spaced evenly from the last one and an end free of noise.
+
+    Parameters
+    ----------
+    scheduler, steps, skip
+        As for `DDIM`.
+    eta : float
+        Ignored; this solver is deterministic.
+
+    References
+    ----------
+    Lu et al. 2022, arXiv 2211.01095.
+    """
 
     def __init__(self, scheduler: Any, steps: int, skip: int = 0, eta: float = 0.0) -> None:
         from diffusers import DPMSolverMultistepScheduler
@@ -109,27 +173,63 @@ class DPM:
         self.timesteps = self._solver.timesteps[skip:].tolist()
 
     def step(self, out: Tensor, i: int, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        """See `Sampler.step`."""
         return self._solver.step(out, self.timesteps[i], x, return_dict=False)[0]
 
 
-SAMPLERS: dict[str, Callable[..., Sampler]] = {"dpm": DPM, "ddim": DDIM, "plms": PLMS}
+SAMPLER_CLASSES: dict[str, Callable[..., Sampler]] = {"dpm": DPM, "ddim": DDIM, "plms": PLMS}  # choices.SAMPLERS
 
 
-def split(out: Tensor, x: Tensor, a: float, predicts_v: bool) -> tuple[Tensor, Tensor]:
-    """(x0, eps) of latents x at level a, from a model that predicts eps or v = sqrt(a) eps - sqrt(1 - a) x0."""
+def split_prediction(out: Tensor, x: Tensor, a: float, predicts_v: bool) -> tuple[Tensor, Tensor]:
+    """Split the model's output into clean latents and noise.
+
+    Parameters
+    ----------
+    out : Tensor (N, C, h, w)
+        The model's output: the noise eps, or the velocity v = sqrt(a) eps - sqrt(1 - a) x0.
+    x : Tensor (N, C, h, w)
+        Noisy latents.
+    a : float
+        Cumulative product of alphas at this level of noise.
+    predicts_v : bool
+        Whether `out` is the velocity.
+
+    Returns
+    -------
+    (Tensor, Tensor), each (N, C, h, w)
+        x0 and eps.
+
+    References
+    ----------
+    Salimans and Ho 2022, arXiv 2202.00512, appendix D (velocity).
+    """
     if predicts_v:
         return a**0.5 * x - (1 - a) ** 0.5 * out, a**0.5 * out + (1 - a) ** 0.5 * x
     return (x - (1 - a) ** 0.5 * out) / a**0.5, out
 
 
 def add_noise(scheduler: Any, latents: Tensor, noise: Tensor, timestep: int) -> Tensor:
-    """Latents at the level of noise that belongs to a timestep."""
+    """Add noise to clean latents.
+
+    Parameters
+    ----------
+    scheduler : DDPMScheduler
+        The training noise schedule.
+    latents, noise : Tensor (N, C, h, w)
+        Clean latents and standard normal noise.
+    timestep : int
+        Timestep whose level of noise the result has.
+
+    Returns
+    -------
+    Tensor (N, C, h, w)
+    """
     a = float(scheduler.alphas_cumprod[timestep])
     return a**0.5 * latents + (1 - a) ** 0.5 * noise
 
 
 def _levels(scheduler: Any, timesteps: list[int]) -> list[float]:
-    """a at each timestep, and then at timestep 0, where the last step ends."""
+    """The values of a at these timesteps, followed by a at timestep 0, where the last step ends."""
     return torch.as_tensor(scheduler.alphas_cumprod)[[*timesteps, 0]].double().tolist()
 
 

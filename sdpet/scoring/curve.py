@@ -1,4 +1,4 @@
-"""Scores over the scale of guidance, as a checkpoint of Stable Diffusion is judged: points, table and plot."""
+"""Scores over the scale of guidance, as checkpoints of Stable Diffusion are usually judged: points, table, plot."""
 
 from __future__ import annotations
 
@@ -9,25 +9,23 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sdpet.files.atomic import atomically
+from sdpet.files.atomic import write_atomic
 from sdpet.files.hashing import hash_text
 from sdpet.models.base import BaseModel
-from sdpet.sampling.loop import Progress, SamplerConfig
+from sdpet.sampling.loop import SamplerConfig, StepCallback
 from sdpet.scoring.evaluate import evaluate_run, protocol
 from sdpet.scoring.plan import EvalPlan
 from sdpet.scoring.scorers import Scorers
-
-if TYPE_CHECKING:
-    from sdpet.tasks import Task
+from sdpet.scoring.task import EvalTask
 
 POINTS = "points.jsonl"
 
 
 def guidance_points(
     base: BaseModel,
-    task: Task,
+    task: EvalTask,
     scorers: Scorers,
     sampler: SamplerConfig,
     seed: int,
@@ -36,41 +34,91 @@ def guidance_points(
     model: str,
     identity: str,
     folder: Path,
-    progress: Callable[[str], Progress | None] = lambda what: None,
+    progress: Callable[[str], StepCallback | None] = lambda what: None,
 ) -> list[dict[str, Any]]:
-    """One row a scale of guidance, for `base` as it now is: model, guidance, then its metrics.
+    """Score `base`, as it is at this moment, at several scales of guidance.
 
-    model: what the rows call it; identity: of its weights. Rows are kept in folder/points.jsonl by hash of how they
-    were made, so an interrupted curve goes on. A scale at which samples are not finite gives no row.
+    Each row is stored in folder/points.jsonl by a hash of how it was made, so an interrupted curve can be resumed. A
+    scale at which the samples are not finite gives no row.
+
+    Parameters
+    ----------
+    base : BaseModel
+        The model, with whatever is attached to it.
+    task : EvalTask
+        What is drawn and how it is scored.
+    scorers : Scorers
+        The networks that score.
+    sampler : SamplerConfig
+        How images are drawn; its guidance is replaced by each of the scales.
+    seed : int
+        The run's seed, from which the evaluation noise derives.
+    plan : EvalPlan
+        Numbers of images.
+    scales : sequence of float
+        Scales of guidance.
+    model : str
+        Name of the model in the rows.
+    identity : str
+        Identifies the model's weights in the hash.
+    folder : Path
+        Folder of points.jsonl; it is created where missing.
+    progress : callable
+        Given a description, returns a progress callback, see `sample`, or None.
+
+    Returns
+    -------
+    list of dict
+        One row a scale: model, guidance, then the metrics.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / POINTS
-    kept = _read(file)
+    stored = _read(file)
     rows = []
     for scale in scales:
         at_scale = replace(sampler, guidance=float(scale))
         made_by = {"identity": identity, "seed": seed, **protocol(base, task, scorers, at_scale, plan)}
         key = hash_text(json.dumps(made_by, sort_keys=True))
-        if key not in kept:
+        if key not in stored:
             try:
                 done = evaluate_run(base, task, scorers, at_scale, seed, plan, progress(f"{model} guidance {scale:g}"))
             except FloatingPointError:
                 continue
-            kept[key] = {"model": model, "guidance": float(scale), **done.metrics}
-            lines = "".join(json.dumps({"key": k, **row}) + "\n" for k, row in kept.items())
-            atomically(file, functools.partial(Path.write_text, data=lines, encoding="utf-8"))
-        rows.append({**kept[key], "model": model})
+            stored[key] = {"model": model, "guidance": float(scale), **done.metrics}
+            lines = "".join(json.dumps({"key": k, **row}) + "\n" for k, row in stored.items())
+            write_atomic(file, functools.partial(Path.write_text, data=lines, encoding="utf-8"))
+        rows.append({**stored[key], "model": model})
     return rows
 
 
-def axes(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """The metrics on the axes: text fidelity across, FID up (or likeness to the subject where there is none)."""
+def guidance_axes(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """The metrics on the axes of the plot.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Rows of `guidance_points`.
+
+    Returns
+    -------
+    (str, str)
+        The horizontal axis, text fidelity, and the vertical one: FID, or similarity to the subject where there is no
+        FID.
+    """
     names = set().union(*rows)
     return "clip_t", next(name for name in ("fid", "clip_fid", "clip_i") if name in names)
 
 
-def write_table(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """All rows as CSV."""
+def write_guidance_table(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Write all rows as CSV.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Rows of `guidance_points`; a metric that a row lacks is left empty.
+    file : Path
+        Written atomically.
+    """
     names = list(dict.fromkeys(name for row in rows for name in row))
 
     def write(partial: Path) -> None:
@@ -79,18 +127,29 @@ def write_table(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
             table.writeheader()
             table.writerows(rows)
 
-    atomically(file, write)
+    write_atomic(file, write)
 
 
-def plot(rows: Sequence[Mapping[str, Any]], folder: Path, title: str, real: Mapping[str, float | None]) -> None:
-    """guidance.svg and guidance.png: one line a model, a point a scale, and a dashed line at real images' score.
+def plot_guidance(
+    rows: Sequence[Mapping[str, Any]], folder: Path, title: str, real: Mapping[str, float | None]
+) -> None:
+    """Plot one line for each model, with a point for each scale, as guidance.svg and guidance.png.
 
-    real: metric to the value of real images, the ceiling, where there is one.
+    Parameters
+    ----------
+    rows : sequence of dict
+        Rows of `guidance_points`.
+    folder : Path
+        Existing folder for the two files.
+    title : str
+        Title of the plot.
+    real : dict of str to float or None
+        For each metric the value of real images (the ceiling), drawn as a dashed line; None where there is none.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    across, up = axes(rows)
+    across, up = guidance_axes(rows)
     figure = Figure(figsize=(6.4, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     plane = figure.subplots()
@@ -114,7 +173,7 @@ def plot(rows: Sequence[Mapping[str, Any]], folder: Path, title: str, real: Mapp
     for ending in ("svg", "png"):
         image = io.BytesIO()
         figure.savefig(image, format=ending, dpi=150)
-        atomically(folder / f"guidance.{ending}", functools.partial(Path.write_bytes, data=image.getvalue()))
+        write_atomic(folder / f"guidance.{ending}", functools.partial(Path.write_bytes, data=image.getvalue()))
 
 
 _NAMES = {"clip_t": "CLIP score (clip_t)", "fid": "FID", "clip_i": "similarity to the subject (clip_i)"}

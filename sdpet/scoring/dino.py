@@ -10,14 +10,30 @@ import torch
 from sdpet.scoring import fetch
 from sdpet.scoring.openclip import hash_weights
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which these models were trained with
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as in the models' training
 
 
 class DinoScorer:
     """The class token of a vision transformer trained without labels, such as facebook/dino-vits16 or dinov2-base.
 
-    model: a hub id, fetched once, or a folder with config.json and weights. Its mean cosine over pairs is the DINO
-    metric of DreamBooth (arXiv 2208.12242, section 4.2). Raises ValueError in one sentence if it cannot be had.
+    The mean cosine over pairs of its features is the DINO metric of DreamBooth.
+
+    Parameters
+    ----------
+    model : str
+        Name on the Hugging Face hub, downloaded once, or a folder with config.json and weights.
+    device : str
+        Device of the network.
+
+    Raises
+    ------
+    ValueError
+        One sentence: the weights cannot be fetched or read.
+
+    References
+    ----------
+    Caron et al. 2021, arXiv 2104.14294; Oquab et al. 2023, arXiv 2304.07193 (DINOv2).
+    The metric: Ruiz et al. 2022, arXiv 2208.12242, section 4.2.
     """
 
     preparation: ClassVar[dict[str, str]] = {
@@ -41,7 +57,8 @@ class DinoScorer:
                 "config.json and model.safetensors on this machine."
             ) from error
         here = Path(model).expanduser().is_dir()
-        self.name = str(network.config.model_type) if here else model  # a place says nothing, the weights' hash does
+        # A path does not identify the model; the hash of its weights does.
+        self.name = str(network.config.model_type) if here else model
         self.weight_hash = hash_weights(network)
         self._network: Any = network.requires_grad_(False).eval().to(device)
         self._device = device

@@ -1,4 +1,4 @@
-"""Examine a run: draw what the task's plan asks for, score it, and say how the scores were made."""
+"""Evaluate a run: draw the images that the plan asks for, score them, and describe how the scores were made."""
 
 from __future__ import annotations
 
@@ -8,29 +8,41 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from sdpet.files.atomic import atomically
+from sdpet.files.atomic import write_atomic
 from sdpet.files.hashing import hash_text
 from sdpet.models.base import BaseModel
-from sdpet.sampling.loop import NOT_FINITE, Progress, SamplerConfig, sample_together
+from sdpet.sampling.loop import NOT_FINITE, SamplerConfig, StepCallback, sample_together
 from sdpet.scoring import noise
-from sdpet.scoring.measures import described
+from sdpet.scoring.measures import protocol_entries
 from sdpet.scoring.plan import EvalPlan, image_seeds
 from sdpet.scoring.scorers import Scorer, Scorers
-
-if TYPE_CHECKING:
-    from sdpet.tasks import Task
+from sdpet.scoring.task import EvalTask, SubjectTask
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of one run, how they were made, and the images uint8 (N, H, W, 3) they were made from.
+    """Scores of one run, how they were made, and the images they were made from.
 
-    index: one row an image, keys file, prompt, seed, role; seconds: keys sample and score; missing: why a score or
-    scorer that was asked for is not there; noise_map: float32 (h, w), see `noise_differences`, or None.
+    Parameters
+    ----------
+    metrics : dict of str to float
+        The scores.
+    protocol : dict
+        How they were made, see `protocol`.
+    images : ndarray of uint8, (N, H, W, 3)
+        The drawn images.
+    index : list of N dict
+        For each image its file, prompt, seed and role.
+    seconds : dict of str to float
+        Time for "sample" and "score".
+    missing : dict of str to str
+        For each score or scorer that was asked for and is not available, the reason.
+    noise_map : ndarray of float32, (h, w), or None
+        See `noise_differences`.
     """
 
     metrics: dict[str, float]
@@ -44,17 +56,40 @@ class Evaluation:
 
 def evaluate_run(
     base: BaseModel,
-    task: Task,
+    task: EvalTask,
     scorer: Scorer | Scorers,
     sampler: SamplerConfig,
     seed: int,
     plan: EvalPlan | None = None,
-    progress: Progress | None = None,
+    progress: StepCallback | None = None,
 ) -> Evaluation:
-    """Sample and score `base` as it now is (with whatever is attached to it).
+    """Draw images with `base`, as it is at this moment, and score them.
 
-    seed: the run's seed; evaluation noise derives from it unless plan.eval_seed is given.
-    Raises FloatingPointError when samples are not finite (record the run as diverged).
+    Parameters
+    ----------
+    base : BaseModel
+        The model, with whatever is attached to it.
+    task : EvalTask
+        What is drawn and how it is scored.
+    scorer : Scorer or Scorers
+        One image-text model, or several networks by name.
+    sampler : SamplerConfig
+        How the images are drawn.
+    seed : int
+        The run's seed; the evaluation noise derives from it unless plan.eval_seed is given.
+    plan : EvalPlan, optional
+        Numbers of images.
+    progress : callable, optional
+        Called as progress(UNet steps done, UNet steps in all).
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    FloatingPointError
+        The samples are not finite; the run should be recorded as diverged.
     """
     evaluation = evaluate_together(base, task, scorer, sampler, [seed], plan, progress)[0]
     if evaluation is None:
@@ -64,30 +99,41 @@ def evaluate_run(
 
 def evaluate_together(
     base: BaseModel,
-    task: Task,
+    task: EvalTask,
     scorer: Scorer | Scorers,
     sampler: SamplerConfig,
     seeds: Sequence[int],
     plan: EvalPlan | None = None,
-    progress: Progress | None = None,
+    progress: StepCallback | None = None,
 ) -> list[Evaluation | None]:
-    """`evaluate_run` for all members of a fleet at once; None where samples are not finite.
+    """Do `evaluate_run` for all members of a fleet at once.
 
-    seeds: the members', in order of their rows. Seconds are a member's share.
+    Parameters
+    ----------
+    base, task, scorer, sampler, plan, progress
+        As for `evaluate_run`.
+    seeds : sequence of int, K
+        The members' seeds, in the order of their rows.
+
+    Returns
+    -------
+    list of K Evaluation or None
+        None for a member whose samples are not finite. Each member's seconds are the total divided by K.
     """
     plan, scorers = plan or EvalPlan(), Scorers.of(scorer)
-    shots = task.shots(plan)
+    eval_images = task.eval_images(plan)
     noise_of = [seed if plan.eval_seed is None else plan.eval_seed for seed in seeds]
-    noise_seeds = [image_seeds(shots, seed) for seed in noise_of]
+    noise_seeds = [image_seeds(eval_images, seed) for seed in noise_of]
     start = time.perf_counter()
-    drawn = sample_together(base, [shot.prompt for shot in shots], noise_seeds, sampler, progress, plan.chunk)
+    drawn = sample_together(base, [item.prompt for item in eval_images], noise_seeds, sampler, progress, plan.chunk)
     sampled = time.perf_counter()
-    no_map = noise.lacking(task, plan)
-    maps = None if no_map else noise.noise_differences(base, task, noise_of, plan)
+    subject_task = task if isinstance(task, SubjectTask) else None
+    no_map = noise.why_unavailable(task, plan)
+    maps = None if no_map or subject_task is None else noise.noise_differences(base, subject_task, noise_of, plan)
     made_by = protocol(base, task, scorers, sampler, plan)
-    missing = dict(scorers.missing) | ({noise.METRIC: no_map} if no_map and task.name == "dreambooth" else {})
+    missing = dict(scorers.missing) | ({noise.METRIC: no_map} if no_map and subject_task else {})
     try:
-        metrics = [None if images is None else task.scores(images, shots, scorers, plan) for images in drawn]
+        metrics = [None if images is None else task.scores(images, eval_images, scorers, plan) for images in drawn]
     finally:
         scorers.forget()
     seconds = {"sample": (sampled - start) / len(seeds), "score": (time.perf_counter() - sampled) / len(seeds)}
@@ -100,30 +146,40 @@ def evaluate_together(
         if own_map is not None:
             scores[noise.METRIC] = float(own_map.mean(dtype=np.float64))
         index = [
-            {"file": f"{n:05d}.png", "prompt": shot.prompt, "seed": image_seed, "role": shot.role}
-            for n, (shot, image_seed) in enumerate(zip(shots, noise_seeds[i], strict=True))
+            {"file": f"{n:05d}.png", "prompt": item.prompt, "seed": image_seed, "role": item.role}
+            for n, (item, image_seed) in enumerate(zip(eval_images, noise_seeds[i], strict=True))
         ]
         evaluations.append(Evaluation(scores, made_by, images, index, dict(seconds), dict(missing), own_map))
     return evaluations
 
 
 def protocol(
-    base: BaseModel, task: Task, scorer: Scorer | Scorers, sampler: SamplerConfig, plan: EvalPlan | None = None
+    base: BaseModel, task: EvalTask, scorer: Scorer | Scorers, sampler: SamplerConfig, plan: EvalPlan | None = None
 ) -> dict[str, Any]:
-    """How scores are made; two scores compare only if this agrees, as to what is of all and to the entry in "scores".
+    """Describe how scores are made, without sampling.
 
-    Needs no sampling.
+    Two scores are comparable only if the shared part of the protocol and their own entry in "scores" are equal.
+
+    Parameters
+    ----------
+    base, task, scorer, sampler, plan
+        As for `evaluate_run`.
+
+    Returns
+    -------
+    dict
+        Values that JSON can hold; "scores" has one entry for each metric.
     """
     plan, scorers = plan or EvalPlan(), Scorers.of(scorer)
-    shots = task.shots(plan)
-    scores = described(task.measures(scorers, plan), shots, scorers)
-    if noise.lacking(task, plan) is None:
-        scores[noise.METRIC] = noise.described(task, plan)
+    eval_images = task.eval_images(plan)
+    scores = protocol_entries(task.measures(scorers, plan), eval_images, scorers)
+    if isinstance(task, SubjectTask) and noise.why_unavailable(task, plan) is None:
+        scores[noise.METRIC] = noise.protocol_entry(task, plan)
     return {
         "sampler": asdict(sampler),
-        "images": dict(Counter(shot.role for shot in shots)),
-        "prompts_hash": hash_text(json.dumps([[shot.prompt, shot.role, shot.text] for shot in shots])),
-        # A number would set seeds apart that differ in nothing but their noise; that is in the run's seed.
+        "images": dict(Counter(item.role for item in eval_images)),
+        "prompts_hash": hash_text(json.dumps([[item.prompt, item.role, item.text] for item in eval_images])),
+        # Not the number: scores of different run seeds are comparable, and the seed is a factor of its own.
         "eval_seed": "run seed" if plan.eval_seed is None else plan.eval_seed,
         "image_size": base.image_size,
         "image_bits": 8,
@@ -134,7 +190,15 @@ def protocol(
 
 
 def save_samples(evaluation: Evaluation, folder: str | Path) -> None:
-    """Write the images as PNG and, last, index.jsonl."""
+    """Write the images as PNG files and then index.jsonl.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+        Its images and index are written.
+    folder : path
+        Created where missing.
+    """
     from PIL import Image
 
     folder = Path(folder)
@@ -142,16 +206,24 @@ def save_samples(evaluation: Evaluation, folder: str | Path) -> None:
     for row, image in zip(evaluation.index, evaluation.images, strict=True):
         Image.fromarray(image).save(folder / row["file"])
     lines = "".join(json.dumps(row) + "\n" for row in evaluation.index)
-    atomically(folder / "index.jsonl", lambda file: file.write_text(lines, encoding="utf-8"))
+    write_atomic(folder / "index.jsonl", lambda file: file.write_text(lines, encoding="utf-8"))
 
 
 def save_noise_map(evaluation: Evaluation, folder: Path) -> None:
-    """Write noise_difference.npz (key "map") into the folder, if there is a map."""
+    """Write noise_difference.npz (key "map"), if the evaluation has such a map.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+        Its noise_map, float32 (h, w), is written.
+    folder : Path
+        Existing folder.
+    """
     if evaluation.noise_map is not None:
         with_map = evaluation.noise_map
 
         def write(file: Path) -> None:
-            with file.open("wb") as stream:  # by name, numpy would add an ending
+            with file.open("wb") as stream:  # given a name, numpy would append .npz
                 np.savez(stream, map=with_map)
 
-        atomically(folder / "noise_difference.npz", write)
+        write_atomic(folder / "noise_difference.npz", write)

@@ -1,4 +1,4 @@
-"""Features of reference sets on disk, by hash of the images and of the scorer."""
+"""Features of reference sets on disk, stored by a hash of the images and of the scorer."""
 
 from __future__ import annotations
 
@@ -10,16 +10,31 @@ from typing import Any
 
 import torch
 
-from sdpet.files.atomic import atomically
+from sdpet.files.atomic import write_atomic
 
 
 def cached_features(
     folder: Path | None, images_hash: str, made_by: Mapping[str, Any], compute: Callable[[], torch.Tensor]
 ) -> torch.Tensor:
-    """compute(), a float tensor (N, D), or what was kept in `folder` for the same images and the same `made_by`.
+    """Read the features of a reference set from `folder`, or compute and store them.
 
-    A file holds its key and the hash of its numbers; one that is damaged or of another key is made anew. Two processes
-    may both compute; each writes a whole file of equal content.
+    A file holds its key and a hash of its numbers; a damaged file, or one with another key, is replaced. Two processes
+    may compute the same features; each writes a complete file with equal content.
+
+    Parameters
+    ----------
+    folder : Path or None
+        Folder of stored features; None computes them every time.
+    images_hash : str
+        Identifies the images.
+    made_by : dict
+        Identifies the scorer and how it prepares images; values that JSON can hold.
+    compute : callable
+        Returns the features, a float tensor (N, D).
+
+    Returns
+    -------
+    Tensor (N, D)
     """
     if folder is None:
         return compute()
@@ -29,16 +44,16 @@ def cached_features(
     key = json.dumps({"images": images_hash, **made_by}, sort_keys=True)
     file = folder.expanduser() / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.safetensors"
     try:
-        with safe_open(file, framework="pt") as kept:
-            features = kept.get_tensor("features")
-            if kept.metadata() == {"key": key, "hash": _hash(features)}:
+        with safe_open(file, framework="pt") as stored:
+            features = stored.get_tensor("features")
+            if stored.metadata() == {"key": key, "hash": _hash(features)}:
                 return features
     except (OSError, SafetensorError):
         pass
     features = compute().contiguous()
     file.parent.mkdir(parents=True, exist_ok=True)
-    described = {"key": key, "hash": _hash(features)}
-    atomically(file, lambda partial: save_file({"features": features}, partial, metadata=described))
+    metadata = {"key": key, "hash": _hash(features)}
+    write_atomic(file, lambda partial: save_file({"features": features}, partial, metadata=metadata))
     return features
 
 

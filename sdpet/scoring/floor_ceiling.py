@@ -1,4 +1,4 @@
-"""What scores can be held against: the untuned base (floor) and real images (ceiling)."""
+"""Reference scores of the untuned base model (floor, the baseline) and of real images (ceiling, the upper bound)."""
 
 from __future__ import annotations
 
@@ -8,36 +8,55 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sdpet.files.atomic import atomically
+from sdpet.files.atomic import write_atomic
 from sdpet.files.hashing import hash_text
 from sdpet.models.base import BaseModel
-from sdpet.sampling.loop import Progress, SamplerConfig
+from sdpet.sampling.loop import SamplerConfig, StepCallback
 from sdpet.scoring.evaluate import Evaluation, evaluate_run, protocol, save_noise_map, save_samples
 from sdpet.scoring.plan import EvalPlan
 from sdpet.scoring.scorers import Scorer, Scorers
-
-if TYPE_CHECKING:
-    from sdpet.tasks import Task
+from sdpet.scoring.task import EvalTask
 
 
-def anchors(
+def reference_scores(
     base: BaseModel,
-    task: Task,
+    task: EvalTask,
     scorer: Scorer | Scorers,
     sampler: SamplerConfig,
     seed: int,
     plan: EvalPlan | None = None,
     cache: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: StepCallback | None = None,
     samples: Path | None = None,
 ) -> dict[str, dict[str, float | None]]:
-    """For each metric {"floor": ..., "ceiling": ... or None}. Call it before a design is built on `base`.
+    """Score the untuned base model and real images, as lower and upper reference for the scores of runs.
 
-    floor: the same evaluation, prompts and noise, of the untuned base; ceiling: real images the task has set aside.
-    cache: a folder in which results are kept by hash of everything that matters; safe for several processes.
-    samples: a folder that gets the floor's images (samples/, as of a run) and noise_difference.npz, unless it is there.
+    Call it before a design is attached to `base`. Several processes may use one cache at the same time.
+
+    Parameters
+    ----------
+    base : BaseModel
+        The untuned model.
+    task, scorer, sampler, seed, plan, progress
+        As for `evaluate_run`.
+    cache : path, optional
+        Folder in which results are stored by a hash of everything that affects them; None stores nothing.
+    samples : Path, optional
+        Folder that gets the images of the floor (samples/, as in a run's folder) and noise_difference.npz, unless it
+        exists.
+
+    Returns
+    -------
+    dict of str to dict
+        For each metric {"floor": float, "ceiling": float or None}. The floor is scored on the same prompts and noise as
+        the runs, the ceiling on real images that the task has set aside; None where it has none.
+
+    Raises
+    ------
+    FloatingPointError
+        The base model's samples are not finite.
     """
     plan, scorers = plan or EvalPlan(), Scorers.of(scorer)
     made_by = protocol(base, task, scorers, sampler, plan)
@@ -50,16 +69,16 @@ def anchors(
         evaluation = evaluate_run(base, task, scorers, sampler, seed, plan, progress)
         for target in (drawn, samples if drawn is None else None):
             if target is not None:
-                _appear(target, lambda partial: _save(evaluation, partial))
+                _create_folder(target, lambda partial: _save(evaluation, partial))
         return evaluation.metrics
 
     floor = _cached(folder, key, draw)
     if samples is not None and not samples.exists():
         if drawn is not None and not drawn.exists():
-            floor = draw()  # kept by a version without images, or removed
+            floor = draw()  # the score was stored without images by an earlier version, or they were removed
         source = drawn
         if source is not None:
-            _appear(samples, lambda partial: shutil.copytree(source, partial, copy_function=_link))
+            _create_folder(samples, lambda partial: shutil.copytree(source, partial, copy_function=_link))
     ceiling = _cached(
         folder,
         {"anchor": "ceiling", "base": base.weight_hash, "real": task.ceiling_hash(plan), **made_by},
@@ -69,20 +88,20 @@ def anchors(
 
 
 def _cached(folder: Path | None, key: dict[str, Any], compute: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """compute(), or what an earlier call with an equal key has left in the cache folder.
+    """compute(), or the result that an earlier call with an equal key stored in the cache folder.
 
-    Two processes may both compute; each writes a whole file of equal content, so it does not matter who is last.
+    Two processes may both compute it. Each writes a complete file with equal content, so the order does not matter.
     """
     if folder is None:
         return compute()
     file = folder / f"{hash_text(json.dumps(key, sort_keys=True))}.json"
     try:
         return json.loads(file.read_text(encoding="utf-8"))["scores"]
-    except (OSError, ValueError, KeyError):  # not there, or damaged: made anew
+    except (OSError, ValueError, KeyError):  # missing or damaged: computed again
         scores = compute()
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"scores": scores, "key": key}, indent=1)
-    atomically(file, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_atomic(file, lambda partial: partial.write_text(text, encoding="utf-8"))
     return scores
 
 
@@ -92,8 +111,8 @@ def _save(evaluation: Evaluation, folder: Path) -> None:
     save_noise_map(evaluation, folder)
 
 
-def _appear(folder: Path, fill: Callable[[Path], Any]) -> None:
-    """Let `fill` make a folder beside `folder` and rename it: all of it is there or nothing; the first one stays."""
+def _create_folder(folder: Path, fill: Callable[[Path], Any]) -> None:
+    """Create the folder atomically: `fill` makes it under another name, then it is renamed. An existing one is kept."""
     if folder.exists():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -102,14 +121,14 @@ def _appear(folder: Path, fill: Callable[[Path], Any]) -> None:
         fill(partial)
         partial.rename(folder)
     except OSError:
-        if not folder.exists():  # else another process was first, with equal images
+        if not folder.exists():  # otherwise another process was first, with equal images
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _link(source: str, target: str) -> None:
-    """The same file under another name where the file system can, else a copy."""
+    """A hard link where the file system supports it, else a copy."""
     try:
         os.link(source, target)
     except OSError:

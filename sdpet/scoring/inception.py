@@ -1,4 +1,4 @@
-"""FID's Inception v3 as a scorer, through torch-fidelity (a conversion of the original TensorFlow network)."""
+"""The Inception v3 of FID as a scorer, through torch-fidelity (a conversion of the original TensorFlow network)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,26 @@ RESIZES = {
 
 
 class InceptionScorer:
-    """2,048 pooled features of the Inception v3 that FID and KID are defined on.
+    """The 2,048 pooled features of Inception v3 on which FID and KID are defined.
 
-    weights: None fetches torch-fidelity's file once; or the path of such a file. resize: "antialiased", which Parmar et
-    al. 2022 (arXiv 2104.11222) recommend and most current FIDs use, or "original", that of the first FIDs.
-    Raises ValueError in one sentence if the network cannot be had.
+    Parameters
+    ----------
+    weights : str, optional
+        Path of torch-fidelity's weights file; None downloads it once.
+    resize : {"antialiased", "original"}
+        How images are resized to 299 x 299: bicubic with antialiasing, as most current FIDs do, or as the first FIDs
+        did.
+    device : str
+        Device of the network.
+
+    Raises
+    ------
+    ValueError
+        One sentence: an unknown resize, or the network is not available.
+
+    References
+    ----------
+    Heusel et al. 2017, arXiv 1706.08500 (FID). Resizing: Parmar et al. 2022, arXiv 2104.11222.
     """
 
     def __init__(self, weights: str | None = None, resize: str = "antialiased", device: str = "cpu"):
@@ -60,7 +75,7 @@ class InceptionScorer:
         return torch.nn.functional.normalize(self.encode_raw(images), dim=1)
 
     def _sized(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 (N, 3, 299, 299); the network resizes in the original way what comes in another size."""
+        """Images uint8 (N, 3, 299, 299), or of their own size where the network itself resizes in the original way."""
         if not self._antialiased or images.shape[2:] == (SIDE, SIDE):
             return images
         import numpy as np

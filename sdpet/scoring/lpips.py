@@ -15,10 +15,25 @@ NETS = ("alex", "vgg", "squeeze")
 
 
 class LpipsScorer:
-    """Perceptual distance of pairs of images (Zhang et al. 2018, arXiv 1801.03924), linear weights from torchmetrics.
+    """Perceptual distance between pairs of images, with the linear weights that torchmetrics ships.
 
-    net: alex, vgg or squeeze; weights: None fetches torchvision's ImageNet weights of that network once, or the path
-    of their file. Raises ValueError in one sentence if it cannot be had.
+    Parameters
+    ----------
+    net : {"alex", "vgg", "squeeze"}
+        The network that LPIPS is based on.
+    weights : str, optional
+        Path of torchvision's ImageNet weights of that network; None downloads them once.
+    device : str
+        Device of the network.
+
+    Raises
+    ------
+    ValueError
+        One sentence: an unknown network, or its weights are not available.
+
+    References
+    ----------
+    Zhang et al. 2018, arXiv 1801.03924.
     """
 
     preparation: ClassVar[dict[str, str]] = {
@@ -39,7 +54,7 @@ class LpipsScorer:
             network: Any = lpips._NoTrainLpips(net=net, pnet_rand=weights is not None)  # type: ignore[arg-type]
             if weights is not None:
                 stored = torch.load(Path(weights).expanduser(), map_location="cpu", weights_only=True)
-                # torchmetrics cuts the network in slices and keeps the layers' numbers: slice2.3 is features.3.
+                # torchmetrics splits the network into slices but keeps the layers' numbers: slice2.3 is features.3.
                 own = network.net.state_dict()
                 network.net.load_state_dict({key: stored["features." + key.split(".", 1)[1]] for key in own})
         except Exception as error:
@@ -54,7 +69,17 @@ class LpipsScorer:
 
     @torch.no_grad()
     def distances(self, first: np.ndarray, second: np.ndarray) -> torch.Tensor:
-        """Distance float64 (N,) of each image uint8 (N, H, W, 3) of `first` to the one of `second` beside it."""
+        """Distance of each image of `first` to the image of `second` at the same index.
+
+        Parameters
+        ----------
+        first, second : ndarray of uint8, (N, H, W, 3)
+            The images.
+
+        Returns
+        -------
+        Tensor of float64, (N,)
+        """
         found = []
         for start in range(0, len(first), 32):
             pair = [

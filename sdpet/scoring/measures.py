@@ -1,4 +1,4 @@
-"""Which metrics a task's images get: each measure names its metrics, its scorer, and what it is measured on."""
+"""Which metrics a task's images get. Each measure names its metrics, its scorer, and the images it is computed on."""
 
 from __future__ import annotations
 
@@ -13,16 +13,33 @@ import torch
 from sdpet.files.hashing import hash_text
 from sdpet.scoring import distances
 from sdpet.scoring.metrics import clip_i, clip_t, fid
-from sdpet.scoring.plan import EvalPlan, Shot
+from sdpet.scoring.plan import EvalImage, EvalPlan
 from sdpet.scoring.scorers import CLIP, Scorers, preparation
 
-FEATURES, DIVERSITY = "features", "diversity"  # names of scorers with a part of their own; the rest are similarities
+FEATURES, DIVERSITY = "features", "diversity"  # scorers with a role of their own; the others measure similarity
 NOT_SIMILARITY = (CLIP, FEATURES, DIVERSITY)
+DISTANCE_METRICS = {  # what each of choices.DISTANCES gives; name is that of the metric, such as fid or clip_fid
+    "fid": ("{name}", "{name}_infinity"),
+    "kid": ("{name}", "{name}_deviation"),
+    "precision_recall": ("precision", "recall"),
+    "density_coverage": ("density", "coverage"),
+    "cmmd": ("{name}",),
+}
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Images uint8 (N, H, W, 3) of some roles with their prompts and texts, and the references (M, H, W, 3)."""
+class DrawnImages:
+    """The images that one measure is computed on.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, (N, H, W, 3)
+        Drawn images of the measure's roles.
+    prompts, texts : sequence of str, N
+        The images' prompts, and the texts they are scored against.
+    references : ndarray of uint8, (M, H, W, 3)
+        Reference images.
+    """
 
     images: np.ndarray
     prompts: Sequence[str]
@@ -32,23 +49,47 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Measure:
-    """metrics: names of what compute gives; scorer: by whom; roles: of the images it is measured on.
+    """One or more metrics that are computed together.
 
-    against: "references", "texts" or "each other"; raw: features are not scaled to unit length.
+    Parameters
+    ----------
+    metrics : tuple of str
+        Names of the numbers that `compute` gives.
+    scorer : str
+        Name of the scorer that is used.
+    roles : tuple of str
+        Roles of the images that are measured.
+    against : {"references", "texts", "each other"}
+        What the images are compared with.
+    compute : callable
+        compute(drawn, scorers) gives the numbers; it may give fewer than `metrics` names.
+    raw : bool
+        Whether features are used at their own length, instead of unit length.
     """
 
     metrics: tuple[str, ...]
     scorer: str
     roles: tuple[str, ...]
     against: str
-    compute: Callable[[Drawn, Scorers], Sequence[float]]
+    compute: Callable[[DrawnImages, Scorers], Sequence[float]]
     raw: bool = False
 
 
-def of_subject(scorers: Scorers) -> list[Measure]:
-    """Personalisation: likeness to the subject, fidelity to prompts, drift of the class, diversity."""
+def personalisation_measures(scorers: Scorers) -> list[Measure]:
+    """Measures of personalisation: similarity to the subject, fidelity to prompts, drift of the class, diversity.
 
-    def likeness(name: str) -> Callable[[Drawn, Scorers], Sequence[float]]:
+    Parameters
+    ----------
+    scorers : Scorers
+        The available networks; each one that measures similarity adds a metric.
+
+    Returns
+    -------
+    list of Measure
+        Only those whose scorer is available.
+    """
+
+    def likeness(name: str) -> Callable[[DrawnImages, Scorers], Sequence[float]]:
         return lambda drawn, known: [clip_i(drawn.images, drawn.references, known, name)]
 
     measures = [
@@ -63,11 +104,22 @@ def of_subject(scorers: Scorers) -> list[Measure]:
     return [measure for measure in measures if measure.scorer in scorers]
 
 
-def of_set(scorers: Scorers, plan: EvalPlan) -> list[Measure]:
-    """Fine-tuning: distances of the set of samples from the references, and fidelity to captions.
+def set_measures(scorers: Scorers, plan: EvalPlan) -> list[Measure]:
+    """Measures of fine-tuning: distances of the samples from the references as sets, and fidelity to captions.
 
-    Where no network for the distances was asked for, they are measured on CLIP's features; where one was asked for and
-    cannot be had, they are missing.
+    Distances use the network "features" if one was asked for, else CLIP. They are missing if it is not available.
+
+    Parameters
+    ----------
+    scorers : Scorers
+        The available networks; each one that measures similarity adds an FID in its features.
+    plan : EvalPlan
+        Names the distances.
+
+    Returns
+    -------
+    list of Measure
+        Only those whose scorer is available.
     """
     measures = []
     asked = FEATURES in scorers or FEATURES in scorers.missing
@@ -85,24 +137,59 @@ def of_set(scorers: Scorers, plan: EvalPlan) -> list[Measure]:
 
 
 def score(
-    measures: Iterable[Measure], images: np.ndarray, shots: Sequence[Shot], references: np.ndarray, scorers: Scorers
+    measures: Iterable[Measure],
+    images: np.ndarray,
+    eval_images: Sequence[EvalImage],
+    references: np.ndarray,
+    scorers: Scorers,
 ) -> dict[str, float]:
-    """All metrics of images uint8 (N, H, W, 3), drawn for these shots; a measure without images gives none."""
+    """Compute all metrics of drawn images.
+
+    Parameters
+    ----------
+    measures : iterable of Measure
+        What is computed. A measure without images of its roles gives nothing.
+    images : ndarray of uint8, (N, H, W, 3)
+        Drawn images.
+    eval_images : sequence of EvalImage, N
+        What each image was drawn for.
+    references : ndarray of uint8, (M, H, W, 3)
+        Reference images.
+    scorers : Scorers
+        The networks.
+
+    Returns
+    -------
+    dict of str to float
+    """
     scores: dict[str, float] = {}
     for measure in measures:
-        rows = [i for i, shot in enumerate(shots) if shot.role in measure.roles]
+        rows = [i for i, item in enumerate(eval_images) if item.role in measure.roles]
         if rows:
-            prompts, texts = [shots[i].prompt for i in rows], [shots[i].text for i in rows]
-            drawn = Drawn(images[rows], prompts, texts, references)
+            prompts, texts = [eval_images[i].prompt for i in rows], [eval_images[i].text for i in rows]
+            drawn = DrawnImages(images[rows], prompts, texts, references)
             scores.update(zip(measure.metrics, measure.compute(drawn, scorers), strict=False))
     return scores
 
 
-def described(measures: Iterable[Measure], shots: Sequence[Shot], scorers: Scorers) -> dict[str, dict[str, Any]]:
-    """For each metric how it is made: by whom, from images of which and how many prompts, prepared in which way."""
+def protocol_entries(
+    measures: Iterable[Measure], eval_images: Sequence[EvalImage], scorers: Scorers
+) -> dict[str, dict[str, Any]]:
+    """Describe for the protocol how each metric is made.
+
+    Parameters
+    ----------
+    measures, eval_images, scorers
+        As for `score`.
+
+    Returns
+    -------
+    dict of str to dict
+        For each metric its scorer, how the scorer prepares images, and the number and prompts of the images it uses.
+    """
     entries: dict[str, dict[str, Any]] = {}
     for measure in measures:
-        ours = [shot for shot in shots if shot.role in measure.roles]
+        ours = [item for item in eval_images if item.role in measure.roles]
         if not ours:
             continue
         scorer = scorers[measure.scorer]
@@ -111,20 +198,20 @@ def described(measures: Iterable[Measure], shots: Sequence[Shot], scorers: Score
             "scorer_hash": scorer.weight_hash,
             **preparation(scorer),
             "features": "raw" if measure.raw and scorers.has_raw(measure.scorer) else "unit length",
-            "images": {role: sum(shot.role == role for shot in ours) for role in measure.roles},
-            "prompts_hash": hash_text(str([[shot.prompt, shot.role, shot.text] for shot in ours])),
+            "images": {role: sum(item.role == role for item in ours) for role in measure.roles},
+            "prompts_hash": hash_text(str([[item.prompt, item.role, item.text] for item in ours])),
             "against": measure.against,
         }
         entries.update(dict.fromkeys(measure.metrics, entry))
     return entries
 
 
-def _text_fidelity(drawn: Drawn, scorers: Scorers) -> Sequence[float]:
+def _text_fidelity(drawn: DrawnImages, scorers: Scorers) -> Sequence[float]:
     return [clip_t(drawn.images, drawn.texts, scorers)]
 
 
-def _diversity(drawn: Drawn, scorers: Scorers) -> Sequence[float]:
-    """Mean LPIPS distance over all pairs of images of one prompt; nothing where each prompt has one image."""
+def _diversity(drawn: DrawnImages, scorers: Scorers) -> Sequence[float]:
+    """Mean LPIPS distance over all pairs of images of one prompt; empty where each prompt has one image."""
     pairs = [(i, j) for i, j in combinations(range(len(drawn.images)), 2) if drawn.prompts[i] == drawn.prompts[j]]
     if not pairs:
         return []
@@ -133,20 +220,13 @@ def _diversity(drawn: Drawn, scorers: Scorers) -> Sequence[float]:
 
 
 def _distance(kind: str, name: str, scorer: str) -> Measure:
-    """The distance `kind` under the metric's name, on raw features where published numbers are."""
+    """The measure of one kind of distance, on raw features where the published numbers are on raw features."""
     raw = scorer != CLIP or name == "clip_fid"
-    metrics = {
-        "fid": (name, f"{name}_infinity"),
-        "kid": (name, f"{name}_deviation"),
-        "precision_recall": ("precision", "recall"),
-        "density_coverage": ("density", "coverage"),
-        "cmmd": (name,),
-    }[kind]
+    metrics = tuple(metric.format(name=name) for metric in DISTANCE_METRICS[kind])
 
-    def compute(drawn: Drawn, known: Scorers) -> Sequence[float]:
-        if kind == "fid":
-            plain = fid(drawn.images, drawn.references, known, scorer, raw)
-        # Subsets must not depend on the order of the images.
+    def compute(drawn: DrawnImages, known: Scorers) -> Sequence[float]:
+        plain = fid(drawn.images, drawn.references, known, scorer, raw) if kind == "fid" else 0.0
+        # Subsets are drawn by row; a fixed order makes them independent of the order of the images.
         ours = known.features(scorer, drawn.images, raw)[_order(drawn.images)]
         theirs = known.reference_features(scorer, drawn.references, raw)[_order(drawn.references)]
         if kind == "fid":
@@ -166,5 +246,5 @@ _DISTANCES: dict[str, Callable[[torch.Tensor, torch.Tensor], Sequence[float]]] =
 
 
 def _order(images: np.ndarray) -> list[int]:
-    """An order of the images that depends on their content alone."""
+    """Indices that sort the images by their content."""
     return sorted(range(len(images)), key=lambda i: images[i].tobytes())

@@ -1,42 +1,76 @@
-"""What the subject's word changes in the predicted noise: the paper's look into a tuned model, as number and map."""
+"""How much the subject's token changes the predicted noise, as a number and as a map over the image."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from sdpet.models.base import BaseModel
 from sdpet.scoring.plan import EvalPlan
+from sdpet.scoring.task import EvalTask, SubjectTask
 from sdpet.seeds import generator
 
-if TYPE_CHECKING:
-    from sdpet.tasks import Task
-
-LEVELS = (1 / 8, 3 / 8, 5 / 8, 7 / 8)  # of the noise schedule
+LEVELS = (1 / 8, 3 / 8, 5 / 8, 7 / 8)  # shares of the noise schedule's timesteps
 METRIC = "noise_difference"
 
 
-def lacking(task: Task, plan: EvalPlan) -> str | None:
-    """Why there is no noise difference, or None if there is one."""
-    if task.name != "dreambooth":
+def why_unavailable(task: EvalTask, plan: EvalPlan) -> str | None:
+    """Say why the noise difference cannot be measured.
+
+    Parameters
+    ----------
+    task : EvalTask
+        Only a `SubjectTask` with class images has a noise difference.
+    plan : EvalPlan
+        Its noise_images may be 0.
+
+    Returns
+    -------
+    str or None
+        The reason; None where it can be measured.
+    """
+    if not isinstance(task, SubjectTask):
         return "the task has no subject"
     if plan.noise_images == 0:
         return "eval.noise_images is 0"
-    return None if getattr(task, "class_latents", None) is not None else "there are no class images (data.class_dir)"
+    return None if task.class_latents is not None else "there are no class images (data.class_dir)"
 
 
 @torch.no_grad()
-def noise_differences(base: BaseModel, task: Any, seeds: Sequence[int], plan: EvalPlan) -> np.ndarray:
-    """Absolute difference of the noise predicted for the subject's and for the class's prompt: float32 (K, h, w).
+def noise_differences(base: BaseModel, task: SubjectTask, seeds: Sequence[int], plan: EvalPlan) -> np.ndarray:
+    """Absolute difference between the noise predicted for the subject's prompt and for the class's prompt.
 
-    Xiang et al. 2023 (arXiv 2303.18181): on class images, mean here over plan.noise_images of them, the noise levels
-    LEVELS and the channels of the latents. task: one that `lacking` has nothing to say about; seeds: of the noise, one
-    a member of a fleet in order of their rows.
+    It is the mean over plan.noise_images class images, the noise levels LEVELS and the channels of the latents.
+
+    Parameters
+    ----------
+    base : BaseModel
+        The model, with whatever is attached to it.
+    task : SubjectTask
+        A task for which `why_unavailable` gives None.
+    seeds : sequence of int, K
+        Seeds of the noise, one for each member of a fleet, in the order of their rows.
+    plan : EvalPlan
+        Its noise_images is the number of class images.
+
+    Returns
+    -------
+    ndarray of float32, (K, h, w)
+        In units of the noise, whose standard deviation is 1.
+
+    Raises
+    ------
+    ValueError
+        The task has no class images.
+
+    References
+    ----------
+    Xiang et al. 2023, arXiv 2303.18181.
     """
-    latents = task.class_latents[: plan.noise_images]  # (n, C, h, w)
+    latents = _class_latents(task)[: plan.noise_images]  # (n, C, h, w)
     text = base.encode_text([task.prompt, task.class_prompt])  # (2, L, D)
     scheduler = base.scheduler
     n, members = len(latents), len(seeds)
@@ -46,25 +80,42 @@ def noise_differences(base: BaseModel, task: Any, seeds: Sequence[int], plan: Ev
     for level in LEVELS:
         t = torch.full((members * n,), int(level * scheduler.config.num_train_timesteps), device=base.device)
         noisy = scheduler.add_noise(clean, torch.cat(noise).to(clean), t)
-        # An image's two rows stand together, so that the rows of each member of a fleet do.
+        # An image's two rows are adjacent, so that the rows of each member of a fleet stay together.
         both, times = noisy.repeat_interleave(2, dim=0), t.repeat_interleave(2)
         out = base.predict(both, times, text.repeat(members * n, 1, 1))
         if base.prediction_type == "v_prediction":  # noise = sqrt(a) v + sqrt(1 - a) x
-            kept = scheduler.alphas_cumprod.to(out)[times].view(-1, 1, 1, 1)
-            out = kept.sqrt() * out + (1 - kept).sqrt() * both
+            alphas_cumprod = scheduler.alphas_cumprod.to(out)[times].view(-1, 1, 1, 1)
+            out = alphas_cumprod.sqrt() * out + (1 - alphas_cumprod).sqrt() * both
         with_subject, without = out.float().unflatten(0, (-1, 2)).unbind(1)
         change = (with_subject - without).abs().mean(dim=1)  # (K n, h, w)
         total += change.unflatten(0, (members, n)).mean(dim=1).double().cpu()
     return (total / len(LEVELS)).float().numpy()
 
 
-def described(task: Any, plan: EvalPlan) -> dict[str, Any]:
-    """How the difference is made, for the protocol."""
+def protocol_entry(task: SubjectTask, plan: EvalPlan) -> dict[str, Any]:
+    """Describe for the protocol how the noise difference is made.
+
+    Parameters
+    ----------
+    task, plan
+        As for `noise_differences`.
+
+    Returns
+    -------
+    dict
+        Values that JSON can hold.
+    """
     return {
         "scorer": "the model itself",
-        "images": {"class": min(plan.noise_images, len(task.class_latents))},
+        "images": {"class": min(plan.noise_images, len(_class_latents(task)))},
         "levels": list(LEVELS),
         "prompts": [task.prompt, task.class_prompt],
         "images_hash": task.class_hash,
         "against": "class prompt",
     }
+
+
+def _class_latents(task: SubjectTask) -> torch.Tensor:
+    if task.class_latents is None:
+        raise ValueError("the noise difference needs class images; give the task a class_dir.")
+    return task.class_latents

@@ -14,8 +14,25 @@ from sdpet.scoring import fetch
 class OpenClipScorer:
     """Image and text features of an open_clip model, with that model's own preprocessing (PIL, antialiased).
 
-    model: open_clip's architecture name; pretrained: one of its tags, fetched once, or a local checkpoint.
-    The default is the paper's CLIP ViT-B/32 of OpenAI. Raises ValueError in one sentence if it cannot be had.
+    The default is the paper's CLIP ViT-B/32 of OpenAI.
+
+    Parameters
+    ----------
+    model : str
+        open_clip's name of the architecture.
+    pretrained : str
+        One of open_clip's tags for it, downloaded once, or the path of a checkpoint.
+    device : str
+        Device of the network.
+
+    Raises
+    ------
+    ValueError
+        One sentence: an unknown model or tag, or the weights cannot be fetched or read.
+
+    References
+    ----------
+    Radford et al. 2021, arXiv 2103.00020 (CLIP); Ilharco et al. 2021, doi 10.5281/zenodo.5143773 (OpenCLIP).
     """
 
     def __init__(self, model: str = "ViT-B-32-quickgelu", pretrained: str = "openai", device: str = "cpu"):
@@ -43,7 +60,7 @@ class OpenClipScorer:
 
     @torch.no_grad()
     def encode_raw(self, images: torch.Tensor) -> torch.Tensor:
-        """Features (N, D) of images uint8 (N, 3, H, W), as long as the model makes them."""
+        """Features (N, D) of images uint8 (N, 3, H, W), not scaled to unit length."""
         from PIL import Image
 
         pictures = [Image.fromarray(image) for image in images.permute(0, 2, 3, 1).cpu().numpy()]
@@ -69,7 +86,7 @@ def _need(source: dict[str, Any]) -> None:
 
 
 def _preparation(clip: torch.nn.Module) -> dict[str, Any]:
-    """What open_clip's preprocessing of this model does, in words."""
+    """Describe in words what open_clip's preprocessing of this model does."""
     given: Any = getattr(clip.visual, "preprocess_cfg", None) or {}
     size = getattr(clip.visual, "image_size", None)
     return {
@@ -81,7 +98,18 @@ def _preparation(clip: torch.nn.Module) -> dict[str, Any]:
 
 
 def hash_weights(model: torch.nn.Module) -> str:
-    """Hex hash of a model's state dict."""
+    """Hash of a model's state dict.
+
+    Parameters
+    ----------
+    model : Module
+        Any module; names, shapes and values of its state dict are hashed.
+
+    Returns
+    -------
+    str
+        32 hexadecimal digits.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())

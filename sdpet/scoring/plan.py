@@ -5,13 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdpet.choices import DISTANCES, PLACES, SUITES
+from sdpet.choices import DISTANCES, PLACEHOLDERS, SUITES
 from sdpet.seeds import derive
 
 
 @dataclass(frozen=True)
-class Shot:
-    """One image to draw: prompt, role ("subject", "prompt" or "class") and the text it is scored against."""
+class EvalImage:
+    """One image to draw.
+
+    Parameters
+    ----------
+    prompt : str
+        What it is drawn from.
+    role : {"subject", "prompt", "class"}
+        What it is drawn for: the subject's own prompt, another prompt, or the class's prompt.
+    text : str
+        What it is scored against.
+    """
 
     prompt: str
     role: str
@@ -22,15 +32,31 @@ class Shot:
 class EvalPlan:
     """How many images of which prompts are drawn and scored.
 
-    subject_images, class_images: samples of the subject's and the class's prompt (DreamBooth).
-    prompts: templates for prompt fidelity, or the name of a suite of them (SUITES); "{prompt}" stands for the subject's
-        prompt, "{subject}" for the part of it that begins with the subject's token; prompt_images of each.
-    images: samples of captions (fine-tuning).
-    distances: of the set of samples from the references (fine-tuning), some of DISTANCES.
-    noise_images: class images on which the change of predicted noise is measured (DreamBooth); 0 does not.
-    eval_seed: None draws evaluation noise per run seed, shared by all designs of that seed, so that the seed is a
-        block; a number draws the same noise for all seeds.
-    chunk: images denoised together; it does not change them.
+    Parameters
+    ----------
+    subject_images, class_images : int
+        Numbers of images of the subject's prompt and of the class's prompt (DreamBooth).
+    prompts : sequence of str, or a name of choices.SUITES
+        Templates for prompt fidelity, or the suite that holds them. "{prompt}" stands for the subject's prompt,
+        "{subject}" for the part of it that begins with the subject's token.
+    prompt_images : int
+        Number of images of each template.
+    images : int
+        Number of images of captions (fine-tuning).
+    distances : sequence of names of choices.DISTANCES
+        Distances of the set of samples from the references (fine-tuning).
+    noise_images : int
+        Number of class images on which the noise difference is measured (DreamBooth); 0 leaves it out.
+    eval_seed : int, optional
+        Seed of the evaluation noise of all runs. None derives it from each run's seed, and all designs of one seed
+        share it, so seed can be a blocking factor in the analysis.
+    chunk : int
+        Number of images that are denoised together; it does not change the images.
+
+    Raises
+    ------
+    ValueError
+        One sentence that names the wrong value and the valid ones.
     """
 
     subject_images: int = 16
@@ -59,7 +85,7 @@ class EvalPlan:
                     f"eval.{name} must be a whole number of at least {least}, not {getattr(self, name)!r}."
                 )
         for template in self.prompts:
-            if not any(place in template for place in PLACES):
+            if not any(place in template for place in PLACEHOLDERS):
                 raise ValueError(
                     f"the evaluation prompt {template!r} lacks {{prompt}}, where the subject's prompt goes "
                     "(or {subject}, for its token and noun alone)."
@@ -70,13 +96,44 @@ class EvalPlan:
 
 
 def fill(template: str, prompt: str, token: str) -> str:
-    """The template about a subject: "{prompt}" is "a photo of a sks dog", "{subject}" "sks dog"."""
+    """Fill in a template with a subject.
+
+    Parameters
+    ----------
+    template : str
+        Text with placeholders: "{prompt}" becomes `prompt`, such as "a photo of a sks dog", and "{subject}" becomes its
+        end from the token on, "sks dog".
+    prompt : str
+        The subject's prompt; it contains `token` as a word.
+    token : str
+        The subject's token.
+
+    Returns
+    -------
+    str
+    """
     words = prompt.split()
     return template.replace("{prompt}", prompt).replace("{subject}", " ".join(words[words.index(token) :]))
 
 
 def read_suite(name: str) -> list[str]:
-    """The templates of a suite, one a line of its file. ValueError names the suites."""
+    """Read the templates of a suite.
+
+    Parameters
+    ----------
+    name : str
+        One of choices.SUITES.
+
+    Returns
+    -------
+    list of str
+        One template a line of the suite's file.
+
+    Raises
+    ------
+    ValueError
+        There is no such suite; the message names the suites.
+    """
     if name not in SUITES:
         raise ValueError(
             f"eval.prompts {name!r} is no suite; choose {' or '.join(SUITES)}, or give a list of templates."
@@ -85,11 +142,23 @@ def read_suite(name: str) -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
-def image_seeds(shots: list[Shot], seed: int) -> list[int]:
-    """One noise seed an image, from the evaluation seed and the image's place in its role."""
+def image_seeds(eval_images: list[EvalImage], seed: int) -> list[int]:
+    """One seed for the noise of each image, from the evaluation seed, the image's role and its number within the role.
+
+    Parameters
+    ----------
+    eval_images : list of EvalImage, N
+        The images.
+    seed : int
+        The evaluation seed.
+
+    Returns
+    -------
+    list of int, N
+    """
     counts: dict[str, int] = {}
     seeds = []
-    for shot in shots:
-        counts[shot.role] = counts.get(shot.role, 0) + 1
-        seeds.append(derive(seed, "eval", shot.role, counts[shot.role]))
+    for item in eval_images:
+        counts[item.role] = counts.get(item.role, 0) + 1
+        seeds.append(derive(seed, "eval", item.role, counts[item.role]))
     return seeds

@@ -1,4 +1,4 @@
-"""A set of prompts with reference images, scored like a task that nothing is trained on."""
+"""A set of prompts with reference images, scored like a task, but nothing is trained on it."""
 
 from __future__ import annotations
 
@@ -10,36 +10,63 @@ from typing import Any
 import numpy as np
 
 from sdpet.files.hashing import hash_images
-from sdpet.scoring.measures import DIVERSITY, NOT_SIMILARITY, Measure, of_set, of_subject, score
-from sdpet.scoring.plan import EvalPlan, Shot
-from sdpet.scoring.scorers import CLIP, Scorers
+from sdpet.scoring.measures import DIVERSITY, NOT_SIMILARITY, Measure, personalisation_measures, score, set_measures
+from sdpet.scoring.plan import EvalImage, EvalPlan
+from sdpet.scoring.scorers import CLIP, Scorer, Scorers
 
 
 class PromptSet:
-    """prompts: may be empty, then nothing that needs text is measured; references uint8 (N, H, W, 3)."""
+    """Prompts and reference images as an `EvalTask`.
+
+    Parameters
+    ----------
+    prompts : sequence of str
+        Prompts, or texts of images; if it is empty, nothing that needs text is measured.
+    references : ndarray of uint8, (N, H, W, 3)
+        Reference images.
+    """
 
     name = "prompts"
 
     def __init__(self, prompts: Sequence[str], references: np.ndarray):
         self.prompts, self.references = list(prompts), references
 
-    def shots(self, plan: EvalPlan) -> list[Shot]:
-        """plan.images prompts, in turn."""
-        return [Shot(p, "prompt", p) for p in itertools.islice(itertools.cycle(self.prompts), plan.images)]
+    def eval_images(self, plan: EvalPlan) -> list[EvalImage]:
+        """The prompts in turn, plan.images of them; see `EvalTask.eval_images`."""
+        return [EvalImage(p, "prompt", p) for p in itertools.islice(itertools.cycle(self.prompts), plan.images)]
 
     def measures(self, scorers: Scorers, plan: EvalPlan) -> list[Measure]:
-        """All there are: likeness to the references, distances from them, fidelity to the prompts, diversity."""
+        """All measures: similarity to the references, distances from them, fidelity to the prompts, diversity.
+
+        See `EvalTask.measures`.
+        """
         names = [CLIP, *(name for name in scorers if name not in NOT_SIMILARITY), DIVERSITY]
-        likeness = [m for m in of_subject(scorers) if m.scorer in names and m.roles == ("subject",)]
+        likeness = [m for m in personalisation_measures(scorers) if m.scorer in names and m.roles == ("subject",)]
         on_prompts = [Measure(m.metrics, m.scorer, ("prompt",), m.against, m.compute, m.raw) for m in likeness]
-        found = [*on_prompts, *of_set(scorers, plan)]
+        found = [*on_prompts, *set_measures(scorers, plan)]
         return [m for m in found if self.prompts or (m.against == "references")]
 
-    def scores(self, images: np.ndarray, shots: Sequence[Shot], scorers: Scorers, plan: EvalPlan) -> dict[str, float]:
-        return score(self.measures(scorers, plan), images, shots, self.references, scorers)
+    def scores(
+        self,
+        images: np.ndarray,
+        eval_images: Sequence[EvalImage],
+        scorer: Scorer | Scorers,
+        plan: EvalPlan | None = None,
+    ) -> dict[str, float]:
+        """All metrics of `measures`; see `EvalTask.scores`."""
+        scorers = Scorers.of(scorer)
+        return score(self.measures(scorers, plan or EvalPlan()), images, eval_images, self.references, scorers)
+
+    def ceiling(self, scorer: Scorer | Scorers, plan: EvalPlan) -> dict[str, float]:
+        """Empty, since a set of prompts has no real images besides the references."""
+        return {}
+
+    def ceiling_hash(self, plan: EvalPlan) -> str | None:
+        """None, as `ceiling` uses no images."""
+        return None
 
     def reference_protocol(self) -> dict[str, Any]:
-        """What identifies the references."""
+        """Identify the references; see `EvalTask.reference_protocol`."""
         return {
             "references": "reference images",
             "reference_count": len(self.references),
@@ -49,12 +76,28 @@ class PromptSet:
 
 
 def read_prompts(source: str | Path) -> list[str]:
-    """Prompts of a text file, one a line, or of a folder that `datasets` saved (column text, caption or prompt)."""
+    """Read prompts from a text file or from a data set on disk.
+
+    Parameters
+    ----------
+    source : path
+        A text file with one prompt a line, or a folder that `datasets` saved, with a column text, caption or prompt. Of
+        a set with several splits, the first one is read.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    ValueError
+        One sentence: nothing is there, it cannot be read, it contains no prompts, or it has no such column.
+    """
     path = Path(source).expanduser()
     if path.is_file():
         prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         if not prompts:
-            raise ValueError(f"the prompt file {path} holds no prompt; expected is one a line.")
+            raise ValueError(f"the prompt file {path} contains no prompt; write one prompt a line.")
         return prompts
     if not path.is_dir():
         raise ValueError(f"the prompts {path} do not exist; give a text file with one prompt a line, or a dataset.")
@@ -75,10 +118,26 @@ def read_prompts(source: str | Path) -> list[str]:
 
 
 def read_set(folder: str | Path, what: str, size: int | None = None) -> tuple[np.ndarray, list[Path]]:
-    """All images of a folder, in the order of their names: uint8 (N, H, W, 3).
+    """Read all images of a folder, in the order of their names.
 
-    size: cropped and resized (bicubic, antialiased) to this side; None takes them as they are. ValueError (one
-    sentence) for no folder, no image, an unreadable one, or several sizes without `size`.
+    Parameters
+    ----------
+    folder : path
+        The folder.
+    what : str
+        What messages call it, such as "reference".
+    size : int, optional
+        Side in pixels to which images are cropped and resized (bicubic, antialiased); None leaves them as they are.
+
+    Returns
+    -------
+    (ndarray of uint8 (N, H, W, 3), list of N Path)
+        The images and their files.
+
+    Raises
+    ------
+    ValueError
+        One sentence: no folder, no image, an unreadable one, or several sizes where `size` is None.
     """
     from PIL import Image
 
@@ -92,7 +151,7 @@ def read_set(folder: str | Path, what: str, size: int | None = None) -> tuple[np
                 images.append(np.asarray(image.convert("RGB")) if size is None else square(image, size))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(
-                f"{file} cannot be read as an image ({type(error).__name__}); mend or remove it."
+                f"{file} cannot be read as an image ({type(error).__name__}); repair or remove it."
             ) from None
         if images[-1].shape != images[0].shape:
             first, other = ("x".join(map(str, shape.shape[1::-1])) for shape in (images[0], images[-1]))

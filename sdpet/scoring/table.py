@@ -1,4 +1,4 @@
-"""`python -m sdpet.scoring.table`, the former name of `python -m sdpet.commands.score_order`."""
+"""The former name of `python -m sdpet.commands.score_order`: `python -m sdpet.scoring.table`."""
 
 import runpy
 

@@ -10,16 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdpet.files.atomic import atomically
+from sdpet.config import RunConfig, fleet_key
+from sdpet.files.atomic import write_atomic
+from sdpet.runs.libraries import quiet_libraries, torch_threads
 
 if TYPE_CHECKING:
-    from sdpet.runs.setup import Stage
+    from sdpet.runs.setup import Resources
 
 MOST = 64  # members of a fleet: the gain has long levelled off
 FEW = 4  # so few runs are trained together without measuring
@@ -61,29 +63,28 @@ class Measurement:
         return min(size for size, seconds in within.items() if seconds * GAIN <= least)
 
 
-def worth_measuring(config: Mapping[str, Any], runs: int) -> bool:
+def worth_measuring(config: RunConfig, runs: int) -> bool:
     """Whether a study of so many runs of this kind is long enough to measure for."""
-    return runs > FEW and runs * config["trainer"]["steps"] >= WORTH
+    return runs > FEW and runs * config.trainer.steps >= WORTH
 
 
 def size_for(
-    configs: Sequence[Mapping[str, Any]],
-    stage: Stage,
+    configs: Sequence[RunConfig],
+    resources: Resources,
     sharers: int = 1,
     trying: Callable[[int], None] | None = None,
 ) -> int:
     """The best size of a fleet of these runs (equal `fleet_key`) with the memory that is free now."""
-    from sdpet.runs.start import fleet_key
-
     key = fleet_key(configs[0])
     try:
-        found = known(configs[0], key) or measure(configs, key, stage, sharers, trying)
-        return found.best(free_memory(stage.base(configs[0]).device) / sharers)
-    except Exception:  # whatever is wrong with these runs is for their records to say
+        with quiet_libraries(), torch_threads(configs[0].trainer.threads):
+            found = known(configs[0], key) or measure(configs, key, resources, sharers, trying)
+            return found.best(free_memory(resources.base(configs[0]).device) / sharers)
+    except Exception:  # the runs will report what is wrong
         return UNMEASURED
 
 
-def known(config: Mapping[str, Any], key: str) -> Measurement | None:
+def known(config: RunConfig, key: str) -> Measurement | None:
     """What was measured before for this `fleet_key` on this machine, or None."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         kept = json.loads(_file(config, key).read_text(encoding="utf-8"))
@@ -92,24 +93,21 @@ def known(config: Mapping[str, Any], key: str) -> Measurement | None:
 
 
 def measure(
-    configs: Sequence[Mapping[str, Any]],
+    configs: Sequence[RunConfig],
     key: str,
-    stage: Stage,
+    resources: Resources,
     sharers: int = 1,
     trying: Callable[[int], None] | None = None,
 ) -> Measurement:
     """Train fleets of the first 1, 2, 4, ... of these configs (equal `fleet_key`), as long as they fit and larger is
     quicker, and keep what was found. sharers: processes that use the device; trying(size) is called before each.
     """
-    import torch
+    from sdpet.runs.start import is_out_of_memory
+    from sdpet.training import PeakMemory
 
-    from sdpet.runs.start import is_memory
-    from sdpet.training.peak_memory import PeakMemory
-
-    torch.set_num_threads(configs[0]["trainer"]["threads"])
-    base = stage.base(configs[0])
-    stage.task(configs[0])
-    _time(configs[:1], stage)  # libraries load what they need on first use
+    base = resources.base(configs[0])
+    resources.task(configs[0])
+    _time(configs[:1], resources)  # libraries load what they need on first use
     free, before = free_memory(base.device) / sharers, PeakMemory(base.device).peak()
     found = Measurement()
     size = 1
@@ -118,9 +116,9 @@ def measure(
         if trying:
             trying(size)
         try:
-            seconds, peak = _time(configs[:size], stage)
+            seconds, peak = _time(configs[:size], resources)
         except Exception as error:
-            if not is_memory(error) or size == 1:
+            if not is_out_of_memory(error) or size == 1:
                 raise
             break
         found.seconds[size], found.extra[size] = seconds, max(0, peak - before)
@@ -130,7 +128,7 @@ def measure(
     file = _file(configs[0], key)
     file.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**asdict(found), "machine": platform.node()}, indent=1)
-    atomically(file, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_atomic(file, lambda partial: partial.write_text(text, encoding="utf-8"))
     return found
 
 
@@ -149,20 +147,19 @@ def free_memory(device: Any) -> int:
     return free
 
 
-def _time(configs: Sequence[Mapping[str, Any]], stage: Stage) -> tuple[float, int]:
+def _time(configs: Sequence[RunConfig], resources: Resources) -> tuple[float, int]:
     """Seconds per design and step, and peak memory in bytes, of these runs as a fleet."""
     from sdpet.methods import build, build_fleet
-    from sdpet.runs.setup import design_of, options_of
-    from sdpet.training.module import Member
-    from sdpet.training.trainer import fit_together
+    from sdpet.runs.setup import make_design, make_train_config
+    from sdpet.training import Member, fit_together
 
-    base, task = stage.base(configs[0]), stage.task(configs[0])
-    designs, seeds = [design_of(config, base) for config in configs], [config["seed"] for config in configs]
+    base, task = resources.base(configs[0]), resources.task(configs[0])
+    designs, seeds = [make_design(config, base) for config in configs], [config.seed for config in configs]
     fleet = build_fleet(base, designs, seeds) if len(configs) > 1 else None
     handles: Sequence[Any] = fleet.members if fleet else [build(base, designs[0], seeds[0])]
     try:
         members = [
-            Member(handle, seed, replace(options_of(config), steps=STEPS))
+            Member(handle, seed, replace(make_train_config(config), steps=STEPS))
             for handle, seed, config in zip(handles, seeds, configs, strict=True)
         ]
         result = fit_together(base, members, task, fleet)[0]
@@ -174,7 +171,7 @@ def _time(configs: Sequence[Mapping[str, Any]], stage: Stage) -> tuple[float, in
     return result.seconds_per_step, result.peak_memory_bytes
 
 
-def _file(config: Mapping[str, Any], key: str) -> Path:
+def _file(config: RunConfig, key: str) -> Path:
     what = {"key": key, "machine": platform.node(), "processor": platform.processor()}
     name = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=8).hexdigest()
-    return Path(config["output_root"]).expanduser() / ".fleets" / f"{name}.json"
+    return config.output_root / ".fleets" / f"{name}.json"

@@ -24,12 +24,12 @@ UNSWEPT = ("study", "output_root", "quiet", "logger", "adapter", "task", "data",
 def levels_of(jobs: Sequence[Job]) -> tuple[list[dict[str, Any]], list[str]]:
     """The factors of each run under the names the analysis uses, and the names of those that vary, the seed last.
 
-    What merely goes with the design (the lr of full tuning) is no factor. Where designs with a placement stand beside
-    others, they are levels of `design`, or of `method` where there is one placement.
+    A setting fixed by the design (such as lr for full tuning) does not count as a factor. Where designs with a
+    placement stand beside others, they are levels of `design`, or of `method` where there is one placement.
     """
     rows = []
     for job in jobs:
-        row = {**factors(job.config), "task": job.config["task"]["name"]}
+        row = {**factors(job.config), "task": job.config.task.name}
         for override in job.overrides:
             key, _, value = override.lstrip("+").partition("=")
             name = key.rpartition(".")[2]
@@ -82,14 +82,14 @@ def outlook(train: Sequence[Job], score: Sequence[Job], measured: Sequence[tuple
             times.setdefault(key, []).append(entry)
     total, unknown = 0.0, set()
     for job, trains in [*((job, True) for job in train), *((job, False) for job in score)]:
-        task, config = job.config["task"]["name"], job.config
-        known = times.get((task, config["adapter"]["method"])) or times.get((task,))
+        task, config = job.config.task.name, job.config
+        known = times.get((task, config.adapter.method)) or times.get((task,))
         if not known:
             unknown.add(task)
             continue
         one = {name: statistics.fmean(entry[name] for entry in known) for name in known[0]}
-        total += one["per_step"] * config["trainer"]["steps"] * trains
-        total += one["per_draw"] * config["sampler"]["steps"] + one["score"] + one["rest"]
+        total += one["per_step"] * config.trainer.steps * trains
+        total += one["per_draw"] * config.sampler.steps + one["score"] + one["rest"]
     size = round(statistics.fmean(size for _, size in measured) * (len(train) + len(score))) if measured else None
     if unknown or not measured:
         return Outlook(None, size, f"no finished run of {' or '.join(sorted(unknown))}{where and f' in {where}'}")
@@ -136,17 +136,19 @@ def short_pilot(jobs: Iterable[Job]) -> list[tuple[Record, int]]:
 
     Raises ValueError where a pilot does not finish.
     """
-    from sdpet.runs.start import run
+    from sdpet.runs import run
 
     first: dict[tuple[str, str], Job] = {}
     for job in jobs:
-        first.setdefault((job.config["task"]["name"], job.config["adapter"]["method"]), job)
+        first.setdefault((job.config.task.name, job.config.adapter.method), job)
     found = []
     with tempfile.TemporaryDirectory(prefix="sdpet-pilot-") as root:
         for job in first.values():
-            steps = min(PILOT_STEPS, job.config["trainer"]["steps"])
-            config = job.config | {"output_root": root, "study": "pilot", "logger": {"name": "none"}}
-            record = run(config | {"trainer": job.config["trainer"] | {"steps": steps}})
+            steps = min(PILOT_STEPS, job.config.trainer.steps)
+            pilot = job.config.changed(
+                output_root=root, study="pilot", logger={"name": "none"}, trainer={"steps": steps}
+            )
+            record = run(pilot)
             if record is None or record.status != "finished":
                 reason = record.reason if record else "no record"
                 raise ValueError(f"the pilot of {job.name} did not finish: {reason}")
@@ -175,7 +177,7 @@ def outlook_lines(expected: Outlook, train: int, score: int, workers: object, fo
         give = "hydra.sweeper.pilot=FOLDER takes another study's, hydra.sweeper.pilot=run measures"
         lines.append(f"  time      unknown, {expected.basis}; {give}")
     else:
-        from sdpet.study.launcher import usable_cores
+        from sdpet.study.worker_pool import usable_cores
 
         count = usable_cores() if workers == "auto" else workers if isinstance(workers, int) else 1
         count = max(1, min(count, train or score))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdpet.files.atomic import atomically
+from sdpet.files.atomic import write_atomic
 
 if TYPE_CHECKING:
     from sdpet.study.plan import Job
@@ -32,7 +32,7 @@ def write_manifest(folder: Path, jobs: Iterable[Job], command: Sequence[str]) ->
         "command": list(command),
         "runs": {job.folder.name: job.name for job in jobs if job.folder.parent == folder},
     }
-    atomically(folder / FILE, lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
+    write_atomic(folder / FILE, lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
 
 
 def read_manifest(folder: Path) -> Manifest | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any
 
-from sdpet.config.schema import flag, number, optional, text, whole
+from sdpet.config.schema import boolean, integer, number, optional, string
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,16 @@ def unknown_option(key: str) -> str:
 
 
 RULES: dict[str, Callable[[Any], Any]] = {
-    "replicates": optional(whole(1)),
-    "order": optional(whole(0)),
+    "replicates": optional(integer(1)),
+    "order": optional(integer(0)),
     "fraction": optional(number(0, 1, above=True)),
-    "runs": optional(whole(1)),
-    "effects": optional(text),
-    "dry_run": flag,
-    "pilot": optional(text),
-    "retry": flag,
+    "runs": optional(integer(1)),
+    "effects": optional(string),
+    "dry_run": boolean,
+    "pilot": optional(string),
+    "retry": boolean,
     "until": optional(number(0, above=True)),
-    "metric": optional(text),
-    "most": whole(2),
+    "metric": optional(string),
+    "most": integer(2),
 }
 assert set(RULES) == {field.name for field in fields(SweepOptions)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from sdpet.config.checks import InadmissibleCell, validate
-from sdpet.config.ids import name_of, run_folder, run_id, training_id
+from sdpet.config import InadmissibleCell, RunConfig, name_of, run_folder, training_id, validate
 from sdpet.files.hashing import unchanging
 from sdpet.runs.record import Record
 
@@ -27,7 +26,7 @@ class Job:
     """One run of a study: its overrides on the command line, its validated config, its folder, and a name to show."""
 
     overrides: tuple[str, ...]
-    config: dict[str, Any] = field(repr=False)
+    config: RunConfig = field(repr=False)
     folder: Path
     name: str
 
@@ -195,7 +194,7 @@ def in_random_order(jobs: Sequence[Job], order: int) -> list[Job]:
     """
 
     def place(job: Job) -> tuple[int, bytes]:
-        return job.config["seed"], hashlib.blake2b(f"{order} {job.folder.name}".encode(), digest_size=8).digest()
+        return job.config.seed, hashlib.blake2b(f"{order} {job.folder.name}".encode(), digest_size=8).digest()
 
     return sorted(jobs, key=place)
 
@@ -203,7 +202,7 @@ def in_random_order(jobs: Sequence[Job], order: int) -> list[Job]:
 def training_first(jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
     """The jobs that train, and those that can score what one of the first has trained: they differ in sampler or eval.
 
-    (The runs of a study share their trainings; see sdpet.runs.reuse.)
+    (The runs of a study share their trainings, see sdpet.runs.reuse.)
     """
     first: dict[tuple[Path, str], Job] = {}
     with unchanging():
@@ -211,9 +210,3 @@ def training_first(jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
             first.setdefault((job.folder.parent, training_id(job.config)), job)
     training = {job.folder for job in first.values()}
     return list(first.values()), [job for job in jobs if job.folder not in training]
-
-
-def design_id(config: Mapping[str, Any]) -> str:
-    """Equal for runs that differ in nothing but their seed."""
-    with unchanging():
-        return run_id({**config, "seed": 0})

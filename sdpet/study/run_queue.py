@@ -6,11 +6,12 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from sdpet.files.lock import claim
+from sdpet.config import fleet_key
+from sdpet.files.lock import run_lock
 from sdpet.study.fleet_size import UNMEASURED, worth_measuring
 from sdpet.study.plan import Job
 
-POLL = 1.0  # seconds between looks at runs that another study's process is doing
+POLL = 1.0  # seconds between checks of runs that another process is doing
 
 
 def pack(jobs: Sequence[Job], size: int, workers: int = 1) -> list[list[Job]]:
@@ -29,8 +30,6 @@ def pack(jobs: Sequence[Job], size: int, workers: int = 1) -> list[list[Job]]:
 
 def kinds(jobs: Sequence[Job]) -> dict[str, list[Job]]:
     """Jobs that can be trained together, by their `fleet_key`."""
-    from sdpet.runs.start import fleet_key
-
     found: dict[str, list[Job]] = {}
     for job in jobs:
         found.setdefault(fleet_key(job.config), []).append(job)
@@ -43,8 +42,8 @@ def _even_parts(kind: Sequence[Job], size: int, workers: int) -> list[list[Job]]
     return [list(kind[i * len(kind) // count : (i + 1) * len(kind) // count]) for i in range(count)]
 
 
-class Queue:
-    """Jobs to do, in fleets, in order; those that another process has claimed come last, when it has let go of them.
+class RunQueue:
+    """Jobs to do, in fleets, in order; runs claimed by another process are retried after it releases them.
 
     size: runs that are trained together at most; "auto" has it measured for each kind of runs: `to_measure` gives some
     of them, `measured` takes the answer, and meanwhile no fleet of that kind is given.
@@ -56,7 +55,7 @@ class Queue:
         self._measuring: dict[str, list[Job]] = {}
         self._fleets: deque[list[Job]] = deque()
         self._elsewhere: list[Job] = []
-        self._next_look = 0.0
+        self._next_poll = 0.0
         if isinstance(size, int):
             self._fleets.extend(pack(jobs, size, workers))
             return
@@ -82,23 +81,23 @@ class Queue:
         kind = self._measuring.pop(key)
         self._fleets.extend(_even_parts(kind, size, -(-self._workers * len(kind) // self._jobs)))
 
-    def halves(self, fleet: list[Job]) -> None:
-        """The fleet is to be tried again, in two."""
+    def split_and_requeue(self, fleet: list[Job]) -> None:
+        """Put a fleet back in two halves."""
         half = (len(fleet) + 1) // 2
         self._fleets.extendleft(part for part in (fleet[half:], fleet[:half]) if part)
 
     def claimed_elsewhere(self, job: Job) -> None:
         self._elsewhere.append(job)
-        self._next_look = time.monotonic() + POLL
+        self._next_poll = time.monotonic() + POLL
 
-    def look(self) -> list[Job]:
-        """Jobs that another process has finished meanwhile; those it has dropped are ready again."""
-        if not self._elsewhere or time.monotonic() < self._next_look:
+    def poll(self) -> list[Job]:
+        """Jobs that another process has completed meanwhile; those it has released are put back into the queue."""
+        if not self._elsewhere or time.monotonic() < self._next_poll:
             return []
-        self._next_look = time.monotonic() + POLL
+        self._next_poll = time.monotonic() + POLL
         finished, waiting = [], []
         for job in self._elsewhere:
-            with claim(job.folder) as free:
+            with run_lock(job.folder) as free:
                 if not free:
                     waiting.append(job)
                 elif job.complete:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from sdpet.files.lock import STALE, claims_folder, machine
+from sdpet.files.lock import STALE, locks_folder, machine
 from sdpet.runs.record import FILE, STATUSES
 from sdpet.study.manifest import read_manifest
 from sdpet.study.report import duration
@@ -112,7 +112,7 @@ def _end_of(content: bytes, when: float) -> Ended | None:
 def _claims(folder: Path) -> dict[str, bool]:
     """Claimed runs by run_id, and whether their owner is alive as far as can be seen from here."""
     alive: dict[str, bool] = {}
-    place = claims_folder(folder / "run")
+    place = locks_folder(folder / "run")
     try:
         names = os.listdir(place)
     except OSError:
@@ -159,7 +159,7 @@ def _pace(ends: Sequence[float]) -> float | None:
 
 
 def status_text(status: Status) -> str:
-    """What `python -m sdpet.study status` prints."""
+    """The text that `python -m sdpet.study status` prints."""
     runs, names = status.runs, status.asked or {}
     there = sum(run in status.ended for run in runs)
     counts = [(len(status.having(name)), name) for name in STATUSES]
@@ -168,14 +168,14 @@ def status_text(status: Status) -> str:
     said = ", ".join(f"{count} {name}" for count, name in counts if count)
     lines = [f"{status.folder}: {there} of {len(runs)} runs ({there / len(runs):.0%}): {said}"]
     if status.asked is None:
-        lines[0] = f"{status.folder}: {there} runs with a record: {said} (how many were asked for was not noted)"
+        lines[0] = f"{status.folder}: {there} runs with a record: {said} (the number planned was not stored)"
     left = len(runs) - there
     if left and status.seconds_a_run:
         pace = f"one run every {duration(status.seconds_a_run)}, by the latest"
         if under_way:
             lines.append(f"  left      about {duration(left * status.seconds_a_run)}: {pace}")
         else:
-            lines.append(f"  left      about {duration(left * status.seconds_a_run)} once it goes on: {pace}")
+            lines.append(f"  left      about {duration(left * status.seconds_a_run)} once it is resumed: {pace}")
     for name in ("diverged", "failed"):
         reasons = Counter(status.ended[run].reason or "no reason" for run in status.having(name))
         for reason, count in reasons.most_common():
@@ -186,12 +186,12 @@ def status_text(status: Status) -> str:
     stale = [run for run in status.stale if run in set(runs)]
     if stale:
         text = "run was" if len(stale) == 1 else "runs were"
-        lines.append(f"  stopped   {len(stale)} {text} left by a process that died; asked for again, they go on")
+        lines.append(f"  stopped   {len(stale)} {text} left by a process that died; the same command resumes them")
     others = len(set(status.ended) - set(runs))
     if others:
         lines.append(f"  besides   {others} runs of earlier requests")
     if left and not under_way and status.command:
-        lines.append(f"  next      nobody works on it; go on with: python {shlex.join(status.command)}")
+        lines.append(f"  next      no process is working on it; resume with: python {shlex.join(status.command)}")
     elif not left and not status.having("failed"):
         lines.append(f"  next      python -m analysis {status.folder}")
     return "\n".join(lines)

@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import sdpet
+from sdpet.config import RunConfig
 from sdpet.study.plan import Job
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -38,16 +39,16 @@ def local_gpus() -> list[str]:
     return [str(index) for index in range(torch.cuda.device_count())]
 
 
-def require_device(config: Mapping[str, Any]) -> None:
-    """ValueError where a (validated) config that is to run on this machine asks for a GPU that is not here."""
-    device = str(config["trainer"]["device"])
+def require_device(config: RunConfig) -> None:
+    """ValueError where a config that is to run on this machine asks for a GPU that is not here."""
+    device = config.trainer.device
     if device.startswith("cuda") and not local_gpus():
         raise ValueError(f"trainer.device is {device}, but this machine has no usable CUDA device; take trainer=cpu.")
 
 
 def gpus_for(jobs: Sequence[Job]) -> list[str]:
     """The GPUs to spread these jobs over: all of this machine's where trainer.device is cuda, without a number."""
-    return local_gpus() if any(job.config["trainer"]["device"] == "cuda" for job in jobs) else []
+    return local_gpus() if any(job.config.trainer.device == "cuda" for job in jobs) else []
 
 
 def how_many(wanted: int | str, gpus: Sequence[str]) -> int:
@@ -59,7 +60,7 @@ def how_many(wanted: int | str, gpus: Sequence[str]) -> int:
 
 
 class Worker:
-    """A process that does fleets one after another: a JSON line an order goes in, what happens comes back as lines.
+    """A process that trains fleets one after another. Requests go in and events come back, as JSON lines.
 
     It ends when its input ends, so it does not outlive this process, even a killed one. gpu: the only one it sees.
     """
@@ -78,16 +79,16 @@ class Worker:
         )
         os.close(write_end)
         self.gpu = gpu
-        self.reports = read_end
+        self.events = read_end
         self._partial = b""
         self.fleet: list[Job] = []
         self.measuring: str | None = None  # the kind of runs (`fleet_key`) of which it finds the best size
         self.trying = 1  # the size it is at
-        self.prepared = False
+        self.loaded = False
 
     def read(self) -> list[dict[str, Any]] | None:
-        """What the process has reported since the last call; None when it is dead."""
-        content = os.read(self.reports, 1 << 16)
+        """Events since the last call; None when the process is dead."""
+        content = os.read(self.events, 1 << 16)
         *lines, self._partial = (self._partial + content).split(b"\n")
         return [json.loads(line) for line in lines] if content else None
 
@@ -95,32 +96,32 @@ class Worker:
     def busy(self) -> bool:
         return bool(self.fleet) or self.measuring is not None
 
-    def give(self, fleet: list[Job]) -> None:
-        """A fleet to train."""
+    def request_training(self, fleet: list[Job]) -> None:
+        """Train a fleet."""
         self.fleet = fleet
-        self._order("train", fleet)
+        self._request("train", fleet)
 
-    def have_measured(self, key: str, jobs: Sequence[Job], sharers: int) -> None:
-        """Runs of one kind of which to find the best size of a fleet; sharers: processes on its device."""
+    def request_size(self, key: str, jobs: Sequence[Job], sharers: int) -> None:
+        """Measure the best size of a fleet of runs of one kind; sharers: processes on the worker's device."""
         self.measuring, self.trying = key, 1
-        self._order("size", jobs[:64], sharers=sharers)
+        self._request("size", jobs[:64], sharers=sharers)
 
-    def prepare(self, job: Job) -> None:
-        """Have it load what this job needs, once, while there is nothing else to do."""
-        if not self.prepared:
-            self._order("prepare", [job])
-        self.prepared = True
+    def request_loading(self, job: Job) -> None:
+        """Load what this job needs, once, while there is nothing else to do."""
+        if not self.loaded:
+            self._request("load", [job])
+        self.loaded = True
 
-    def _order(self, what: str, jobs: Sequence[Job], **more: Any) -> None:
+    def _request(self, kind: str, jobs: Sequence[Job], **more: Any) -> None:
         assert self.process.stdin is not None
-        self.prepared = True
-        order = {"order": what, "configs": [job.config for job in jobs], **more}
-        with suppress(BrokenPipeError):  # if it died, that is seen when its reports end
-            self.process.stdin.write(json.dumps(order).encode() + b"\n")
+        self.loaded = True
+        request = {"request": kind, "configs": [dict(job.config.values) for job in jobs], **more}
+        with suppress(BrokenPipeError):  # a dead worker is noticed when its events end
+            self.process.stdin.write(json.dumps(request).encode() + b"\n")
             self.process.stdin.flush()
 
-    def ask_to_end(self) -> None:
-        """By SIGTERM in the middle of an order, which it then clears away; by the end of its input when idle."""
+    def request_stop(self) -> None:
+        """By SIGTERM while it is busy, so that it removes the run in progress; by the end of its input when idle."""
         assert self.process.stdin is not None
         if self.busy:
             self.process.terminate()
@@ -129,7 +130,7 @@ class Worker:
                 self.process.stdin.close()
 
     def wait(self, patience: float = 10.0) -> None:
-        """Wait for the end, and bring it about if need be."""
+        """Wait for the process to exit; kill it after `patience` seconds."""
         try:
             self.process.wait(patience)
         except subprocess.TimeoutExpired:
@@ -138,4 +139,4 @@ class Worker:
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):
             self.process.stdin.close()
-        os.close(self.reports)
+        os.close(self.events)

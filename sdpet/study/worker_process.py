@@ -1,8 +1,8 @@
-"""A worker process of a study: `python -m sdpet.study.worker_process FD`, started by sdpet.study.launcher.
+"""A worker process of a study: `python -m sdpet.study.worker_process FD`, started by sdpet.study.worker_pool.
 
-Reads one order a line from standard input (configs to train as a fleet, to find the best size of a fleet of, or to load
-what they need) and writes one JSON line an event to the file descriptor FD.
-The end of its input means that no more is to be done or that the parent died: an unfinished run is then left to others.
+It reads one request a line from standard input (train configs as a fleet, measure the best size of a fleet, or load
+what a config needs) and writes one JSON line an event to the file descriptor FD. The end of its input means that
+nothing more is to be done, or that the parent died: an unfinished run is then left to others.
 """
 
 from __future__ import annotations
@@ -16,69 +16,74 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from sdpet.study.launcher import share
+from sdpet.config import RunConfig
+from sdpet.runs.libraries import silence_libraries
+from sdpet.study.progress import share_done
 from sdpet.study.signals import exit_on_sigterm
 
 if TYPE_CHECKING:
-    from sdpet.runs.setup import Stage
+    from sdpet.runs.setup import ProgressCallback, Resources
 
 
 def main(descriptor: int) -> None:
+    """Handle requests until the input ends."""
     exit_on_sigterm()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    reports = open(descriptor, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 (open as long as the process)
-    orders: queue.Queue[str | None] = queue.Queue()
-    threading.Thread(target=_read, args=(orders,), daemon=True).start()
+    silence_libraries()
+    events = open(descriptor, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 (open as long as the process)
+    requests: queue.Queue[str | None] = queue.Queue()
+    threading.Thread(target=_read, args=(requests,), daemon=True).start()
 
-    from sdpet.runs.setup import Stage
+    from sdpet.runs import Resources
 
-    stage = Stage()
-    while (line := orders.get()) is not None:
+    resources = Resources()
+    while (line := requests.get()) is not None:
         try:
-            _obey(json.loads(line), stage, reports)
+            _handle_request(json.loads(line), resources, events)
         except OSError as error:  # a full disk, a lost mount: the other runs would end so too
             what = [error.errno, error.strerror, error.filename]
-            reports.write(json.dumps({"event": "stop", "error": what}) + "\n")
+            events.write(json.dumps({"event": "stop", "error": what}) + "\n")
             return
-        orders.task_done()
+        requests.task_done()
 
 
-def _obey(order: dict[str, Any], stage: Stage, reports: Any) -> None:
-    from sdpet.runs.start import prepare, run_together
+def _handle_request(request: dict[str, Any], resources: Resources, events: Any) -> None:
+    from sdpet.runs.start import load_ahead, run_together
     from sdpet.study.fleet_size import size_for
 
-    configs = order["configs"]
+    configs = [RunConfig(values) for values in request["configs"]]
 
-    def tell(**event: Any) -> None:
-        reports.write(json.dumps(event) + "\n")
+    def send(**event: Any) -> None:
+        events.write(json.dumps(event) + "\n")
 
-    if order["order"] == "prepare":
-        prepare(configs[0], stage)
-    elif order["order"] == "size":
-        size = size_for(configs, stage, order["sharers"], lambda size: tell(event="trying", size=size))
-        tell(event="size", size=size)
-    else:
-        records = run_together(configs, stage, _watch(reports))
-        tell(event="done", claimed=[i for i, record in enumerate(records) if record is None])
+    match request["request"]:
+        case "load":
+            load_ahead(configs[0], resources)
+        case "size":
+            size = size_for(configs, resources, request["sharers"], lambda size: send(event="trying", size=size))
+            send(event="size", size=size)
+        case _:
+            records = run_together(configs, resources, _share_callback(events))
+            send(event="done", claimed=[i for i, record in enumerate(records) if record is None])
 
 
-def _read(orders: queue.Queue[str | None]) -> None:
+def _read(requests: queue.Queue[str | None]) -> None:
     for line in sys.stdin:
-        orders.put(line)
-    if orders.unfinished_tasks:
+        requests.put(line)
+    if requests.unfinished_tasks:
         os._exit(1)  # the parent died in the middle of a run
-    orders.put(None)
+    requests.put(None)
 
 
-def _watch(reports: Any) -> Any:
+def _share_callback(events: Any) -> ProgressCallback:
     last = [0.0]
 
-    def watch(phase: str, done: int, total: int, loss: float = 0.0) -> None:
+    def callback(phase: str, done: int, total: int, loss: float = 0.0) -> None:
         if time.monotonic() - last[0] > 0.5:
             last[0] = time.monotonic()
-            reports.write(json.dumps({"event": "share", "share": share(phase, done, total)}) + "\n")
+            events.write(json.dumps({"event": "share", "share": share_done(phase, done, total)}) + "\n")
 
-    return watch
+    return callback
 
 
 if __name__ == "__main__":

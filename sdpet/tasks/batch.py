@@ -1,4 +1,4 @@
-"""One training batch: noised latents, what to predict, and how much each image counts."""
+"""Training batches: noisy latents, the target of the prediction, and the weight of each image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,23 @@ from sdpet.seeds import generator
 
 @dataclass(frozen=True)
 class Batch:
-    """B images at random timesteps. Batches can be concatenated, as the loss is a weighted sum over images."""
+    """B images at random timesteps. Batches can be concatenated, since the loss is a weighted sum over images.
+
+    Parameters
+    ----------
+    noisy : Tensor (B, C, h, w)
+        Noisy latents.
+    timesteps : Tensor of int64, (B,)
+        Their timesteps.
+    text : Tensor (B, L, D)
+        Text states.
+    target : Tensor (B, C, h, w)
+        What the model should predict: the noise or the velocity.
+    weight : Tensor (B,)
+        Weight of each image's mean squared error in the loss.
+    prompts : tuple of str, B
+        The prompts that `text` was made from.
+    """
 
     noisy: torch.Tensor  # (B, C, h, w)
     timesteps: torch.Tensor  # (B,), int64
@@ -24,8 +40,19 @@ class Batch:
     prompts: tuple[str, ...]  # B of them, what `text` was made from
 
 
-def concatenated(batches: Sequence[Batch]) -> Batch:
-    """One batch of all their images, in order."""
+def concat_batches(batches: Sequence[Batch]) -> Batch:
+    """Concatenate batches.
+
+    Parameters
+    ----------
+    batches : sequence of Batch
+        At least one.
+
+    Returns
+    -------
+    Batch
+        All their images, in order.
+    """
     if len(batches) == 1:
         return batches[0]
     tensors = [field.name for field in fields(Batch) if field.name != "prompts"]
@@ -33,7 +60,7 @@ def concatenated(batches: Sequence[Batch]) -> Batch:
     return Batch(**parts, prompts=tuple(prompt for batch in batches for prompt in batch.prompts))
 
 
-def noised(
+def make_noisy_batch(
     base: BaseModel,
     latents: torch.Tensor,
     text: torch.Tensor,
@@ -44,12 +71,37 @@ def noised(
     min_snr: float | None = None,
     noise_offset: float = 0.0,
 ) -> Batch:
-    """Noise latents (B, C, h, w) at uniform timesteps; noise and timesteps come from (seed, step) alone.
+    """Add noise to latents at uniformly drawn timesteps. Noise and timesteps depend on (seed, step) alone.
 
-    min_snr: gamma of Hang et al. 2023 (arXiv 2303.09556, section 3.4): an image counts min(SNR, gamma) / SNR for
-    noise prediction and min(SNR, gamma) / (SNR + 1) for velocity prediction.
-    noise_offset: each channel of each image's noise is shifted by a normal number times this, so that the model learns
-    to change an image's mean brightness (crosslabs.org, "Diffusion with offset noise", 2023).
+    Parameters
+    ----------
+    base : BaseModel
+        Gives the noise schedule and the type of prediction.
+    latents : Tensor (B, C, h, w)
+        Clean latents.
+    text : Tensor (B, L, D)
+        Text states.
+    prompts : sequence of str, B
+        The prompts that `text` was made from.
+    weight : Tensor (B,)
+        Weight of each image in the loss.
+    seed, step : int
+        The run's seed and the training step.
+    min_snr : float, optional
+        Gamma of min-SNR weighting: the weight is multiplied by min(SNR, gamma) / SNR for noise prediction, and by
+        min(SNR, gamma) / (SNR + 1) for velocity prediction. None leaves it out.
+    noise_offset : float
+        Each channel of each image's noise is shifted by this times a normal number, so that the model learns to change
+        an image's mean brightness.
+
+    Returns
+    -------
+    Batch
+
+    References
+    ----------
+    min_snr: Hang et al. 2023, arXiv 2303.09556, section 3.4.
+    noise_offset: crosslabs.org, "Diffusion with offset noise", 2023.
     """
     scheduler = base.scheduler
     source = generator(seed, step, "noise")
@@ -62,22 +114,51 @@ def noised(
     velocity = base.prediction_type == "v_prediction"
     target = scheduler.get_velocity(latents, noise, t) if velocity else noise
     if min_snr is not None:
-        kept = scheduler.alphas_cumprod.to(t.device)[t]
-        snr = kept / (1 - kept)
+        alphas_cumprod = scheduler.alphas_cumprod.to(t.device)[t]
+        snr = alphas_cumprod / (1 - alphas_cumprod)
         weight = weight * (snr.clamp(max=min_snr) / (snr + 1 if velocity else snr))
     return Batch(scheduler.add_noise(latents, noise, t), t, text, target, weight, tuple(prompts))
 
 
 def weighted_mse(prediction: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Sum over images of weight times mean squared error (scalar, float32)."""
+    """Sum over images of weight times mean squared error.
+
+    Parameters
+    ----------
+    prediction : Tensor (B, C, h, w)
+        The model's output.
+    batch : Batch
+        Holds target and weight.
+
+    Returns
+    -------
+    Tensor
+        Scalar, float32.
+    """
     error = functional.mse_loss(prediction.float(), batch.target.float(), reduction="none")
     return (error.mean(dim=(1, 2, 3)) * batch.weight).sum()
 
 
-def draw(count: int, size: int, seed: int, step: int, stream: str) -> torch.Tensor:
-    """Indices (size,) into `count` items for one step: epoch after epoch in fresh order, none left out.
+def epoch_indices(count: int, size: int, seed: int, step: int, stream: str) -> torch.Tensor:
+    """Indices of the items for one training step. Each epoch goes through all items once, in a new order.
 
-    A function of (seed, step) alone: the position in the epochs is step * size.
+    They depend on (seed, step) alone: the step begins at position step * size of the sequence of epochs.
+
+    Parameters
+    ----------
+    count : int
+        Number of items.
+    size : int
+        Number of indices.
+    seed, step : int
+        The run's seed and the training step.
+    stream : str
+        Name of the items; other names give other orders.
+
+    Returns
+    -------
+    Tensor of int64, (size,)
+        Indices below `count`.
     """
     first = step * size
     order: dict[int, torch.Tensor] = {}

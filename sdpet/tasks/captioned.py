@@ -1,8 +1,10 @@
-"""Captioned image sets by where they come from: a folder, `datasets` on disk, torchvision's Flowers102, the digits."""
+"""Captioned image sets: a folder, `datasets` on disk, torchvision's Flowers102, or the digits."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,33 @@ def read_captioned(
     image_column: str = "image",
     caption_column: str = "text",
 ) -> tuple[Set, Set]:
-    """Training set and held-out set.
+    """Read a captioned set as a training set and a held-out set.
 
-    data: "digits", or a folder; source: what the folder is, "folder" (images with captions), "dataset" (written by
-    datasets' save_to_disk, or laid out for its imagefolder) or "flowers" (the root of torchvision's Flowers102).
-    Sets that come with a split for testing keep it; of others `heldout_share` is held out, the same for every seed.
+    A set that comes with a split for testing keeps it. From others a share is held out, the same one for every seed.
+
+    Parameters
+    ----------
+    data : path or "digits"
+        Folder of the images, or the handwritten digits of scikit-learn.
+    size : int
+        Side of the images in pixels.
+    heldout_share : float
+        Share of the images that is held out, between 0 and 1.
+    source : {"folder", "dataset", "flowers"}
+        What the folder is: images with captions; a set written by datasets' save_to_disk or laid out for its
+        imagefolder; or the root of torchvision's Flowers102.
+    image_column, caption_column : str
+        Columns of a "dataset".
+
+    Returns
+    -------
+    ((ndarray of uint8 (N, size, size, 3), list of N str), the same with M)
+        Images and captions of the training set and of the held-out set.
+
+    Raises
+    ------
+    ValueError
+        One sentence: the set cannot be read or split, or it has no such column.
     """
     if str(data) == "digits":
         from sdpet.tasks.digits import load_digits
@@ -34,14 +58,35 @@ def read_captioned(
     if not 0 < heldout_share < 1:
         raise ValueError(f"heldout_share must lie between 0 and 1, not {heldout_share}.")
     if source == "flowers":
-        return split(*_flowers(Path(data).expanduser(), size), heldout_share)
+        return hold_out(*_flowers(Path(data).expanduser(), size), heldout_share)
     if source == "dataset":
-        return _dataset(Path(data).expanduser(), size, heldout_share, image_column, caption_column)
-    return split(*load_captioned(data, size), heldout_share)
+        with _no_progress_bars():
+            return _dataset(Path(data).expanduser(), size, heldout_share, image_column, caption_column)
+    return hold_out(*load_captioned(data, size), heldout_share)
 
 
-def split(images: np.ndarray, captions: list[str], heldout_share: float) -> tuple[Set, Set]:
-    """A share of the images set aside, drawn once and for all."""
+def hold_out(images: np.ndarray, captions: list[str], heldout_share: float) -> tuple[Set, Set]:
+    """Hold out a share of the images, the same one in every call.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, (N, H, W, 3)
+        All images.
+    captions : list of str, N
+        Their captions.
+    heldout_share : float
+        Share of the images that is held out.
+
+    Returns
+    -------
+    (Set, Set)
+        Images and captions of the training set and of the held-out set, each in its original order.
+
+    Raises
+    ------
+    ValueError
+        One of the sets would be empty.
+    """
     kept = round(len(images) * heldout_share)
     if kept < 1 or kept == len(images):
         raise ValueError(f"{len(images)} images cannot be split for training and scoring; give more of them.")
@@ -53,7 +98,6 @@ def split(images: np.ndarray, captions: list[str], heldout_share: float) -> tupl
 def _dataset(folder: Path, size: int, heldout_share: float, image_column: str, caption_column: str) -> tuple[Set, Set]:
     import datasets
 
-    datasets.disable_progress_bars()
     try:
         saved = (folder / "state.json").exists() or (folder / "dataset_dict.json").exists()
         found = (
@@ -63,7 +107,7 @@ def _dataset(folder: Path, size: int, heldout_share: float, image_column: str, c
         )
     except Exception as error:
         raise ValueError(
-            f"the data set {folder} cannot be read ({' '.join(str(error).split())}); expected is what datasets' "
+            f"the data set {folder} cannot be read ({' '.join(str(error).split())}); give a folder that datasets' "
             "save_to_disk wrote, or folders of images laid out for imagefolder."
         ) from error
     parts = dict(found) if isinstance(found, dict) else {"train": found}
@@ -71,8 +115,22 @@ def _dataset(folder: Path, size: int, heldout_share: float, image_column: str, c
     trained = _rows(train, folder, size, image_column, caption_column)
     apart = next((parts[name] for name in ("test", "validation") if name in parts and parts[name] is not train), None)
     if apart is None:
-        return split(*trained, heldout_share)
+        return hold_out(*trained, heldout_share)
     return trained, _rows(apart, folder, size, image_column, caption_column)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Inside, datasets shows no progress bars; afterwards, it shows them if it did before."""
+    import datasets
+
+    were_off = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were_off:
+            datasets.enable_progress_bars()
 
 
 def _rows(part: Any, folder: Path, size: int, image_column: str, caption_column: str) -> Set:
@@ -85,7 +143,7 @@ def _rows(part: Any, folder: Path, size: int, image_column: str, caption_column:
                 f"{', '.join(part.column_names)}."
             )
     label = part.features[caption_column]
-    part = part.cast_column(image_column, datasets.Image(decode=False))  # read here, as images of folders are
+    part = part.cast_column(image_column, datasets.Image(decode=False))  # decoded here, like images of folders
     images, captions = part.select_columns([image_column]), part.select_columns([caption_column])
     texts = [_caption(row[caption_column], label) for row in captions]
     contents = ((f"row {i}", _file(row[image_column])) for i, row in enumerate(images))
@@ -104,14 +162,14 @@ def _file(value: dict[str, Any]) -> Any:
 
 
 def _flowers(root: Path, size: int) -> Set:
-    """All 8,189 images of the three splits, as in the paper, each "a photo of a {label}"."""
+    """All 8,189 images of the three splits, as in the paper, with captions "a photo of a {label}"."""
     from torchvision.datasets import Flowers102
 
     try:
         parts = [Flowers102(str(root), split=name) for name in ("train", "val", "test")]
     except RuntimeError:
         raise ValueError(
-            f"{root} does not hold Flowers102, or files of it are damaged; data.folder must be the folder in which "
+            f"{root} does not contain Flowers102, or files of it are damaged; data.folder must be the folder in which "
             "torchvision's Flowers102 has put flowers-102 (Flowers102(folder, download=True) fetches it)."
         ) from None
     files = [file for part in parts for file in part._image_files]

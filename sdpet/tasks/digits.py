@@ -5,14 +5,26 @@ from __future__ import annotations
 import numpy as np
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-HELD_OUT = 600  # images kept for scoring; the last ones in file order, written by other people than the first
+HELD_OUT = 600  # images held out for scoring: the last ones of the file, which other people wrote
 
 
 def load_digits(split: str = "train") -> tuple[np.ndarray, list[str]]:
-    """Digits as 32 x 32 RGB pictures, white ink on black, with captions.
+    """Digits as 32 x 32 RGB images, white on black, with captions.
 
-    Returns images uint8 (N, 32, 32, 3) and N captions such as "a photo of the handwritten digit seven";
-    N is 1,197 for "train" and 600 for "heldout". Raises ValueError for another split.
+    Parameters
+    ----------
+    split : {"train", "heldout"}
+        1,197 or 600 images. The held-out ones were written by other people.
+
+    Returns
+    -------
+    (ndarray of uint8 (N, 32, 32, 3), list of N str)
+        Images, and captions such as "a photo of the handwritten digit seven".
+
+    Raises
+    ------
+    ValueError
+        There is no such split.
     """
     if split not in ("train", "heldout"):
         raise ValueError(f'The digits have no split "{split}"; choose train or heldout.')
@@ -29,4 +41,15 @@ def load_digits(split: str = "train") -> tuple[np.ndarray, list[str]]:
 
 
 def caption(digit: int) -> str:
+    """The caption of a digit.
+
+    Parameters
+    ----------
+    digit : int
+        0 to 9.
+
+    Returns
+    -------
+    str
+    """
     return f"a photo of the handwritten digit {WORDS[digit]}"

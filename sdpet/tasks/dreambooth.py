@@ -1,4 +1,4 @@
-"""DreamBooth: a subject from a few photos, with images of its class to preserve the prior (arXiv 2208.12242)."""
+"""DreamBooth: learn a subject from a few photos, with images of its class to preserve the prior."""
 
 from __future__ import annotations
 
@@ -13,25 +13,54 @@ import torch
 from sdpet.files.hashing import hash_images
 from sdpet.files.images import load_folder
 from sdpet.models.base import BaseModel
-from sdpet.scoring.measures import Measure, of_subject, score
-from sdpet.scoring.plan import EvalPlan, Shot, fill
+from sdpet.scoring.measures import Measure, personalisation_measures, score
+from sdpet.scoring.plan import EvalImage, EvalPlan, fill
 from sdpet.scoring.scorers import Scorer, Scorers
 from sdpet.seeds import generator
-from sdpet.tasks.batch import Batch, draw, noised, weighted_mse
-from sdpet.tasks.latent_cache import Cache
+from sdpet.tasks.batch import Batch, epoch_indices, make_noisy_batch, weighted_mse
+from sdpet.tasks.latent_cache import LatentCache
 
 
 class DreamBoothTask:
-    """Subject images with `prompt` and class images with `class_prompt`; loss = mse(subject) + reg_weight mse(class).
+    """Learn a subject: loss = mse(subject images) + reg_weight * mse(class images).
 
-    subject_dir, class_dir, heldout_dir: folders of images of any size; class_dir may be None if reg_weight is 0;
-        heldout_dir holds further images of the subject, from which the ceiling is measured.
-    token: the word of `prompt` that names the subject; it is dropped from the text that images are scored against.
-    batch_size: subject images a step; as many class images come on top.
-    flip: probability of mirroring an image (0.5 in the paper; 0 where left and right matter).
-    cache: folder in which latents and text states are kept for other runs, or None.
-    min_snr: gamma of min-SNR weighting, or None; noise_offset: strength of offset noise (0.1 is common).
-    Raises ValueError for missing or empty folders and impossible numbers.
+    Parameters
+    ----------
+    base : BaseModel
+        The untuned base model.
+    subject_dir : path
+        Folder of the subject's photos, of any size.
+    class_dir : path or None
+        Folder of class images; None is allowed if reg_weight is 0.
+    prompt, class_prompt : str
+        Prompts of the subject's photos and of the class images.
+    reg_weight : float
+        Weight of the class images' loss, at least 0; 0 leaves them out.
+    batch_size : int
+        Number of subject images a step; as many class images are added.
+    flip : float
+        Probability of mirroring an image, 0 to 1 (0.5 in the paper; 0 where left and right matter).
+    heldout_dir : path, optional
+        Folder of further photos of the subject, from which the ceiling is measured.
+    min_snr : float, optional
+        Gamma of min-SNR weighting, see `sdpet.tasks.batch.make_noisy_batch`.
+    noise_offset : float
+        Strength of offset noise (0.1 is common).
+    token : str
+        The word of `prompt` that names the subject; it is left out of the text that images are scored against.
+    data : str
+        Name of the data in the record.
+    cache : path, optional
+        Folder in which latents and text states are stored for other runs.
+
+    Raises
+    ------
+    ValueError
+        One sentence: a folder is missing or empty, or a value is impossible.
+
+    References
+    ----------
+    Ruiz et al. 2022, arXiv 2208.12242.
     """
 
     name = "dreambooth"
@@ -60,7 +89,7 @@ class DreamBoothTask:
         if not 0 <= flip <= 1:
             raise ValueError(f"flip is a probability between 0 and 1, not {flip}.")
         if token not in prompt.split():
-            raise ValueError(f"the prompt {prompt!r} does not hold the subject's token {token!r}.")
+            raise ValueError(f"the prompt {prompt!r} does not contain the subject's token {token!r}.")
         if class_dir is None and reg_weight > 0:
             raise ValueError("class_dir is missing; give a folder of class images, or reg_weight=0 to train without.")
         self.base, self.data, self.token = base, data, token
@@ -70,16 +99,17 @@ class DreamBoothTask:
         size = base.image_size
         self.subject_images = load_folder(subject_dir, size, "subject")  # (N, H, W, 3)
         self.heldout_images = None if heldout_dir is None else load_folder(heldout_dir, size, "held-out")
-        kept = Cache(base, cache)
-        # Latents (2, N, C, h, w): as they are, and mirrored as pixels, since mirroring latents is not exact.
-        self._subject = _latents_and_mirrored(kept, self.subject_images)
-        self._class = None
+        latent_cache = LatentCache(base, cache)
+        # Latents (2, N, C, h, w) of the images and of their mirror images; mirroring latents would not be exact.
+        self._subject = _latents_and_mirrored(latent_cache, self.subject_images)
+        self._class: torch.Tensor | None = None
+        self.class_hash: str | None = None  # of the class images' pixels
         if reg_weight > 0:
             assert class_dir is not None
             class_images = load_folder(class_dir, size, "class")
             self.class_hash = hash_images(class_images)
-            self._class = _latents_and_mirrored(kept, class_images)
-        states = kept.text([prompt, class_prompt])
+            self._class = _latents_and_mirrored(latent_cache, class_images)
+        states = latent_cache.text([prompt, class_prompt])
         counts = [batch_size] if self._class is None else [batch_size, batch_size]
         self._text = states[: len(counts)].repeat_interleave(batch_size, dim=0)  # (B, L, D)
         self._prompts = [p for p in (prompt, class_prompt)[: len(counts)] for _ in range(batch_size)]
@@ -87,14 +117,25 @@ class DreamBoothTask:
         self._weight = weights.repeat_interleave(batch_size).to(base.device)  # (B,)
 
     def batch(self, seed: int, step: int) -> Batch:
-        """batch_size subject images, then as many class images; a function of (seed, step) alone."""
+        """Draw the batch of one training step: batch_size subject images, then as many class images.
+
+        Parameters
+        ----------
+        seed, step : int
+            The run's seed and the training step; the batch depends on them alone.
+
+        Returns
+        -------
+        Batch
+        """
         latents = [self._draw(self._subject, seed, step, "subject")]
         if self._class is not None:
             latents.append(self._draw(self._class, seed, step, "class"))
         given = torch.cat(latents), self._text, self._prompts, self._weight
-        return noised(self.base, *given, seed, step, self.min_snr, self.noise_offset)
+        return make_noisy_batch(self.base, *given, seed, step, self.min_snr, self.noise_offset)
 
     def loss(self, prediction: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """See `sdpet.tasks.batch.weighted_mse`."""
         return weighted_mse(prediction, batch)
 
     @property
@@ -102,52 +143,64 @@ class DreamBoothTask:
         """Latents (N, C, h, w) of the class images; None where there are none."""
         return None if self._class is None else self._class[0]
 
-    def shots(self, plan: EvalPlan) -> list[Shot]:
-        """The subject's prompt, the plan's prompts about the subject, and the class's prompt."""
+    def eval_images(self, plan: EvalPlan) -> list[EvalImage]:
+        """The subject's prompt, the plan's prompts about it, and the class's prompt; see `EvalTask.eval_images`."""
         prompts = [fill(template, self.prompt, self.token) for template in plan.prompts]
         return [
-            *[Shot(self.prompt, "subject", self._without_token(self.prompt))] * plan.subject_images,
-            *[Shot(p, "prompt", self._without_token(p)) for p in prompts for _ in range(plan.prompt_images)],
-            *[Shot(self.class_prompt, "class", self.class_prompt)] * plan.class_images,
+            *[EvalImage(self.prompt, "subject", self._without_token(self.prompt))] * plan.subject_images,
+            *[EvalImage(p, "prompt", self._without_token(p)) for p in prompts for _ in range(plan.prompt_images)],
+            *[EvalImage(self.class_prompt, "class", self.class_prompt)] * plan.class_images,
         ]
 
     def measures(self, scorers: Scorers, plan: EvalPlan) -> list[Measure]:
-        return of_subject(scorers)
+        """See `sdpet.scoring.measures.personalisation_measures`."""
+        return personalisation_measures(scorers)
 
     def scores(
-        self, images: np.ndarray, shots: Sequence[Shot], scorer: Scorer | Scorers, plan: EvalPlan | None = None
+        self,
+        images: np.ndarray,
+        eval_images: Sequence[EvalImage],
+        scorer: Scorer | Scorers,
+        plan: EvalPlan | None = None,
     ) -> dict[str, float]:
-        """clip_i of subject samples; clip_t of subject and prompt samples; prior_drift, clip_i of class samples; ...
+        """Score drawn images; see `EvalTask.scores`.
 
-        See `sdpet.scoring.measures.of_subject`.
+        clip_i is measured on subject images, clip_t on subject and prompt images, prior_drift (clip_i) on class images.
+        For the others see `sdpet.scoring.measures.personalisation_measures`.
         """
         scorers = Scorers.of(scorer)
-        return score(self.measures(scorers, plan or EvalPlan()), images, shots, self.references, scorers)
+        return score(self.measures(scorers, plan or EvalPlan()), images, eval_images, self.references, scorers)
 
     def ceiling(self, scorer: Scorer | Scorers, plan: EvalPlan) -> dict[str, float]:
-        """What of the subject's samples is scored without text, of further images of the subject.
+        """Scores of further photos of the subject, as far as they need no text; see `EvalTask.ceiling`.
 
-        Through the VAE as every generated image is.
+        The photos pass through the VAE, as every drawn image does.
         """
         if self.heldout_images is None:
             return {}
         scorers = Scorers.of(scorer)
         images = self.base.through_vae(self.heldout_images)
         measures = [m for m in self.measures(scorers, plan) if m.roles == ("subject",)]
-        shots = [Shot(self.prompt, "subject", "")] * len(images)
-        return score(measures, images, shots, self.references, scorers)
+        eval_images = [EvalImage(self.prompt, "subject", "")] * len(images)
+        return score(measures, images, eval_images, self.references, scorers)
 
     def ceiling_hash(self, plan: EvalPlan) -> str | None:
-        """Identifies the real images behind the ceiling."""
+        """Hash of the held-out photos; None where there are none."""
         return None if self.heldout_images is None else hash_images(self.heldout_images)
 
     @cached_property
     def references(self) -> np.ndarray:
-        """Subject images through the VAE, uint8 (N, H, W, 3): sharper ones, no design could ever draw."""
+        """Subject images passed through the VAE, uint8 (N, H, W, 3).
+
+        No design could draw sharper ones, since every drawn image passes through the VAE.
+        """
         return self.base.through_vae(self.subject_images)
 
     def reference_protocol(self) -> dict[str, Any]:
-        """What identifies the references; hashed as read, since decoding may round differently on another machine."""
+        """Identify the references; see `EvalTask.reference_protocol`.
+
+        They are hashed before the VAE, since decoding may round differently on another machine.
+        """
         return {
             "references": "subject images through the VAE",
             "reference_count": len(self.subject_images),
@@ -156,7 +209,13 @@ class DreamBoothTask:
         }
 
     def describe(self) -> dict[str, Any]:
-        """The record's "task"."""
+        """The entry "task" of a record.
+
+        Returns
+        -------
+        dict
+            Values that JSON can hold.
+        """
         return {
             "name": self.name,
             "data": self.data,
@@ -172,7 +231,7 @@ class DreamBoothTask:
         }
 
     def _draw(self, latents: torch.Tensor, seed: int, step: int, stream: str) -> torch.Tensor:
-        rows = draw(latents.shape[1], self.batch_size, seed, step, stream)
+        rows = epoch_indices(latents.shape[1], self.batch_size, seed, step, stream)
         mirrored = torch.rand(self.batch_size, generator=generator(seed, step, stream, "flip")) < self.flip
         return latents[mirrored.long().to(latents.device), rows.to(latents.device)]
 
@@ -180,6 +239,6 @@ class DreamBoothTask:
         return " ".join(word for word in prompt.split() if word != self.token)
 
 
-def _latents_and_mirrored(kept: Cache, images: np.ndarray) -> torch.Tensor:
+def _latents_and_mirrored(latent_cache: LatentCache, images: np.ndarray) -> torch.Tensor:
     """Latents (2, N, C, h, w) of images uint8 (N, H, W, 3) and of their mirror images."""
-    return torch.stack([kept.latents(images), kept.latents(images[:, :, ::-1].copy())])
+    return torch.stack([latent_cache.latents(images), latent_cache.latents(images[:, :, ::-1].copy())])

@@ -1,4 +1,4 @@
-"""Fine-tuning on a set of captioned images, scored by the distance of distributions."""
+"""Fine-tuning on a captioned image set, scored by distances between sets of images."""
 
 from __future__ import annotations
 
@@ -12,24 +12,50 @@ import torch
 
 from sdpet.files.hashing import hash_images
 from sdpet.models.base import BaseModel
-from sdpet.scoring.measures import Measure, of_set, score
-from sdpet.scoring.plan import EvalPlan, Shot
+from sdpet.scoring.measures import Measure, score, set_measures
+from sdpet.scoring.plan import EvalImage, EvalPlan
 from sdpet.scoring.scorers import Scorer, Scorers
 from sdpet.seeds import generator
-from sdpet.tasks.batch import Batch, draw, noised, weighted_mse
+from sdpet.tasks.batch import Batch, epoch_indices, make_noisy_batch, weighted_mse
 from sdpet.tasks.captioned import read_captioned
-from sdpet.tasks.latent_cache import Cache
+from sdpet.tasks.latent_cache import LatentCache
 
 
 class FinetuneTask:
-    """Captioned images with caption dropout, so that guidance keeps working; FID against a held-out split.
+    """Learn a captioned image set, with caption dropout so that guidance keeps working; FID to a held-out set.
 
-    data: "digits" (scikit-learn's handwritten digits, shipped with that package) or a folder of images with captions
-        in metadata.jsonl or .txt files; or None, with images uint8 (N, H, W, 3), captions and heldout given as arrays.
-    batch_size: images a step; dropout: probability of training an image with the empty caption.
-    heldout_share: share of a folder's images kept for scoring (the same for every seed).
-    source, image_column, caption_column: what the folder is, see `read_captioned`.
-    cache: folder in which latents and text states are kept for other runs, or None.
+    Parameters
+    ----------
+    base : BaseModel
+        The untuned base model.
+    data : path, "digits" or None
+        Scikit-learn's handwritten digits, or a folder of images with captions in metadata.jsonl or .txt files, see
+        `read_captioned`. With None, images and captions are given as arrays.
+    batch_size : int
+        Number of images a step.
+    dropout : float
+        Probability of training an image with the empty caption, 0 to 1.
+    flip : float
+        Probability of mirroring an image, 0 to 1.
+    min_snr : float, optional
+        Gamma of min-SNR weighting, see `sdpet.tasks.batch.make_noisy_batch`.
+    noise_offset : float
+        Strength of offset noise (0.1 is common).
+    heldout_share : float
+        Share of a folder's images that is held out for scoring, the same one for every seed.
+    images, heldout_images : ndarray of uint8, (N, H, W, 3) and (M, H, W, 3), optional
+        Training images and held-out images, if `data` is None.
+    captions, heldout_captions : sequence of str, N and M, optional
+        Their captions.
+    source, image_column, caption_column : str
+        What the folder is, see `read_captioned`.
+    cache : path, optional
+        Folder in which latents and text states are stored for other runs.
+
+    Raises
+    ------
+    ValueError
+        One sentence: the data cannot be read, or a value is impossible.
     """
 
     name = "finetune"
@@ -71,19 +97,29 @@ class FinetuneTask:
         self.min_snr, self.noise_offset = min_snr, noise_offset
         self.images, self.captions = images, list(captions)
         self.references, self.heldout_captions = heldout_images, list(heldout_captions)
-        # Latents (2, N, C, h, w), the second half mirrored as pixels, which is exact where mirroring latents is not.
-        kept = Cache(base, cache)
+        # Latents (2, N, C, h, w) of the images and of their mirror images; mirroring latents would not be exact.
+        latent_cache = LatentCache(base, cache)
         views = [images, images[:, :, ::-1].copy()] if flip > 0 else [images]
-        self._latents = torch.stack([kept.latents(view) for view in views])
+        self._latents = torch.stack([latent_cache.latents(view) for view in views])
         self._unique = ["", *dict.fromkeys(self.captions)]
         place = {caption: row for row, caption in enumerate(self._unique)}
-        self._text = kept.text(self._unique)  # (1 + U, L, D), the empty caption first
+        self._text = latent_cache.text(self._unique)  # (1 + U, L, D), the empty caption first
         self._caption_row = torch.tensor([place[caption] for caption in self.captions])
         self._weight = torch.full((batch_size,), 1 / batch_size, device=base.device)
 
     def batch(self, seed: int, step: int) -> Batch:
-        """batch_size images, some without caption; a function of (seed, step) alone."""
-        rows = draw(len(self.captions), self.batch_size, seed, step, "images")
+        """Draw the batch of one training step: batch_size images, some with the empty caption.
+
+        Parameters
+        ----------
+        seed, step : int
+            The run's seed and the training step; the batch depends on them alone.
+
+        Returns
+        -------
+        Batch
+        """
+        rows = epoch_indices(len(self.captions), self.batch_size, seed, step, "images")
         source = generator(seed, step, "captions and flips")
         dropped = torch.rand(self.batch_size, generator=source) < self.dropout
         mirrored = torch.rand(self.batch_size, generator=source) < self.flip
@@ -91,38 +127,47 @@ class FinetuneTask:
         text, prompts = self._text[captions.to(self._text.device)], [self._unique[row] for row in captions.tolist()]
         latents = self._latents[mirrored.long().to(self._latents.device), rows.to(self._latents.device)]
         more = self._weight, seed, step, self.min_snr, self.noise_offset
-        return noised(self.base, latents, text, prompts, *more)
+        return make_noisy_batch(self.base, latents, text, prompts, *more)
 
     def loss(self, prediction: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """See `sdpet.tasks.batch.weighted_mse`."""
         return weighted_mse(prediction, batch)
 
-    def shots(self, plan: EvalPlan) -> list[Shot]:
-        """plan.images prompts: the held-out captions in turn."""
+    def eval_images(self, plan: EvalPlan) -> list[EvalImage]:
+        """The held-out captions in turn, plan.images of them; see `EvalTask.eval_images`."""
         captions = itertools.islice(itertools.cycle(self.heldout_captions), plan.images)
-        return [Shot(caption, "prompt", caption) for caption in captions]
+        return [EvalImage(caption, "prompt", caption) for caption in captions]
 
     def measures(self, scorers: Scorers, plan: EvalPlan) -> list[Measure]:
-        return of_set(scorers, plan)
+        """See `sdpet.scoring.measures.set_measures`."""
+        return set_measures(scorers, plan)
 
     def scores(
-        self, images: np.ndarray, shots: Sequence[Shot], scorer: Scorer | Scorers, plan: EvalPlan | None = None
+        self,
+        images: np.ndarray,
+        eval_images: Sequence[EvalImage],
+        scorer: Scorer | Scorers,
+        plan: EvalPlan | None = None,
     ) -> dict[str, float]:
-        """fid and the plan's other distances from the held-out images, clip_t against the captions."""
+        """The plan's distances from the held-out images, and clip_t to the captions; see `EvalTask.scores`."""
         scorers = Scorers.of(scorer)
-        return score(self.measures(scorers, plan or EvalPlan()), images, shots, self.references, scorers)
+        return score(self.measures(scorers, plan or EvalPlan()), images, eval_images, self.references, scorers)
 
     def ceiling(self, scorer: Scorer | Scorers, plan: EvalPlan) -> dict[str, float]:
-        """Scores of as many real training images through the VAE: what learning the training set perfectly gives."""
+        """Scores of as many real training images, passed through the VAE; see `EvalTask.ceiling`.
+
+        A model that has learned the training set perfectly would reach them.
+        """
         real = self.base.through_vae(self.images[: plan.images])
-        shots = [Shot(caption, "prompt", caption) for caption in self.captions[: plan.images]]
-        return self.scores(real, shots, scorer, plan)
+        eval_images = [EvalImage(caption, "prompt", caption) for caption in self.captions[: plan.images]]
+        return self.scores(real, eval_images, scorer, plan)
 
     def ceiling_hash(self, plan: EvalPlan) -> str | None:
-        """Identifies the real images behind the ceiling."""
+        """Hash of the training images behind the ceiling."""
         return hash_images(self.images[: plan.images])
 
     def reference_protocol(self) -> dict[str, Any]:
-        """What identifies the references."""
+        """Identify the references; see `EvalTask.reference_protocol`."""
         return {
             "references": "held-out images",
             "reference_count": len(self.references),
@@ -131,7 +176,13 @@ class FinetuneTask:
         }
 
     def describe(self) -> dict[str, Any]:
-        """The record's "task"."""
+        """The entry "task" of a record.
+
+        Returns
+        -------
+        dict
+            Values that JSON can hold.
+        """
         return {
             "name": self.name,
             "data": self.data,

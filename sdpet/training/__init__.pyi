@@ -1,5 +1,8 @@
 from .config import TrainConfig as TrainConfig
-from .module import Member as Member
+from .members import FleetMembers as FleetMembers
+from .members import Member as Member
+from .members import SingleRun as SingleRun
+from .module import TrainingModule as TrainingModule
 from .peak_memory import PeakMemory as PeakMemory
 from .rank import Rank as Rank
 from .trainer import FitResult as FitResult

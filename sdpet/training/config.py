@@ -5,28 +5,47 @@ from __future__ import annotations
 import importlib.util
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from sdpet.training.schedule import OURS, SCHEDULES, diffusers_schedule
-
-if TYPE_CHECKING:
-    pass
-
-PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
-OPTIMIZERS = ("adamw", "adamw8bit")
+from sdpet.choices import OPTIMIZERS, PRECISIONS, SCHEDULES
+from sdpet.training.schedule import OWN_SCHEDULES, diffusers_schedule
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Training options; fit() takes the same as keyword arguments. Make one early to have them checked.
+    """Training options; `fit` takes the same as keyword arguments. Make one early to have them checked.
 
-    steps: optimiser steps; lr, weight_decay: AdamW's; warmup: steps of linear growth of lr; schedule: what follows,
-    "constant", "cosine" (half a cosine down to zero at the last step), or another by diffusers' name and definition;
-    clip: largest gradient norm, or None; precision: Lightning's name, such as "32-true" or "bf16-mixed".
-    accumulate: batches whose gradients are averaged for one step; optimizer: adamw, or adamw8bit (bitsandbytes).
-    ema: decay of an exponential moving average of the weights, which then are the result, or None.
-    grad_checkpointing: recompute activations of the UNet instead of keeping them; compile: the UNet, by torch.compile.
-    validate_every: steps from one call of fit_together's `validate` to the next, or None.
+    Parameters
+    ----------
+    steps : int
+        Optimiser steps.
+    lr, weight_decay : float
+        AdamW's.
+    warmup : int
+        Steps of linear growth of lr.
+    clip : float, optional
+        Largest gradient norm.
+    precision : str
+        Lightning's name, such as "32-true" or "bf16-mixed".
+    schedule : str
+        What follows the warm-up: "constant", "cosine" (half a cosine down to zero at the last step), or another
+        schedule by diffusers' name and definition.
+    accumulate : int
+        Batches whose gradients are averaged for one step.
+    optimizer : str
+        "adamw", or "adamw8bit" from bitsandbytes.
+    ema : float, optional
+        Decay of an exponential moving average of the weights, which then is the result.
+    grad_checkpointing : bool
+        Recompute activations of the UNet instead of keeping them.
+    compile : bool
+        Compile the UNet by torch.compile.
+    validate_every : int, optional
+        Steps from one call of `validate` to the next, see `fit_together`.
+
+    Raises
+    ------
+    ValueError
+        One sentence that names the option and the valid choices.
     """
 
     steps: int
@@ -70,7 +89,7 @@ class TrainConfig:
 
         constant and cosine begin at lr / (warmup + 1); the others are diffusers' own, which begin at 0 with a warmup.
         """
-        if self.schedule not in OURS:
+        if self.schedule not in OWN_SCHEDULES:
             return self.lr * diffusers_schedule(self.schedule, self.lr, self.warmup, self.steps)(step)
         if step < self.warmup or self.schedule == "constant":
             return self.lr * min(1.0, (step + 1) / (self.warmup + 1))

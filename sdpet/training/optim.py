@@ -23,7 +23,7 @@ def make_optimizer(config: TrainConfig, parameters: Sequence[torch.Tensor]) -> t
     return torch.optim.AdamW(parameters, **options, fused=config.precision != "16-mixed")
 
 
-class Average:
+class EMA:
     """Exponential moving average of weights: average = d average + (1 - d) weights after each step.
 
     After n steps d is min(decay, (1 + n) / (10 + n)), and 0 at first, so that a short training is not held back by
@@ -47,16 +47,16 @@ class Average:
         return {"steps": self._steps, "values": [value.cpu().clone() for value in self._values]}
 
     @torch.no_grad()
-    def put(self) -> None:
+    def copy_to_model(self) -> None:
         """Give the model the averages in place of the trained weights, for good."""
         for parameter, value in zip(self._parameters, self._values, strict=True):
             parameter.copy_(value)
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
+    def swapped_in(self) -> Iterator[None]:
         """The model has the averages for the duration of the block, and then its weights again, bit for bit."""
         weights = [parameter.detach().clone() for parameter in self._parameters]
-        self.put()
+        self.copy_to_model()
         try:
             yield
         finally:

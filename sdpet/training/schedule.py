@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
 
 import torch
 
-if TYPE_CHECKING:
-    pass
-
-OURS = ("constant", "cosine")  # which begin at lr / (warmup + 1) instead of 0
-SCHEDULES = (*OURS, "constant_with_warmup", "linear", "cosine_with_restarts", "polynomial")
+OWN_SCHEDULES = ("constant", "cosine")  # of choices.SCHEDULES; they begin at lr / (warmup + 1) instead of 0
 
 
 @cache

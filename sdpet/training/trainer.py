@@ -19,22 +19,37 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
-from sdpet.methods import Handle
+from sdpet.methods import TunedModel
 from sdpet.models.base import BaseModel
 from sdpet.tasks import Task
 from sdpet.training.config import TrainConfig
-from sdpet.training.module import Alone, Crew, Loop, Member
+from sdpet.training.members import FleetMembers, Member, SingleRun
+from sdpet.training.module import SaveCallback, TrainingModule, ValidateCallback
 from sdpet.training.peak_memory import PeakMemory
 
 if TYPE_CHECKING:
     from sdpet.training.rank import Rank
 
-TIMEOUT = timedelta(minutes=10)  # of ranks for each other; one of them may be writing a checkpoint
+TIMEOUT = timedelta(minutes=10)  # of collectives; generous, since rank 0 may be writing a checkpoint
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """loss: one value a step; seconds: of all training; seconds_per_step: median; diverged: a loss was not finite."""
+    """What came of training one run.
+
+    Attributes
+    ----------
+    loss : list of float
+        One value a step.
+    seconds : float
+        Of all training; in a fleet, the run's share.
+    seconds_per_step : float
+        The median.
+    peak_memory_bytes : int
+        Of the process, or of the GPU.
+    diverged : bool
+        A loss was not finite.
+    """
 
     loss: list[float] = field(repr=False)
     seconds: float
@@ -45,17 +60,34 @@ class FitResult:
 
 def fit(
     base: BaseModel,
-    handle: Handle,
+    handle: TunedModel,
     task: Task,
     *,
     seed: int,
     on_step: Callable[[int, float], None] | None = None,
     **options: Any,
 ) -> FitResult:
-    """Train handle.parameters() on the task; options are those of `TrainConfig`, of which steps and lr are needed.
+    """Train one design on a task.
 
-    on_step(step, loss) is called after each step, counted from 1. A loss that is not finite ends training with
-    diverged=True, before it can reach the weights.
+    Parameters
+    ----------
+    base : BaseModel
+        The model that the design is attached to.
+    handle : TunedModel
+        What `sdpet.methods.build` gave; its parameters are trained.
+    task : Task
+        Gives the batches and the loss.
+    seed : int
+        Of data order, noise and timesteps.
+    on_step : callable, optional
+        Called as ``on_step(step, loss)`` after each step; steps count from 1.
+    **options
+        Those of `TrainConfig`; steps and lr must be given.
+
+    Returns
+    -------
+    FitResult
+        A loss that is not finite ends training with diverged=True, before it can reach the weights.
     """
     return fit_together(base, [Member(handle, seed, TrainConfig(**options), on_step)], task)[0]
 
@@ -64,46 +96,53 @@ def fit_together(
     base: BaseModel,
     members: Sequence[Member],
     task: Task,
-    crew: Crew | None = None,
-    save: Callable[[int, Callable[[int], dict[str, Any]]], None] | None = None,
+    fleet: FleetMembers | None = None,
+    save: SaveCallback | None = None,
     rank: Rank | None = None,
-    validate: Callable[[int, list[int]], None] | None = None,
+    validate: ValidateCallback | None = None,
 ) -> list[FitResult]:
     """Train a fleet: every member exactly as `fit` would alone, on one pass of the UNet a step for all of them.
 
-    crew: the fleet that the members' handles are of (`build_fleet`); None for one run that has the UNet to itself.
-    save(step, state): called after each step; state(i) is what member i needs to go on, to be given as its `state`.
-    A member whose loss is not finite leaves the fleet with diverged=True; the others go on. Seconds are a member's
-    share of what the fleet took. rank: this process's place where several train one run: each takes its share of every
-    batch, gradients are summed, and all end with the weights that one process gives, within rounding.
-    validate(step, aboard): called every `validate_every` steps, with the numbers of the members in order of their rows,
-    while the model is what it would be if training ended there; it must not draw from global randomness.
-    ValueError unless all options but those of the optimiser, and the step to begin at, are the same for all.
+    Parameters
+    ----------
+    base : BaseModel
+        The model that the designs are attached to.
+    members : sequence of Member
+        The runs to train.
+    task : Task
+        Gives the batches and the loss.
+    fleet : FleetMembers, optional
+        What `sdpet.methods.build_fleet` gave; None for one run that has the UNet to itself.
+    save : callable, optional
+        Called as ``save(step, state)`` after each step; ``state(i)`` is what member i needs to continue.
+    rank : Rank, optional
+        This process's place where several processes train one run. Each takes its share of every batch, gradients are
+        summed, and all end with the weights that one process gives, within rounding.
+    validate : callable, optional
+        Called as ``validate(step, active)`` every `validate_every` steps, with the indices of the active members in the
+        order of their rows, while the model is what it would be if training ended there. It must not draw from global
+        randomness.
+
+    Returns
+    -------
+    list of FitResult
+        One a member. A member whose loss is not finite leaves the fleet with diverged=True; the others continue.
+
+    Raises
+    ------
+    ValueError
+        Unless all options but those of the optimiser, and the step to begin at, are the same for all members.
     """
-    first = members[0]
-    start_at = _equal("steps already done", [(member.state or {"step": 0})["step"] for member in members])
-    steps = _equal("steps", [member.config.steps for member in members])
-    precision = _equal("precision", [member.config.precision for member in members])
-    for name in ("accumulate", "grad_checkpointing", "compile", "validate_every"):
-        _equal(name, [getattr(member.config, name) for member in members])
-    if len(members) > 1 and any(member.config.optimizer == "adamw8bit" for member in members):
-        raise ValueError("adamw8bit keeps its state by tensor, which members of a fleet have as one; train it alone.")
-    if len(members) > 1 and first.config.compile:
-        raise ValueError("A compiled UNet does not notice a member that leaves; train it alone.")
-    if len(members) > 1 and (crew is None or precision == "16-mixed"):
-        raise ValueError(
-            "16-mixed shares one loss scale and cannot be trained in a fleet; choose 32-true or bf16-mixed."
-            if crew is not None
-            else f"{len(members)} members need the fleet their adapters are of."
-        )
-    loop = Loop(base, members, crew or Alone(), task, save, rank, validate)
+    first = members[0].config
+    start_at, steps = _check_members(members, fleet)
+    module = TrainingModule(base, members, fleet or SingleRun(), task, save, rank, validate)
     memory = PeakMemory(base.device)
     start = time.perf_counter()
-    with _quiet(), _ctrl_c_passes(), _group_ended(rank), _prepared(base.unet, first.config):
+    with _quiet(), _ctrl_c_passes(), _process_group_ended(rank), _prepared(base.unet, first):
         trainer = Trainer(
             accelerator="cpu" if base.device.type == "cpu" else "gpu",
-            **_places(base, rank),
-            precision=first.config.precision,  # type: ignore[arg-type]
+            **_device_arguments(base, rank),
+            precision=first.precision,  # type: ignore[arg-type]
             max_epochs=1,  # of steps; Lightning's max_steps would count those of every optimiser
             logger=False,
             enable_checkpointing=False,
@@ -113,35 +152,56 @@ def fit_together(
             use_distributed_sampler=False,
         )
         if start_at < steps:
-            trainer.fit(loop, range(start_at, steps))
-    loop.put_averages()
-    seconds, peak = time.perf_counter() - start - loop.seconds_apart, memory.peak()
+            trainer.fit(module, range(start_at, steps))
+    module.apply_ema()
+    seconds, peak = time.perf_counter() - start - module.validation_seconds, memory.peak()
     before = [sum((member.state or {"times": []})["times"]) for member in members]
-    spent = [sum(times) - done for times, done in zip(loop.times, before, strict=True)]
+    spent = [sum(times) - done for times, done in zip(module.times, before, strict=True)]
     return [
         FitResult(
-            loss=loop.losses[i],
+            loss=module.losses[i],
             seconds=before[i] + seconds * spent[i] / (sum(spent) or 1),
-            seconds_per_step=statistics.median(loop.times[i]),
+            seconds_per_step=statistics.median(module.times[i]),
             peak_memory_bytes=peak,
-            diverged=loop.diverged[i],
+            diverged=module.diverged[i],
         )
         for i in range(len(members))
     ]
 
 
-def _places(base: BaseModel, rank: Rank | None) -> dict[str, Any]:
+def _check_members(members: Sequence[Member], fleet: FleetMembers | None) -> tuple[int, int]:
+    """The step to begin at and the number of steps. ValueError for members that cannot be trained together."""
+    start_at = _equal("steps already done", [(member.state or {"step": 0})["step"] for member in members])
+    steps = _equal("steps", [member.config.steps for member in members])
+    for name in ("precision", "accumulate", "grad_checkpointing", "compile", "validate_every"):
+        _equal(name, [getattr(member.config, name) for member in members])
+    if len(members) == 1:
+        return start_at, steps
+    if any(member.config.optimizer == "adamw8bit" for member in members):
+        raise ValueError("adamw8bit keeps its state by tensor, which members of a fleet have as one; train it alone.")
+    if members[0].config.compile:
+        raise ValueError("A compiled UNet does not notice a member that leaves; train it alone.")
+    if fleet is None:
+        raise ValueError(f"{len(members)} members need the fleet their adapters are of.")
+    if members[0].config.precision == "16-mixed":
+        raise ValueError(
+            "16-mixed shares one loss scale and cannot be trained in a fleet; choose 32-true or bf16-mixed."
+        )
+    return start_at, steps
+
+
+def _device_arguments(base: BaseModel, rank: Rank | None) -> dict[str, Any]:
     """The Trainer's arguments that say where it runs. The environment is ours: inside a job of Slurm's, Lightning would
     take every process for one of its ranks."""
     if rank is None:
         devices = 1 if base.device.index is None else [base.device.index]
         return {"devices": devices, "plugins": [LightningEnvironment()]}
     backend = "gloo" if base.device.type == "cpu" else "nccl"
-    ddp = DDPStrategy(cluster_environment=_Place(rank), process_group_backend=backend, timeout=TIMEOUT)
+    ddp = DDPStrategy(cluster_environment=_RankEnvironment(rank), process_group_backend=backend, timeout=TIMEOUT)
     return {"devices": rank.per_node, "num_nodes": rank.nodes, "strategy": ddp}
 
 
-class _Place(LightningEnvironment):
+class _RankEnvironment(LightningEnvironment):
     """The rank of this process as Lightning asks for it; all processes are started already."""
 
     def __init__(self, rank: Rank) -> None:
@@ -168,8 +228,8 @@ class _Place(LightningEnvironment):
 
 
 @contextlib.contextmanager
-def _group_ended(rank: Rank | None) -> Iterator[None]:
-    """The process group and its address are this training's alone: the next run may have others."""
+def _process_group_ended(rank: Rank | None) -> Iterator[None]:
+    """Tear down the process group and restore the environment, because the next run may use another address."""
     served = "TORCHELASTIC_USE_AGENT_STORE"  # torchrun's word that it serves the address; it does not serve ours
     names = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", served)  # Lightning sets and removes the others
     before = {name: os.environ.get(name) for name in names}
@@ -195,12 +255,12 @@ def _equal(what: str, values: Sequence[Any]) -> Any:
 
 @contextlib.contextmanager
 def _prepared(unet: Any, config: TrainConfig) -> Iterator[None]:
-    """The UNet with what the options ask of it, and without afterwards."""
+    """The UNet with gradient checkpointing and compilation as the options ask; undone afterwards."""
     checkpointing = config.grad_checkpointing and not unet.is_gradient_checkpointing
     if checkpointing:
         unet.enable_gradient_checkpointing()
     if config.compile:
-        torch.compiler.reset()  # code of an earlier run knows nothing of the hooks that are there now
+        torch.compiler.reset()  # code compiled for an earlier run does not know the present hooks
         unet.compile()
     try:
         yield

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sdpet.files.atomic import atomically
+from sdpet.files.atomic import write_atomic
 from sdpet.models.base import BaseModel
-from sdpet.sampling.loop import SamplerConfig, sample_together
-from sdpet.scoring.plan import EvalPlan, image_seeds
+from sdpet.sampling import SamplerConfig, sample_together
+from sdpet.scoring import EvalPlan, image_seeds
 from sdpet.tasks import Task
 
 FOLDER = "validation"
@@ -37,14 +37,16 @@ class Validation:
         folders: Sequence[Path],
     ):
         self._base, self._sampler, self._chunk, self._folders = base, sampler, plan.chunk, folders
-        shots = task.shots(plan)
-        first = [i for i, shot in enumerate(shots) if shot.prompt not in [s.prompt for s in shots[:i]]][:IMAGES]
-        self._shots = [shots[i] for i in first]
-        noise = [image_seeds(shots, seed if plan.eval_seed is None else plan.eval_seed) for seed in seeds]
+        eval_images = task.eval_images(plan)
+        first = [i for i, item in enumerate(eval_images) if item.prompt not in [s.prompt for s in eval_images[:i]]][
+            :IMAGES
+        ]
+        self._eval_images = [eval_images[i] for i in first]
+        noise = [image_seeds(eval_images, seed if plan.eval_seed is None else plan.eval_seed) for seed in seeds]
         self._noise = [[own[i] for i in first] for own in noise]
 
     def __call__(self, step: int, aboard: list[int]) -> None:
-        prompts = [shot.prompt for shot in self._shots]
+        prompts = [item.prompt for item in self._eval_images]
         noise = [self._noise[i] for i in aboard]
         drawn = sample_together(self._base, prompts, noise, self._sampler, chunk=self._chunk)
         for i, images in zip(aboard, drawn, strict=True):
@@ -55,9 +57,9 @@ class Validation:
         """PNG files and, last, index.jsonl, as in a run's samples/."""
         folder.mkdir(parents=True, exist_ok=True)
         rows = []
-        for number, (shot, seed, image) in enumerate(zip(self._shots, noise, images, strict=True)):
+        for number, (item, seed, image) in enumerate(zip(self._eval_images, noise, images, strict=True)):
             name = f"{number:05d}.png"
             Image.fromarray(image).save(folder / name)
-            rows.append({"file": name, "prompt": shot.prompt, "seed": seed, "role": shot.role})
+            rows.append({"file": name, "prompt": item.prompt, "seed": seed, "role": item.role})
         lines = "".join(json.dumps(row) + "\n" for row in rows)
-        atomically(folder / "index.jsonl", lambda file: file.write_text(lines, encoding="utf-8"))
+        write_atomic(folder / "index.jsonl", lambda file: file.write_text(lines, encoding="utf-8"))

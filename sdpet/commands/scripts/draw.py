@@ -20,7 +20,7 @@ from sdpet.commands.scripts.watermark import Watermark, markable
 
 if TYPE_CHECKING:
     from sdpet.models.base import BaseModel
-    from sdpet.sampling.loop import SamplerConfig, Start
+    from sdpet.sampling import SamplerConfig, Start
 
 PADDING = 2  # pixels between the images of a grid
 
@@ -156,7 +156,7 @@ def _batch(
     """Images uint8 (N, H, W, 3) of one batch."""
     import torch
 
-    from sdpet.sampling.loop import denoise
+    from sdpet.sampling import denoise
 
     text = base.encode_text([shot.prompt for shot in batch])
     seeds, codes = [shot.seed for shot in batch], [shot.code for shot in batch]

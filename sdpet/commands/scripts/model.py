@@ -38,9 +38,9 @@ def _base_of_run(folder: Path) -> dict[str, Any] | None:
         return None
     from sdpet.runs.stored import stored_config
 
-    unet = stored_config(folder).get("unet") or {}
-    keys = ("name", "path", "use_ema", "config", "image_size")
-    return {key: unet[key] for key in keys if unet.get(key)} | ({} if unet.get("path") else {"name": "lab"})
+    unet = stored_config(folder).unet
+    found = {key: getattr(unet, key) for key in ("name", "path", "use_ema", "config", "image_size")}
+    return {key: value for key, value in found.items() if value} | ({} if unet.path else {"name": "lab"})
 
 
 def load(options: argparse.Namespace) -> tuple[BaseModel, Path | None]:

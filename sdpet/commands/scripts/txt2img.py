@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
 
     batches = plan(options)
     from sdpet.commands.scripts.model import load, scale_of
-    from sdpet.sampling.loop import SamplerConfig, Start
+    from sdpet.sampling import SamplerConfig, Start
 
     SamplerConfig(name, options.ddim_steps, 1.0, options.ddim_eta)  # its checks come before the loading
     base, folder = load(options)

@@ -1,1 +1,1 @@
-"""Is the lab good enough to experiment on? `python -m sdpet.lab.check`"""
+"""Measure whether the lab is good enough for experiments: `python -m sdpet.lab.check`."""

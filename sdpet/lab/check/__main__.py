@@ -1,8 +1,8 @@
 """Example: python -m sdpet.lab.check
 
-Measures whether the lab is good enough to experiment on: five gates, printed as a table; the exit status is 0 only if
-all hold. Gates 1 to 3 look at the networks (a minute). Gates 4 and 5 look at a study of all 20 placements and of
-full fine-tuning with 5 seeds; runs that are missing in its folder are trained first (about 20 minutes on 2 cores).
+Measures whether the lab is good enough for experiments. Prints a table of five gates; the exit status is 0 only if all
+of them pass. Gates 1 to 3 test the networks (a minute). Gates 4 and 5 test a study of all 20 placements and of full
+fine-tuning with 5 seeds; runs that are missing in its folder are trained first (about 20 minutes on 2 cores).
 """
 
 from __future__ import annotations
@@ -11,10 +11,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from .rows import table
+from sdpet.lab.check.rows import table
 
 
 def main() -> int:
+    """Print the table of gates.
+
+    Returns
+    -------
+    int
+        Exit status: 0 if all gates pass, else 1.
+    """
     parser = argparse.ArgumentParser(
         "python -m sdpet.lab.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -26,7 +33,7 @@ def main() -> int:
     parser.add_argument("--quiet", action="store_true", help="no progress")
     arguments = parser.parse_args()
 
-    from . import networks, study
+    from sdpet.lab.check import networks, study
 
     rows = networks.autoencoder() + networks.scorer() + networks.base_model(arguments.grid)
     if not arguments.networks_only:

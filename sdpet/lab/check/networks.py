@@ -1,4 +1,4 @@
-"""Gates 1 to 3: the lab's networks by themselves."""
+"""Gates 1 to 3: each of the lab's networks on its own."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ from pathlib import Path
 
 import numpy as np
 
-from ..world import Caption, Scenes, describe
-from .rows import Row, at_least, at_most, reported
+from sdpet.lab.captions import Caption, describe
+from sdpet.lab.check.rows import Row, at_least, at_most, reported
+from sdpet.lab.world import Scenes
 
 
 def autoencoder() -> list[Row]:
-    """Gate 1: reconstruction of held-out renders and of the novel subject, PSNR in dB (mean over images)."""
-    from sdpet.models.load import load_base
+    """Gate 1: reconstruction of held-out renders and of the novel subject.
 
-    from ..world import render, sample_scenes, subject_scenes
+    Returns
+    -------
+    list of Row
+        Peak signal-to-noise ratios in dB, means over images.
+    """
+    from sdpet.lab.drawing import render
+    from sdpet.lab.world import sample_scenes, subject_scenes
+    from sdpet.models.load import load_base
 
     base = load_base("lab")
 
@@ -30,13 +37,20 @@ def autoencoder() -> list[Row]:
 
 
 def scorer() -> list[Row]:
-    """Gate 2: zero-shot attributes on decoded held-out renders, and how image similarity tells the subject apart."""
+    """Gate 2: zero-shot attributes on decoded held-out renders, and similarity of images of the subject.
+
+    Returns
+    -------
+    list of Row
+        Shares of right answers, and mean cosines.
+    """
     import torch
 
+    from sdpet.lab.captions import caption
+    from sdpet.lab.drawing import render
+    from sdpet.lab.scorer import load_scorer
+    from sdpet.lab.world import BACKGROUNDS, COLORS, SHAPES, sample_scenes, subject_scenes
     from sdpet.models.load import load_base
-
-    from ..scorer import load_scorer
-    from ..world import BACKGROUNDS, COLORS, SHAPES, caption, render, sample_scenes, subject_scenes
 
     base, model = load_base("lab"), load_scorer()
 
@@ -47,7 +61,7 @@ def scorer() -> list[Row]:
     features = seen(plain)
     rows = []
     for name, count in (("shape", len(SHAPES)), ("color", len(COLORS)), ("background", len(BACKGROUNDS))):
-        # For each picture its caption in full, and the same with the other words in the place of one.
+        # For each image its full caption, and the same captions with another value of this attribute.
         texts = [_swapped(plain, i, name, code).text() for i in range(len(plain)) for code in range(count)]
         unique = list(dict.fromkeys(texts))
         index = {text: row for row, text in enumerate(unique)}
@@ -91,20 +105,33 @@ def scorer() -> list[Row]:
 
 
 def _swapped(scenes: Scenes, index: int, name: str, code: int) -> Caption:
-    """The full caption of a one-coloured scene with one attribute said to be `code`."""
+    """The full caption of a one-coloured scene, with one attribute replaced by `code`."""
     said = dataclasses.replace(describe(scenes, index), **{name: code})
     return dataclasses.replace(said, color2=said.color)
 
 
 def base_model(pictures: Path | None = None, each: int = 6) -> list[Row]:
-    """Gate 3: `each` samples of every shape and colour on random grounds, judged by a classifier, not the scorer."""
+    """Gate 3: samples of every shape and colour on random backgrounds, judged by a classifier other than the scorer.
+
+    Parameters
+    ----------
+    pictures : Path, optional
+        PNG file to which the samples are written as a grid.
+    each : int
+        Number of samples of every shape and colour.
+
+    Returns
+    -------
+    list of Row
+        Shares of samples with the right attributes.
+    """
     from PIL import Image
 
+    from sdpet.lab.captions import Caption
+    from sdpet.lab.judge import load_judge
+    from sdpet.lab.world import BACKGROUNDS, COLORS, SHAPES
     from sdpet.models.load import load_base
-    from sdpet.sampling.loop import SamplerConfig, sample
-
-    from ..judge import load_judge
-    from ..world import BACKGROUNDS, COLORS, SHAPES, Caption
+    from sdpet.sampling import SamplerConfig, sample
 
     rng = np.random.default_rng(121)
     wanted = [(s, c) for s in range(len(SHAPES)) for c in range(len(COLORS)) for _ in range(each)]

@@ -1,4 +1,4 @@
-"""Gates 4 and 5: what a study of all placements and of full fine-tuning says, from its records and samples."""
+"""Gates 4 and 5: what a study of all placements and of full fine-tuning shows, from its records and samples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .rows import Row, at_least, reported
+from sdpet.lab.check.rows import Row, at_least, reported
 
 PROJECT = Path(__file__).parents[3]
 SEEDS = range(5)
@@ -17,7 +17,20 @@ FULL = "full"
 
 
 def run_study(folder: Path, quiet: bool = False) -> None:
-    """Train what is missing: 20 placements and full fine-tuning, 5 seeds. Raises SystemExit if a run fails."""
+    """Train the runs that are missing: 20 placements and full fine-tuning, 5 seeds each.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the study.
+    quiet : bool
+        Show no progress.
+
+    Raises
+    ------
+    SystemExit
+        A run failed.
+    """
     seeds = ",".join(map(str, SEEDS))
     common = [f"study={folder.name}", f"output_root={folder.parent}", f"seed={seeds}", f"quiet={str(quiet).lower()}"]
     for overrides in (["+sweeps=placement"], ["adapter=full"]):
@@ -27,7 +40,18 @@ def run_study(folder: Path, quiet: bool = False) -> None:
 
 
 class Study:
-    """Finished runs by design (a placement, or "full") and seed."""
+    """The finished runs of a study, by design (a placement, or "full") and seed.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the study.
+
+    Raises
+    ------
+    SystemExit
+        The study is not complete.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.runs: dict[str, dict[int, tuple[Path, dict]]] = {}
@@ -42,15 +66,54 @@ class Study:
         self.placements = sorted(set(self.runs) - {FULL})
 
     def scores(self, design: str, metric: str, seeds=SEEDS) -> np.ndarray:
-        """(seeds,)"""
+        """The scores of one design.
+
+        Parameters
+        ----------
+        design : str
+            A placement, or "full".
+        metric : str
+            Name of the metric.
+        seeds : sequence of int
+            The runs' seeds.
+
+        Returns
+        -------
+        ndarray of float, (seeds,)
+        """
         return np.array([self.runs[design][seed][1]["metrics"][metric] for seed in seeds])
 
     def anchor(self, metric: str, which: str) -> float:
-        """Mean over seeds of the floor or the ceiling."""
+        """A reference score, as the mean over seeds.
+
+        Parameters
+        ----------
+        metric : str
+            Name of the metric.
+        which : {"floor", "ceiling"}
+            The untuned base model or real images.
+
+        Returns
+        -------
+        float
+        """
         return float(np.mean([self.runs[FULL][seed][1]["anchors"][metric][which] for seed in SEEDS]))
 
     def samples(self, design: str, role: str) -> tuple[np.ndarray, list[str]]:
-        """Images uint8 (N, H, W, 3) of one role and their prompts, over all seeds."""
+        """The drawn images of one design and role, over all seeds.
+
+        Parameters
+        ----------
+        design : str
+            A placement, or "full".
+        role : {"subject", "prompt", "class"}
+            What the images were drawn for.
+
+        Returns
+        -------
+        (ndarray of uint8 (N, H, W, 3), list of N str)
+            Images and their prompts.
+        """
         from PIL import Image
 
         images, prompts = [], []
@@ -65,18 +128,28 @@ class Study:
 
 
 def personalisation(study: Study) -> list[Row]:
-    """Gate 4: full tuning and the best placement learn the subject, the class stays, prompts are followed."""
+    """Gate 4: full tuning and the best placement learn the subject, keep the class and follow prompts.
+
+    Parameters
+    ----------
+    study : Study
+        The finished study.
+
+    Returns
+    -------
+    list of Row
+    """
     floor, ceiling = study.anchor("clip_i", "floor"), study.anchor("clip_i", "ceiling")
 
-    def way(design: str) -> float:
+    def share(design: str) -> float:
         return float((study.scores(design, "clip_i").mean() - floor) / (ceiling - floor))
 
-    best = max(study.placements, key=way)
+    best = max(study.placements, key=share)
     rows = [
         reported(4, "CLIP-I of the untuned base (floor)", floor),
         reported(4, "CLIP-I of fresh views through the VAE (ceiling)", ceiling),
-        at_least(4, "full tuning: share of the way from floor to ceiling", way(FULL), 0.9),
-        at_least(4, f"best placement, {best}: share of the way", way(best), 0.7),
+        at_least(4, "full tuning: share of the way from floor to ceiling", share(FULL), 0.9),
+        at_least(4, f"best placement, {best}: share of the way", share(best), 0.7),
     ]
     for name, design in (("full tuning", FULL), (f"best placement, {best}", best)):
         rows.append(at_least(4, f"{name}: class prompt still draws a star", _class_kept(study, design), 0.9))
@@ -89,16 +162,16 @@ def personalisation(study: Study) -> list[Row]:
 
 
 def _class_kept(study: Study, design: str) -> float:
-    from ..judge import load_judge
-    from ..world import SHAPES, SUBJECT_SHAPE
+    from sdpet.lab.judge import load_judge
+    from sdpet.lab.world import SHAPES, SUBJECT_SHAPE
 
     images, _ = study.samples(design, "class")
     return float((load_judge().judge(images)["shape"] == SHAPES.index(SUBJECT_SHAPE)).mean())
 
 
 def _background_followed(study: Study, design: str) -> float:
-    from ..judge import load_judge
-    from ..world import BACKGROUNDS
+    from sdpet.lab.judge import load_judge
+    from sdpet.lab.world import BACKGROUNDS
 
     images, prompts = study.samples(design, "prompt")
     wanted = [list(BACKGROUNDS).index(prompt.split()[-2]) for prompt in prompts]
@@ -106,10 +179,20 @@ def _background_followed(study: Study, design: str) -> float:
 
 
 def meaning(study: Study) -> list[Row]:
-    """Gate 5: placement explains CLIP-I, and other seeds rank the placements alike."""
+    """Gate 5: the placement explains CLIP-I, and other seeds rank the placements in the same way.
+
+    Parameters
+    ----------
+    study : Study
+        The finished study.
+
+    Returns
+    -------
+    list of Row
+    """
     from scipy.stats import f_oneway, spearmanr
 
-    from analysis import load_paper_heatmap  # the check stands at the end of the arrow, after the analysis
+    from analysis import load_paper_heatmap  # a command, so it may import the analysis
 
     groups = [study.scores(design, "clip_i") for design in study.placements]
     test = f_oneway(*groups)

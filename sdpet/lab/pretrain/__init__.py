@@ -1,1 +1,1 @@
-"""Trains the lab from nothing: `python -m sdpet.lab.pretrain` (about an hour on 2 cores, resumable)."""
+"""Train the lab from scratch: `python -m sdpet.lab.pretrain` (about an hour on 2 cores, resumable)."""

@@ -1,8 +1,8 @@
 """Example: python -m sdpet.lab.pretrain --work build/lab
 
 Trains every part of the lab and writes sdpet/lab/{pipeline,scorer,judge,data}. Stages, in order: vae, clip, judge,
-unet, assets. Each keeps a checkpoint in the work folder, so an interrupted run goes on where it stopped; figures go to
-WORK/figures.jsonl.
+unet, assets. Each stores checkpoints in the work folder, so an interrupted run resumes where it stopped. Figures are
+written to WORK/figures.jsonl.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 
 def main() -> None:
+    """Parse the command line and train."""
     parser = argparse.ArgumentParser(
         "python -m sdpet.lab.pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -31,12 +32,22 @@ def main() -> None:
 
 
 def run(work: Path, out: Path, quick: float = 1.0) -> None:
-    """Train what is not trained yet and write the lab's folders into `out`."""
+    """Train the stages that are not finished and write the lab's folders.
+
+    Parameters
+    ----------
+    work : Path
+        Folder of checkpoints and figures.
+    out : Path
+        Folder that gets pipeline, scorer, judge and data.
+    quick : float
+        Factor on all numbers of steps.
+    """
     import torch
 
-    from ..architecture import build_text_encoder, build_tokenizer, build_unet, clip_config, save_pipeline
-    from ..convert import text_tower
-    from . import assets, clip, judge, unet, vae
+    from sdpet.lab.architecture import build_text_encoder, build_tokenizer, build_unet, clip_config, save_pipeline
+    from sdpet.lab.convert import text_tower
+    from sdpet.lab.pretrain import assets, clip, judge, unet, vae
 
     torch.set_num_threads(1)
     work.mkdir(parents=True, exist_ok=True)

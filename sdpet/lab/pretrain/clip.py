@@ -1,8 +1,9 @@
-"""Stage 2: the scorer, a small CLIP, first on renders, then on renders of which most went through the autoencoder.
+"""Stage 2: the scorer, a small CLIP, trained on renders and then mostly on renders that went through the autoencoder.
 
-Losses: image-text contrast with one-word-swapped captions as hard negatives, where captions that fit another image
-of the batch are no negatives of it; image-image contrast of two views of one object among look-alikes (same shape
-and outline, other colours), which is what makes image similarity mean "the same thing"; attribute heads.
+Losses: (1) image-text contrast with captions in which one word is swapped as hard negatives; a caption that fits
+another image of the batch is no negative of that image. (2) Image-image contrast of two views of one object among
+similar objects (same shape and outline, other colours), so that similar images are images of the same object.
+(3) Classification of attributes.
 """
 
 from __future__ import annotations
@@ -16,30 +17,31 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import nn
 
-from ..architecture import build_clip, build_tokenizer, clip_config
-from ..scorer import preprocess
-from ..world import (
-    BACKGROUNDS,
-    COLORS,
-    SHAPES,
-    TEMPLATES,
-    UNNAMED,
-    UNSAID,
-    Caption,
-    Scenes,
-    describe,
-    render,
-    repose,
-    sample_scenes,
-)
-from .loop import fit, log, save
-from .vae import decode, encode, to_tensor
+from sdpet.lab.architecture import build_clip, build_tokenizer, clip_config
+from sdpet.lab.captions import TEMPLATES, UNSAID, Caption, describe
+from sdpet.lab.drawing import render
+from sdpet.lab.pretrain.loop import fit, log, save
+from sdpet.lab.pretrain.vae import decode, encode, to_tensor
+from sdpet.lab.scorer import preprocess
+from sdpet.lab.world import BACKGROUNDS, COLORS, SHAPES, UNNAMED, Scenes, repose, sample_scenes
 
 STEPS, DECODED_STEPS, SCENES, BATCH, OBJECTS = 1200, 500, 16_000, 96, 48
 
 
 def swap_one(said: Caption, rng: np.random.Generator) -> Caption:
-    """The caption with one attribute changed: a hard negative."""
+    """Change one attribute of a caption, to make a hard negative.
+
+    Parameters
+    ----------
+    said : Caption
+        The caption; it is not changed.
+    rng : Generator
+        Draws the attribute and its new value.
+
+    Returns
+    -------
+    Caption
+    """
     choices = ["shape"]
     if said.color >= 0:
         choices += ["color", "color"]
@@ -68,7 +70,19 @@ def swap_one(said: Caption, rng: np.random.Generator) -> Caption:
 
 
 def fits(said: list[Caption], scenes: Scenes) -> torch.Tensor:
-    """(images, captions) bool: the caption says nothing that the image does not show."""
+    """Say which captions fit which images: those that state nothing that the image does not show.
+
+    Parameters
+    ----------
+    said : list of M Caption
+        The captions.
+    scenes : Scenes
+        N scenes.
+
+    Returns
+    -------
+    Tensor of bool, (N, M)
+    """
     fit_all = np.ones((len(scenes), len(said)), bool)
     for name in ("shape", "color", "color2", "background", "outlined"):
         value = np.array([getattr(c, name) for c in said])
@@ -77,7 +91,13 @@ def fits(said: list[Caption], scenes: Scenes) -> torch.Tensor:
 
 
 class Trainee(nn.Module):
-    """The CLIP with linear heads that read attributes off its image feature; the heads are thrown away."""
+    """The CLIP with linear heads that predict attributes from its image feature. The heads are dropped after training.
+
+    Parameters
+    ----------
+    vocabulary : dict
+        Arguments of open_clip.CLIP, see `clip_config`.
+    """
 
     def __init__(self, vocabulary: dict) -> None:
         super().__init__()
@@ -89,6 +109,20 @@ class Trainee(nn.Module):
         self.outlined = nn.Linear(width, 1)
 
     def attributes(self, features: torch.Tensor, scenes: Scenes) -> torch.Tensor:
+        """The loss of the attributes.
+
+        Parameters
+        ----------
+        features : Tensor (N, D)
+            Image features.
+        scenes : Scenes
+            The N scenes.
+
+        Returns
+        -------
+        Tensor
+            Scalar.
+        """
         total = torch.zeros(())
         for name, head in self.heads.items():
             target = torch.from_numpy(np.asarray(getattr(scenes, name)))
@@ -100,12 +134,24 @@ class Trainee(nn.Module):
 
 
 def look_alikes(n: int, seed: int) -> Scenes:
-    """n objects in groups of four that share shape and outline, most with two colour halves, many without names."""
+    """Draw objects in groups of four that share shape and outline, most with two colours, many without names.
+
+    Parameters
+    ----------
+    n : int
+        Number of objects, a multiple of four.
+    seed : int
+        Equal seeds give equal objects.
+
+    Returns
+    -------
+    Scenes
+    """
     scenes, rng = sample_scenes(n, seed, two=0.75, unnamed=0.6), np.random.default_rng((13, seed))
     for name in ("shape", "outlined"):
         value = getattr(scenes, name)
         setattr(scenes, name, np.repeat(value[::4], 4)[:n])
-    if rng.random() < 0.5:  # and one of the halves in common
+    if rng.random() < 0.5:  # some also have one of the two colours in common
         scenes.rgb[1::4], scenes.color[1::4] = scenes.rgb[::4], scenes.color[::4]
         scenes.rgb2[2::4], scenes.color2[2::4] = scenes.rgb2[::4], scenes.color2[::4]
     scenes.background = np.where(
@@ -117,7 +163,22 @@ def look_alikes(n: int, seed: int) -> Scenes:
 
 
 def train(work: Path, quick: float, vae: AutoencoderKL | None) -> dict[str, torch.Tensor]:
-    """State dict of the trained open_clip.CLIP. Without `vae` only the first half (renders) is trained."""
+    """Train the scorer, or load it if it is trained.
+
+    Parameters
+    ----------
+    work : Path
+        Folder of checkpoints and figures.
+    quick : float
+        Factor on the number of steps.
+    vae : AutoencoderKL or None
+        The trained autoencoder; with None only the first half (renders) is trained.
+
+    Returns
+    -------
+    dict of str to Tensor
+        State dict of an open_clip.CLIP.
+    """
     done = work / "clip_done.pt"
     if done.exists():
         return torch.load(done, weights_only=True)

@@ -1,4 +1,4 @@
-"""Stage 3: the judge, trained on renders, on decoded renders and on noisy, smoothed ones."""
+"""Stage 3: the judge, trained on renders, on decoded renders and on noisy ones."""
 
 from __future__ import annotations
 
@@ -9,15 +9,32 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from ..judge import Judge
-from ..world import UNNAMED, render, sample_scenes
-from .loop import fit, log, save
-from .vae import decode, encode, to_tensor
+from sdpet.lab.drawing import render
+from sdpet.lab.judge import Judge
+from sdpet.lab.pretrain.loop import fit, log, save
+from sdpet.lab.pretrain.vae import decode, encode, to_tensor
+from sdpet.lab.world import UNNAMED, sample_scenes
 
 STEPS, SCENES = 2500, 12_000
 
 
 def train(work: Path, quick: float, vae: AutoencoderKL) -> dict[str, torch.Tensor]:
+    """Train the judge, or load it if it is trained.
+
+    Parameters
+    ----------
+    work : Path
+        Folder of checkpoints and figures.
+    quick : float
+        Factor on the number of steps.
+    vae : AutoencoderKL
+        The trained autoencoder.
+
+    Returns
+    -------
+    dict of str to Tensor
+        State dict of a `Judge`.
+    """
     done = work / "judge_done.pt"
     if done.exists():
         return torch.load(done, weights_only=True)

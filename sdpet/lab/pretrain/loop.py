@@ -1,4 +1,4 @@
-"""One resumable training loop for every stage of the lab."""
+"""The resumable training loop of all stages of the lab."""
 
 from __future__ import annotations
 
@@ -16,14 +16,32 @@ from tqdm import tqdm
 
 
 def log(work: Path, stage: str, **figures: object) -> None:
-    """Append measured figures to WORK/figures.jsonl."""
+    """Append measured figures to WORK/figures.jsonl and print them.
+
+    Parameters
+    ----------
+    work : Path
+        Folder of the file.
+    stage : str
+        Name of the stage.
+    **figures : object
+        The figures by name.
+    """
     with open(work / "figures.jsonl", "a") as file:
         file.write(json.dumps({"stage": stage, **figures}) + "\n")
     print(stage, " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in figures.items()))
 
 
 def save(path: Path, state: object) -> None:
-    """torch.save that never leaves a half-written file."""
+    """Write with torch.save, atomically.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    state : object
+        What is saved.
+    """
     part = path.with_suffix(".part")
     torch.save(state, part)
     os.replace(part, path)
@@ -42,11 +60,34 @@ def fit(
     ema_decay: float | None = None,
     every: int = 500,
 ) -> nn.Module:
-    """Minimise loss(step) over `modules` with AdamW, a warm-up and a cosine decay; continue if WORK/stage.pt is there.
+    """Minimise loss(step) with AdamW, warm-up and cosine decay. Resume if WORK/stage.pt exists.
 
-    loss(step) must draw its batch from the step alone, so that a resumed stage sees the same data. Under
-    torch.distributed each process computes its own loss(step) and gradients are averaged. With `ema_decay` the
-    returned module holds the running average of the weights.
+    Under torch.distributed each process computes its own loss(step), and gradients are averaged.
+
+    Parameters
+    ----------
+    stage : str
+        Name of the stage and of its checkpoint.
+    modules : Module
+        What is trained.
+    loss : callable
+        loss(step) gives a scalar. It must derive its batch from the step alone, so that a resumed stage sees the same
+        data.
+    work : Path
+        Folder of checkpoints and figures.
+    steps, warmup : int
+        Numbers of steps.
+    lr, weight_decay : float
+        As in AdamW; lr is the highest value.
+    ema_decay : float, optional
+        Decay of a running average of the weights, which the modules hold at the end.
+    every : int
+        Steps between checkpoints.
+
+    Returns
+    -------
+    Module
+        `modules`, trained.
     """
     path = work / f"{stage}.pt"
     parameters = [p for p in modules.parameters() if p.requires_grad]
@@ -100,7 +141,7 @@ def fit(
 
 
 def _average_gradients(parameters: list[nn.Parameter]) -> None:
-    """One all-reduce over all gradients, which is cheaper than one for each of some hundred tensors."""
+    """One all-reduce over all gradients, which is faster than one for each of a few hundred tensors."""
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
     flat = torch.cat([g.reshape(-1) for g in gradients])
     dist.all_reduce(flat)

@@ -1,8 +1,8 @@
-"""Stage 4: the denoiser. Noise prediction on whitened latents; one process a core, gradients averaged.
+"""Stage 4: the denoiser. It predicts noise on whitened latents; one process a core, gradients averaged.
 
-Timesteps are drawn with probability proportional to the min-SNR weight (Hang et al., arXiv 2303.09556, gamma 5, for
-noise prediction: min(SNR, 5) / SNR) instead of weighting the loss: the same gradient on average, with less variance.
-First on latents of unit variance, where it learns fastest, then on latents times SCALING_FACTOR, as it is used.
+Timesteps are drawn with a probability proportional to the min-SNR weight (Hang et al. 2023, arXiv 2303.09556, gamma 5;
+for noise prediction min(SNR, 5) / SNR) instead of weighting the loss: the same mean gradient, with less variance. It is
+trained first on latents of unit variance, where it learns fastest, then on latents times SCALING_FACTOR, as it is used.
 """
 
 from __future__ import annotations
@@ -18,17 +18,32 @@ import torch.multiprocessing as multiprocessing
 from diffusers import AutoencoderKL
 from transformers import CLIPTextModel
 
-from ..architecture import SCALING_FACTOR, build_scheduler, build_tokenizer, build_unet
-from ..world import caption, render, sample_scenes
-from .loop import fit, save
-from .vae import encode, to_tensor
+from sdpet.lab.architecture import SCALING_FACTOR, build_scheduler, build_tokenizer, build_unet
+from sdpet.lab.captions import caption
+from sdpet.lab.drawing import render
+from sdpet.lab.pretrain.loop import fit, save
+from sdpet.lab.pretrain.vae import encode, to_tensor
+from sdpet.lab.world import sample_scenes
 
 STEPS, LOW_STEPS, SCENES, BATCH, LEARNING_RATE, EMA = 5500, 2200, 30_000, 16, 1.2e-3, 0.999
 CAPTIONS_EACH, DROPOUT = 4, 0.1
 
 
 def prepare(work: Path, vae: AutoencoderKL, text_encoder: CLIPTextModel) -> Path:
-    """Latents of all scenes and text states of all captions, computed once, in WORK/unet_data.pt."""
+    """Compute the latents of all scenes and the text states of all captions once.
+
+    Parameters
+    ----------
+    work : Path
+        Folder of the result, unet_data.pt.
+    vae, text_encoder
+        The trained networks.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
     path = work / "unet_data.pt"
     if path.exists():
         return path
@@ -82,7 +97,22 @@ def _worker(rank: int, world: int, work: Path, quick: float) -> None:
 
 
 def train(work: Path, quick: float, vae: AutoencoderKL, text_encoder: CLIPTextModel) -> dict[str, torch.Tensor]:
-    """State dict of the trained UNet (running average of the weights)."""
+    """Train the UNet, or load it if it is trained.
+
+    Parameters
+    ----------
+    work : Path
+        Folder of checkpoints and figures.
+    quick : float
+        Factor on the number of steps.
+    vae, text_encoder
+        The trained networks.
+
+    Returns
+    -------
+    dict of str to Tensor
+        State dict with the running average of the weights.
+    """
     done = work / "unet_done.pt"
     if not done.exists():
         prepare(work, vae, text_encoder)

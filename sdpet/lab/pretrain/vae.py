@@ -1,4 +1,4 @@
-"""Stage 1: the autoencoder, its latents whitened, then its decoder trained further on the frozen latents."""
+"""Stage 1: the autoencoder. Its latents are whitened, then its decoder is trained further on the frozen latents."""
 
 from __future__ import annotations
 
@@ -9,42 +9,102 @@ import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
-from ..architecture import build_vae
-from ..world import render, sample_scenes, subject_scenes
-from .loop import fit, log, save
+from sdpet.lab.architecture import build_vae
+from sdpet.lab.drawing import render
+from sdpet.lab.pretrain.loop import fit, log, save
+from sdpet.lab.world import sample_scenes, subject_scenes
 
 STEPS, REFINE_STEPS, IMAGES = 7000, 5000, 24_000
 
 
 def to_tensor(images: np.ndarray) -> torch.Tensor:
-    """uint8 (N, H, W, 3) to float (N, 3, H, W) in [-1, 1]."""
+    """Convert images to the networks' input.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, (N, H, W, 3)
+        The images.
+
+    Returns
+    -------
+    Tensor of float32, (N, 3, H, W)
+        Values in [-1, 1].
+    """
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def psnr(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Mean over images of the peak signal-to-noise ratio in dB, images in [-1, 1], (N, 3, H, W)."""
+    """Peak signal-to-noise ratio, as the mean over images.
+
+    Parameters
+    ----------
+    first, second : Tensor (N, 3, H, W)
+        Images with values in [-1, 1]; those of `first` are clamped.
+
+    Returns
+    -------
+    float
+        In dB.
+    """
     error = ((first.clamp(-1, 1) - second) / 2).square().mean(dim=(1, 2, 3))
     return float((-10 * error.log10()).mean())
 
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, images: torch.Tensor, chunk: int = 256) -> torch.Tensor:
-    """Posterior means (N, 4, 8, 8) of images (N, 3, 32, 32)."""
+    """Encode images, in batches.
+
+    Parameters
+    ----------
+    vae : AutoencoderKL
+        The autoencoder.
+    images : Tensor (N, 3, 32, 32)
+        Values in [-1, 1].
+    chunk : int
+        Number of images that are encoded at once.
+
+    Returns
+    -------
+    Tensor (N, 4, 8, 8)
+        Posterior means.
+    """
     return torch.cat([vae.encode(part).latent_dist.mode() for part in images.split(chunk)])
 
 
 @torch.no_grad()
 def decode(vae: AutoencoderKL, latents: torch.Tensor, chunk: int = 256) -> torch.Tensor:
+    """Decode latents, in batches.
+
+    Parameters
+    ----------
+    vae : AutoencoderKL
+        The autoencoder.
+    latents : Tensor (N, 4, 8, 8)
+        The latents.
+    chunk : int
+        Number of latents that are decoded at once.
+
+    Returns
+    -------
+    Tensor (N, 3, 32, 32)
+    """
     return torch.cat([vae.decode(part).sample for part in latents.split(chunk)])
 
 
 @torch.no_grad()
 def whiten(vae: AutoencoderKL, latents: torch.Tensor) -> None:
-    """Fold ZCA whitening of the latent channels into the two 1 x 1 convolutions around the latent.
+    """Fold ZCA whitening of the latent channels into the two 1 x 1 convolutions around the latents, in place.
 
-    Afterwards posterior means have mean 0 and unit covariance over the channels, so that scaling_factor is 1; what
-    decode(encode(x)) computes from the means does not change. The posterior's log variance gets the mean change of
-    scale only, for the exact one would not be diagonal.
+    Afterwards posterior means have mean 0 and unit covariance over the channels, so that scaling_factor is 1; what is
+    decoded from the means does not change. The posterior's log variance is changed by the mean change of scale only,
+    since the exact change would not be diagonal.
+
+    Parameters
+    ----------
+    vae : AutoencoderKL
+        It is changed.
+    latents : Tensor (N, C, h, w)
+        Latents from which mean and covariance are estimated.
     """
     flat = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1]).double()
     mean, covariance = flat.mean(0), torch.cov(flat.T)
@@ -61,7 +121,20 @@ def whiten(vae: AutoencoderKL, latents: torch.Tensor) -> None:
 
 
 def train(work: Path, quick: float) -> AutoencoderKL:
-    """The trained autoencoder; its figures go to WORK/figures.jsonl. `quick` scales the number of steps."""
+    """Train the autoencoder, or load it if it is trained.
+
+    Parameters
+    ----------
+    work : Path
+        Folder of checkpoints; figures are written to figures.jsonl.
+    quick : float
+        Factor on the number of steps.
+
+    Returns
+    -------
+    AutoencoderKL
+        In evaluation mode, without gradients.
+    """
     done, vae = work / "vae_done.pt", build_vae()
     if done.exists():
         vae.load_state_dict(torch.load(done, weights_only=True))

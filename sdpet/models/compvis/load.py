@@ -1,6 +1,6 @@
 """The weights of an original checkpoint as diffusers' UNet and VAE and transformers' text encoder.
 
-Keys are renamed by diffusers' own converters; nothing is fetched and nothing pickled is executed.
+Keys are renamed by diffusers' own converters. Nothing is downloaded, and nothing pickled is executed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,23 @@ class Networks:
 
 
 def load_checkpoint(source: Source, dtype: torch.dtype) -> Networks:
-    """The networks with the file's weights in `dtype`, on the CPU. ValueError names weights that do not fit."""
+    """Load a checkpoint file.
+
+    Parameters
+    ----------
+    source : Source
+    dtype : torch.dtype
+
+    Returns
+    -------
+    Networks
+        On the CPU, in `dtype`.
+
+    Raises
+    ------
+    ValueError
+        If weights do not fit the configs; the message names them.
+    """
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -50,10 +66,23 @@ def load_checkpoint(source: Source, dtype: torch.dtype) -> Networks:
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """The file's tensors by name, mapped into memory where the format allows it.
+    """Read the tensors of a checkpoint file, mapped into memory if the format allows it.
 
-    What training tools left beside the weights is replaced by inert stand-ins; what else a file asks to import is
-    refused with a ValueError, by our own look at it first and by torch's restricted unpickler in any case.
+    Objects that training tools stored beside the weights are replaced by inert stand-ins. A file that would import
+    anything else is refused: first by our own scan, and in any case by torch's restricted unpickler.
+
+    Parameters
+    ----------
+    file : Path
+
+    Returns
+    -------
+    dict of str to Tensor
+
+    Raises
+    ------
+    ValueError
+        If the file is unsafe, damaged or holds no weights.
     """
     if file.suffix.lower() == ".safetensors":
         from safetensors.torch import load_file
@@ -97,10 +126,10 @@ def _stand_in(name: str) -> type:
 
 
 def _unet_weights(weights: Mapping[str, Tensor], source: Source) -> dict[str, Tensor]:
-    """The UNet's weights under the names of the trained ones; the averaged ones in their place with use_ema.
+    """The UNet's weights by their names, or with use_ema the averaged weights by the same names.
 
-    LitEma names them by the path in the wrapped model without its dots: `model.diffusion_model.out.2.bias` is
-    averaged in `model_ema.diffusion_modelout2bias`.
+    LitEma names an average by the path in the wrapped model without its dots: the average of
+    `model.diffusion_model.out.2.bias` is `model_ema.diffusion_modelout2bias`.
     """
     own = {key: value for key, value in weights.items() if key.startswith(UNET)}
     if not source.use_ema:
@@ -119,7 +148,7 @@ def _renamed(converter: Any, weights: dict[str, Tensor], config: dict[str, Any],
 
 
 def _text_names(weights: Mapping[str, Tensor], text_encoder: nn.Module) -> dict[str, Tensor]:
-    """Names as this version of transformers has them, with or without `text_model.`; older files hold position_ids."""
+    """Rename for this version of transformers, with or without `text_model.`; drop position_ids of older files."""
     prefix = "text_model."
     bare = {key.removeprefix(prefix): value for key, value in weights.items() if not key.endswith("position_ids")}
     kept = prefix if any(key.startswith(prefix) for key in text_encoder.state_dict()) else ""
@@ -127,7 +156,7 @@ def _text_names(weights: Mapping[str, Tensor], text_encoder: nn.Module) -> dict[
 
 
 def _unallocated() -> Any:
-    """Networks made in it have no memory for parameters yet, but real buffers, which no checkpoint holds."""
+    """Networks made inside have no memory for parameters yet, but real buffers, which no checkpoint contains."""
     from accelerate import init_empty_weights
 
     return init_empty_weights(include_buffers=False)

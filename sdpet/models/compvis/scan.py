@@ -1,4 +1,4 @@
-"""What a checkpoint file holds, read without torch and without executing what is pickled in it.
+"""The contents of a checkpoint file, read without torch and without executing anything that is pickled in it.
 
 `torch.save` writes a zip archive whose `data.pkl` is a list of instructions to a small machine; among them are names
 of functions to call. Reading the list is harmless, running it is not: a file can name any function of any module.
@@ -19,14 +19,14 @@ from typing import IO
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
 EMA = "model_ema."
-# What plain tensors in dictionaries are made of.
+# Names that dictionaries of plain tensors refer to.
 _TENSORS = {
     "collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor",
     "torch._utils _rebuild_parameter", "torch.nn.parameter Parameter", "torch Size", "torch device", "_codecs encode",
     *(f"torch {name}" for name in "float16 bfloat16 float32 float64 int8 uint8 int16 int32 int64 bool".split()),
 }  # fmt: skip
-# What training tools leave beside the weights: packages, and names of the standard library. Nothing of it is ever
-# imported, inert stand-ins take its place (see `load`).
+# Names that training tools store beside the weights: packages, and names of the standard library. None of them is ever
+# imported; inert stand-ins replace them (see `load`).
 _TOOLS = ("pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities", "omegaconf", "numpy")
 _PLAIN = {
     "collections defaultdict", "builtins dict", "builtins list", "builtins set", "builtins object", "builtins int",
@@ -37,7 +37,15 @@ _PLAIN = {
 
 @dataclass
 class Contents:
-    """names: strings in the file, the keys of its weights among them; objects: what it would import, "module name"."""
+    """Strings and imports of a checkpoint file.
+
+    Parameters
+    ----------
+    names : set of str
+        All strings, including the keys of the weights.
+    objects : set of str
+        What it would import, as "module name".
+    """
 
     names: set[str] = field(default_factory=set)
     objects: set[str] = field(default_factory=set)
@@ -47,7 +55,7 @@ class Contents:
 
 
 def check_checkpoint(file: Path, use_ema: bool) -> None:
-    """ValueError, in one sentence, unless the file is a Stable Diffusion v1 checkpoint that is safe to read."""
+    """Raise ValueError unless the file is a Stable Diffusion v1 checkpoint that is safe to read."""
     found = contents(file)
     refuse_code(file, found)
     if "conditioner.embedders." in found or "cond_stage_model.model." in found:
@@ -63,7 +71,7 @@ def check_checkpoint(file: Path, use_ema: bool) -> None:
 
 
 def refuse_code(file: Path, found: Contents) -> None:
-    """ValueError when reading the file in the ordinary way would call functions that have no place in it."""
+    """Raise ValueError if unpickling the file would call functions that weights do not need."""
     if code := sorted(name for name in found.objects if not is_data(name)):
         raise ValueError(
             f"{file} was not read, as it could run code of its maker's choice on this machine: besides weights it "
@@ -73,19 +81,19 @@ def refuse_code(file: Path, found: Contents) -> None:
 
 
 def is_data(name: str) -> bool:
-    """Whether what the file would import ("module name") is part of a tensor, or a stand-in can take its place."""
+    """Whether an import ("module name") belongs to a tensor or can be replaced by a stand-in."""
     module, _, attribute = name.partition(" ")
     storage = module in ("torch", "torch.storage") and attribute.endswith("Storage")
     return name in _TENSORS or storage or is_replaced(name)
 
 
 def is_replaced(name: str) -> bool:
-    """Whether an inert stand-in takes its place: what training tools leave there (callbacks, counters)."""
+    """Whether an import is replaced by an inert stand-in: objects of training tools (callbacks, counters)."""
     return name in _PLAIN or name.split(" ")[0].split(".")[0] in _TOOLS
 
 
 def contents(file: Path) -> Contents:
-    """ValueError when the file is neither a checkpoint of torch.save nor of safetensors."""
+    """Scan a file. Raises ValueError if it is neither a checkpoint of torch.save nor of safetensors."""
     return _contents(file, file.stat().st_mtime_ns)
 
 
@@ -133,7 +141,7 @@ def _scan(pickles: Iterable[bytes | IO[bytes]]) -> Contents:
 
 
 def _today(name: str) -> str:
-    """Names of Python 2, in which the older formats are written, as Python 3 has them."""
+    """Translate names of Python 2, which the older formats use, to Python 3."""
     module, _, attribute = name.partition(" ")
     module, attribute = NAME_MAPPING.get((module, attribute), (module, attribute))
     return f"{IMPORT_MAPPING.get(module, module)} {attribute}"

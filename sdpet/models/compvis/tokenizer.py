@@ -1,4 +1,4 @@
-"""CLIP's tokenizer without a download: the vocabulary is a file that open_clip ships."""
+"""CLIP's tokenizer without a download: open_clip contains the vocabulary."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MERGES = 49152 - 256 - 2  # CLIP's vocabulary: 2 x 256 bytes (inside and at the
 
 
 def clip_tokenizer() -> CLIPTokenizer:
-    """CLIP ViT-L/14's tokenizer, as `openai/clip-vit-large-patch14` has it; texts are padded with the end token."""
+    """The tokenizer of CLIP ViT-L/14 (`openai/clip-vit-large-patch14`); texts are padded with the end token."""
     from transformers import CLIPTokenizer
 
     with gzip.open(vocabulary_file(), "rt", encoding="utf-8") as lines:
@@ -29,7 +29,7 @@ def clip_tokenizer() -> CLIPTokenizer:
 
 
 def vocabulary_file() -> Path:
-    """Where open_clip keeps the merges, in the order in which they were learned."""
+    """The file of open_clip with the merges, in the order in which they were learned."""
     spec = find_spec("open_clip")
     folders = list(spec.submodule_search_locations or []) if spec else []
     for folder in folders:
@@ -39,7 +39,7 @@ def vocabulary_file() -> Path:
 
 
 def _letters() -> list[str]:
-    """A visible character for each byte, in CLIP's order: bytes that are one stand for themselves, and come first."""
+    """A printable character for each byte, in CLIP's order: printable bytes represent themselves and come first."""
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [byte for byte in range(256) if byte not in visible]
     return [chr(byte) for byte in visible] + [chr(256 + place) for place in range(len(hidden))]

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from sdpet.runs.record import Record
+from sdpet.config import RunConfig
 from sdpet.runs.loggers.base import NoLog
 from sdpet.runs.loggers.local import CsvLog, TensorBoardLog
 
+if TYPE_CHECKING:
+    from sdpet.runs.record import Record
+
 
 @contextmanager
-def open_log(config: Mapping[str, Any], folder: Path) -> Iterator[NoLog]:
-    """The log that a validated config["logger"] asks for; closed whatever happens inside the block."""
+def open_log(config: RunConfig, folder: Path) -> Iterator[NoLog]:
+    """The log that `logger` of the config asks for; it is closed whatever happens inside the block."""
     log = _make(config, folder)
     try:
         yield log
@@ -25,17 +27,17 @@ def open_log(config: Mapping[str, Any], folder: Path) -> Iterator[NoLog]:
     log.close()
 
 
-def tell_failure(config: Mapping[str, Any], folder: Path, record: Record) -> None:
-    """Let a log that is kept elsewhere than in the run's folder know of a run that failed, or whose process died."""
-    if config["logger"]["name"] == "wandb":
+def tell_failure(config: RunConfig, folder: Path, record: Record) -> None:
+    """Report a run that failed, or whose process died, to a log that is kept elsewhere than in the run's folder."""
+    if config.logger.name == "wandb":
         from sdpet.runs.loggers import wandb as log_wandb
 
-        with suppress(Exception):  # the record tells it too, and the other runs of a study go on
+        with suppress(Exception):  # the record says it too, and the other runs of a study continue
             log_wandb.tell_failure(config, folder, record)
 
 
-def _make(config: Mapping[str, Any], folder: Path) -> NoLog:
-    match config["logger"]["name"]:
+def _make(config: RunConfig, folder: Path) -> NoLog:
+    match config.logger.name:
         case "csv":
             return CsvLog(folder)
         case "tensorboard":

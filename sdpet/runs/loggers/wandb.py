@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sdpet.config.ids import name_of
+from sdpet.config import RunConfig, name_of
 from sdpet.config.wandb_account import has_account
 from sdpet.runs.loggers.base import VALIDATION, NoLog
 from sdpet.runs.record import FILE, factors
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from sdpet.runs.record import Record
 
+LOG = logging.getLogger("sdpet")
 SHOWN = 16  # samples of a run in its table
 INTERRUPTED = 255  # the exit code by which W&B's own hooks tell Ctrl-C
 
@@ -32,10 +33,10 @@ INTERRUPTED = 255  # the exit code by which W&B's own hooks tell Ctrl-C
 class WandbLog(NoLog):
     """Losses and images as they come; scores, samples and adapter at the end; "failed" unless the run finished.
 
-    The status in the summary is to be believed before W&B's state: a process that is killed cannot tell W&B its end.
+    Trust the status in the summary rather than W&B's state: a process that is killed cannot report its end.
     """
 
-    def __init__(self, config: Mapping[str, Any], folder: Path) -> None:
+    def __init__(self, config: RunConfig, folder: Path) -> None:
         self._run = _open(config, folder)
         # Where an online run is resumed, the steps that W&B has already are told again.
         self._known = self._run.step if self._run.resumed else 0
@@ -106,8 +107,8 @@ def wandb_id(study: str, run_id: str) -> str:
     return f"{run_id}-{hashlib.blake2b(study.encode(), digest_size=4).hexdigest()}"
 
 
-def tell_failure(config: Mapping[str, Any], folder: Path, record: Record) -> None:
-    """Give the W&B run of a run that could not say how it ended its record. No other log may be open here."""
+def tell_failure(config: RunConfig, folder: Path, record: Record) -> None:
+    """Send the record of a run that could not report its end to W&B. No other log may be open in this process."""
     import wandb
 
     log = WandbLog(config, folder)
@@ -116,32 +117,32 @@ def tell_failure(config: Mapping[str, Any], folder: Path, record: Record) -> Non
     wandb.teardown()
 
 
-def _open(config: Mapping[str, Any], folder: Path) -> wandb.Run:
+def _open(config: RunConfig, folder: Path) -> wandb.Run:
     import wandb
 
-    logger, run_id = config["logger"], folder.name
-    mode = os.environ.get("WANDB_MODE") or logger["mode"]
+    logger, run_id = config.logger, folder.name
+    mode = os.environ.get("WANDB_MODE") or str(logger.mode)
     if mode == "auto":
         mode = "online" if has_account() else "offline"
 
     def init(mode: str) -> wandb.Run:
         return wandb.init(
-            project=logger["project"],
-            entity=logger["entity"],
+            project=logger.project,
+            entity=logger.entity,
             mode=mode,  # type: ignore[arg-type]
-            group=config["study"],
-            name=name_of(dict(config)),
-            id=wandb_id(config["study"], run_id),
+            group=config.study,
+            name=name_of(config),
+            id=wandb_id(config.study, run_id),
             resume="allow",
             reinit="create_new",  # the runs of a fleet are open at once, and none is the process's own
             job_type="train",
             config={
                 **factors(config),
-                "study": config["study"],
+                "study": config.study,
                 "run_id": run_id,
-                "task": config["task"]["name"],
-                "data": config["data"]["name"],
-                "config": dict(config),
+                "task": config.task.name,
+                "data": config.data.name,
+                "config": dict(config.values),
             },
             dir=str(folder.parent.resolve()),
             settings=wandb.Settings(silent=True, console="off"),
@@ -150,8 +151,8 @@ def _open(config: Mapping[str, Any], folder: Path) -> wandb.Run:
     try:
         return init(mode)
     except wandb.errors.CommError as error:
-        if logger["mode"] != "auto":
+        if logger.mode != "auto":
             raise
         has_account.cache_clear()
-        print(f"note: W&B cannot be reached ({error}); this run is logged offline.", file=sys.stderr)
+        LOG.warning("W&B cannot be reached (%s); this run is logged offline", error)
         return init("offline")

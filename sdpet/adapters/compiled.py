@@ -1,0 +1,28 @@
+"""Hooks and `torch.compile`: what to do when adapters come after the UNet was compiled."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import torch
+
+
+def forget_compiled() -> None:
+    """Have torch compile models anew when they run next, if this process has compiled any.
+
+    Compiled code contains the hooks that were there when it was compiled, and torch does not check whether others have
+    come since. So adapters that are attached to a UNet that was compiled and has run would have no effect. Torch cannot
+    drop the code of one model, which may be part of a larger compiled function: `torch.compiler.reset` drops all, and
+    other models are compiled again, too. Removing hooks needs no such care, as torch notices that they are gone.
+    """
+    if "torch._dynamo" in sys.modules and _has_compiled():
+        logging.getLogger("sdpet").info("Adapters came after torch.compile; compiled models will be compiled again.")
+        torch.compiler.reset()
+
+
+def _has_compiled() -> bool:
+    try:
+        return bool(sys.modules["torch._dynamo.convert_frame"].input_codes.seen)
+    except (KeyError, AttributeError):  # torch has no public function for this; without it there may be compiled code
+        return True

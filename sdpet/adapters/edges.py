@@ -1,0 +1,158 @@
+"""Paths through a block (edges), and what edges share: their handle's settings, and the rows of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+
+from sdpet.adapters.positions import Tap
+
+if TYPE_CHECKING:
+    from sdpet.adapters.hooks import BlockHooks
+
+
+@dataclass(eq=False)
+class RowShares:
+    """How the rows of a batch are divided among the members of a fleet, in order.
+
+    Parameters
+    ----------
+    counts : list of int
+        Share i gets ``counts[i]`` of ``sum(counts)`` equal parts of the rows.
+    """
+
+    counts: list[int]
+
+    def split(self, value: Tensor) -> list[Tensor]:
+        """Divide the rows of a tensor.
+
+        Parameters
+        ----------
+        value : Tensor, shape (B, ...)
+
+        Returns
+        -------
+        list of Tensor
+            One view a share, shape (counts[i] * B / sum(counts), ...).
+
+        Raises
+        ------
+        ValueError
+            If B is not a multiple of ``sum(counts)``.
+        """
+        rows = self._rows_per_part(value)
+        return list(value.split([count * rows for count in self.counts]))
+
+    def span(self, value: Tensor, first: int, count: int) -> tuple[int, int]:
+        """Find the rows of several neighbouring shares.
+
+        Parameters
+        ----------
+        value : Tensor, shape (B, ...)
+        first : int
+            Index of the first share.
+        count : int
+            Number of shares.
+
+        Returns
+        -------
+        tuple of int
+            First row, and the row after the last one.
+
+        Raises
+        ------
+        ValueError
+            If B is not a multiple of ``sum(counts)``.
+        """
+        rows = self._rows_per_part(value)
+        return rows * sum(self.counts[:first]), rows * sum(self.counts[: first + count])
+
+    def _rows_per_part(self, value: Tensor) -> int:
+        rows, rest = divmod(len(value), sum(self.counts))
+        if rest:
+            raise ValueError(
+                f"A fleet of {sum(self.counts)} members got a batch of {len(value)} rows; give each as many."
+            )
+        return rows
+
+
+class Attachment:
+    """What the edges of one handle share: their settings, and the blocks that carry them.
+
+    The blocks' hooks are known by weak references, which are not copied. A copy of a block reports itself to the copy
+    of the attachment, so that a handle copied together with its UNet is attached to that copy, and a handle copied
+    alone is attached to nothing.
+
+    Attributes
+    ----------
+    active : bool
+        Whether the edges have an effect.
+    strength : float
+        Factor on what a single design's adapters add.
+    carriers : WeakSet of BlockHooks
+        The hooks of the blocks that carry its edges.
+    """
+
+    def __init__(self) -> None:
+        self.active = True
+        self.strength = 1.0
+        self.carriers: WeakSet[BlockHooks] = WeakSet()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"active": self.active, "strength": self.strength}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.carriers = WeakSet()
+
+    @property
+    def attached(self) -> bool:
+        """Whether any block carries an edge of this attachment."""
+        return bool(self.carriers)
+
+    def remove(self) -> None:
+        """Remove the edges from all blocks."""
+        for hooks in list(self.carriers):
+            hooks.remove([edge for edge in hooks.edges if edge.attachment is self])
+
+
+@dataclass(eq=False)
+class Edge:
+    """A path through a block: reads the sum of the values at some taps, and adds to the values at others.
+
+    Parameters
+    ----------
+    reads : tuple of tuple of Tap
+        The taps to sum, one tuple for each share of the batch that the edge gets: one for the whole batch, several
+        where members of a fleet read at different taps and write at the same ones.
+    writes : tuple of Tap
+        The taps to whose values the edge adds.
+    delta : callable
+        ``delta(read, dtype)`` gives what is added, in that dtype. To be copied and pickled with the block, it must be
+        a picklable object.
+    attachment : Attachment
+    shares : RowShares, optional
+        None where the edge gets the whole batch.
+    first : int
+        Index of the first share that the edge gets.
+    """
+
+    reads: tuple[tuple[Tap, ...], ...]
+    writes: tuple[Tap, ...]
+    delta: Callable[[Tensor, torch.dtype], Tensor]
+    attachment: Attachment
+    shares: RowShares | None = None
+    first: int = 0
+
+    @property
+    def read_taps(self) -> list[Tap]:
+        return [tap for taps in self.reads for tap in taps]
+
+    @property
+    def taps(self) -> list[Tap]:
+        return [*self.read_taps, *self.writes]

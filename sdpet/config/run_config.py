@@ -1,0 +1,275 @@
+"""The checked config of a run as frozen objects, one a group. Free of torch, and quick.
+
+`sdpet.config.validate` makes a `RunConfig`. Only this package looks into the plain mapping behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sdpet
+
+LAB = Path(sdpet.__file__).parent / "lab"
+LAB_IMAGES = {"subject_dir": "subject", "class_dir": "class", "heldout_dir": "subject_heldout"}
+SCORER_KEYS = ("scorer", "features", "diversity")  # single scorers of eval; those of eval.similarity have names
+_APART = ("_target_", "strict", "similarity", *SCORER_KEYS)  # keys of eval that EvalPlan does not take
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """What is tuned; keys that the method does not take are None."""
+
+    method: str
+    din: str | None
+    dout: str | None
+    activation: str | None
+    mid_dim: int | None
+    params: int | None
+    scale: float | None
+    init: str | None
+
+    @property
+    def placement(self) -> str | None:
+        """`din-dout`, or None for methods without positions."""
+        return None if self.din is None else f"{self.din}-{self.dout}"
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The base model; path is None for the lab."""
+
+    name: str
+    path: str | None
+    dtype: str
+    guidance: float
+    use_ema: bool = False
+    config: str | None = None
+    image_size: int | None = None
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """A task by its name; options are the further arguments of its class."""
+
+    name: str
+    options: Mapping[str, Any]
+
+    @property
+    def reg_weight(self) -> float:
+        """Weight of the class images' loss; 0 for tasks without them."""
+        return float(self.options.get("reg_weight", 0.0))
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """The data of a task; keys that its kind does not have are None."""
+
+    kind: str
+    name: str
+    noun: str | None = None
+    subject: str | None = None
+    class_word: str | None = None
+    class_images: int | None = None
+    class_sampler: str | None = None
+    class_steps: int | None = None
+    class_guidance: float | None = None
+    image_column: str | None = None
+    caption_column: str | None = None
+    subject_dir: str | None = None
+    class_dir: str | None = None
+    heldout_dir: str | None = None
+    prompt: str | None = None
+    class_prompt: str | None = None
+    token: str | None = None
+    folder: str | None = None
+    heldout_share: float | None = None
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """The folders of images by their key; the lab's own where none is given."""
+        if self.kind == "captions":
+            return {} if self.folder is None else {"folder": Path(self.folder).expanduser()}
+        found: dict[str, Path] = {}
+        for key, name in LAB_IMAGES.items():
+            given = getattr(self, key)
+            if given is not None:
+                found[key] = Path(given).expanduser()
+            elif self.name == "lab":
+                found[key] = LAB / "data" / name
+        return found
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """Where and how a run is trained. Stored configs of older versions lack the keys that have defaults here."""
+
+    device: str
+    precision: str
+    threads: int
+    steps: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    warmup: int
+    schedule: str
+    clip: float | None
+    devices: int = 1
+    num_nodes: int = 1
+    accumulate: int = 1
+    optimizer: str = "adamw"
+    ema: float | None = None
+    grad_checkpointing: bool = False
+    compile: bool = False
+    validate_every: int | None = None
+
+    @property
+    def world_size(self) -> int:
+        """How many processes train the run together."""
+        return self.devices * self.num_nodes
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """How images are sampled."""
+
+    name: str
+    steps: int
+    guidance: float
+    eta: float = 0.0
+
+
+@dataclass(frozen=True)
+class ScorerSettings:
+    """A scorer by its short name (`sdpet.choices.SCORERS`) or its Python path, and the arguments it is made with."""
+
+    target: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """scorers: by their key in eval; plan: the arguments of `EvalPlan`; strict: a missing scorer is an error."""
+
+    scorers: Mapping[str, ScorerSettings]
+    plan: Mapping[str, Any]
+    strict: bool = True
+
+
+@dataclass(frozen=True)
+class LoggerSettings:
+    """Where losses and images go besides the record."""
+
+    name: str
+    project: str | None = None
+    mode: str | None = None
+    entity: str | None = None
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A checked config.
+
+    Parameters
+    ----------
+    values : mapping
+        The plain mapping, resolved, in canonical types: what config.yaml holds and other processes are sent. It must
+        not be changed; `changed` makes another config.
+    """
+
+    values: Mapping[str, Any]
+
+    @property
+    def study(self) -> str:
+        return self.values["study"]
+
+    @property
+    def seed(self) -> int:
+        return self.values["seed"]
+
+    @property
+    def quiet(self) -> bool:
+        return self.values["quiet"]
+
+    @property
+    def checkpoint_seconds(self) -> float | None:
+        """Seconds from one checkpoint to the next; None where an older version stored none."""
+        return self.values.get("checkpoint_seconds")
+
+    @cached_property
+    def output_root(self) -> Path:
+        return Path(self.values["output_root"]).expanduser()
+
+    @property
+    def task_cache(self) -> str:
+        """The folder in which latents, text states and class images are kept for other runs."""
+        return str(Path(self.values["output_root"]) / ".cache")
+
+    @cached_property
+    def adapter(self) -> AdapterSettings:
+        return _settings(AdapterSettings, self.values["adapter"])
+
+    @cached_property
+    def unet(self) -> ModelSettings:
+        return _settings(ModelSettings, self.values["unet"])
+
+    @cached_property
+    def task(self) -> TaskSettings:
+        options = {key: value for key, value in self.values["task"].items() if key not in ("name", "_target_")}
+        return TaskSettings(self.values["task"]["name"], options)
+
+    @cached_property
+    def data(self) -> DataSettings:
+        return _settings(DataSettings, self.values["data"])
+
+    @cached_property
+    def trainer(self) -> TrainerSettings:
+        return _settings(TrainerSettings, self.values["trainer"])
+
+    @cached_property
+    def sampler(self) -> SamplerSettings:
+        return _settings(SamplerSettings, self.values["sampler"])
+
+    @cached_property
+    def eval(self) -> EvalSettings:
+        group = self.values["eval"]
+        plan = {key: value for key, value in group.items() if key not in _APART}
+        return EvalSettings(
+            {key: _scorer(item) for key, item in scorer_items(group).items()}, plan, group.get("strict", True)
+        )
+
+    @cached_property
+    def logger(self) -> LoggerSettings:
+        return _settings(LoggerSettings, self.values["logger"])
+
+    @property
+    def draws_class_images(self) -> bool:
+        """Whether the base model draws the images of the subject's class."""
+        wanted = self.data.kind == "subject" and self.task.reg_weight > 0
+        return wanted and self.data.name != "lab" and self.data.class_dir is None
+
+    def changed(self, **given: Any) -> RunConfig:
+        """Another config with these values; a mapping changes keys of its group. Nothing is checked."""
+        changes = {k: {**self.values[k], **v} if isinstance(v, Mapping) else v for k, v in given.items()}
+        return RunConfig({**self.values, **changes})
+
+
+def scorer_items(group: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The mappings in a checked `eval` from which scorers are made, by their key."""
+    single = {key: group[key] for key in SCORER_KEYS if group.get(key)}
+    return single | {f"similarity.{name}": item for name, item in (group.get("similarity") or {}).items()}
+
+
+def _scorer(item: Mapping[str, Any]) -> ScorerSettings:
+    return ScorerSettings(item["_target_"], {key: value for key, value in item.items() if key != "_target_"})
+
+
+def _settings(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
+    """The keys of another version are passed over: what is checked is checked in the schema."""
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{key: value for key, value in values.items() if key in known})

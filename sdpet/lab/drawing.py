@@ -1,0 +1,82 @@
+"""Draw the scenes of the lab's world as images."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sdpet.lab.world import SHAPES, SIZE, Scenes
+
+OUTLINE = (250, 250, 250)  # colour of outlines
+
+
+def _polygon(shape: str) -> np.ndarray:
+    """Corners of a shape in the unit circle, (corners, 2), y down."""
+    if shape == "square":
+        return np.array([(-0.82, -0.82), (0.82, -0.82), (0.82, 0.82), (-0.82, 0.82)])
+    if shape == "triangle":
+        angles = np.deg2rad([-90, 30, 150])
+        return np.stack([np.cos(angles), np.sin(angles) + 0.12], axis=1)
+    if shape == "star":
+        angles = np.deg2rad(-90 + 36 * np.arange(10))
+        radii = np.where(np.arange(10) % 2 == 0, 1.08, 0.45)
+        return np.stack([radii * np.cos(angles), radii * np.sin(angles) + 0.06], axis=1)
+    a, b = 0.34, 0.98  # cross
+    return np.array(
+        [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a), (a, b), (-a, b), (-a, a), (-b, a), (-b, -a), (-a, -a)]
+    )
+
+
+def _polygon_distance(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Signed distance of points (..., 2) to a polygon, negative inside (nearest edge; sign from even-odd crossings)."""
+    best, inside = np.full(points.shape[:-1], np.inf), np.zeros(points.shape[:-1], bool)
+    for a, b in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        edge, offset = b - a, points - a
+        along = np.clip(offset @ edge / (edge @ edge), 0, 1)
+        best = np.minimum(best, np.sum((offset - along[..., None] * edge) ** 2, axis=-1))
+        crosses = (a[1] > points[..., 1]) != (b[1] > points[..., 1])
+        at = a[0] + edge[0] * (points[..., 1] - a[1]) / (edge[1] if edge[1] != 0 else 1.0)
+        inside ^= crosses & (points[..., 0] < at)
+    return np.where(inside, -1, 1) * np.sqrt(best)
+
+
+def _distance(points: np.ndarray, shape: str) -> np.ndarray:
+    """Signed distance in units of the object's radius, (...)."""
+    if shape == "circle":
+        return np.linalg.norm(points, axis=-1) - 0.95
+    if shape == "ring":
+        return np.abs(np.linalg.norm(points, axis=-1) - 0.73) - 0.27
+    return _polygon_distance(points, _polygon(shape))
+
+
+def render(scenes: Scenes) -> np.ndarray:
+    """Draw scenes with antialiased edges.
+
+    Parameters
+    ----------
+    scenes : Scenes
+        N scenes.
+
+    Returns
+    -------
+    ndarray of uint8, (N, 32, 32, 3)
+    """
+    n = len(scenes)
+    grid = np.stack(np.meshgrid(np.arange(SIZE) + 0.5, np.arange(SIZE) + 0.5, indexing="xy"), axis=-1)  # (H, W, 2)
+    out = np.empty((n, SIZE, SIZE, 3))
+    cos, sin = np.cos(scenes.angle)[:, None, None], np.sin(scenes.angle)[:, None, None]
+    for code, shape in enumerate(SHAPES):
+        rows = np.flatnonzero(scenes.shape == code)
+        if not len(rows):
+            continue
+        s = scenes[rows]
+        dx, dy = grid[None, :, :, 0] - s.x[:, None, None], grid[None, :, :, 1] - s.y[:, None, None]
+        turned = np.stack([cos[rows] * dx + sin[rows] * dy, cos[rows] * dy - sin[rows] * dx], axis=-1)
+        radius = s.radius[:, None, None]
+        distance = _distance(turned / radius[..., None], shape) * radius  # pixels, (n, H, W)
+        right = np.clip(turned[..., 0] + 0.5, 0, 1)[..., None]
+        body = s.rgb[:, None, None] * (1 - right) + s.rgb2[:, None, None] * right
+        cover = np.clip(0.5 - distance, 0, 1)[..., None]
+        edge = np.clip(0.5 - (distance - 1.8), 0, 1)[..., None] * s.outlined[:, None, None, None]
+        picture = s.rgb_background[:, None, None] * (1 - edge) + np.array(OUTLINE, float) * edge
+        out[rows] = picture * (1 - cover) + body * cover
+    return np.clip(np.rint(out), 0, 255).astype(np.uint8)

@@ -1,0 +1,94 @@
+"""How images are drawn and where denoising starts, as checked values. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sdpet.choices import SAMPLERS
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How images are drawn.
+
+    Parameters
+    ----------
+    name : {"dpm", "ddim", "plms"}
+        The sampler; dpm is DPM-Solver++ (2M).
+    steps : int
+        Number of denoising steps, 1 to 1000 (dpm: 1 to 999).
+    guidance : float
+        Scale of classifier-free guidance, at least 0: eps = eps(empty) + guidance * (eps(prompt) - eps(empty)).
+        With 1 the unconditional pass is left out.
+    eta : float
+        Share of fresh noise in each step, for ddim only: 0 is deterministic, 1 is ancestral sampling.
+
+    Raises
+    ------
+    ValueError
+        One sentence that names the wrong value and the valid ones.
+
+    References
+    ----------
+    Classifier-free guidance: Ho and Salimans 2022, arXiv 2207.12598. eta: Song et al. 2020, arXiv 2010.02502, eq. 16.
+    """
+
+    name: str = "dpm"
+    steps: int = 25
+    guidance: float = 7.0
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.name not in SAMPLERS:
+            raise ValueError(f"sampler {self.name!r} is unknown; choose one of {', '.join(SAMPLERS)}.")
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or not 1 <= self.steps <= 1000:
+            raise ValueError(f"sampler steps must be a whole number from 1 to 1000, not {self.steps!r}.")
+        if self.name == "dpm" and self.steps > 999:  # its timesteps run from 999 to 1: one more step would repeat one
+            raise ValueError(f"the sampler dpm takes at most 999 steps, not {self.steps}.")
+        if not 0 <= self.guidance < float("inf"):
+            raise ValueError(f"guidance must be a number of at least 0, not {self.guidance!r}.")
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta must lie between 0 and 1, not {self.eta!r}.")
+        if self.eta and self.name != "ddim":
+            raise ValueError(f"eta {self.eta} needs the sampler ddim; {self.name} takes eta 0 only.")
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where denoising starts. By default each image starts from noise of the model's own size, drawn from its seed.
+
+    Parameters
+    ----------
+    size : (int, int), optional
+        Height and width of the latents.
+    seeds : sequence of int, optional
+        Seeds of the starting noise, one an image, in place of the images' own seeds.
+    latents : Tensor (N or 1, C, h, w), optional
+        Latents of images to start from. Noise of the level of the first step taken is added to them.
+    strength : float
+        Share of the sampler's steps that are taken, 0 to 1: the last int(strength * steps) of them.
+    """
+
+    size: tuple[int, int] | None = None
+    seeds: Sequence[int] | None = None
+    latents: torch.Tensor | None = None
+    strength: float = 1.0
+
+    def skipped(self, steps: int) -> int:
+        """Number of steps that are left out at the beginning.
+
+        Parameters
+        ----------
+        steps : int
+            The sampler's number of steps.
+
+        Returns
+        -------
+        int
+        """
+        return steps - int(self.strength * steps)

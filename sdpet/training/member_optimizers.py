@@ -1,0 +1,86 @@
+"""The optimisers and weight averages of the members of a fleet, and their state for checkpoints."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from sdpet.training.members import FleetMembers, Member
+from sdpet.training.optim import EMA, make_optimizer
+
+
+class MemberOptimizers:
+    """One optimiser a member, as if it trained alone.
+
+    Members with equal options whose weights are one vector each share an optimiser, since its steps are elementwise.
+
+    Attributes
+    ----------
+    groups : list of (Optimizer, list of int)
+        Each optimiser and the indices of the members whose weights it holds.
+    ema : list of EMA or None
+        The weight average of each member, where it has one.
+    """
+
+    @torch.no_grad()
+    def __init__(self, members: Sequence[Member], fleet: FleetMembers) -> None:
+        self._members, self._fleet = members, fleet
+        together: dict[Any, list[int]] = {}
+        for i, member in enumerate(members):
+            together.setdefault(i if fleet.vector(i) is None else member.config, []).append(i)
+        self.groups: list[tuple[torch.optim.Optimizer, list[int]]] = []
+        self.ema: list[EMA | None] = [None] * len(members)
+        for owners in together.values():
+            vectors = [vector for i in owners if (vector := fleet.vector(i)) is not None]
+            weights = vectors or list(members[owners[0]].handle.parameters())
+            optimizer = make_optimizer(members[owners[0]].config, weights)
+            self.groups.append((optimizer, owners))
+            for i in owners:
+                self._restore(optimizer, i)
+
+    def _restore(self, optimizer: torch.optim.Optimizer, i: int) -> None:
+        """Give a member that was interrupted its weights, its optimiser's state and its average back."""
+        member, vector = self._members[i], self._fleet.vector(i)
+        parameters = list(member.handle.parameters())
+        if member.config.ema is not None:
+            self.ema[i] = EMA(parameters, member.config.ema, (member.state or {}).get("average"))
+        if member.state is None:
+            return
+        for parameter, value in zip(parameters, member.state["parameters"], strict=True):
+            parameter.copy_(value)
+        state = copy.deepcopy(member.state["optimizer"])  # the caller may need it again
+        if vector is None:
+            optimizer.load_state_dict(state)
+        else:
+            optimizer.state[vector] = {key: value.to(vector.device) for key, value in _joined(state["state"]).items()}
+
+    def state(self, i: int) -> dict[str, Any]:
+        """A copy of a member's optimiser state, by the parameters of its handle, also where they are one vector."""
+        optimizer = next(optimizer for optimizer, owners in self.groups if i in owners)
+        vector = self._fleet.vector(i)
+        if vector is None:
+            return copy.deepcopy(optimizer.state_dict())
+        shapes = [parameter.shape for parameter in self._members[i].handle.parameters()]
+        group = {**optimizer.state_dict()["param_groups"][0], "params": list(range(len(shapes)))}
+        return {"state": _split(optimizer.state[vector], shapes), "param_groups": [group]}
+
+
+def _split(state: dict[str, torch.Tensor], shapes: Sequence[torch.Size]) -> dict[int, dict[str, torch.Tensor]]:
+    """An optimiser's state of one vector as the state of the tensors that the vector consists of."""
+    parts = {}
+    split = {key: value.split([shape.numel() for shape in shapes]) for key, value in state.items() if value.dim()}
+    for j, shape in enumerate(shapes):
+        counts = {key: value.clone() for key, value in state.items() if not value.dim()}
+        parts[j] = counts | {key: values[j].reshape(shape).clone() for key, values in split.items()}
+    return parts
+
+
+def _joined(parts: dict[int, dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The inverse of `_split`."""
+    return {
+        key: torch.cat([part[key].flatten() for part in parts.values()]) if value.dim() else value
+        for key, value in parts[0].items()
+    }

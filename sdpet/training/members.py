@@ -1,0 +1,70 @@
+"""The members of a fleet: the runs that are trained together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from sdpet.methods import TunedModel
+from sdpet.training.config import TrainConfig
+
+
+@dataclass
+class Member:
+    """One run of a fleet.
+
+    Parameters
+    ----------
+    handle : TunedModel
+        What is trained.
+    seed : int
+        Of data order, noise and timesteps.
+    config : TrainConfig
+        Its options.
+    on_step : callable, optional
+        Called as ``on_step(step, loss)`` after each step; steps count from 1.
+    state : dict, optional
+        What `TrainingModule.state` gave when the run was interrupted; None begins at step 0.
+    """
+
+    handle: TunedModel
+    seed: int
+    config: TrainConfig
+    on_step: Callable[[int, float], None] | None = None
+    state: dict[str, Any] | None = None
+
+
+class FleetMembers(Protocol):
+    """The runs that share a batch, such as `sdpet.adapters.Fleet`."""
+
+    @property
+    def active(self) -> list[int]:
+        """Indices of the active members, in the order of their rows in the batch."""
+        ...
+
+    def remove(self, index: int) -> None:
+        """Take a member out; it has no rows in the batches to come."""
+        ...
+
+    def vector(self, index: int) -> torch.Tensor | None:
+        """All weights of a member as one vector, whose .grad must be modified in place, never replaced.
+
+        None where there is no such vector; then the weights are the parameters of the handle.
+        """
+        ...
+
+
+class SingleRun:
+    """The only member of a run that has the UNet to itself."""
+
+    def __init__(self) -> None:
+        self.active = [0]
+
+    def remove(self, index: int) -> None:
+        self.active.remove(index)
+
+    def vector(self, index: int) -> None:
+        return None
