@@ -62,6 +62,8 @@ _MODULE_OF = {
     "equivalence": "comparisons.posthoc",
     "letters": "comparisons.multiplicity",
     "adjust": "comparisons.multiplicity",
+    "Conclusion": "report.claims",
+    "Claim": "report.claims",
     "verdicts": "variance.verdict",
     "welch": "variance.robust",
     "kruskal": "variance.robust",
