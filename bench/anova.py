@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--skip-statsmodels", action="store_true")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    from analysis.linear_model.design import interactions
+    from analysis import interactions
 
     terms = interactions([f"f{j}" for j in range(args.factors)], args.order)
     if args.child:

@@ -45,7 +45,7 @@ def fill(jobs: list) -> None:
     """A finished run for every job, with a record of the usual size."""
     import yaml
 
-    from sdpet.runs.record import Record, factors
+    from sdpet.runs import Record, factors
 
     loss = [[3 * (i + 1), 0.5 / (i + 1)] for i in range(100)]
     scores = {"clip_i": 0.5, "clip_t": 0.3, "prior_drift": 0.1}
@@ -72,10 +72,8 @@ def fill(jobs: list) -> None:
 def one_run(job) -> dict[str, float]:
     """Median seconds of what a run costs beside its work: its identity, its claim, its config and its record."""
     from sdpet.config import run_folder, validate
-    from sdpet.files.lock import run_lock
-    from sdpet.runs import Record
-    from sdpet.runs.folder import prepare_run_folder
-    from sdpet.runs.reuse import register_training
+    from sdpet.files import run_lock
+    from sdpet.runs import Record, prepare_run_folder, register_training
 
     found: dict[str, list[float]] = {"identity": [], "claim": [], "config": [], "record": []}
     record = Record.read(job.folder)
@@ -101,8 +99,7 @@ def measure(size: int, root: Path) -> dict[str, float]:
     from hydra.types import RunMode
 
     from hydra_plugins.sdpet_sweeper import GridSweeper
-    from sdpet.study import Composer, make_plan
-    from sdpet.study.manifest import write_manifest
+    from sdpet.study import Composer, make_plan, write_manifest
 
     given = [f"output_root={root}", f"study=of{size}", *levels(size)]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):

@@ -47,7 +47,7 @@ def study(sampled: int | None, overrides: list[str]) -> dict[str, float]:
 
     A sample finds the scores of the untuned base made, which the study by fleets has paid for.
     """
-    from sdpet.study.worker_pool import usable_cores
+    from sdpet.study import usable_cores
 
     out = Path(tempfile.mkdtemp(prefix="bench_fleet_"))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

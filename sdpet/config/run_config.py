@@ -46,8 +46,8 @@ class ModelSettings:
 
     name: str
     path: str | None
-    dtype: str
-    guidance: float
+    dtype: str = "float32"
+    guidance: float = 1.0
     use_ema: bool = False
     config: str | None = None
     image_size: int | None = None

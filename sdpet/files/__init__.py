@@ -1,1 +1,5 @@
-"""Files: atomic writing, locks, hashes of content, and reading images."""
+"""Files: written atomically, locked, hashed by content, and images read from them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,5 +1,8 @@
+from .folder import prepare_run_folder as prepare_run_folder
 from .record import Record as Record
 from .record import bin_loss as bin_loss
+from .record import factors as factors
+from .reuse import register_training as register_training
 from .setup import Resources as Resources
 from .start import run as run
 from .start import run_together as run_together

@@ -1,15 +1,15 @@
 """Scores of images: pure metrics, the images that a finished run draws, and the protocol of how scores were made."""
 
 from sdpet.scoring.curve import guidance_axes, guidance_points, plot_guidance, write_guidance_table
-from sdpet.scoring.dino import DinoScorer
 from sdpet.scoring.evaluate import Evaluation, evaluate_run, evaluate_together, protocol, save_noise_map, save_samples
 from sdpet.scoring.floor_ceiling import reference_scores
-from sdpet.scoring.inception import InceptionScorer
-from sdpet.scoring.lpips import LpipsScorer
 from sdpet.scoring.measures import DISTANCE_METRICS, Measure, personalisation_measures, protocol_entries, set_measures
 from sdpet.scoring.metrics import clip_i, clip_t, fid
+from sdpet.scoring.networks.dino import DinoScorer
+from sdpet.scoring.networks.inception import InceptionScorer
+from sdpet.scoring.networks.lpips import LpipsScorer
+from sdpet.scoring.networks.openclip import OpenClipScorer
 from sdpet.scoring.noise import noise_differences
-from sdpet.scoring.openclip import OpenClipScorer
 from sdpet.scoring.plan import EvalImage, EvalPlan, image_seeds
 from sdpet.scoring.prompt_set import PromptSet, read_prompts, read_set
 from sdpet.scoring.scorers import Scorer, Scorers, load_scorers

@@ -1,4 +1,4 @@
-"""What a study was last asked for: `.plan.json` beside its runs, so that its progress can be told from outside."""
+"""The runs that a study was last asked for, in `.plan.json` beside them, so that other processes can report progress."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class Manifest:
 
 
 def write_manifest(folder: Path, jobs: Iterable[Job], command: Sequence[str]) -> None:
+    """Store the runs that were asked for, and the command, in the study's folder."""
     content = {
         "asked": time.time(),
         "command": list(command),

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from sdpet.scoring import fetch
-from sdpet.scoring.openclip import hash_weights
+from sdpet.scoring.networks import fetch
+from sdpet.scoring.networks.openclip import hash_weights
 
 SIDE = 299
 RESIZES = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sdpet.scoring import fetch
+from sdpet.scoring.networks import fetch
 
 
 class OpenClipScorer:

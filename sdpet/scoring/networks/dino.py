@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from sdpet.scoring import fetch
-from sdpet.scoring.openclip import hash_weights
+from sdpet.scoring.networks import fetch
+from sdpet.scoring.networks.openclip import hash_weights
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as in the models' training
 

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from sdpet.scoring import fetch
-from sdpet.scoring.openclip import hash_weights
+from sdpet.scoring.networks import fetch
+from sdpet.scoring.networks.openclip import hash_weights
 
 NETS = ("alex", "vgg", "squeeze")
 

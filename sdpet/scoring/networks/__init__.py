@@ -1,0 +1,1 @@
+"""Pretrained networks that score images: CLIP through open_clip, DINO, Inception and LPIPS."""
