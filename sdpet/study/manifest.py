@@ -1,4 +1,4 @@
-"""The runs that a study was last asked for, in `.plan.json` beside them, so that other processes can report progress."""
+"""The runs that a study was last asked for, in `.plan.json` beside them, for processes that report progress."""
 
 from __future__ import annotations
 
