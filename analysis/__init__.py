@@ -6,9 +6,10 @@ Works on a pandas frame with one row a run, from any source, and never imports t
     load_paper_heatmap()                                          the paper's 20 placements, one value each
     factor_columns(frame), metric_columns(frame)                  which columns vary as factors / hold scores
 
-    anova(frame, metric, terms, type=2, block=None, numeric=())   the table promised in DESIGN.md
+    anova(frame, metric, terms, type=2, block=None, numeric=())   the table of an analysis of variance
     oneway(frame, metric, factors)                                one row a factor, as in the paper's figure
     components(frame, factors)                                    the unconnected parts of an incomplete design
+    block_of(frame, factor), designs(frame, factors)              the seed as a block; a name for each run's design
     effect_sizes(F, df1, df2, n), effect_interval(F, df1, df2)    eta2, omega2, ... with noncentral F intervals
     marginal_means(frame, metric, factor, terms=None, block=None, over="grid")   index level; mean se df low high n
     contrasts(frame, metric, factor, method="pairwise", terms=None, block=None)  estimable differences only
@@ -62,8 +63,8 @@ _MODULE_OF = {
     "equivalence": "comparisons.posthoc",
     "letters": "comparisons.multiplicity",
     "adjust": "comparisons.multiplicity",
-    "Conclusion": "report.claims",
-    "Claim": "report.claims",
+    "Conclusion": "conclusions.claims",
+    "Claim": "conclusions.claims",
     "verdicts": "variance.verdict",
     "welch": "variance.robust",
     "kruskal": "variance.robust",
@@ -89,7 +90,9 @@ _MODULE_OF = {
     "pareto": "explore.metrics",
     "anova_all": "explore.metrics",
     "importance": "explore.random_forest",
-    "conclude": "report.conclusion",
+    "block_of": "linear_model.blocks",
+    "conclude": "conclusions.conclude_runs",
+    "designs": "conclusions.joint",
 }
 
 __all__ = sorted(_MODULE_OF)

@@ -32,10 +32,8 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import analysis
-from analysis.linear_model.blocks import block_of
-from analysis.report.claims import Claim
-from analysis.report.conclusion_joint import designs
-from sdpet.adapters.positions import PLACEMENTS
+from analysis import Claim, block_of, designs
+from sdpet.adapters import PLACEMENTS
 
 CONDITIONS = ("iid", "unequal", "t3", "ceiling", "outlier", "failed", "partial", "shared")
 SEED_SD = 1.0  # of what all runs of a seed share, in units of a run's error

@@ -15,9 +15,9 @@ from fake_study import write_study
 from r_reference import FOLDER, data
 
 import analysis
+from analysis.conclusions.claims import Conclusion
 from analysis.linear_model.units import with_units
 from analysis.report import write_report
-from analysis.report.claims import Conclusion
 from sdpet.adapters.positions import PLACEMENTS
 
 CASES = Path(__file__).parent / "data" / "cases"

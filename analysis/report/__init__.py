@@ -89,16 +89,17 @@ def _write(
     study: Study, source: str | Path, compare: str | Path | None, out: str | Path | None, command: str, type: int,
     random: Sequence[str],
 ) -> Report:  # fmt: skip
-    from analysis.report import details, pictures
-    from analysis.report.cells import heatmap_section
-    from analysis.report.claimed import claims_section
-    from analysis.report.compare import compare_section
-    from analysis.report.effects import assumptions_section, levels_section
-    from analysis.report.factors import factors_section
-    from analysis.report.means import concluded, conclusion, design_means, score_digits
-    from analysis.report.mixed import mixed_section
-    from analysis.report.noise import noise_section
-    from analysis.report.ranking import beside_section, ranking_section
+    from analysis.report import pictures
+    from analysis.report.sections import details
+    from analysis.report.sections.cells import heatmap_section
+    from analysis.report.sections.claimed import claims_section
+    from analysis.report.sections.compare import compare_section
+    from analysis.report.sections.effects import assumptions_section, levels_section
+    from analysis.report.sections.factors import factors_section
+    from analysis.report.sections.means import concluded, conclusion, design_means, score_digits
+    from analysis.report.sections.mixed import mixed_section
+    from analysis.report.sections.noise import noise_section
+    from analysis.report.sections.ranking import beside_section, ranking_section
 
     if out is not None:
         folder = Path(out)

@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.conclusions.joint import own_factors
 from analysis.linear_model.blocks import Blocking, block_of
 from analysis.linear_model.units import unit_ids, with_units
-from analysis.report.conclusion_joint import own_factors
 from analysis.report.words import Metric, factor_words, level_words, metric_words
 from analysis.runs.asked import Asked, Choices, choose, runs_to_compare
 from analysis.runs.load import factor_columns, higher_is_better, load_results
@@ -109,7 +109,7 @@ class Study:
     @cached_property
     def model_terms(self) -> list[str]:
         """Terms of the joint model: those asked for, or the main effects and the pairs found to act together."""
-        from analysis.report.conclusion_joint import default_terms
+        from analysis.conclusions.joint import default_terms
 
         if self.model:
             return self.model

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.report.claims import Conclusion
+from analysis.conclusions.claims import Conclusion
 from analysis.report.page import Block, Section, TableBlock, Text
 from analysis.report.study import Study
 from analysis.report.tables import Column, Table, make_table

@@ -8,8 +8,8 @@ import pandas as pd
 
 from analysis.figures.ranking import Panel, Row, beside, ranking
 from analysis.figures.style import save
-from analysis.report.means import score_digits
 from analysis.report.page import Block, FigureBlock, Section, TableBlock, Text
+from analysis.report.sections.means import score_digits
 from analysis.report.study import Study
 from analysis.report.tables import Column, make_table
 from analysis.report.words import digits_for, intervals, listing, number

@@ -8,10 +8,10 @@ import pandas as pd
 from analysis.comparisons.means import fit_means
 from analysis.comparisons.moderated import moderated_differences, moderated_means
 from analysis.comparisons.posthoc import best_set
+from analysis.conclusions.claims import Claim, Part
+from analysis.conclusions.words import end, level_of, named, plural
 from analysis.linear_model.quadrature import one_factor_ppf, studentized_range_ppf
 from analysis.linear_model.units import strata_of
-from analysis.report.claims import Claim, Part
-from analysis.report.conclusion_words import end, level_of, named, plural
 
 
 def best(frame: pd.DataFrame, metric: str, factor: str, block: str | None, F: float, within: float | None) -> Part:

@@ -8,14 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from analysis.linear_model.blocks import block_of
-from analysis.linear_model.design import parse_terms
-from analysis.linear_model.units import UNIT, observations, strata_of, with_units
-from analysis.planning.sample_size import detectable
-from analysis.report.claims import Conclusion, Part
-from analysis.report.conclusion_best import best, leader
-from analysis.report.conclusion_floor import anchors
-from analysis.report.conclusion_joint import (
+from analysis.conclusions.best import best, leader
+from analysis.conclusions.claims import Conclusion, Part
+from analysis.conclusions.floor import anchors
+from analysis.conclusions.joint import (
     aliased,
     claim_of,
     default_terms,
@@ -25,9 +21,13 @@ from analysis.report.conclusion_joint import (
     leaves_residual,
     own_factors,
 )
-from analysis.report.conclusion_positions import positions
-from analysis.report.conclusion_words import DESIGN, f_words, name_of, objection, omega_words, plural, start
-from analysis.report.trends import is_numeric, trend
+from analysis.conclusions.positions import positions
+from analysis.conclusions.trends import is_numeric, trend
+from analysis.conclusions.words import DESIGN, f_words, name_of, objection, omega_words, plural, start
+from analysis.linear_model.blocks import block_of
+from analysis.linear_model.design import parse_terms
+from analysis.linear_model.units import UNIT, observations, strata_of, with_units
+from analysis.planning.sample_size import detectable
 from analysis.runs.load import factor_columns
 from analysis.runs.names import inner, outer
 from analysis.runs.roles import is_of_records

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.comparisons.multiplicity import adjust
+from analysis.conclusions.claims import Claim, Part
+from analysis.conclusions.words import f_words, listed, name_of, objection, omega_words, start, test_words
 from analysis.linear_model.units import observations
-from analysis.report.claims import Claim, Part
-from analysis.report.conclusion_words import f_words, listed, name_of, objection, omega_words, start, test_words
 from analysis.runs.load import factor_columns
 from analysis.variance.table import anova
 from analysis.variance.verdict import ALPHA, LEVEL, verdicts

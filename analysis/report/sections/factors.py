@@ -153,7 +153,7 @@ def _additive_table(study: Study, together: pd.DataFrame, out: Path, type: int) 
 
 def _pairs_table(study: Study, runs: pd.DataFrame, out: Path) -> Table | None:
     """Tests of every pair of factors for an interaction, where replicates allow them."""
-    from analysis.report.conclusion_joint import acting_together
+    from analysis.conclusions.joint import acting_together
 
     factors = [f for f in study.terms if runs[f].nunique() > 1]
     pairs = acting_together(runs, study.metric, factors, study.block)

@@ -7,7 +7,7 @@ import re
 
 import pandas as pd
 
-from analysis.report.claims import Conclusion
+from analysis.conclusions.claims import Conclusion
 from analysis.report.study import Study
 from analysis.report.words import METRICS, digits_for, number, readable
 from analysis.variance.verdict import ALPHA

@@ -8,12 +8,12 @@ import pandas as pd
 
 from analysis.figures.effects import Level, diagnostics, interaction_lines, means_panels
 from analysis.figures.style import save
-from analysis.report.means import score_digits
 from analysis.report.page import Block, FigureBlock, Section, TableBlock
-from analysis.report.robustness import robust_table
+from analysis.report.sections.means import score_digits
+from analysis.report.sections.robustness import robust_table
+from analysis.report.sections.trends import trends_table
 from analysis.report.study import Study
 from analysis.report.tables import Column, make_table
-from analysis.report.trends import trends_table
 from analysis.report.words import factor_words, intervals, level_words, listing, number, p_cell, readable
 from sdpet.adapters.positions import INPUTS
 

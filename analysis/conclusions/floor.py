@@ -8,10 +8,10 @@ from scipy import stats
 
 from analysis.comparisons.means import fit_means
 from analysis.comparisons.moderated import moderated_means
+from analysis.conclusions.claims import Claim, Part
+from analysis.conclusions.words import end, percent
 from analysis.linear_model.blocks import SEED
 from analysis.linear_model.quadrature import one_factor_ppf
-from analysis.report.claims import Claim, Part
-from analysis.report.conclusion_words import end, percent
 
 _NEAR = 0.97  # share of the way to the ceiling above which levels can hardly be told apart
 

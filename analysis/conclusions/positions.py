@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.report.claims import Claim, Part
-from analysis.report.conclusion_joint import METHOD, claim_of
-from analysis.report.conclusion_words import f_words, name_of, objection, omega_words, test_words
+from analysis.conclusions.claims import Claim, Part
+from analysis.conclusions.joint import METHOD, claim_of
+from analysis.conclusions.words import f_words, name_of, objection, omega_words, test_words
 from analysis.variance.verdict import ALPHA, LEVEL, verdicts
 
 
