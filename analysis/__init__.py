@@ -6,17 +6,21 @@ Works on a pandas frame with one row a run, from any source, and never imports t
     load_paper_heatmap()                                          the paper's 20 placements, one value each
     factor_columns(frame), metric_columns(frame)                  which columns vary as factors / hold scores
 
-    anova(frame, metric, terms, type=2, block=None, numeric=())   the table promised in DESIGN.md
+    anova(frame, metric, terms, type=2, block=None, numeric=())   the table of an analysis of variance
     oneway(frame, metric, factors)                                one row a factor, as in the paper's figure
     components(frame, factors)                                    the unconnected parts of an incomplete design
+    block_of(frame, factor), designs(frame, factors)              the seed as a block; a name for each run's design
     effect_sizes(F, df1, df2, n), effect_interval(F, df1, df2)    eta2, omega2, ... with noncentral F intervals
     marginal_means(frame, metric, factor, terms=None, block=None, over="grid")   index level; mean se df low high n
     contrasts(frame, metric, factor, method="pairwise", terms=None, block=None)  estimable differences only
 
+    verdicts(frame, metric, terms, block=None)                    F beside tests that assume less, Holm over the terms
     best_set(frame, metric, factor, maximize=True)                Hsu: the levels that cannot be told from the best
+    equivalence(frame, metric, factor, within)                    pairs of levels: equal within a margin, or undecided
     tukey(...), games_howell(...), dunnett(..., baseline=...)     after the test
     letters(pairs), adjust(p, method="holm")                      compact letters; Holm, Benjamini-Hochberg
-    welch(...), kruskal(...), permutation(...), robust_anova(...), aligned_ranks(...)   robust companions
+    welch(...), kruskal(...), friedman(...), permutation(...), wild_bootstrap(...), robust_anova(...),
+    aligned_ranks(...)                                            robust companions
     check_assumptions(frame, metric, terms), residuals(frame, metric, terms)            with sentences
     mixed(frame, metric, fixed, random, df="satterthwaite")       random seeds, subjects, tasks
     strata(frame, metric, terms, error), repeated_measures(frame, metric, within, subject)
@@ -26,7 +30,7 @@ Works on a pandas frame with one row a run, from any source, and never imports t
     rank_agreement(frame, by, metrics, split=None), pareto(frame, objectives, by), anova_all(frame, metrics, terms)
     trends(frame, metric, factor)                                 linear, quadratic, ... parts of a numeric factor
     importance(frame, metric, factors)                            random-forest fANOVA, for orientation
-    conclude(frame, metric, factor=None)                          the first paragraph of a report, in plain words
+    conclude(frame, metric, factor=None)                          the first paragraph of a report, and its claims
 
 Every frame returned carries `.attrs["notes"]`: sentences a reader must see (rows dropped, terms not estimable).
 """
@@ -56,11 +60,17 @@ _MODULE_OF = {
     "games_howell": "comparisons.posthoc",
     "dunnett": "comparisons.posthoc",
     "best_set": "comparisons.posthoc",
+    "equivalence": "comparisons.posthoc",
     "letters": "comparisons.multiplicity",
     "adjust": "comparisons.multiplicity",
+    "Conclusion": "conclusions.claims",
+    "Claim": "conclusions.claims",
+    "verdicts": "variance.verdict",
     "welch": "variance.robust",
     "kruskal": "variance.robust",
     "permutation": "variance.robust",
+    "wild_bootstrap": "variance.signs",
+    "friedman": "variance.robust",
     "robust_anova": "variance.robust",
     "aligned_ranks": "variance.robust",
     "check_assumptions": "variance.assumptions",
@@ -80,7 +90,9 @@ _MODULE_OF = {
     "pareto": "explore.metrics",
     "anova_all": "explore.metrics",
     "importance": "explore.random_forest",
-    "conclude": "report.conclusion",
+    "block_of": "linear_model.blocks",
+    "conclude": "conclusions.conclude_runs",
+    "designs": "conclusions.joint",
 }
 
 __all__ = sorted(_MODULE_OF)

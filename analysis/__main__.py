@@ -11,6 +11,7 @@ example:
   python -m analysis outputs/placement
   python -m analysis outputs/placement --metric clip_t --factors din,dout
   python -m analysis outputs/form --model "clip_i ~ activation * scale"
+  python -m analysis runs.csv --metric val_loss --minimize --factors optimizer,lr --block fold
   python -m analysis outputs/placement --compare outputs/other
   python -m analysis outputs/placement --scores eval=lab_full --metric judge_i
   python -m analysis wandb:me/sdpet/placement
@@ -40,12 +41,22 @@ def parser() -> argparse.ArgumentParser:
         metavar="STUDY",
         help="a study's folder, such as outputs/placement, a CSV file, or wandb:ENTITY/PROJECT/STUDY",
     )
-    p.add_argument("--metric", help="score to analyse (default: clip_i, or fid where there is no clip_i)")
-    p.add_argument("--factors", help="factors to test, with commas (default: all that vary)")
+    p.add_argument("--metric", help="score to analyse (default: clip_i, or the likeliest column)")
+    way = p.add_mutually_exclusive_group()
+    way.add_argument("--maximize", action="store_true", help="larger scores are better (default: by the score's name)")
+    way.add_argument("--minimize", action="store_true", help="smaller scores are better")
+    p.add_argument("--factors", help="factors to test, with commas, numbers as well (default: all that vary)")
     p.add_argument(
         "--model",
-        help='score and terms of the joint model, as "clip_i ~ din + dout + din:dout"; a*b is a + b + a:b '
-        "(default: the factors that vary, without interactions)",
+        help='score and terms of the joint model, as "clip_i ~ din + dout + din:dout"; a*b is a + b + a:b; names with '
+        "signs stand between backticks (default: the factors that vary, without interactions)",
+    )
+    p.add_argument("--block", help='column that is taken out first, or "none" (default: seed)')
+    p.add_argument(
+        "--type", type=int, choices=(1, 2, 3), default=2, help="sums of squares of the joint model (default: 2)"
+    )
+    p.add_argument(
+        "--random", help="columns with random effects, with commas, as seed or subject:model: adds a mixed model"
     )
     p.add_argument("--compare", metavar="OTHER", help="a second study or CSV (default: the paper's heatmap)")
     p.add_argument(
@@ -54,6 +65,12 @@ def parser() -> argparse.ArgumentParser:
         default="first",
         help="scores of the runs: first (those they ended with), last (the latest that evaluate.py added), or what it "
         'was asked for, as "eval=lab_full" or "eval=paper sampler.guidance=4"',
+    )
+    p.add_argument(
+        "--within",
+        metavar="MARGIN",
+        type=float,
+        help="say which designs are within this margin of the best, in units of the score",
     )
     p.add_argument("--out", metavar="FOLDER", help="where the report goes (default: STUDY/report)")
     p.add_argument("--quiet", action="store_true", help="print nothing but errors")
@@ -68,18 +85,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return power_command.main(given[1:])
     asked = parser().parse_args(given)
-    factors = [f.strip() for f in asked.factors.split(",") if f.strip()] if asked.factors else None
     try:
         from analysis.report import write_report
+        from analysis.runs.names import split_names
 
-        if asked.model and (asked.metric or factors):
+        if asked.model and (asked.metric or asked.factors):
             raise ValueError("--model names the score and the factors; leave --metric and --factors out.")
-        report = write_report(asked.study, asked.metric, factors, asked.compare, asked.out, asked.model, asked.scores)
+        report = write_report(
+            asked.study, asked.metric, split_names(asked.factors or "") or None, asked.compare, asked.out, asked.model,
+            asked.scores, block=asked.block, maximize=True if asked.maximize else False if asked.minimize else None,
+            type=asked.type, random=split_names(asked.random or ""), within=asked.within,
+        )  # fmt: skip
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if not asked.quiet:
-        print("\n".join(report.conclusion))
+        print("\n".join([report.conclusion[0], *report.notes, *report.conclusion[1:], report.choices]))
         print(f"\nReport: {report.page}")
     return 0
 

@@ -52,11 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def answer(source: str, metric: str | None, factor: str | None, effect: float, target: float, alpha: float) -> str:
-    from analysis.planning.sample_size import seeds_needed
+    from analysis.planning.sample_size import pair_words, seeds_needed
     from analysis.report.study import read_study
+    from analysis.runs.names import inner, outer
 
     study = read_study(source, metric, None)
-    factors = [factor] if factor else study.factors
+    factors = [inner(factor)] if factor else study.factors
     if not factors:
         raise ValueError(f"nothing varies in {source}, so there is no effect to detect.")
     if unknown := [name for name in factors if name not in study.factors]:
@@ -86,7 +87,8 @@ def answer(source: str, metric: str | None, factor: str | None, effect: float, t
             worst = row["seeds_at_worst"]
             worst = "over 1000" if worst != worst else f"{worst:.0f}"
             lines.append(f"  {words:<32} {row['seeds']:.0f} seeds (up to {worst}, as the spread is an estimate){now}")
-    return "\n".join(lines)
+        lines += [f"  {pairs}"] if (pairs := pair_words(table)) else []
+    return outer("\n".join(lines))
 
 
 def _contained(term: str) -> tuple[str, ...]:

@@ -30,9 +30,11 @@ STOREYS = {
     ],
     "analysis": [
         ["linear_model"],
-        ["variance", "runs"],
+        ["runs"],
         ["comparisons"],
+        ["variance"],
         ["planning", "explore"],
+        ["conclusions"],
         ["figures"],
         ["report"],
         ["dashboard", "power_command"],
@@ -141,7 +143,14 @@ def test_no_modules_import_each_other():
 def test_nothing_imports_the_plugins_and_analysis_takes_no_torch():
     users = {module for module, others in graph().items() if any(o.startswith("hydra_plugins") for o in others)}
     assert users <= {module for module in modules() if module.startswith("hydra_plugins")}
-    light = ("sdpet.adapters.positions", "sdpet.config", "sdpet.files", "sdpet.choices", "sdpet.runs.record")
+    light = (
+        "sdpet.adapters.positions",
+        "sdpet.config",
+        "sdpet.files",
+        "sdpet.choices",
+        "sdpet.runs.record",
+        "sdpet.study.manifest",
+    )
     taken = {o for m, others in graph().items() if m.startswith("analysis") for o in others if o.startswith("sdpet.")}
     assert {name for name in taken if not name.startswith(light)} == set()
 

@@ -47,7 +47,7 @@ def test_progress_rate_failures_and_stale_claims(study):
     assert "failed    1: Out of memory while sampling <image 3>.  (run " in text
     assert "1 run was left by a process that died" in text
     text = status_text(study_status(study))
-    assert "once it goes on" in text and "python train.py -m 'a=b c'" in text
+    assert "once it is resumed" in text and "python train.py -m 'a=b c'" in text
 
 
 def test_a_run_that_asked_for_nothing_is_looked_at_as_it_is(study):

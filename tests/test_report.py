@@ -225,7 +225,7 @@ def test_forms_are_designs_too(tmp_path: Path) -> None:
     write_study(tmp_path, ["attn2o-ffni"], forms=forms, share=lambda f: planted[f["activation"]], samples=0)
     report = write_report(tmp_path)
     page = Page(report.page.read_text(encoding="utf-8"))
-    assert report.conclusion[0].startswith("Of activation and scale, activation matters most for CLIP-I")
+    assert report.conclusion[0].startswith("Of activation and scale, activation matters for CLIP-I")
     assert page.words.index("Which factor matters?") < page.words.index("Of activation and scale")
     assert cells(page, "cell") == 12 and cells(page, "inadmissible") == 0
     assert "relu, scale 2" in page.words

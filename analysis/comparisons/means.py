@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.linear_model.design import Factor, Model, Terms, build, components, trend_values
+from analysis.linear_model.design import Factor, Model, Terms, build, components, parse_terms, trend_values
 from analysis.linear_model.solve import Coefficients, Reduced
+from analysis.linear_model.units import strata_of
 
 
 @dataclass
@@ -45,13 +46,15 @@ def marginal_means(
     numeric: Sequence[str] | Mapping[str, int] = (),
     over: str = "grid",
     level: float = 0.95,
+    units: bool = True,
 ) -> pd.DataFrame:
     """Estimated marginal mean of each level of a factor under `metric ~ block + terms` (default: the factor alone).
 
     The mean of a level is the model's prediction averaged with equal weight over the combinations of the other
     factors' levels. over: "grid", all combinations, as R's emmeans; "component", only the levels that occur in the
     level's own connected part of the design, where a mean over the whole grid is not estimable; "cells", the
-    combinations that occur together with the level. Trends are held at the mean of the runs.
+    combinations that occur together with the level. Trends are held at the mean of the runs. units: whether rows of one
+    unit count as one, as in `anova`. Intervals hold for the levels of the block that were run (these seeds).
 
     Returns a frame indexed by level, columns mean, se, df, low, high, n (runs), estimable, note; NaN and a note where
     the mean is not estimable. With the factor alone this is the mean of its runs with the pooled standard deviation.
@@ -66,7 +69,7 @@ def marginal_means(
     >>> means.loc["attn2o", ["mean", "se"]].astype(float).round(3).tolist()
     [0.861, 0.021]
     """
-    m = fit_means(frame, metric, factor, terms, block, numeric, over)
+    m = fit_means(frame, metric, factor, terms, block, numeric, over, units)
     ok = m.estimable(np.eye(len(m.value)))
     se = np.sqrt(m.variance * np.sum(m.root**2, axis=1))
     half = stats.t.ppf((1 + level) / 2, m.df) * se if m.df > 0 else np.full(len(se), np.nan)
@@ -158,8 +161,18 @@ def fit_means(
     block: str | Sequence[str] | None = None,
     numeric: Sequence[str] | Mapping[str, int] = (),
     over: str = "grid",
+    units: bool = True,
 ) -> Means:
-    """The linear functions of the marginal means of a factor and the fit they are evaluated with."""
+    """The linear functions of the marginal means of a factor and the fit they are evaluated with.
+
+    units: whether rows of one unit count as one, as in `anova`.
+    """
+    if units and isinstance(block, str | None):
+        given = [":".join(t) for t in parse_terms([factor] if terms is None else terms, frame.columns) if t != (block,)]
+        strata = strata_of(frame, metric, given, block)
+        own = next((s for s in strata if factor in s.terms), None)
+        if own is not None and own.frame is not frame:
+            return fit_means(own.frame, metric, factor, own.terms, own.block, numeric, over, units=False)
     if over not in ("grid", "component", "cells"):
         raise ValueError(f"over is {over!r}; choose grid, component or cells.")
     model = build(frame, metric, [factor] if terms is None else terms, numeric, block)
@@ -220,14 +233,15 @@ def _shares(model: Model, factor: str, over: str) -> dict[str, np.ndarray]:
     f = model.factors[factor]
     categorical = [g for g in model.factors.values() if not g.degree]
     part = None
-    if over == "component" and len(categorical) > 1:
-        cells = pd.DataFrame({g.name: g.codes for g in categorical})
+    crossed = [g for g in categorical if g.name not in model.blocks or g is f]  # blocks are averaged over in all parts
+    if over == "component" and len(crossed) > 1:
+        cells = pd.DataFrame({g.name: g.codes for g in crossed})
         part = components(cells, list(cells)).to_numpy()
     shares = {}
     for g in categorical:
         if g is f:
             shares[g.name] = np.eye(len(f.levels))
-        elif part is None:
+        elif part is None or g not in crossed:
             shares[g.name] = np.full((len(f.levels), len(g.levels)), 1 / len(g.levels))
         else:
             seen = np.zeros((int(part.max()) + 1, len(g.levels)))

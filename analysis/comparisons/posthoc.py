@@ -7,8 +7,10 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from analysis.comparisons.means import Means, contrasts, fit_means
+from analysis.comparisons.moderated import moderated_differences
 from analysis.linear_model.design import Terms, build
 from analysis.linear_model.quadrature import (
     one_factor_loadings,
@@ -136,6 +138,47 @@ def dunnett(
     return out
 
 
+def equivalence(
+    frame: pd.DataFrame,
+    metric: str,
+    factor: str,
+    within: float,
+    terms: Terms | None = None,
+    *,
+    block: str | Sequence[str] | None = None,
+    adjust: str = "holm",
+    alpha: float = 0.05,
+) -> pd.DataFrame:
+    """Which pairs of levels differ by less than `within`: two one-sided t tests of each pair (TOST).
+
+    Layout as in `contrasts`, with p (of a difference) and p_equal, the larger of the p of "less than -within" and "more
+    than within", both adjusted over the pairs; verdict: "equal" (within the margin), "different", or "undecided", which
+    is what most pairs of a small study are. Both tests can succeed: then the difference is real and small, and verdict
+    is "equal". Reference: Schuirmann, J. Pharmacokinet. Biopharm. 15 (1987) 657.
+
+    >>> frame = pd.DataFrame({"g": list("aaabbbccc"), "y": [1, 2, 3, 2, 3, 4, 8, 9, 10.0]})
+    >>> equivalence(frame, "y", "g", within=4.0)["verdict"].tolist()
+    ['equal', 'different', 'different']
+    """
+    from analysis.comparisons.multiplicity import adjust as adjust_p
+
+    if not within > 0:
+        raise ValueError(f"within is {within!r}; it must be above 0.")
+    out = contrasts(frame, metric, factor, "pairwise", terms, block=block)
+    ok = out["estimable"] & (out["df"] > 0) & (out["se"] > 0)
+    d, df = out.loc[ok], out.loc[ok, "df"].to_numpy()
+    sides = [stats.t.sf((sign * d["estimate"] + within) / d["se"], df) for sign in (1, -1)]
+    out["p_equal"] = np.nan
+    out.loc[ok, "p_equal"] = np.maximum(*sides)
+    if adjust != "none" and ok.any():
+        for column in ("p", "p_equal"):
+            out.loc[ok, column] = adjust_p(out.loc[ok, column].to_numpy(float), adjust)
+    verdict = np.where(out["p_equal"] < alpha, "equal", np.where(out["p"] < alpha, "different", "undecided"))
+    out["verdict"] = verdict
+    out.attrs["within"] = within
+    return out
+
+
 def best_set(
     frame: pd.DataFrame,
     metric: str,
@@ -145,6 +188,7 @@ def best_set(
     *,
     block: str | Sequence[str] | None = None,
     level: float = 0.95,
+    variances: str = "pooled",
 ) -> pd.DataFrame:
     """Hsu's multiple comparisons with the best: the levels that cannot be told from the best one.
 
@@ -153,12 +197,15 @@ def best_set(
     low, high; p (that it is as good as the best: one-sided Dunnett test with this level as the baseline); in_set (p at
     least 1 - level). maximize: whether large values are good; default: by the metric's name. Reference: Hsu, Multiple
     Comparisons (1996), section 4.1; Ann. Stat. 12 (1984) 1136. attrs notes say when the joint
-    probabilities are approximate.
+    probabilities are approximate. variances: "pooled", one for all levels, as in Hsu's book, which loses the noisiest
+    of equally good levels too often where variances differ; or "moderated" (see `analysis.moderated`), which keeps it.
 
     >>> frame = pd.DataFrame({"g": list("aaabbbccc"), "y": [1, 2, 3, 2, 3, 4, 8, 9, 10.0]})
     >>> best_set(frame, "y", "g")["in_set"].to_dict()
     {'c': True, 'b': False, 'a': False}
     """
+    if variances not in ("pooled", "moderated"):
+        raise ValueError(f"variances is {variances!r}; choose pooled or moderated.")
     maximize = higher_is_better(metric) if maximize is None else maximize
     m = fit_means(frame, metric, factor, terms, block)
     k, notes = len(m.value), list(m.model.notes)
@@ -178,7 +225,11 @@ def best_set(
     if m.df <= 0 or m.variance <= 0:
         notes.append("There is no residual variation to compare with, so no level can be excluded.")
     else:
-        low, high, p, exact = _with_the_best(m, value, level)
+        if variances == "moderated":
+            ratio, df = moderated_differences(m)
+        else:
+            ratio, df = np.ones((k, k)), np.full(k, float(m.df))
+        low, high, p, exact = _with_the_best(m, value, level, ratio, df)
         out["low"], out["high"], out["p"], out["in_set"] = low, high, p, p >= 1 - level
         if not exact:
             notes.append("The joint probabilities are Hsu's one-factor approximation, not exact.")
@@ -187,18 +238,21 @@ def best_set(
     return out
 
 
-def _with_the_best(m: Means, value: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
+def _with_the_best(
+    m: Means, value: np.ndarray, level: float, ratio: np.ndarray, df: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
+    """Hsu's intervals and p; ratio (k, k): variances of differences over the pooled one, df (k,) for each baseline."""
     k, exact = len(value), True
     gram = m.root @ m.root.T * m.variance
-    se = np.sqrt(np.maximum(np.diag(gram)[:, None] + np.diag(gram)[None, :] - 2 * gram, 0.0))
+    se = np.sqrt(np.maximum(np.diag(gram)[:, None] + np.diag(gram)[None, :] - 2 * gram, 0.0) * ratio)
     d, p, high = np.empty(k), np.empty(k), np.empty(k)
     for i in range(k):
         others = [j for j in range(k) if j != i]
         loading, fits = _loadings(m, i, others)
         exact &= fits
-        d[i] = one_factor_ppf(level, loading, m.df, False)
+        d[i] = one_factor_ppf(level, loading, df[i], False)
         worse = (value[others] - value[i]) / se[i, others]
-        p[i] = float(one_factor_sf(np.array(worse.max()), loading, m.df, False))
+        p[i] = float(one_factor_sf(np.array(worse.max()), loading, df[i], False))
         high[i] = max(0.0, float(np.min(value[i] - value[others] + d[i] * se[i, others])))
     best = np.flatnonzero(high > 0)
     low = np.zeros(k)

@@ -59,6 +59,7 @@ RC: Any = {
     "legend.frameon": False,
     "legend.fontsize": 9,
     "hatch.linewidth": 0.7,
+    "text.parse_math": False,  # a dollar sign in the name of a column is one
     "svg.fonttype": "none",  # text stays text: it can be searched, read aloud and recoloured
     "svg.hashsalt": "sdpet",  # the same figure gives the same file
     "savefig.transparent": True,

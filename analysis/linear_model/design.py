@@ -30,7 +30,11 @@ def parse_model(model: str) -> tuple[str, list[str]]:
     left, tilde, right = model.partition("~")
     if not tilde or not left.strip() or not right.strip():
         raise ValueError(f"The model {model!r} is not of the form 'metric ~ factor + factor + factor:factor'.")
-    return left.strip(), [":".join(term) for term in parse_terms(right)]
+    return left.strip().strip("`"), [":".join(_quoted(name) for name in term) for term in parse_terms(right)]
+
+
+def _quoted(name: str) -> str:
+    return f"`{name}`" if re.search(r"[:*+~]", name) else name
 
 
 def interactions(factors: Sequence[str], order: int = 2) -> list[str]:
@@ -42,17 +46,32 @@ def interactions(factors: Sequence[str], order: int = 2) -> list[str]:
     return [":".join(c) for k in range(1, order + 1) for c in combinations(factors, k)]
 
 
-def parse_terms(terms: Terms) -> list[Term]:
-    """Terms as tuples of factor names, lower orders first as in R, each once; empty for the model of the mean alone."""
-    parts = terms.split("+") if isinstance(terms, str) else list(terms)
+def parse_terms(terms: Terms, columns: Iterable[object] = ()) -> list[Term]:
+    """Terms as tuples of factor names, lower orders first as in R, each once; empty for the model of the mean alone.
+
+    columns: of the frame; a term that is the name of one of them is that factor, whatever signs the name has. In a
+    formula a name with such signs stands between backticks.
+
+    >>> parse_terms(["lr", "a:b"], ["a:b", "lr"]), parse_terms("lr + `a+b`:c")
+    ([('lr',), ('a:b',)], [('lr',), ('a+b', 'c')])
+    """
+    known = {str(c) for c in columns}
+    parts = list(terms) if not isinstance(terms, str) else [terms] if terms in known else _summands(terms)
     found: dict[frozenset[str], Term] = {}
     for part in parts:
         text = part.strip()
+        if text in known or part in known:
+            name = part if part in known else text
+            found.setdefault(frozenset([name]), (name,))
+            continue
         if text in ("", "1"):
             continue
+        text, quoted = _without_quotes(text)
         if not re.fullmatch(r"[^:*]+([:*][^:*]+)*", text):
             raise ValueError(f"The term {text!r} is not a factor or factors joined by ':' or '*'.")
-        names = tuple(name.strip() for name in re.split(r"[:*]", text))
+        names = tuple(quoted.get(name.strip(), name.strip()) for name in re.split(r"[:*]", text))
+        if "*" not in text and not known.issuperset(names):
+            names = _of_columns(names, known) or names
         if len(set(names)) < len(names):
             raise ValueError(f"The term {text!r} holds a factor twice.")
         if "*" in text and ":" in text:
@@ -61,6 +80,34 @@ def parse_terms(terms: Terms) -> list[Term]:
             for term in combinations(names, k):
                 found.setdefault(frozenset(term), term)
     return sorted(found.values(), key=len)
+
+
+def _of_columns(pieces: Sequence[str], known: set[str]) -> Term | None:
+    """The pieces of a term between colons, joined again where only that gives names of columns; None where not."""
+    if not pieces:
+        return ()
+    for k in range(len(pieces), 0, -1):
+        name = ":".join(pieces[:k])
+        if name in known and (rest := _of_columns(pieces[k:], known)) is not None:
+            return (name, *rest)
+    return None
+
+
+def _summands(formula: str) -> list[str]:
+    """The parts of a sum; a plus sign between backticks belongs to a name."""
+    return re.findall(r"(?:`[^`]*`|[^+`])+", formula)
+
+
+def _without_quotes(text: str) -> tuple[str, dict[str, str]]:
+    """The text with each name between backticks replaced by a sign, and the names by their signs."""
+    quoted: dict[str, str] = {}
+
+    def keep(match: re.Match[str]) -> str:
+        sign = f"\0{len(quoted)}"
+        quoted[sign] = match[1]
+        return sign
+
+    return re.sub(r"`([^`]*)`", keep, text), quoted
 
 
 def components(frame: pd.DataFrame, factors: Sequence[str]) -> pd.Series:
@@ -120,6 +167,7 @@ class Model:
     rows: np.ndarray  # (n,) positions of the used runs in the frame
     response: np.ndarray  # (n,) response - offset
     notes: list[str] = field(default_factory=list)
+    blocks: tuple[str, ...] = ()  # factors that are taken out first and join no parts of the design
 
     @property
     def zero(self) -> float:
@@ -166,7 +214,7 @@ def build(
     metric or a used factor is missing or infinite are left out and counted in the notes.
     """
     blocks = [] if block is None else [block] if isinstance(block, str) else list(block)
-    parsed = [t for t in parse_terms(terms) if t not in [(b,) for b in blocks]]
+    parsed = [t for t in parse_terms(terms, frame.columns) if t not in [(b,) for b in blocks]]
     parsed = [(b,) for b in blocks] + parsed
     names = list(dict.fromkeys(name for term in parsed for name in term))
     require_columns(frame, [metric, *names])
@@ -202,7 +250,7 @@ def build(
         factors[name] = Factor(name, levels, codes.reshape(-1), _degree(name, levels, degree.get(name, 0), notes))
     return Model(
         metric, parsed, factors, weight, mean, offset, float(np.sum((d - mean[cell]) ** 2)), len(rows),
-        float(np.abs(y).max()), cell, rows, d, notes,
+        float(np.abs(y).max()), cell, rows, d, notes, tuple(blocks),
     )  # fmt: skip
 
 

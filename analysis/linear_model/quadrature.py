@@ -34,6 +34,8 @@ def one_factor_sf(t: np.ndarray, loading: np.ndarray, df: float, two_sided: bool
     Differences of independent means from one mean have this form (Dunnett, J. Am. Stat. Assoc. 50 (1955) 1096).
     """
     z, wz = _normal_nodes()
+    count = len(loading)
+    loading, times = np.unique(np.round(loading, 12), return_counts=True)  # equal ones give equal factors
     rest = np.sqrt(1 - loading**2)
 
     def inside(x: np.ndarray) -> np.ndarray:
@@ -42,11 +44,11 @@ def one_factor_sf(t: np.ndarray, loading: np.ndarray, df: float, two_sided: bool
             upper = special.ndtr((x[at][:, None, None] - loading * z[:, None]) / rest)  # (s, z, comparisons)
             if two_sided:
                 upper -= special.ndtr((-x[at][:, None, None] - loading * z[:, None]) / rest)
-            out[at] = np.prod(np.maximum(upper, 0.0), axis=-1) @ wz
+            out[at] = np.prod(np.maximum(upper, 0.0) ** times, axis=-1) @ wz
         return out
 
     t = np.asarray(t, float)
-    return _tail(_mean_over_s(t, df, inside), (1 + two_sided) * len(loading) * stats.t.sf(t, df))
+    return _tail(_mean_over_s(t, df, inside), (1 + two_sided) * count * stats.t.sf(t, df))
 
 
 @lru_cache(maxsize=256)

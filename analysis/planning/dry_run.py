@@ -131,6 +131,8 @@ def interval_widths(runs: pd.DataFrame, metric: str, width: float, most: int) ->
     Seeds are blocks where they are shared. ValueError where there is no replicate to estimate the spread from.
     """
     block = "seed" if runs["seed"].nunique() > 1 and runs["design"].nunique() > 1 else None
+    # Designs that share a training have one run of each seed: their means are those of their own runs.
+    runs = runs.drop(columns=[c for c in ("trained_in", "run_id") if c in runs])
     table = marginal_means(runs, metric, "design", block=block)[["n", "mean", "low", "high"]]
     table["width"] = table["high"] - table["low"]
     if table["width"].isna().any():

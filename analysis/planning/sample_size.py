@@ -9,7 +9,10 @@ import pandas as pd
 from scipy import special, stats
 from scipy.optimize import brentq
 
-from analysis.linear_model.design import Terms
+from analysis.linear_model.blocks import block_of
+from analysis.linear_model.design import Terms, parse_terms
+from analysis.linear_model.units import stratum_of
+from analysis.planning.pair_power import pair_table
 from analysis.variance.table import anova
 
 
@@ -74,7 +77,8 @@ def detectable(
     >>> detectable(frame, "y", "g").round(2).to_dict()
     {'residual_sd': 1.0, 'cohen_f': 1.36, 'eta2': 0.65, 'range': 3.32, 'pair': 2.75, 'runs': 3.0}
     """
-    table = anova(frame, metric, [factor], block=block)
+    frame, _, block = stratum_of(frame, metric, factor, [factor], block)
+    table = anova(frame, metric, [factor], block=block, units=False)
     df1, df2, n = table.loc[factor, "df"], table.loc["residual", "df"], table.attrs["n"]
     s, notes = float(np.sqrt(table.loc["residual", "mean_sq"])), list(table.attrs["notes"])
     levels = frame[factor].nunique()
@@ -109,7 +113,8 @@ def runs_to_tell(
     >>> runs_to_tell(frame, "y", "g", difference=1.0)
     17
     """
-    table = anova(frame, metric, [factor], block=block)
+    frame, _, block = stratum_of(frame, metric, factor, [factor], block)
+    table = anova(frame, metric, [factor], block=block, units=False)
     s, levels = float(np.sqrt(table.loc["residual", "mean_sq"])), frame[factor].nunique()
     if not s > 0 or not abs(difference) > 0 or levels < 2:
         raise ValueError("The runs needed are defined for a difference other than 0, two levels and some residual.")
@@ -133,17 +138,17 @@ def seeds_needed(
     """How many seeds a study like this pilot needs to detect a difference of `effect` between two levels of a factor.
 
     terms: the model whose residual is the spread of the pilot (default: the factor); the seed is a block where it was
-    shared. A study with k seeds has for every seed as many runs of a level as the pilot has on average. Two tests are
-    planned: `pair`, the t test of those two levels alone, without adjustment, and `factor`, the F test of the whole
-    factor when all other levels lie in the middle of the two, the arrangement that is hardest to find: f^2 = effect^2 /
-    (2 levels s^2). Power by the noncentral t and F distributions; reference: Cohen, Statistical Power Analysis (1988),
-    ch. 2 and 8.
+    shared, and rows of one training are one unit. Two tests are planned, each for the pair of levels that is hardest to
+    tell: `pair`, the t test of the two levels alone, without adjustment, over the pairs that the design can tell at
+    all; and `factor`, the F test of the whole factor when all other levels lie in the middle of the two. Power by the
+    noncentral t and F distributions; reference: Cohen, Statistical Power Analysis (1988), ch. 2 and 8.
 
     Returns a frame with the rows pair and factor; columns seeds (for a power of `target`), power (with so many), and
     seeds_at_worst: with the upper 80 % limit of the residual standard deviation, which a small pilot knows badly; and
     detects: the smallest difference the pilot itself would find with that power. attrs: residual_sd, residual_sd_high,
-    df, runs (of a level and seed; the harmonic mean over the levels), levels, seeds, notes. NaN where `most` seeds are
-    too few.
+    df, runs (of a level and seed; the harmonic mean over the levels), levels, seeds, notes, and pairs: for each pair of
+    levels whether the design can tell it and the power of both tests with the seeds of the pilot. NaN where `most`
+    seeds are too few.
 
     >>> frame = pd.DataFrame({"g": list("aaabbbccc"), "seed": [0, 1, 2] * 3, "y": [1, 2, 3, 2, 3, 4, 8, 9, 10.5]})
     >>> seeds_needed(frame, "y", "g", effect=1.0)["seeds"].to_dict()
@@ -151,9 +156,11 @@ def seeds_needed(
     """
     if not effect > 0:
         raise ValueError(f"The effect must be a difference above 0 in units of {metric}, not {effect:g}.")
-    blocks = frame.groupby("seed")[factor].nunique() if "seed" in frame else pd.Series([])
-    shared = len(blocks) > 1 and bool((blocks > 1).all())
-    table = anova(frame, metric, [factor] if terms is None else terms, block="seed" if shared else None)
+    given = [factor] if terms is None else [":".join(t) for t in parse_terms(terms, frame.columns)]
+    blocking = block_of(frame, factor)
+    frame, given, block = stratum_of(blocking.frame, metric, factor, given, blocking.block)
+    shared = block is not None
+    table = anova(frame, metric, given, block=block, units=False)
     df, levels = float(table.loc["residual", "df"]), int(frame[factor].nunique())
     if levels < 2:
         raise ValueError(f"{factor} has one level in this pilot, so it has no effect to detect.")
@@ -165,15 +172,21 @@ def seeds_needed(
     high = s * float(np.sqrt(df / stats.chi2.ppf(0.2, df)))
     runs = float(stats.hmean(frame.groupby(factor, observed=True).size())) / seeds  # of a level and seed
     df_factor = float(table.loc[factor, "df"])
+    pairs = pair_table(frame, metric, factor, given, block)
+    spreads, signals = pairs["spread"].dropna() * seeds, pairs["signal"] / seeds  # of one seed
+    blocks = frame[block].nunique() if block else 0
 
-    def power_of(test: str, k: float, spread: float, effect: float = effect) -> float:
+    def power_of(test: str, k: float, spread: float, effect: float = effect, at: float | None = None) -> float:
+        """at: the pair's own spread or signal; default: those of the pair that is hardest to find."""
         total = n * k / seeds
-        rest = total - (rank + (k - seeds if shared else 0))
+        rest = total - (rank + (blocks * k / seeds - blocks if shared else 0))
         if rest <= 0:
             return 0.0
         if test == "pair":
-            return _t_power(effect / (spread * np.sqrt(2 / (runs * k))), rest, alpha)
-        return _power(effect / (spread * np.sqrt(2 * levels)), df_factor, rest, levels * runs * k, alpha)
+            widest = (spreads.max() if len(spreads) else np.nan) if at is None else at
+            return _t_power(effect / (spread * np.sqrt(widest / k)), rest, alpha) if widest > 0 else 0.0
+        weakest = signals.min() if at is None else at
+        return _power(effect / spread * np.sqrt(weakest * k), df_factor, rest, 1, alpha)
 
     def least(test: str, spread: float) -> float:
         low, up = 0, 1
@@ -192,6 +205,8 @@ def seeds_needed(
             return float("nan")
         return s * _root(lambda units: power_of(test, seeds, s, units * s) - target)
 
+    pairs["power_pair"] = [power_of("pair", seeds, s, at=v * seeds) if v == v else np.nan for v in pairs["spread"]]
+    pairs["power_factor"] = [power_of("factor", seeds, s, at=v / seeds) for v in pairs["signal"]]
     rows = {}
     for test in ("pair", "factor"):
         k = least(test, s)
@@ -204,7 +219,7 @@ def seeds_needed(
     out.index.name = "test"
     out.attrs = {
         "metric": metric, "factor": factor, "effect": effect, "target": target, "alpha": alpha, "residual_sd": s,
-        "residual_sd_high": high, "df": df, "runs": runs, "levels": levels, "seeds": seeds,
+        "residual_sd_high": high, "df": df, "runs": runs, "levels": levels, "seeds": seeds, "pairs": pairs,
         "notes": table.attrs["notes"],
     }  # fmt: skip
     return out
@@ -228,3 +243,21 @@ def _power(f: float, df1: float, df2: float, n: float, alpha: float) -> float:
 def _t_power(noncentrality: float, df: float, alpha: float) -> float:
     # The other tail adds less than alpha / 2 and nothing at the powers asked for.
     return float(stats.nct.sf(stats.t.ppf(1 - alpha / 2, df), df, noncentrality)) if noncentrality > 0 else alpha / 2
+
+
+def pair_words(table: pd.DataFrame) -> str:
+    """A sentence on how unequal the pairs of levels are, for what `seeds_needed` returned; "" where all are alike."""
+    pairs, a = table.attrs["pairs"], table.attrs
+    if pairs["estimable"].all() and np.ptp(pairs["signal"]) < 1e-6 * pairs["signal"].max():
+        return ""
+    told = pairs[pairs["estimable"]]
+    said = (
+        f"Over the {len(pairs)} pairs of levels the F test with {a['seeds']} seeds has power "
+        f"{pairs['power_factor'].min():.2f} to {pairs['power_factor'].max():.2f}"
+    )
+    if len(told):
+        said += f", the t test of a pair {told['power_pair'].min():.2f} to {told['power_pair'].max():.2f}"
+    lost = len(pairs) - len(told)
+    return said + (
+        f"; {lost} of the pairs no number of seeds can tell, as the design does not connect them." if lost else "."
+    )

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
 from analysis.report.page import Section, render
 from analysis.report.study import Study, read_study
 from analysis.report.words import counted, listing, number
+from analysis.runs.direction import directions
 from analysis.runs.load_wandb import PREFIX
+from analysis.runs.names import outer
 from analysis.runs.records import FIRST
 
 
 @dataclass(frozen=True)
 class Report:
-    """Where the page is, and the sentences that it opens with."""
+    """Where the page is, and the sentences that it opens with.
+
+    notes: what was left out or is in doubt, and how far the study is. choices: what was analysed, asked for or guessed.
+    """
 
     page: Path
     conclusion: list[str]
+    notes: list[str] = field(default_factory=list)
+    choices: str = ""
 
 
 def write_report(
@@ -30,25 +38,69 @@ def write_report(
     out: str | Path | None = None,
     model: str | None = None,
     scores: str = FIRST,
+    *,
+    block: str | None = None,
+    maximize: bool | None = None,
+    type: int = 2,
+    random: Sequence[str] = (),
+    within: float | None = None,
 ) -> Report:
     """Write `out/index.html`, `out/figures` and `out/tables` for a study folder or a CSV.
 
     metric: the score to analyse; factors: the columns to test; model: both together with the terms of the joint model,
     as "clip_i ~ din * dout". compare: a second study (default: the paper's heatmap where placements can be compared).
+    within: a margin of the score; then the page says which designs are within it of the best.
     scores: which scores of the runs, as in `analysis.load_results`. out: default `report` in the study's folder; for a
-    CSV `outputs/<name>/report`, for W&B `outputs/wandb-<name>/report`.
+    CSV `outputs/<name>/report`, for W&B `outputs/wandb-<name>/report`. block: a column that is taken out first instead
+    of the seed, or "none". maximize: whether the larger score is the better one (default: by the score's name).
+    type: of the sums of squares of the joint model, 1, 2 or 3. random: grouping terms with random effects, such as
+    "seed" or "seed:model"; a mixed model of them is added.
     Raises ValueError, with one sentence that names the choices, when there is nothing to report on.
     """
-    from analysis.report import details, pictures
-    from analysis.report.cells import heatmap_section
-    from analysis.report.compare import compare_section
-    from analysis.report.effects import assumptions_section, levels_section
-    from analysis.report.factors import factors_section
-    from analysis.report.means import conclusion, design_means, score_digits
-    from analysis.report.noise import noise_section
-    from analysis.report.ranking import beside_section, ranking_section
+    if type not in (1, 2, 3):
+        raise ValueError(f"type is {type!r}; choose 1, 2 or 3.")
+    study = read_study(source, metric, factors, model, scores, block, maximize, within)
+    with directions({} if maximize is None else {study.metric: maximize}):
+        again = _command(source, metric, factors, model, compare, scores, block, maximize, type, random, within)
+        return _write(study, source, compare, out, again, type, random)
 
-    study = read_study(source, metric, factors, model, scores)
+
+def _command(
+    source: str | Path, metric: str | None, factors: Sequence[str] | None, model: str | None,
+    compare: str | Path | None, scores: str, block: str | None, maximize: bool | None, type: int,
+    random: Sequence[str], within: float | None,
+) -> str:  # fmt: skip
+    """The command that makes this report again."""
+    words = ["python -m analysis", str(source)]
+    words += ["--metric", metric] if metric else []
+    words += ["--factors", ",".join(f"`{f}`" if "," in f else f for f in factors)] if factors else []
+    words += ["--model", model] if model else []
+    words += ["--block", block] if block else []
+    words += [] if maximize is None else ["--maximize" if maximize else "--minimize"]
+    words += ["--type", str(type)] if type != 2 else []
+    words += ["--random", ",".join(random)] if random else []
+    words += ["--compare", str(compare)] if compare else []
+    words += ["--scores", scores] if scores != FIRST else []
+    words += [] if within is None else ["--within", f"{within:g}"]
+    return " ".join([words[0], *(shlex.quote(word) for word in words[1:])])
+
+
+def _write(
+    study: Study, source: str | Path, compare: str | Path | None, out: str | Path | None, command: str, type: int,
+    random: Sequence[str],
+) -> Report:  # fmt: skip
+    from analysis.report import pictures
+    from analysis.report.sections import details
+    from analysis.report.sections.cells import heatmap_section
+    from analysis.report.sections.claimed import claims_section
+    from analysis.report.sections.compare import compare_section
+    from analysis.report.sections.effects import assumptions_section, levels_section
+    from analysis.report.sections.factors import factors_section
+    from analysis.report.sections.means import concluded, conclusion, design_means, score_digits
+    from analysis.report.sections.mixed import mixed_section
+    from analysis.report.sections.noise import noise_section
+    from analysis.report.sections.ranking import beside_section, ranking_section
+
     if out is not None:
         folder = Path(out)
     elif study.source.is_dir():
@@ -58,23 +110,21 @@ def write_report(
         folder = Path("outputs") / (f"wandb-{study.source.name}" if of_wandb else study.source.stem) / "report"
     folder.mkdir(parents=True, exist_ok=True)
 
-    said = conclusion(study)
+    claimed = concluded(study)
+    said = conclusion(study, claimed)
     means = design_means(study)
     several = len(means) > 1
     order = list(zip(means["design"], means["mean"], strict=True))
-    command = f"python -m analysis {source}" + (f" --metric {metric}" if metric else "")
-    command += f" --factors {','.join(factors)}" if factors else ""
-    command += f' --model "{model}"' if model else ""
-    command += f" --compare {compare}" if compare else ""
-    command += f' --scores "{scores}"' if scores != FIRST else ""
     first = [
         heatmap_section(study, means, folder) if several else None,
-        factors_section(study, folder) if several else None,
+        factors_section(study, folder, type) if several else None,
     ]
     sections = [
         *(first if study.is_of_placements else reversed(first)),
+        mixed_section(study, folder, random),
         ranking_section(study, means, folder) if several else None,
         levels_section(study, folder) if several else None,
+        claims_section(study, claimed, folder) if several else None,
         beside_section(study, means, folder) if len(means) else None,
         pictures.samples_section(study, folder, order, score_digits(study)),
         noise_section(study, folder, order),
@@ -92,13 +142,14 @@ def write_report(
         kicker=f"{study.source} · {counted(len(study.done), 'run')} · {date.today().isoformat()}",
         conclusion=said,
         warnings=study.notes,
+        choices=study.choices.said,
         facts=_facts(study, score_digits(study)),
         sections=[section for section in sections if isinstance(section, Section)],
         colophon="Made by python -m analysis. Every figure is also in report/figures, every table in report/tables.",
     )
     page = folder / "index.html"
-    page.write_text(html, encoding="utf-8")
-    return Report(page, said)
+    page.write_text(outer(html), encoding="utf-8")
+    return Report(page, [outer(sentence) for sentence in said], study.notes, study.choices.said)
 
 
 def _title(study: Study) -> str:

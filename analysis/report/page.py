@@ -71,6 +71,7 @@ def render(
     facts: Sequence[tuple[str, str]],
     sections: Sequence[Section],
     colophon: str,
+    choices: str = "",
 ) -> str:
     """The report as HTML; all text is escaped, only drawings go in as they are."""
     import jinja2
@@ -83,7 +84,7 @@ def render(
     environment.filters["joined"] = _joined
     return environment.get_template("report.html.j2").render(
         title=title, kicker=kicker, conclusion=conclusion, warnings=warnings, facts=facts, sections=sections,
-        colophon=colophon,
+        colophon=colophon, choices=choices,
     )  # fmt: skip
 
 

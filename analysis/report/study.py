@@ -11,14 +11,16 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.linear_model.design import parse_model
-from analysis.report.conclusion_joint import own_factors
-from analysis.report.words import Metric, factor_words, level_words, listing, metric_words
-from analysis.runs.load import factor_columns, higher_is_better, load_results, metric_columns
+from analysis.conclusions.joint import own_factors
+from analysis.linear_model.blocks import Blocking, block_of
+from analysis.linear_model.units import unit_ids, with_units
+from analysis.report.words import Metric, factor_words, level_words, metric_words
+from analysis.runs.asked import Asked, Choices, choose, runs_to_compare
+from analysis.runs.load import factor_columns, higher_is_better, load_results
 from analysis.runs.records import FIRST, with_scores
+from analysis.runs.roles import is_of_records
 
-PREFERRED = ("clip_i", "clip_similarity", "fid")
-DESIGN = "design"
+DESIGN = "(design)"  # a column that no table has
 
 
 @dataclass
@@ -28,6 +30,9 @@ class Study:
     runs: every run, whatever its end. done: finished runs that have the score. metric: column of the score.
     factors: columns that vary, without the seed. design: column that tells designs apart ("placement" or "design").
     model: terms of the joint model, where they were asked for. scores: which scores of the runs, see `load_results`.
+    block: the seed, or what was asked for, where most runs have one that several designs share; runs with another are
+    set aside, see `blocks.block_of`, and in no number of the page; aside says so. within: a margin of the score.
+    choices: what was asked for and what was guessed. notes: what was left out.
     """
 
     name: str
@@ -41,10 +46,17 @@ class Study:
     notes: list[str] = field(default_factory=list)
     model: list[str] = field(default_factory=list)
     scores: str = FIRST
+    choices: Choices = field(default_factory=Choices)
+    block: str | None = None
+    within: float | None = None
+    aside: str = ""
 
     @property
     def words(self) -> Metric:
-        return metric_words(self.metric)
+        return self.words_of(self.metric)
+
+    def words_of(self, metric: str) -> Metric:
+        return metric_words(metric, ours=is_of_records(self.runs))
 
     @property
     def higher_is_better(self) -> bool:
@@ -54,14 +66,13 @@ class Study:
     def seeds(self) -> list[Any]:
         return sorted(self.done["seed"].dropna().unique().tolist()) if "seed" in self.done else []
 
-    @property
-    def block(self) -> str | None:
-        """The seed, where each seed was used with several designs: those share data order and noise."""
-        if "seed" in self.factors:  # asked for as a factor
-            return None
-        if len(self.seeds) < 2 or self.design not in self.done or self.done["seed"].isna().any():
-            return None
-        return "seed" if (self.done.groupby("seed")[self.design].nunique() > 1).all() else None
+    @cached_property
+    def shares_trainings(self) -> bool:
+        """Whether several designs come from one training (another guidance of its samples, say)."""
+        ids = unit_ids(self.done, self.factors)
+        if ids is None or self.design not in self.done:
+            return False
+        return bool((self.done.groupby(ids)[self.design].nunique() > 1).any())
 
     @property
     def has_placements(self) -> bool:
@@ -73,10 +84,40 @@ class Study:
         """Whether placements are all that was tried."""
         return self.has_placements and set(self.factors) <= {"din", "dout", "placement"}
 
-    @property
+    @cached_property
     def terms(self) -> list[str]:
-        """Main effects of the additive model: din and dout stand for the placement."""
-        return [f for f in self.factors if f != "placement" or not {"din", "dout"} & set(self.factors)]
+        """Main effects of the additive model.
+
+        din and dout stand for the placement where placements are all that was tried and both can be tested; else the
+        placement is one factor, as in few placements one of the two determines the other.
+        """
+        both = {"din", "dout"} <= set(self.factors)
+        if "placement" not in self.factors or not both or not (self.is_of_placements and self._parts_can_be_told):
+            apart = ("din", "dout") if "placement" in self.factors else ()
+            return [f for f in self.factors if f not in apart]
+        return [f for f in self.factors if f != "placement"]
+
+    @property
+    def _parts_can_be_told(self) -> bool:
+        from analysis.variance.table import anova
+
+        runs = self.modelled
+        if runs["din"].nunique() < 2 or runs["dout"].nunique() < 2:
+            return False
+        return bool((anova(runs, self.metric, ["din", "dout"], units=False).loc[["din", "dout"], "df"] > 0).all())
+
+    @cached_property
+    def model_terms(self) -> list[str]:
+        """Terms of the joint model: those asked for, or the main effects and the pairs found to act together."""
+        from analysis.conclusions.joint import default_terms
+
+        if self.model:
+            return self.model
+        runs = self.modelled
+        terms = [f for f in self.terms if runs[f].nunique() > 1]
+        if len(terms) < 2 or self.is_of_placements:
+            return terms
+        return default_terms(runs, self.metric, terms, self.block)
 
     @property
     def modelled(self) -> pd.DataFrame:
@@ -142,44 +183,52 @@ def read_study(
     factors: Sequence[str] | None = None,
     model: str | None = None,
     scores: str = FIRST,
+    block: str | None = None,
+    maximize: bool | None = None,
+    within: float | None = None,
 ) -> Study:
-    """Load a study folder or CSV and settle score and factors. ValueError names the choices where one is unknown."""
-    terms: list[str] = []
-    if model is not None:
-        metric, terms = parse_model(model)
-        factors = list(dict.fromkeys(name for term in terms for name in term.split(":")))
+    """Load a study folder or a table and settle score, factors and block: what is given counts, the rest is guessed.
+
+    block: a column that is taken out first, or "none"; maximize: whether the larger score is
+    better. ValueError names the choices where a name is unknown.
+    """
     path = Path(source)
     # Failed runs have no protocol; only the runs that are compared must have been scored alike.
-    runs = load_results(path, status=None, mixed_protocols="flag", scores=scores)
-    metrics = metric_columns(runs)
-    finished = runs[runs["status"] == "finished"] if "status" in runs else runs
-    if not metrics:
-        why = listing(sorted({str(r) for r in runs.get("reason", pd.Series(dtype=str)).dropna()})[:1])
-        raise ValueError(f"No run in {path} has a score{f' (first reason: {why})' if why else ''}.")
-    if metric is None:
-        usable = [m for m in metrics if finished[m].notna().any()] or metrics
-        metric = next((m for m in PREFERRED if m in usable), usable[0])
-    elif metric not in metrics:
-        raise ValueError(f"Unknown metric {metric!r}; the scores in {path} are {', '.join(metrics)}.")
-    done = finished[finished[metric].notna()].copy()
+    runs = load_results(source, status=None, mixed_protocols="flag", scores=scores)
+    choices = choose(runs, Asked(metric, tuple(factors or ()), model, block, maximize), path.name)
+    runs, notes = choices.frame, [str(note) for note in runs.attrs.get("notes", []) if "protocol_hash" not in note]
+    done, left_out = runs_to_compare(runs, choices.metric, choices.block)
     if len(done):
         done = load_results(done, status=None)
     done.attrs = dict(runs.attrs)
-    chosen = _factors(done, runs, factors, path)
-    notes = [str(note) for note in runs.attrs.get("notes", []) if "protocol_hash" not in note]
+    chosen = choices.factors or _own(done)
+    choices = choices.settled(done, chosen)
+    done.attrs |= {"roles": choices.roles, "block": choices.block}
+    notes = left_out + choices.notes + notes
     done, design = _with_design(done, chosen)
-    name = str(runs["study"].iloc[0]) if "study" in runs and runs["study"].nunique() == 1 else path.stem
-    return Study(name, path, runs, done, metric, metrics, chosen, design, notes, terms, scores)
+    done, blocked, aside = _blocked(done, design, chosen)
+    name = str(runs["study"].iloc[0]) if is_of_records(runs) and runs["study"].nunique() == 1 else path.stem
+    return Study(
+        name, path, runs, done, choices.metric, choices.metrics, chosen, design, notes, choices.terms, scores, choices,
+        blocked, within, aside,
+    )  # fmt: skip
 
 
-def _factors(done: pd.DataFrame, runs: pd.DataFrame, asked: Sequence[str] | None, path: Path) -> list[str]:
-    """The factors asked for, or all that vary and are not merely derived from placement or method (a matched width)."""
-    if asked:
-        choices = factor_columns(runs) or ["none: nothing varies"]
-        unknown = next((f for f in asked if f not in done.columns or f not in {*choices, "seed"}), None)
-        if unknown is not None:
-            raise ValueError(f"Unknown factor {unknown!r}; the factors that vary in {path} are {', '.join(choices)}.")
-        return list(asked)
+def _blocked(done: pd.DataFrame, design: str, factors: Sequence[str]) -> tuple[pd.DataFrame, str | None, str]:
+    """The runs to test with their units, the block, and what was set aside; the conclusion says what the units are."""
+    if design not in done or not len(done):
+        return done, None, ""
+    attrs = done.attrs
+    done, _ = with_units(done, [f for f in factors if f != "seed"] or [design])
+    done.attrs = attrs
+    blocking = block_of(done, design) if attrs.get("block") not in factors else Blocking(done, None)
+    frame = blocking.frame.copy()
+    frame.attrs = attrs
+    return frame, blocking.block, blocking.said
+
+
+def _own(done: pd.DataFrame) -> list[str]:
+    """All factors that vary and are not merely derived from placement or method (a matched width)."""
     kept = own_factors(done)
     if "placement" not in kept:
         return kept
@@ -190,6 +239,7 @@ def _factors(done: pd.DataFrame, runs: pd.DataFrame, asked: Sequence[str] | None
 def _with_design(done: pd.DataFrame, factors: list[str]) -> tuple[pd.DataFrame, str]:
     """The runs with a column that tells designs apart, and its name; the placement alone where nothing else varies."""
     parts = [f for f in factors if f not in ("din", "dout", "seed")]
+    ours = is_of_records(done) or "placement" in done  # method is full tuning, LoRA or an adapter
     if parts == ["placement"] or (not parts and "placement" in done):
         if not done["placement"].isna().any() or "method" not in done:
             return done, "placement"
@@ -199,15 +249,15 @@ def _with_design(done: pd.DataFrame, factors: list[str]) -> tuple[pd.DataFrame, 
         parts = [f for f in factors if f != "seed"]
 
     def describe(row: pd.Series) -> str:
-        if row.get("method", "adapter") not in ("adapter", None) and pd.isna(row.get("placement")):
+        if ours and row.get("method", "adapter") not in ("adapter", None) and pd.isna(row.get("placement")):
             return str(row["method"])
         words = [
             level_words(f, row[f]) if f in ("placement", "din", "dout", "activation", "init", "method")
             else f"{factor_words(f).split(' (')[0]} {level_words(f, row[f])}"
             for f in parts
-            if pd.notna(row[f]) and f != "method"
+            if pd.notna(row[f]) and not (ours and f == "method")
         ]  # fmt: skip
-        if "method" in parts and "placement" not in parts:  # an adapter among other methods
+        if ours and "method" in parts and "placement" not in parts:  # an adapter among other methods
             words.insert(0, str(row.get("placement") or row["method"]))
         return ", ".join(words)
 

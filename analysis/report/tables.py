@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.runs.names import outer
+
 LATEX = {
     "→": r"$\to$",
     "\N{MINUS SIGN}": r"$-$",
@@ -58,14 +60,14 @@ def make_table(
     columns: the columns of `frame` that the page and LaTeX show, in order. A column that `frame` lacks is left out.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(folder / f"{name}.csv", index=False)
+    (folder / f"{name}.csv").write_text(outer(frame.to_csv(index=False)), encoding="utf-8")
     shown = {key: column for key, column in columns.items() if key in frame.columns}
     rows = tuple(
         tuple(column.write(value) for column, value in zip(shown.values(), row, strict=True))
         for row in frame[list(shown)].itertuples(index=False, name=None)
     )
     heads = tuple((column.head, column.numeric) for column in shown.values())
-    (folder / f"{name}.tex").write_text(_latex(name, caption, heads, rows), encoding="utf-8")
+    (folder / f"{name}.tex").write_text(outer(_latex(name, caption, heads, rows)), encoding="utf-8")
     return Table(name, caption, heads, rows, notes, folded)
 
 

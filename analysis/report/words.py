@@ -45,6 +45,8 @@ METRICS = {
     "kid": Metric("KID", "", False, "how far the samples are from held-out images, as sets"),
 }
 
+_COMMON = ("precision", "recall", "density", "coverage", "noise_difference", "lpips_diversity", "prior_drift")
+
 FACTORS = {
     "din": "input (din)",
     "dout": "output (dout)",
@@ -60,9 +62,12 @@ FACTORS = {
 }
 
 
-def metric_words(name: str) -> Metric:
-    """The words for a metric; an unknown one keeps its column's name and is taken as higher is better."""
-    if name in METRICS:
+def metric_words(name: str, ours: bool = True) -> Metric:
+    """The words for a metric; an unknown one keeps its column's name.
+
+    ours: whether it is a score of sdpet: the precision in the table of a classifier is another one.
+    """
+    if name in METRICS and (ours or name not in _COMMON):
         return METRICS[name]
     network = name.rpartition("_")[0]
     if name.endswith("_i"):
@@ -139,9 +144,10 @@ def readable(text: str) -> str:
     for name, metric in METRICS.items():
         text = re.sub(rf"\b{name}\b", metric.label, text)
     for placement in dict.fromkeys(re.findall(r"\b\w+-\w+\b", text)):
-        if placement_words(placement) != placement:
-            text = re.sub(rf"\b{placement}\b", f"{placement} ({placement_words(placement)})", text, count=1)
-    return text.replace(") (", "; ").replace(" %", "%")
+        if (words := placement_words(placement)) != placement:
+            text = re.sub(rf"\b{placement}\b", f"{placement} ({words})", text, count=1)
+            text = text.replace(f"({words}) (", f"({words}; ")
+    return text.replace(" %", "%")
 
 
 def counted(count: int, noun: str) -> str:

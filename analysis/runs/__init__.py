@@ -1,1 +1,1 @@
-"""Runs as a tidy frame: from run folders, tables or W&B."""
+"""Runs as a tidy frame: from run folders, tables or W&B; and what each column of it is."""

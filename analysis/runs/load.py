@@ -7,34 +7,60 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.runs.columns import typed
+from analysis.runs.direction import higher_is_better
+from analysis.runs.exports import bookkeeping
 from analysis.runs.load_wandb import PREFIX, offline_files, read_offline, read_project
-from analysis.runs.records import FACTORS, FIRST, read_records
+from analysis.runs.names import with_short_names
+from analysis.runs.progress import under_way
+from analysis.runs.records import FIRST, read_records
+from analysis.runs.roles import FACTORS, Roles, guess_roles, is_of_records
+from analysis.runs.statuses import FINISHED, has_status, with_status
+from analysis.runs.table_file import read_text_table
+from analysis.runs.wide import as_long
 
-# What a run costs, in the units of record.json (counts, bytes, seconds).
-COSTS = (
-    "trainable_params", "adapters", "bytes", "seconds_train", "seconds_per_step", "seconds_sample", "seconds_score",
-    "seconds_total", "peak_memory",
-)  # fmt: skip
-_IDENTITY = ("study", "run_id", "status", "reason", "task", "data", "path", "protocol_hash", "component")
-_SMALLER_IS_BETTER = {"fid", "kid", "cmmd", "prior_drift", "loss", "mse", *COSTS}
+RESIDUAL = "residual"
+
+__all__ = ["FACTORS", "factor_columns", "higher_is_better", "load_paper_heatmap", "load_results", "metric_columns"]
 
 
 def load_results(
     source: str | os.PathLike[str] | pd.DataFrame,
-    status: str | None = "finished",
+    status: str | None = FINISHED,
     mixed_protocols: str = "refuse",
     scores: str = FIRST,
 ) -> pd.DataFrame:
     """One row a run, with the factors, metrics, anchors and costs of each run as columns.
 
-    source: a folder (every record.json below it is read, or else its offline runs of W&B), a CSV file, a frame that is
-    already loaded, or a project at W&B, as "wandb:entity/project" or "wandb:entity/project/study". Columns of a W&B
-    export such as `adapter.din` are also found under their last name. `placement` is added where only din and
-    dout are given. status: keep only runs with this status (None keeps all); what is left out is said in
-    `frame.attrs["notes"]`. mixed_protocols: "refuse" raises ValueError when a score of one task was made in different
-    ways, because such scores cannot be compared; "flag" only notes it. scores, of a folder of runs: "first", those a
-    run ended with; "last", the latest that evaluate.py added; or what it was asked for, such as "eval=paper" or
-    "eval=paper sampler.guidance=4". The factor guidance is that of the scored samples.
+    Parameters
+    ----------
+    source
+        A folder (every record.json below it is read, or else its offline runs of W&B), a file of delimited text (any
+        of the usual encodings, separators and notations of numbers; a column of scores for each seed makes one row
+        each), a frame that is already loaded, or a project at W&B, as "wandb:entity/project" or
+        "wandb:entity/project/study".
+    status
+        Keep only runs with this status (None keeps all). Words of other tools (completed, success, ...) count as
+        finished.
+    mixed_protocols
+        "refuse" raises ValueError when a score of one task was made in different ways, because such scores cannot be
+        compared; "flag" only notes it.
+    scores
+        Of a folder of runs: "first", those a run ended with; "last", the latest that evaluate.py added; or what it was
+        asked for, such as "eval=paper" or "eval=paper sampler.guidance=4". The factor guidance is that of the scored
+        samples.
+
+    Returns
+    -------
+    pandas.DataFrame
+        What is left out, missing or doubtful is said in `.attrs["notes"]`. Nested columns such as `adapter.din` are
+        also found under their last name, where only one column has it. `placement` is added where only din and dout
+        are given, as words.
+
+    Raises
+    ------
+    ValueError
+        Where there is nothing to read, no run with the status, or mixed protocols.
 
     >>> import analysis
     >>> frame = analysis.load_results(pd.DataFrame({"din": ["a", "b"], "dout": ["c", "c"], "clip_i": [0.5, 0.6]}))
@@ -46,37 +72,56 @@ def load_results(
     notes: list[str] = []
     if scores != FIRST and (isinstance(source, pd.DataFrame) or not Path(source).is_dir()):
         raise ValueError(f"scores={scores!r} can be chosen only of a folder of runs.")
-    if isinstance(source, pd.DataFrame):
-        frame, metrics = source.copy(), list(source.attrs.get("metrics", []))
-        notes += source.attrs.get("notes", [])
-    else:
-        path = Path(source)
-        if str(source).startswith(PREFIX):
-            rows, metrics = read_project(str(source))
-            frame = pd.DataFrame(rows)
-        elif path.is_dir():
-            rows, metrics = read_records(path, notes, scores)
-            if not rows and offline_files(path):
-                rows, metrics = read_offline(path)
-            if not rows:
-                raise ValueError(f"{path} holds no run with a readable record.json.")
-            frame = pd.DataFrame(rows)
-        elif path.is_file():
-            frame, metrics = _read_csv(path), []
-        else:
-            raise ValueError(
-                f"{path} does not exist; give a study folder, a CSV file, a frame or wandb:ENTITY/PROJECT."
-            )
+    frame, metrics = _read(source, notes, scores)
     frame = _tidy(frame)
     if len(frame) == 0:
         raise ValueError("The results hold no run.")
-    if status is not None and "status" in frame:
+    if status is not None and has_status(frame):
         frame = _keep_status(frame, status, notes)
     _check_protocols(frame, mixed_protocols, notes)
     frame = frame.reset_index(drop=True)
     frame.attrs["notes"] = notes
     if metrics:
         frame.attrs["metrics"] = metrics
+    return frame
+
+
+def _read(
+    source: str | os.PathLike[str] | pd.DataFrame, notes: list[str], scores: str
+) -> tuple[pd.DataFrame, list[str]]:
+    """The frame as it comes from its source, and the scores of records."""
+    if isinstance(source, pd.DataFrame):
+        notes += source.attrs.get("notes", [])
+        return source.copy(), list(source.attrs.get("metrics", []))
+    path = Path(source)
+    if str(source).startswith(PREFIX):
+        rows, metrics = read_project(str(source))
+        return pd.DataFrame(rows), metrics
+    if path.is_dir():
+        rows, metrics = read_records(path, notes, scores)
+        if not rows and offline_files(path):
+            rows, metrics = read_offline(path)
+        if not rows:
+            raise ValueError(f"{path} holds no run with a readable record.json.")
+        frame = pd.DataFrame(rows)
+        notes += under_way(path, frame)
+        return frame, metrics
+    if path.is_file():
+        return read_table(path, notes), []
+    raise ValueError(f"{path} does not exist; give a study folder, a CSV file, a frame or wandb:ENTITY/PROJECT.")
+
+
+def read_table(path: Path, notes: list[str]) -> pd.DataFrame:
+    """A file of delimited text as a frame with a row a run; what was not as usual is added to the notes."""
+    table = read_text_table(path)
+    notes += table.notes
+    columns, idle = {}, bookkeeping(table.names)
+    for position, name in enumerate(table.names):
+        cells = [row[position] for row in table.rows]
+        columns[name], said = typed(name, cells, table.lines, table.separator)
+        notes += [] if name in idle else said
+    frame, said_wide = as_long(pd.DataFrame(columns))
+    notes += [said_wide] if said_wide else []
     return frame
 
 
@@ -99,73 +144,43 @@ def load_paper_heatmap() -> pd.DataFrame:
 def factor_columns(frame: pd.DataFrame, seed: bool = False) -> list[str]:
     """Names of the columns that are factors with at least two levels here; `seed` says whether the seed counts.
 
-    In a frame of our records these are the known factors; in any other frame every text column, and whole numbers
-    with at most 20 levels, that are not bookkeeping.
+    In a frame of our records these are the known factors; in any other frame what `guess_roles` takes for factors.
 
     >>> factor_columns(load_paper_heatmap())
     ['placement', 'din', 'dout']
     """
-    known = [name for name in FACTORS if name in frame]
-    taken = {*known, *_IDENTITY, *COSTS, *frame.attrs.get("metrics", [])}
-    free = [c for c in frame.columns if c not in taken and not str(c).endswith("_protocol")]
-    others = [str(c) for c in free if _looks_like_factor(frame[c])]
-    if "metrics" in frame.attrs:
-        others = []
-    return [c for c in known + others if (seed or c != "seed") and frame[c].nunique() > 1]
+    found = [name for name in FACTORS if name in frame] if is_of_records(frame) else roles_of(frame).factors
+    return [c for c in found if (seed or c != "seed") and frame[c].nunique() > 1]
 
 
 def metric_columns(frame: pd.DataFrame) -> list[str]:
-    """Names of the score columns: those of the records, or else every numeric column that is nothing else.
+    """Names of the score columns: those of the records, or else what `guess_roles` takes for scores, likeliest first.
 
     >>> metric_columns(load_paper_heatmap())
     ['clip_similarity']
     """
     if "metrics" in frame.attrs:
         return [m for m in frame.attrs["metrics"] if m in frame]
-    taken = {*FACTORS, *_IDENTITY, *COSTS}
-    return [
-        str(c)
-        for c in frame.columns
-        if c not in taken
-        and not str(c).endswith(("_floor", "_ceiling", "_protocol"))
-        and pd.api.types.is_numeric_dtype(frame[c])
-        and not pd.api.types.is_bool_dtype(frame[c])
-        and not _looks_like_factor(frame[c])
-    ]
+    return roles_of(frame).metrics
 
 
-def higher_is_better(metric: str) -> bool:
-    """Whether larger values of a metric are better (distances, drift, loss and costs are better when small)."""
-    name = metric.lower()
-    distance = {"fid", "kid", "cmmd"} & set(name.split("_"))  # clip_fid, fid_infinity
-    return not (distance or name in _SMALLER_IS_BETTER or name.startswith(("fid", "kid", "loss")))
-
-
-def _looks_like_factor(column: pd.Series) -> bool:
-    if pd.api.types.is_bool_dtype(column):
-        return True
-    if pd.api.types.is_integer_dtype(column):
-        return column.nunique() <= 20
-    return not pd.api.types.is_numeric_dtype(column)
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as a CSV: {error}") from None
+def roles_of(frame: pd.DataFrame) -> Roles:
+    """The guessed roles of the columns, those of the whole table where the frame is a part of it."""
+    known = frame.attrs.get("roles")  # settled where a report was asked for
+    if known and set(known["factors"]) | set(known["metrics"]) <= set(map(str, frame.columns)):
+        return Roles(list(known["factors"]), list(known["metrics"]), list(known["notes"]))
+    return guess_roles(frame)
 
 
 def _tidy(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame.rename(columns=str)
-    for column in list(frame.columns):
-        last = column.replace("/", ".").rsplit(".", 1)[-1]
-        if last != column and last not in frame:
-            frame[last] = frame[column]
-    if "State" in frame and "status" not in frame:  # W&B
-        frame["status"] = frame["State"].astype(str).str.lower()
+    if RESIDUAL in frame and RESIDUAL.capitalize() not in frame:  # the name of what a model leaves, in every table
+        frame = frame.rename(columns={RESIDUAL: RESIDUAL.capitalize()})
+    frame = with_status(with_short_names(frame))
     if "placement" not in frame and {"din", "dout"} <= set(frame.columns):
-        frame["placement"] = frame["din"] + "-" + frame["dout"]
+        ends = [frame[c] for c in ("din", "dout")]
+        if not any(pd.api.types.is_numeric_dtype(end) for end in ends):
+            frame["placement"] = ends[0] + "-" + ends[1]
     return frame
 
 

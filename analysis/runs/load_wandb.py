@@ -120,8 +120,8 @@ def _unfinished(run: Logged) -> dict[str, Any]:
 
 
 def _foreign(run: Logged) -> dict[str, Any]:
-    """A run that sdpet did not log, as a row of W&B's own CSV export."""
-    config = {key: value for key, value in _leaves(run.config) if not key.startswith("_")}
+    """A run that sdpet did not log, as a row of W&B's own CSV export. A setting that is None is a level like others."""
+    config = {k: "None" if v is None else v for k, v in _leaves(run.config) if not k.startswith("_")}
     scores = {k: v for k, v in _leaves(run.summary) if not k.startswith("_") and isinstance(v, int | float)}
     return {"run_id": run.id, "status": run.state, **config, **scores}
 

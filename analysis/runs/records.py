@@ -88,6 +88,7 @@ def flatten(record: dict[str, Any], path: Path) -> Row:
     row: Row = {
         "study": record.get("study"),
         "run_id": record.get("run_id") or str(folder),
+        "trained_in": record.get("trained_in"),
         "status": record.get("status"),
         "reason": record.get("reason"),
         "task": task.get("name"),

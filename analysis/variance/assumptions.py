@@ -12,6 +12,8 @@ from analysis.linear_model.design import Model, Terms, build
 from analysis.linear_model.solve import orthonormal, run_columns
 from analysis.variance.table import anova
 
+FEWEST = 6  # runs in a cell below which tests of variances are not worth their error rate
+
 
 def residuals(
     frame: pd.DataFrame, metric: str, terms: Terms, *, block: str | Sequence[str] | None = None
@@ -38,12 +40,12 @@ def check_assumptions(
     Index check: "equal variances" (Brown-Forsythe: Levene's test about medians), "equal variances (means)" (Levene
     1960), "normal residuals" (Shapiro-Wilk; above 5,000 runs D'Agostino-Pearson), "outlier" (largest studentised
     residual, Bonferroni), "influence" (largest Cook distance; does leaving that run out change a verdict). Columns
-    statistic, p, ok (True, False, or None where it cannot be told), sentence. Groups are the cells of the terms
-    without the block.
+    statistic, p, ok (True, False, or None where it cannot be told: of variances with fewer than six runs in a cell),
+    sentence. Groups are the cells of the terms without the block.
 
     >>> frame = pd.DataFrame({"g": list("aaaabbbb"), "y": [1, 2, 3, 4, 5, 7, 8, 6.5]})
-    >>> check_assumptions(frame, "y", ["g"])["ok"].tolist()
-    [True, True, True, True, True]
+    >>> check_assumptions(frame, "y", ["g"])["ok"].tolist()  # no test of variances in cells of four
+    [None, None, True, True, True]
     """
     model = build(frame, metric, terms, block=block)
     out = _residuals(frame, model)
@@ -101,11 +103,14 @@ def _levene(model: Model, out: pd.DataFrame, center: str, alpha: float, block) -
     W, p = stats.levene(*tested, center=center)
     if not np.isfinite(W):
         return _row(np.nan, np.nan, None, "Equal variances cannot be checked: no deviation varies within the cells.")
-    weak = f" With {smallest} runs in a cell the test sees only large differences." if smallest < 6 else ""
+    if smallest < FEWEST:
+        return _row(float(W), float(p), None, f"{smallest} runs in a cell are too few for a test of equal variances: "
+                    "about means it rejects half of all studies without cause, about medians none. The wild bootstrap "
+                    "does without equal variances.")  # fmt: skip
     if p < alpha:
         text = f"The variances differ between cells (p = {p:.2g}): trust Welch, Games-Howell and hc3 more than F."
     else:
-        text = f"No sign of unequal variances (p = {p:.2g}): F and Tukey can be trusted in this respect.{weak}"
+        text = f"No sign of unequal variances (p = {p:.2g}): F and Tukey can be trusted in this respect."
     return _row(float(W), float(p), bool(p >= alpha), text)
 
 

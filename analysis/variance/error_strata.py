@@ -26,7 +26,7 @@ def strata(frame: pd.DataFrame, metric: str, terms: Terms, error: Terms) -> pd.D
     >>> strata(runs, "y", ["g"], ["seed"])["df"].to_dict()
     {('seed', 'residual'): 2.0, ('within', 'g'): 1.0, ('within', 'residual'): 2.0}
     """
-    tested, errors = parse_terms(terms), parse_terms(error)
+    tested, errors = parse_terms(terms, frame.columns), parse_terms(error, frame.columns)
     if not errors:
         raise ValueError("Give at least one error term, such as the seed.")
     names = list(dict.fromkeys(":".join(t) for t in tested + errors))

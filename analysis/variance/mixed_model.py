@@ -42,7 +42,7 @@ def mixed(
     """
     if df not in ("satterthwaite", "kenward-roger"):
         raise ValueError(f"df is {df!r}; choose satterthwaite or kenward-roger.")
-    groups, terms = parse_terms(random), parse_terms(fixed)
+    groups, terms = parse_terms(random, frame.columns), parse_terms(fixed, frame.columns)
     if not groups:
         raise ValueError("Give at least one random grouping term, such as seed.")
     if both := [":".join(g) for g in groups if set(g) in [set(t) for t in terms]]:

@@ -123,6 +123,40 @@ def permutation(
     return out
 
 
+def friedman(frame: pd.DataFrame, metric: str, factor: str, block: str = "seed") -> pd.DataFrame:
+    """Friedman's rank test of a factor with seeds as complete blocks; one row, columns Q, df, p, blocks, note.
+
+    Runs of one block and level are averaged; blocks that miss a level are left out and counted. Ties get mean ranks and
+    the statistic is corrected for them; p is the chi-square approximation, rough for few blocks. Reference: Friedman,
+    J. Am. Stat. Assoc. 32 (1937) 675; as R's friedman.test.
+
+    >>> frame = pd.DataFrame({"seed": [0, 0, 0, 1, 1, 1, 2, 2, 2], "g": list("abc") * 3})
+    >>> frame["y"] = [1, 2, 3, 2, 4, 5, 0, 3, 1]
+    >>> friedman(frame, "y", "g")[["Q", "p"]].astype(float).round(3).values.tolist()
+    [[4.667, 0.097]]
+    """
+    model = build(frame, metric, [factor, block])
+    used = frame.iloc[model.rows]
+    wide = used.assign(_y=model.response).pivot_table(index=block, columns=factor, values="_y", observed=True)
+    whole = wide.dropna()
+    row: dict[str, float | str] = {"blocks": float(len(whole)), "note": ""}
+    k = whole.shape[1]
+    if len(whole) < 2 or k < 2:
+        row["note"] = f"Friedman's test needs two levels and two blocks ({block}) that hold all of them."
+    else:
+        ranks = np.apply_along_axis(stats.rankdata, 1, whole.to_numpy())
+        spread = float(np.sum((ranks - (k + 1) / 2) ** 2))
+        if spread == 0:
+            row["note"] = f"{metric} does not vary within any block."
+        else:
+            Q = (k - 1) * float(np.sum((ranks.sum(axis=0) - len(whole) * (k + 1) / 2) ** 2)) / spread
+            row |= {"Q": Q, "df": float(k - 1), "p": float(special.chdtrc(k - 1, Q))}
+    out = _one_row(row, factor, ["Q", "df", "p", "blocks", "note"], metric, model)
+    if len(whole) < len(wide):
+        out.attrs["notes"].append(f"{len(wide) - len(whole)} of {len(wide)} blocks miss a level and are left out.")
+    return out
+
+
 def robust_anova(
     frame: pd.DataFrame,
     metric: str,

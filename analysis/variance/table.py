@@ -8,15 +8,17 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from analysis.linear_model.design import Model, Term, Terms, build, components
+from analysis.linear_model.design import Model, Term, Terms, build, components, parse_terms
 from analysis.linear_model.solve import Reduced, orthonormal
+from analysis.linear_model.units import Stratum, strata_of
 from analysis.variance.effect_size import effect_interval, effect_sizes
+from analysis.variance.split_plot import split_table
 
 EFFECTS = (
     "eta2", "eta2_partial", "eta2_partial_low", "eta2_partial_high", "omega2_partial", "omega2_partial_low",
     "omega2_partial_high", "epsilon2_partial", "cohen_f",
 )  # fmt: skip
-COLUMNS = ("sum_sq", "df", "mean_sq", "F", "p", *EFFECTS, "note")
+COLUMNS = ("sum_sq", "df", "mean_sq", "F", "p", *EFFECTS, "note", "df_residual", "units")
 
 
 def anova(
@@ -28,6 +30,7 @@ def anova(
     block: str | Sequence[str] | None = None,
     numeric: Sequence[str] | Mapping[str, int] = (),
     level: float = 0.95,
+    units: bool = True,
 ) -> pd.DataFrame:
     """Analysis of variance table of `metric ~ block + terms`, with degrees of freedom from ranks.
 
@@ -37,11 +40,15 @@ def anova(
     block: a factor (such as the seed) that is taken out first. numeric: factors that enter as a trend (or a mapping to
     the degree of their polynomial) instead of as levels.
 
+    units: whether rows that share a training (column trained_in) or a run (columns run_id, unit, ...) are one unit:
+    terms that are the same in all rows of a unit are tested on the means of units, the others within units, each
+    against its own residual (`analysis.split_plot`).
+
     Returns a frame indexed by term, last row "residual"; columns sum_sq, df, mean_sq, F, p; eta2 = sum_sq / total;
     eta2_partial, omega2_partial with intervals `_low`, `_high` (see `effect_interval`: the first on its own scale, the
-    second Steiger's for the population), epsilon2_partial, cohen_f; and note, a sentence wherever a term is not or only
-    partly estimable. attrs: metric, type, n, rank, r2, components (number of unconnected parts), aliased (term ->
-    missing degrees of freedom), notes.
+    second Steiger's for the population), epsilon2_partial, cohen_f; note, a sentence wherever a term is not or only
+    partly estimable; df_residual of the error the term is tested against, and units, on how many it is. attrs: metric,
+    type, n, rank, r2, components (number of unconnected parts), aliased (term -> missing degrees of freedom), notes.
 
     SS(term) = |Q' y|^2 with Q an orthonormal basis of what the term adds to the terms it is adjusted for. Reference:
     Searle, Linear Models for Unbalanced Data (1987), ch. 4-5; Fox, Applied Regression Analysis (2016), ch. 8.
@@ -58,9 +65,24 @@ def anova(
     kind = {"1": 1, "2": 2, "3": 3, "I": 1, "II": 2, "III": 3}.get(str(type))
     if kind is None:
         raise ValueError(f"type is {type!r}; choose 1, 2 or 3.")
+    if units and isinstance(block, str | None):
+        strata = strata_of(
+            frame, metric, [":".join(t) for t in parse_terms(terms, frame.columns) if t != (block,)], block
+        )
+        if len(strata) > 1 or strata[0].frame is not frame:
+            degrees = dict(numeric) if isinstance(numeric, Mapping) else dict.fromkeys(numeric, 1)
+
+            def of(s: Stratum) -> pd.DataFrame:
+                used = {name for term in parse_terms(s.terms, s.frame.columns) for name in term}
+                own = {name: degree for name, degree in degrees.items() if name in used}
+                return anova(s.frame, metric, s.terms, type, block=s.block, numeric=own, level=level, units=False)
+
+            return split_table(strata, of)
     model = build(frame, metric, terms, numeric, block)
     if not model.terms:
         raise ValueError("The model has no terms; give at least one factor.")
+    if ("residual",) in model.terms:
+        raise ValueError("A factor cannot be called residual, as the table's last row is; rename that column.")
     reduced = Reduced(model, raw_trends=kind == 3)
     base, added = _sequential(reduced)
     rank, rss, total = base.shape[1], reduced.residual(base), reduced.total
@@ -89,6 +111,8 @@ def anova(
         rows["residual"]["mean_sq"] = rss / df_residual
     table = pd.DataFrame.from_dict(rows, orient="index", columns=list(COLUMNS))
     table.index.name = "term"
+    tested = table.index != "residual"
+    table.loc[tested, "df_residual"], table.loc[tested, "units"] = float(df_residual), float(model.n)
     partly = [note for note in table["note"] if note and "cannot be tested" not in note]
     table.attrs = {
         "metric": metric, "type": kind, "n": model.n, "rank": rank, "components": parts, "aliased": aliased,
@@ -118,8 +142,8 @@ def oneway(
         table = anova(frame, metric, [factor], 1, block=block, level=level)
         row = table.loc[factor]
         rows[factor] = {
-            "F": row["F"], "df": row["df"], "df_residual": table.loc["residual", "df"], "p": row["p"],
-            **{name: row[name] for name in EFFECTS}, "levels": frame[factor].nunique(), "n": table.attrs["n"],
+            "F": row["F"], "df": row["df"], "df_residual": row["df_residual"], "p": row["p"],
+            **{name: row[name] for name in EFFECTS}, "levels": frame[factor].nunique(), "n": row["units"],
             "note": row["note"],
         }  # fmt: skip
         notes += [note for note in table.attrs["notes"] if note not in notes]
@@ -186,8 +210,8 @@ def _row(
 
 
 def _parts(model: Model) -> int:
-    """Unconnected parts of the design in its categorical factors."""
-    names = [f.name for f in model.factors.values() if not f.degree]
+    """Unconnected parts of the design in its categorical factors; a block, which all parts share, joins none."""
+    names = [f.name for f in model.factors.values() if not f.degree and f.name not in model.blocks]
     if len(names) < 2:
         return 1
     cells = pd.DataFrame({name: model.factors[name].codes for name in names})
@@ -232,7 +256,7 @@ def _sentences(model: Model, parts: int, rss: float, total: float, df_residual: 
     if parts > 1:
         notes.append(
             f"The design falls into {parts} parts that share no level of "
-            f"{' or '.join(f.name for f in model.factors.values() if not f.degree)}; "
+            f"{' or '.join(f.name for f in model.factors.values() if not f.degree and f.name not in model.blocks)}; "
             "levels of different parts are not compared by the additive model."
         )
     if total == 0:

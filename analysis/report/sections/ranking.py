@@ -8,11 +8,11 @@ import pandas as pd
 
 from analysis.figures.ranking import Panel, Row, beside, ranking
 from analysis.figures.style import save
-from analysis.report.means import score_digits
 from analysis.report.page import Block, FigureBlock, Section, TableBlock, Text
+from analysis.report.sections.means import score_digits
 from analysis.report.study import Study
 from analysis.report.tables import Column, make_table
-from analysis.report.words import digits_for, intervals, listing, metric_words, number
+from analysis.report.words import digits_for, intervals, listing, number
 
 PANELS = 3  # other scores drawn beside each other; the table has all of them
 
@@ -27,14 +27,15 @@ def ranking_section(study: Study, means: pd.DataFrame, out: Path) -> Section:
         rows.append(Row(study.label(r["design"]), r["mean"], r["low"], r["high"], points, r["among_best"]))
     floor, ceiling = study.mean_anchor("floor"), study.mean_anchor("ceiling")
     drawing = save(ranking(rows, study.words.axis, floor, ceiling), "ranking", out / "figures")
-    replicated = bool((means["n"] > 1).any())
     caption = f"Designs by mean {label}, best at the top."
     if means["low"].notna().any():
-        caption += " Lines: 95% intervals of the mean; small ticks: single runs."
+        caption += " Lines: 95% intervals of each mean by itself" + (", for these seeds" if study.block else "")
+        caption += "; small ticks: single runs."
     if study.block and means["n"].nunique() > 1:
         caption += " Means are adjusted for the seeds, as some runs are missing."
-    if replicated and not means["among_best"].all():
-        caption += " Filled marks cannot be told from the best; open marks are worse (Hsu's test, 95%)."
+    tested = bool(means.attrs.get("tested"))
+    if tested and not means["among_best"].all():
+        caption += " Filled marks: with 95% confidence the best is among these (Hsu)."
     if floor == floor or ceiling == ceiling:
         caption += " Dashed: the floor (base model, untuned)"
         caption += " and the ceiling (real images)." if ceiling == ceiling else "."
@@ -47,10 +48,10 @@ def ranking_section(study: Study, means: pd.DataFrame, out: Path) -> Section:
     table = make_table("ranking", f"Every design with its interval{what}", frame, {
         "design": Column("design", study.label, numeric=False),
         "mean": Column(label, lambda v: number(v, digits)),
-        "interval": Column("95% interval"),
+        "interval": Column("95% interval of each mean"),
         "share": Column("of the way", lambda v: f"{v:.0%}"),
         "n": Column("runs", lambda v: number(v, 0)),
-        "among_best": Column("may be best", lambda v: "yes" if v and replicated else ""),
+        "among_best": Column("may be best", lambda v: "yes" if v and tested else ""),
     }, out / "tables", tuple(means.attrs.get("notes", [])), folded=len(frame) > 12)  # fmt: skip
     blocks: list[Block] = [
         Text(_best(study, means)),
@@ -65,11 +66,15 @@ def _best(study: Study, means: pd.DataFrame) -> str:
     best = [study.label(d) for d in means.loc[means["among_best"], "design"]]
     if not (means["n"] > 1).any():
         return "There is one run a design, so designs are ranked without a test of their differences."
+    if study.shares_trainings:
+        return "Designs that share trainings are ranked without a test: what decides them is tested factor by factor."
+    if not means.attrs.get("tested"):
+        return f"No test says that the {len(means)} designs differ, so their order may be chance."
     if len(best) == len(means):
-        return f"None of the {len(means)} designs can be told from the best."
+        return f"Designs differ, but none of the {len(means)} can be excluded as the best."
     if len(best) == 1:
-        return f"{best[0]} is better than every other design beyond the noise of the seeds."
-    return f"{listing(best)} cannot be told from the best of the {len(means)} designs; the others are worse."
+        return f"With 95% confidence {best[0]} is the best of the {len(means)} designs."
+    return f"With 95% confidence the best of the {len(means)} designs is among {listing(best)}."
 
 
 def beside_section(study: Study, means: pd.DataFrame, out: Path) -> Section | None:
@@ -83,7 +88,7 @@ def beside_section(study: Study, means: pd.DataFrame, out: Path) -> Section | No
     shown[study.metric] = _score_column(study, study.metric)
     panels, sentences = [], []
     for name in others:
-        words, singles = metric_words(name), groups[name].apply(list)
+        words, singles = study.words_of(name), groups[name].apply(list)
         frame[name] = groups[name].mean().reindex(order).to_numpy()
         shown[name] = _score_column(study, name)
         floor, ceiling = study.mean_anchor("floor", name), study.mean_anchor("ceiling", name)
@@ -97,7 +102,7 @@ def beside_section(study: Study, means: pd.DataFrame, out: Path) -> Section | No
     if len(order) > 1:
         figure = beside([study.label(d) for d in order], panels[:PANELS])
         drawing = save(figure, "beside", out / "figures", wide=len(panels) > 1)
-        names = listing(metric_words(m).label for m in others[:PANELS])
+        names = listing(study.words_of(m).label for m in others[:PANELS])
         caption = (
             f"The same designs in the same order as above, by {names}. Ticks: single runs; dashed: floor and ceiling."
         )
@@ -109,4 +114,4 @@ def beside_section(study: Study, means: pd.DataFrame, out: Path) -> Section | No
 
 def _score_column(study: Study, metric: str) -> Column:
     digits = digits_for(study.done[metric])
-    return Column(metric_words(metric).label, lambda v: number(v, digits))
+    return Column(study.words_of(metric).label, lambda v: number(v, digits))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.figures.curves import loss_curves
@@ -17,6 +18,7 @@ from analysis.report.page import Block, Code, FigureBlock, Section, TableBlock, 
 from analysis.report.study import Study
 from analysis.report.tables import Column, make_table
 from analysis.report.words import counted, level_words, listing, number
+from analysis.runs.statuses import has_status
 
 MAX_CURVES = 400  # single runs drawn; more would be a grey band and megabytes
 SAME = 1.05  # costs that differ by less are taken as the same: what is left is measurement noise
@@ -138,10 +140,9 @@ def training_section(study: Study, out: Path, order: list[object]) -> Section | 
 
 def failures_section(study: Study, out: Path) -> Section | None:
     """Runs that diverged or failed, with their reasons."""
-    if "status" not in study.runs:
-        return None
-    bad = study.runs[study.runs["status"] != "finished"]
-    without = study.runs[(study.runs["status"] == "finished") & study.runs[study.metric].isna()]
+    ended = study.runs["status"] if has_status(study.runs) else pd.Series("finished", index=study.runs.index)
+    bad = study.runs[ended != "finished"]
+    without = study.runs[(ended == "finished") & ~np.isfinite(study.runs[study.metric].astype(float))]
     if not len(bad) and not len(without):
         return None
     shown = [c for c in ("placement", *study.factors, "seed", "status", "reason", "run_id") if c in bad]
@@ -154,7 +155,7 @@ def failures_section(study: Study, out: Path) -> Section | None:
         "status": Column("ended", numeric=False),
         "reason": Column("reason", lambda v: "finished without this score" if pd.isna(v) else str(v), numeric=False),  # type: ignore[call-overload]
     }
-    counts = listing(f"{n} {status}" for status, n in frame["status"].value_counts().items())
+    counts = listing(f"{n} {status}" for status, n in ended[frame.index].value_counts().items())
     table = make_table("failures", "Runs that are not in the analysis.", frame, columns, out / "tables")
     text = (
         f"{len(frame)} of {len(study.runs)} runs have no score ({counts}). They are left out of every number above; "

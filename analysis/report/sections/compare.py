@@ -10,9 +10,9 @@ import pandas as pd
 from analysis.figures.heatmap import Panel, heatmaps
 from analysis.figures.scatter import agreement
 from analysis.figures.style import save
-from analysis.report.cells import best_cell
-from analysis.report.means import placement_means
 from analysis.report.page import Block, FigureBlock, Section, TableBlock, Text
+from analysis.report.sections.cells import best_cell
+from analysis.report.sections.means import placement_means
 from analysis.report.study import Study, read_study
 from analysis.report.tables import Column, make_table
 from analysis.report.words import PAPER_NAME, digits_for, level_words, number, p_words

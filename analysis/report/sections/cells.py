@@ -9,8 +9,8 @@ import pandas as pd
 
 from analysis.figures.heatmap import heatmap
 from analysis.figures.style import save
-from analysis.report.means import placement_means, score_digits
 from analysis.report.page import Block, FigureBlock, Section, TableBlock
+from analysis.report.sections.means import placement_means, score_digits
 from analysis.report.study import Study
 from analysis.report.tables import Column, make_table
 from analysis.report.words import PAPER_NAME, factor_words, level_words, number

@@ -8,8 +8,10 @@ import pandas as pd
 
 from analysis.figures.effects import Level, diagnostics, interaction_lines, means_panels
 from analysis.figures.style import save
-from analysis.report.means import score_digits
 from analysis.report.page import Block, FigureBlock, Section, TableBlock
+from analysis.report.sections.means import score_digits
+from analysis.report.sections.robustness import robust_table
+from analysis.report.sections.trends import trends_table
 from analysis.report.study import Study
 from analysis.report.tables import Column, make_table
 from analysis.report.words import factor_words, intervals, level_words, listing, number, p_cell, readable
@@ -30,12 +32,7 @@ def levels_section(study: Study, out: Path) -> Section | None:
     apart = part.nunique() > 1
     panels, frames, notes = [], [], []
     for factor in terms:
-        # Part by part: the seeds as block would join the parts, and then no mean over a part is estimable.
-        parts = [
-            marginal_means(runs[part == one], study.metric, factor, terms, block=study.block)
-            for one in sorted(part.unique())
-        ]
-        means = pd.concat(parts)
+        means = marginal_means(runs, study.metric, factor, terms, block=study.block, over="component")
         means = means.loc[_in_order(means.index, factor)]
         of_level = part.groupby(runs[factor]).first()
         panels.append((factor_words(factor), [
@@ -44,7 +41,7 @@ def levels_section(study: Study, out: Path) -> Section | None:
         ]))  # fmt: skip
         frames.append(means.reset_index(names="level").assign(factor=factor))
         frames[-1]["level"] = frames[-1]["level"].astype(str)
-        notes += [note for table in parts for note in table.attrs.get("notes", []) if note not in notes]
+        notes += [note for note in means.attrs.get("notes", []) if note not in notes]
     frame, digits = pd.concat(frames, ignore_index=True), score_digits(study)
     frame["interval"] = intervals(frame["low"], frame["high"], digits)
     drawing = save(means_panels(panels, study.words.axis), "levels", out / "figures")
@@ -52,6 +49,7 @@ def levels_section(study: Study, out: Path) -> Section | None:
         f"Marginal mean of {study.words.label} for each level with its 95% interval: what the additive model "
         f"({' + '.join(filter(None, [study.block, *terms]))}) gives, averaged evenly over the other factors' levels."
     )
+    caption += " Intervals are of each mean by itself" + (", for these seeds." if study.block else ".")
     if (frame["mean"].notna() & frame["low"].isna()).any():
         caption += " A mark without a line has no runs to spare for an interval."
     if apart:
@@ -67,14 +65,17 @@ def levels_section(study: Study, out: Path) -> Section | None:
         "n": Column("runs", lambda v: number(v, 0)),
     }, out / "tables", tuple(notes), folded=True)  # fmt: skip
     blocks: list[Block] = [FigureBlock(drawing, caption, f"Marginal means of {listing(terms)}"), TableBlock(table)]
+    rising = trends_table(study, terms, out)
+    blocks += [TableBlock(rising)] if rising else []
     if len(terms) > 1:
         blocks += _interaction(study, terms, out)
     return Section("levels", "What each level does", blocks)
 
 
 def _interaction(study: Study, terms: list[str], out: Path) -> list[Block]:
-    """Lines of the two terms with most levels, if any level of the one meets two of the other."""
-    across, lines = sorted(terms, key=lambda f: -study.modelled[f].nunique())[:2]
+    """Lines of two terms, those found to act together or with most levels, if a level of one meets two of the other."""
+    found = next((term.split(":") for term in study.model_terms if term.count(":") == 1), None)
+    across, lines = found or sorted(terms, key=lambda f: -study.modelled[f].nunique())[:2]
     cells = study.modelled.groupby([lines, across])[study.metric].mean().unstack(across)
     cells = cells[_in_order(cells.columns, across)].loc[_in_order(cells.index, lines)]
     cells = cells[cells.notna().sum(axis=1) > 1].dropna(axis=1, how="all")
@@ -89,7 +90,7 @@ def _interaction(study: Study, terms: list[str], out: Path) -> list[Block]:
     caption = (
         f"Mean {study.words.label} by {factor_words(across)}, one line for each {factor_words(lines)}. Where lines run "
         f"parallel, {factor_words(across)} does the same whatever {factor_words(lines)} is; where they do "
-        "not, the two interact."
+        "not, the two may act together, which the table of pairs tests."
     )
     if study.has_placements and {across, lines} == {"din", "dout"}:
         caption += " Only outputs that two or more inputs share have a line."
@@ -114,7 +115,8 @@ def assumptions_section(study: Study, out: Path) -> Section | None:
     runs = runs.set_axis(_run_names(study, runs))
     left = residuals(runs, study.metric, terms, block=study.block)
     checks = check_assumptions(runs, study.metric, terms, block=study.block).reset_index(names="check")
-    checks["sentence"] = checks["sentence"].map(readable)
+    checks = checks[~(checks["check"].eq("equal variances (means)") & checks["ok"].isna())]
+    checks = checks.assign(sentence=checks["sentence"].map(readable), p=checks["p"].where(checks["ok"].notna()))
     drawing = save(diagnostics(left, study.words.label), "residuals", out / "figures", wide=True)
     caption = (
         "What the additive model leaves over: on the left it should scatter evenly about zero, on the right follow the "
@@ -125,7 +127,9 @@ def assumptions_section(study: Study, out: Path) -> Section | None:
         "p": Column("p", lambda v: p_cell(float(str(v)))),
         "sentence": Column("what it says", numeric=False),
     }, out / "tables")  # fmt: skip
-    blocks: list[Block] = [FigureBlock(drawing, caption, "Residuals of the additive model"), TableBlock(table)]
+    robust = robust_table(study, terms, out)
+    blocks: list[Block] = [TableBlock(robust), FigureBlock(drawing, caption, "Residuals of the additive model")]
+    blocks.append(TableBlock(table))
     return Section("assumptions", "Can the tests be trusted", blocks)
 
 

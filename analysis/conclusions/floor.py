@@ -1,0 +1,107 @@
+"""Floor and ceiling, for the first paragraph of a report: whether training moved the score, and how sure that is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis.comparisons.means import fit_means
+from analysis.comparisons.moderated import moderated_means
+from analysis.conclusions.claims import Claim, Part
+from analysis.conclusions.words import end, percent
+from analysis.linear_model.blocks import SEED
+from analysis.linear_model.quadrature import one_factor_ppf
+
+_NEAR = 0.97  # share of the way to the ceiling above which levels can hardly be told apart
+
+
+def anchors(frame: pd.DataFrame, metric: str, factor: str, block: str | None) -> Part:
+    """Where the means lie between floor and ceiling, and bounds of what the best level gained over the floor."""
+    floor_of = frame.get(f"{metric}_floor", pd.Series(dtype=float))
+    if floor_of.isna().all():
+        return Part()
+    sign = 1 if end(metric) == "highest" else -1
+    runs = frame.assign(gain=sign * (frame[metric] - floor_of)).dropna(subset=["gain"])
+    means = runs.groupby(factor)["gain"].mean()
+    floor, gain = float(floor_of.mean()), float(means.max())
+    ceiling = float(frame.get(f"{metric}_ceiling", pd.Series(dtype=float)).mean())
+    way = sign * (ceiling - floor)
+    if np.isfinite(ceiling) and way > 0:
+        said = (
+            f"The best mean lies {percent(gain / way)} % of the way from the floor ({floor:.3g}, the model untuned) to "
+            f"the ceiling ({ceiling:.3g}), the worst {percent(float(means.min()) / way)} %."
+        )
+        if means.min() / way > _NEAR:
+            said += " All means are at the ceiling, where the score can hardly tell levels apart."
+    else:
+        said = f"The floor (the model untuned) is {floor:.3g}, the best mean {floor + sign * gain:.3g}."
+    told = _gain(runs, metric, factor, block)
+    return Part([said, *told.sentences], told.claims)
+
+
+def _gain(runs: pd.DataFrame, metric: str, factor: str, block: str | None) -> Part:
+    """What the runs say about the gain over the floor: some level gained, all lost, or neither can be told."""
+    bounds = gain_bounds(runs, factor, block)
+    if bounds is None:
+        return Part(["There is one run of each level, so nothing says whether such a gain is chance."])
+    best, mean, low, high, least, units = bounds
+    method = "Floor: bounds of the gain"
+    if low > 0:
+        said = f"With 95 % confidence some level gained over its floor: {best} by at least {low:.2g}."
+        verdict = "yes"
+    elif least < 0:
+        said = f"With 95 % confidence every level is worse in {metric} than the model untuned."
+        verdict = "no"
+    else:
+        said = (
+            f"Whether training moved {metric} from its floor these runs cannot tell: gains of the best level "
+            f"({best}) between {low:.2g} and {high:.2g} agree with them."
+        )
+        verdict = "undecided"
+    return Part([said], [Claim("above floor", str(best), verdict, said, mean, low, high, 0.95, units=units,
+                               method=method)])  # fmt: skip
+
+
+def gain_bounds(
+    runs: pd.DataFrame, factor: str, block: str | None
+) -> tuple[object, float, float, float, float, int] | None:
+    """(best level, its mean gain, low, high, upper bound of every level's gain, runs); None without replicates.
+
+    The error has two parts, each bounded at 97.5 %: that of the levels (maximum modulus over all of them), and that of
+    the seeds, common to all levels (Student's t over seeds), as a floor is measured once a seed.
+    """
+    if runs[factor].nunique() == len(runs):
+        return None
+    single = runs[factor].nunique() < 2
+    frame = runs.assign(level="all") if single else runs.assign(level=runs[factor].astype(str))
+    m = fit_means(frame, "gain", "level", block=None if single else block)
+    if m.df <= 0 or m.variance <= 0:
+        return None
+    if single:
+        half = np.array([stats.t.ppf(0.975, m.df) * np.sqrt(m.variance * np.sum(m.root[0] ** 2))])
+    else:
+        ratio, df = moderated_means(m)
+        se = np.sqrt(m.variance * ratio * np.sum(m.root**2, axis=1))
+        half = np.array([one_factor_ppf(0.975, np.zeros(len(se)), float(d), True) for d in df]) * se
+        half = half + _seed_part(frame, block or SEED)
+    at = int(np.argmax(m.value))
+    value = m.value
+    return (
+        runs[factor].iloc[0] if single else m.factor.levels[at], float(value[at]), float(value[at] - half[at]),
+        float(value[at] + half[at]), float((value + half).max()), int(m.counts.sum()),
+    )  # fmt: skip
+
+
+def _seed_part(frame: pd.DataFrame, seed: str) -> float:
+    """Half width at 97.5 % of what the seeds add to all levels alike; 0 where no seed is shared, infinite for one."""
+    if seed not in frame or frame[seed].isna().any():
+        return 0.0
+    shared = frame.groupby(seed)["level"].nunique()
+    if not (shared > 1).any():
+        return 0.0
+    if len(shared) < 2:
+        return float("inf")
+    effect = (frame["gain"] - frame.groupby("level")["gain"].transform("mean")).groupby(frame[seed]).mean()
+    n = len(effect)
+    return float(stats.t.ppf(1 - 0.0125, n - 1) * effect.std(ddof=1) / np.sqrt(n))

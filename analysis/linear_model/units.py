@@ -1,0 +1,173 @@
+"""Units: what was trained once. Rows that share a training, or are images of one run, are one unit of what it decides.
+
+A factor that is the same in all rows of every unit is tested between units, each of which counts once; a factor that
+varies inside units (the guidance of a run's samples, say) is tested within them. This is a split plot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.linear_model.design import build, parse_terms
+from analysis.linear_model.solve import Coefficients, Reduced
+
+TRAINED_IN = "trained_in"  # of a record: the run whose training this run shares
+UNIT = "(unit)"  # the column of units in the frames made here
+# Columns that name a unit, where they do: a column "run" that counts 0, 1, 2 in every cell names replicates instead.
+_NAMES = ("run_id", "run", "unit", "unit_id", "training")
+# Columns that tell apart what one run gave: its images, prompts or points of its curve.
+OBSERVATIONS = (
+    "image", "images", "image_id", "img", "prompt", "prompt_id", "sample", "sample_id", "step", "epoch", "iteration",
+    "file", "filename", "noise_seed",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """The part of a study in which some of its terms are tested.
+
+    frame: one row a unit (between) or the rows as they are, with the column UNIT (within). units: how many.
+    """
+
+    frame: pd.DataFrame
+    terms: list[str]
+    block: str | None
+    units: int
+    within: bool
+
+
+def unit_ids(frame: pd.DataFrame, factors: Sequence[str]) -> pd.Series | None:
+    """The unit of each row by the columns that name one; None where every row is a unit of its own.
+
+    Parameters
+    ----------
+    frame
+        One row a run, or several.
+    factors
+        The factors of the model. A column names a unit only where some factor, or the seed, is the same in all rows of
+        each of its values.
+    """
+    if TRAINED_IN in frame and frame[TRAINED_IN].notna().any():
+        own = frame["run_id"].astype(str) if "run_id" in frame else pd.Series(frame.index.map(str), index=frame.index)
+        return frame[TRAINED_IN].where(frame[TRAINED_IN].notna(), own).astype(str)
+    if UNIT in frame:
+        return frame[UNIT].astype(str)
+    varying = [name for name in dict.fromkeys([*factors, "seed"]) if name in frame and frame[name].nunique() > 1]
+    for name in _NAMES:
+        if name not in frame or name in factors or frame[name].isna().any() or not frame[name].duplicated().any():
+            continue
+        ids = frame[name].astype(str)
+        if "task" in frame and frame["task"].nunique() > 1:
+            ids = ids + "/" + frame["task"].astype(str)
+        if any((frame.groupby(ids)[factor].nunique() <= 1).all() for factor in varying):
+            return ids if ids.duplicated().any() else None
+    return None
+
+
+def with_units(frame: pd.DataFrame, factors: Sequence[str]) -> tuple[pd.DataFrame, str]:
+    """The frame with units found by its shape where no column names them, and a sentence on it ("" where none is due).
+
+    Rows with equal factors and equal seed are one run, for a run is a design with a seed; columns such as image or
+    prompt do not make runs. Rows that have ids of their own are taken as runs.
+    """
+    ids = unit_ids(frame, factors)
+    if ids is None:
+        ids = _by_shape(frame, factors)
+        if ids is None:
+            return frame, ""
+        frame = frame.assign(**{UNIT: ids})
+    units, rows = ids.nunique(), len(frame)
+    if units == rows:
+        return frame, ""
+    what = "trainings" if TRAINED_IN in frame and frame[TRAINED_IN].notna().any() else "runs"
+    return frame, f"The {rows} rows come from {units} {what}; what a run decides is tested on the {units}."
+
+
+def observations(frame: pd.DataFrame, factors: Sequence[str]) -> list[str]:
+    """Those of the factors that only tell apart what one run gave (its images, say) and so are no factors of runs."""
+    named = [name for name in factors if name in OBSERVATIONS]
+    if not named or "seed" not in frame or frame["seed"].nunique() < 2:
+        return []
+    keys = [name for name in dict.fromkeys([*factors, "seed"]) if name not in named]
+    return [name for name in named if frame.duplicated(keys).any() and keys != ["seed"]]
+
+
+def _by_shape(frame: pd.DataFrame, factors: Sequence[str]) -> pd.Series | None:
+    if "seed" not in frame or frame["seed"].nunique() < 2 or frame["seed"].isna().any():
+        return None
+    if any(name in frame and not frame[name].duplicated().any() for name in _NAMES):
+        return None
+    keys = [name for name in dict.fromkeys([*factors, "seed", *_settings(frame)]) if name not in OBSERVATIONS]
+    if keys == ["seed"] or not frame.duplicated(keys).any():
+        return None
+    return frame.groupby(keys, dropna=False, sort=False).ngroup().astype(str)
+
+
+def _settings(frame: pd.DataFrame) -> list[str]:
+    """Columns that may set runs apart: not those that name each row, nor numbers that hardly repeat, as scores do."""
+    found = []
+    for name in map(str, frame.columns):
+        column = frame[name]
+        levels = column.nunique()
+        score = pd.api.types.is_float_dtype(column) and 2 * levels > len(frame)
+        if 1 < levels < len(frame) and not score and not name.endswith(("_floor", "_ceiling", "_protocol")):
+            found.append(name)
+    return found
+
+
+def strata_of(frame: pd.DataFrame, metric: str, terms: Sequence[str], block: str | None) -> list[Stratum]:
+    """The strata in which the terms are tested: between units first, then within; one where each row is a unit."""
+    parts = {term: parse_terms([term], frame.columns)[0] for term in terms}
+    factors = list(dict.fromkeys(name for names in parts.values() for name in names))
+    ids = unit_ids(frame, factors)
+    used = frame
+    if ids is not None:
+        known = [name for name in [*factors, *([block] if block else [])] if name in frame]
+        keep = np.isfinite(pd.to_numeric(frame[metric], errors="coerce")) & frame[known].notna().all(axis=1)
+        used, ids = frame[keep], ids[keep]
+    if ids is None or not ids.duplicated().any():
+        return [Stratum(frame, list(terms), block, len(used), False)]
+    inside = {name for name in factors if (used.groupby(ids)[name].nunique() > 1).any()}
+    within = [term for term in terms if inside & set(parts[term])]
+    between = [term for term in terms if term not in within]
+    plain = used.drop(columns=[c for c in (TRAINED_IN, UNIT, *_NAMES) if c in used and c not in factors])
+    found = []
+    if between:
+        outer = block if block not in inside else None
+        means = _unit_means(plain, ids, metric, [t for t in within if len(parts[t]) == 1])
+        found.append(Stratum(means, between, outer, len(means), False))
+    if within:
+        found.append(Stratum(plain.assign(**{UNIT: ids}), within, UNIT, len(used), True))
+    return found
+
+
+def stratum_of(
+    frame: pd.DataFrame, metric: str, factor: str, terms: Sequence[str], block: str | Sequence[str] | None
+) -> tuple[pd.DataFrame, list[str], str | Sequence[str] | None]:
+    """(frame, terms, block) of the stratum in which a factor is tested; what was given where every row is a unit."""
+    if block is None or isinstance(block, str):
+        for stratum in strata_of(frame, metric, terms, block):
+            if factor in stratum.terms:
+                return stratum.frame, stratum.terms, stratum.block
+    return frame, list(terms), block
+
+
+def _unit_means(frame: pd.DataFrame, ids: pd.Series, metric: str, within: Sequence[str]) -> pd.DataFrame:
+    """One row a unit: its mean, adjusted for the factors within units where not every unit has all their levels."""
+    first = frame.groupby(ids, sort=False).first()
+    complete = not within or frame.groupby(ids)[list(within)].apply(
+        lambda part: tuple(sorted(map(str, part.itertuples(index=False, name=None))))
+    ).nunique() == 1  # fmt: skip
+    if complete:
+        first[metric] = frame.groupby(ids, sort=False)[metric].mean()
+    else:
+        model = build(frame.assign(**{UNIT: ids}), metric, [UNIT, *within])
+        reduced = Reduced(model)
+        effects = Coefficients(reduced.R, reduced.z).beta[reduced.columns[(UNIT,)]]
+        shift = float(frame[metric].mean()) - float(effects.mean())  # a constant, which no test between units sees
+        first[metric] = pd.Series(effects + shift, index=model.factors[UNIT].levels).reindex(first.index)
+    return first.reset_index(drop=True)

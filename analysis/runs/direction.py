@@ -1,0 +1,95 @@
+"""Which way a score is better, by the words in its name or as said by the user."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import pairwise
+
+# What a run costs, in the units of record.json (counts, bytes, seconds).
+COSTS = (
+    "trainable_params", "adapters", "bytes", "seconds_train", "seconds_per_step", "seconds_sample", "seconds_score",
+    "seconds_total", "peak_memory",
+)  # fmt: skip
+
+# Words that mark a score of which less is better: losses, errors, distances, costs.
+SMALLER = frozenset(
+    """
+    loss losses logloss error errors err errs errorrate mistake mistakes misclassification misclassified false
+    mse rmse mae medae mape smape wape rmsle msle nmse nrmse sse rss rse rae mre rmsd rms mpe male epe aee ade fde mpjpe
+    wer cer ter der eer hter fer ser mer fpr fnr fdr fnmr fmr far frr miss missed misses
+    perplexity ppl nll nelbo bpd bpc bpb bits crossentropy xent bce deviance aic bic
+    kl kld jsd divergence distance distances dist emd wasserstein chamfer hausdorff hd95 assd asd mmd cmmd
+    fid kid sfid fvd fad fdd cfid lpips dists niqe brisque piqe mcd ece mce ace brier
+    latency latencies time times seconds secs sec minutes hours ms duration runtime walltime elapsed delay lag ttft tpot
+    memory vram ram gflops flops macs cost costs price energy joules watts kwh carbon co2 emissions params parameters
+    drift regret forgetting drop degradation gap toxicity violations violation failures failure crashes collisions
+    overfitting overfit stddev variance bytes fehler fehlerrate verlust laufzeit erreur perte
+    """.split()
+)
+# Words that turn such a name round: the less of a loss, the better.
+_LARGER = frozenset(
+    "reduction improvement gain gains saved savings saving speedup speed throughput diversity similarity".split()
+)
+_NEGATED = frozenset({"neg", "negative", "negated", "minus"})
+_TIMES = frozenset("s sec secs second seconds min minute minutes h hour hours ms day".split())
+_COUNTS = frozenset("step steps epoch epochs iteration iterations iters episodes samples tokens trials rounds".split())
+_SPLITS = frozenset("val valid validation test eval train training dev mean avg average median best final last".split())
+
+_said: ContextVar[Mapping[str, bool] | None] = ContextVar("directions that the user said", default=None)
+
+
+def tokens(name: str) -> list[str]:
+    """The words of a column's name in small letters: `valLoss/top1` has val, loss, top and 1.
+
+    >>> tokens("val/MSELoss_epoch")
+    ['val', 'mse', 'loss', 'epoch']
+    """
+    return [t.lower() for t in re.findall(r"[^\W\d_]*?[a-z](?=[A-Z])|[A-Z]+(?=[A-Z][a-z])|[^\W\d_]+|\d+", name)]
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether larger values of a score are better: by what the user said, else by the words of its name.
+
+    A name with a word for a loss, an error, a distance or a cost (val_loss, error_rate, wer, latency_ms) is better when
+    small; every other name when large.
+
+    >>> [higher_is_better(name) for name in ("clip_i", "val_loss", "neg_mean_squared_error", "images_per_second")]
+    [True, False, True, True]
+    """
+    said = _said.get() or {}
+    return said[metric] if metric in said else not _smaller(metric)
+
+
+@contextmanager
+def directions(said: Mapping[str, bool]) -> Iterator[None]:
+    """Within this context the direction of the scores named here is what the user said (True: larger is better)."""
+    token = _said.set({**(_said.get() or {}), **said})
+    try:
+        yield
+    finally:
+        _said.reset(token)
+
+
+def _smaller(metric: str) -> bool:
+    if metric in COSTS:
+        return True
+    words = tokens(metric)
+    own = [w for w in words if w not in _SPLITS and not w.isdigit()]
+    negated = bool(_NEGATED & set(words)) and not {"false", "rate"} & set(words)
+    if {"likelihood", "loglikelihood", "loglik", "elbo"} & set(words):
+        return negated
+    if _LARGER & set(words):
+        return negated
+    for first, second in pairwise(words):
+        if first == "per" and second in _TIMES:
+            return negated  # images per second
+    if "/s" in metric.lower() and words[-1] in _TIMES:
+        return negated
+    smaller = any(w in SMALLER or (w.endswith(("loss", "error")) and w != "gloss") for w in words)
+    smaller = smaller or own == ["per"] or ("cross" in words and "entropy" in words)
+    smaller = smaller or any(a in _COUNTS and b == "to" for a, b in pairwise(words))
+    smaller = smaller or ("rank" in words and bool({"mean", "avg", "average", "median"} & set(words)))
+    return smaller != negated

@@ -1,0 +1,130 @@
+"""Does a factor matter? The F test, and two companions that assume less; a claim takes all of them.
+
+F is too large where the variances of the levels differ, and where runs of one seed and level share noise beyond what
+all runs of the seed share (seeds interact with the factor). So next to F stand the wild bootstrap, which holds for
+unequal variances, and, where seeds visibly interact with the factor, F against that interaction. What is claimed is
+claimed by the largest of these p values, after Holm's adjustment over the terms that are shown together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from analysis.comparisons.multiplicity import adjust
+from analysis.linear_model.blocks import SEED
+from analysis.linear_model.design import parse_terms
+from analysis.linear_model.units import UNIT, Stratum, strata_of
+from analysis.variance.signs import SPARE_SIGNS, wild_bootstrap
+from analysis.variance.table import anova
+
+ALPHA = 0.05
+LEVEL = 0.90  # of intervals of effect sizes: they leave out 0 exactly where F finds something at 5 %
+_POOL = 0.25  # p above which the interaction with the seed is taken as noise (Bancroft, Biometrics 20 (1964) 427)
+_LARGEST = 3000  # runs; above, F is not in need of a bootstrap that costs minutes
+COLUMNS = (
+    "F", "df", "df_residual", "units", "p", "p_holm", "p_wild", "p_seed", "p_claim", "omega2_partial", "omega2_low",
+    "omega2_high", "eta2_partial", "note",
+)  # fmt: skip
+
+
+def verdicts(frame: pd.DataFrame, metric: str, terms: Sequence[str], block: str | None = None) -> pd.DataFrame:
+    """Whether each term of a model matters (type II), by F and by tests that assume less.
+
+    Parameters
+    ----------
+    terms
+        Those of the model; they are also the family of Holm's adjustment.
+    block
+        The seed, where it is one. Rows of one unit count as one, as in `anova`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index term. F, df, df_residual, units (rows or units tested on) and p as in `anova`; p_holm, p adjusted over the
+        terms; p_wild (`wild_bootstrap`, signs common to the runs of one seed and level); p_seed (F against the
+        interaction of the term with the seed, in place of the residual, where that interaction has p below 0.25; else
+        NaN); p_claim, the largest of p, p_wild and p_seed, adjusted over the terms; omega2_partial with its 90 %
+        interval; eta2_partial; note.
+
+    >>> import analysis
+    >>> runs = analysis.load_paper_heatmap().rename(columns={"clip_similarity": "y"})
+    >>> analysis.verdicts(runs, "y", ["din"])[["F", "p"]].round(4).values.tolist()
+    [[11.9746, 0.0003]]
+    """
+    table = anova(frame, metric, list(terms), block=block, level=LEVEL)
+    rows: dict[str, dict[str, float | str]] = {}
+    for stratum in strata_of(frame, metric, list(terms), block):
+        rows |= _of_stratum(stratum, metric, table)
+    out = pd.DataFrame.from_dict(rows, orient="index", columns=list(COLUMNS))
+    out = out.loc[[t for t in table.index if t in rows]]
+    out.index.name = "term"
+    out["p_holm"] = adjust(out["p"].to_numpy(float), "holm")
+    out["p_claim"] = adjust(out[["p", "p_wild", "p_seed"]].astype(float).max(axis=1).to_numpy(), "holm")
+    out.attrs = {k: table.attrs[k] for k in ("metric", "n", "components", "aliased", "notes")}
+    return out
+
+
+def _of_stratum(stratum: Stratum, metric: str, table: pd.DataFrame) -> dict[str, dict[str, float | str]]:
+    frame, terms, block = stratum.frame, stratum.terms, stratum.block
+    seed = SEED if block == UNIT else block
+    shared = seed if seed is not None and seed in frame and frame[seed].nunique() > 1 else None
+    groups = {term: _sharing(frame, term, shared) for term in terms}
+    tested = [t for t in terms if table.loc[t, "F"] >= 0]
+    wild = (
+        wild_bootstrap(frame, metric, terms, block=block, groups={t: g for t, g in groups.items() if g is not None})
+        if tested and len(frame) <= _LARGEST
+        else None
+    )
+    rows: dict[str, dict[str, float | str]] = {}
+    for term in terms:
+        row = table.loc[term]
+        rows[term] = {
+            c: row[c] for c in ("F", "df", "df_residual", "units", "p", "omega2_partial", "eta2_partial", "note")
+        }
+        rows[term] |= {"omega2_low": row["omega2_partial_low"], "omega2_high": row["omega2_partial_high"]}
+        if term not in tested or np.isinf(row["F"]):
+            continue
+        if wild is not None:
+            rows[term]["p_wild"] = wild.loc[term, "p"]
+        if shared and len(frame) <= _LARGEST:
+            rows[term]["p_seed"] = _against_seeds(frame, metric, terms, block, term, shared)
+    return rows
+
+
+def _parts(frame: pd.DataFrame, term: str) -> list[str]:
+    """The factors by which runs of a seed may share noise; of a placement it is the input that many share."""
+    names = parse_terms([term], frame.columns)[0]
+    coarse = "din" in frame and frame["din"].nunique() > 1 and not frame["din"].isna().any()
+    return ["din" if name == "placement" and coarse else name for name in names]
+
+
+def _sharing(frame: pd.DataFrame, term: str, shared: str | None) -> pd.Series | None:
+    """Groups of runs of one seed and level, if they are enough for signs of their own; None: each run by itself."""
+    if shared is None:
+        return None
+    names = [shared, *_parts(frame, term)]
+    ids = frame.groupby(names, dropna=False).ngroup()
+    levels = len(frame.groupby(list(parse_terms([term], frame.columns)[0]), dropna=False))
+    return ids if ids.nunique() - levels >= SPARE_SIGNS else None
+
+
+def _against_seeds(
+    frame: pd.DataFrame, metric: str, terms: Sequence[str], block: str | None, term: str, seed: str
+) -> float:
+    """p of F against the interaction of the term with the seed; NaN where that is not more than noise."""
+    parts = _parts(frame, term)
+    if any(":" in name for name in [seed, *parts]):  # a name that no term can hold
+        return float("nan")
+    inner = ":".join([seed, *parts])
+    table = anova(frame, metric, [*terms, inner], block=block, units=False)
+    # Type II would adjust the interaction of an outer term for inner ones; this one contains no other term.
+    row, rest = table.loc[inner], table.loc["residual"]
+    if not (row["df"] > 0 and rest["df"] > 0 and row["p"] < _POOL):
+        return float("nan")
+    own = table.loc[term]
+    F = float(own["mean_sq"] / row["mean_sq"])
+    return float(special.fdtrc(own["df"], row["df"], F))
