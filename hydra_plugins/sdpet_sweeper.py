@@ -63,26 +63,26 @@ class GridSweeper(Sweeper):
         assert self.hydra_context is not None and self.config is not None
         options = SweepOptions.checked(self.options)
         composer = Composer(self.hydra_context.config_loader, self.config)
-        plan, said = self.planned(composer, arguments, options)
+        plan, summary = self.planned(composer, arguments, options)
         folder = plan.jobs[0].folder.parent
         if options.dry_run:
-            print("\n".join([*said, *self._forecast(plan, folder, options)]), flush=True)
+            print("\n".join([*summary, *self._forecast(plan, folder, options)]), flush=True)
             return []
         folder.mkdir(parents=True, exist_ok=True)  # fails before any work if the folder cannot be written
         records = {job.folder: job.record() for job in plan.jobs}
-        there = {path: record for path, record in records.items() if record and record.status != "failed"}
+        before = {path: record for path, record in records.items() if record and record.status != "failed"}
         failed = {path for path, record in records.items() if record and record.status == "failed"}
         left = set() if options.retry else failed
-        todo = [job for job in plan.jobs if job.folder not in there and job.folder not in left]
+        todo = [job for job in plan.jobs if job.folder not in before and job.folder not in left]
         if not self.config.quiet:
-            print("\n".join([*said, *_counts(len(there), len(failed), options.retry)]), flush=True)
+            print("\n".join([*summary, *_counts(len(before), len(failed), options.retry)]), flush=True)
         write_manifest(folder, plan.jobs, sys.argv)
         started = time.monotonic()
         results = self._launch(composer, todo)
         if options.until is not None:
             plan = self._add_seeds(composer, plan, folder, options)
         remove_stale_files(folder)
-        text, complete = study_report(plan.jobs, there, plan.dropped, plan.doubled, folder, time.monotonic() - started)
+        text, complete = study_report(plan.jobs, before, plan.dropped, plan.doubled, folder, time.monotonic() - started)
         print(text, flush=True)
         if not complete:
             sys.exit(1)
@@ -197,8 +197,8 @@ class GridSweeper(Sweeper):
         assert self.config is not None
         lines = [f"  left out  {', '.join(plan.dropped)}"] if plan.dropped else []
         lines += [f"  doubled   {plan.doubled} jobs that are the same as another one"] if plan.doubled else []
-        there = sum(job.complete for job in plan.jobs)
-        lines += [f"  done      {there} of these runs are already complete"] if there else []
+        done = sum(job.complete for job in plan.jobs)
+        lines += [f"  done      {done} of these runs are already complete"] if done else []
         rows, names = levels_of(plan.jobs)
         lines += foresee(pd.DataFrame(rows), names)
         if options.pilot == "run":
@@ -215,8 +215,8 @@ class GridSweeper(Sweeper):
         )
 
 
-def _counts(there: int, failed: int, retry: bool) -> list[str]:
-    lines = [f"  {there} of them already complete"] if there else []
+def _counts(complete: int, failed: int, retry: bool) -> list[str]:
+    lines = [f"  {complete} of them already complete"] if complete else []
     if failed:
         what = "are done again (hydra.sweeper.retry=false leaves them)" if retry else "are left as they are"
         lines.append(f"  {failed} that failed before {what}")

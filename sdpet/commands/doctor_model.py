@@ -121,10 +121,10 @@ def _device(device: str, needed: int) -> tuple[str, str, str]:
         if not torch.cuda.is_available():
             return "device", device, "no usable CUDA device; trainer=cpu runs on the CPU"
         properties = torch.cuda.get_device_properties(device)
-        there, name = properties.total_memory, properties.name
+        available, name = properties.total_memory, properties.name
     else:
         import psutil
 
-        there, name = psutil.virtual_memory().available, "the CPU"
-    cure = "" if there > needed else "too little memory; try trainer.batch_size=1 or unet.dtype=bfloat16 on a GPU"
-    return "device", f"{name}, {there / GIB:.1f} GiB {'free' if device == 'cpu' else 'in all'}", cure
+        available, name = psutil.virtual_memory().available, "the CPU"
+    cure = "" if available > needed else "too little memory; try trainer.batch_size=1 or unet.dtype=bfloat16 on a GPU"
+    return "device", f"{name}, {available / GIB:.1f} GiB {'free' if device == 'cpu' else 'in total'}", cure

@@ -41,7 +41,7 @@ def _run_with_progress(config: RunConfig) -> Record:
     from sdpet.runs import Resources, run_together
 
     resources, bar = Resources(), Bar(config.quiet)
-    bar.prepare("getting ready: model, data, scores of the untuned model")
+    bar.prepare("preparing model, data and scores of the untuned model")
     resources.scorers(config)  # a missing scorer is an error before any training
     try:
         while True:

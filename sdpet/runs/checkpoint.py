@@ -19,7 +19,7 @@ SHARE = 0.05  # largest share of a run's time that is spent on checkpoints
 
 
 def checkpoint_file(run_folder: Path) -> Path:
-    """The checkpoint of a run; it lies beside the run's folder."""
+    """The path of a run's checkpoint, beside the run's folder."""
     return run_folder.parent / ".checkpoints" / f"{run_folder.name}.pt"
 
 

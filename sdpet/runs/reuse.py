@@ -28,14 +28,35 @@ NOT_WEIGHTS = ("record.json",)
 
 
 def register_training(folder: Path, config: RunConfig) -> None:
-    """Register the complete run in `folder` as the one that trained these weights."""
+    """Register a run as the one that trained its weights, so that other runs of the study can score them.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of a complete run.
+    config : RunConfig
+        Its config.
+    """
     note = folder.parent / ".trained" / training_id(config)
     note.parent.mkdir(exist_ok=True)
     write_atomic(note, lambda file: file.write_text(folder.name + "\n", encoding="utf-8"))
 
 
 def find_trained(folder: Path, config: RunConfig) -> Record | None:
-    """The record of another finished run of this study with the same training; None if there is none."""
+    """Find another finished run of the study with the same training.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of the run to do.
+    config : RunConfig
+        Its config.
+
+    Returns
+    -------
+    Record or None
+        The record of the other run.
+    """
     try:
         name = (folder.parent / ".trained" / training_id(config)).read_text(encoding="utf-8").strip()
     except OSError:
@@ -109,7 +130,24 @@ def score_existing(
 def evaluate(
     config: RunConfig, folder: Path, resources: Resources | None = None, progress: ProgressCallback | None = None
 ) -> Evaluation:
-    """Sample and score the saved design in `folder` with the sampler and the evaluation of the config."""
+    """Sample and score a saved design.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Names the model, the sampler and the evaluation.
+    folder : Path
+        The folder with the saved design.
+    resources : Resources, optional
+        Models and data that calls share.
+    progress : callable, optional
+        Called as ``progress("sample", done, total)``.
+
+    Returns
+    -------
+    Evaluation
+        Scores and samples.
+    """
     from sdpet.methods import load
     from sdpet.scoring import evaluate_run
 

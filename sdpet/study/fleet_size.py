@@ -144,7 +144,7 @@ def measure(
     free, before = free_memory(base.device) / sharers, PeakMemory(base.device).peak()
     found = Measurement()
     size = 1
-    # If the peak did not grow with the size, it tells nothing about the memory of larger fleets; they are tried then.
+    # While the peak does not grow with the size, the memory of larger fleets cannot be predicted, so they are tried.
     while size <= min(MOST, len(configs)) and (len(set(found.extra.values())) < 2 or size <= found.fitting(free)):
         if trying:
             trying(size)

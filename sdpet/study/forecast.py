@@ -155,7 +155,7 @@ def _times(record: Record) -> dict[str, float] | None:
 
 
 def measured_in(folder: Path) -> list[tuple[Record, int]]:
-    """Records of finished runs of a study, spread over at most 200, and the size of their folders in bytes."""
+    """Records of at most 200 finished runs, spread over the study, and the size of their folders in bytes."""
     if not folder.is_dir():
         return []
     runs = sorted(entry.path for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
@@ -212,8 +212,8 @@ def short_pilot(jobs: Iterable[Job]) -> list[tuple[Record, int]]:
 
 def free_space(folder: Path) -> int:
     """Free bytes on the disk where the folder is or will be."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    return shutil.disk_usage(there).free
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return shutil.disk_usage(existing).free
 
 
 def size_words(size: float) -> str:
@@ -241,19 +241,19 @@ def forecast_lines(expected: Forecast, train: int, score: int, workers: object, 
         return []
     lines = [f"  training  {train} runs; {score} more only score their weights"] if score else []
     if expected.seconds is None:
-        give = "hydra.sweeper.pilot=FOLDER takes another study's, hydra.sweeper.pilot=run measures"
+        give = "hydra.sweeper.pilot=FOLDER uses another study, hydra.sweeper.pilot=run measures short runs"
         lines.append(f"  time      unknown, {expected.basis}; {give}")
     else:
         from sdpet.study.worker_pool import usable_cores
 
         count = usable_cores() if workers == "auto" else workers if isinstance(workers, int) else 1
         count = max(1, min(count, train or score))
-        side_by_side = f" on {count} workers ({duration(expected.seconds)} in all)" if count > 1 else ""
-        lines.append(f"  time      about {duration(expected.seconds / count)}{side_by_side}, by {expected.basis}")
+        side_by_side = f" on {count} workers ({duration(expected.seconds)} in total)" if count > 1 else ""
+        lines.append(f"  time      about {duration(expected.seconds / count)}{side_by_side}, based on {expected.basis}")
     if expected.size is not None:
         from sdpet.study.forecast import free_space, size_words
 
         free = free_space(folder)
         short = "; NOT ENOUGH" if expected.size > free else ""
-        lines.append(f"  disk      about {size_words(expected.size)}, {size_words(free)} are free{short}")
+        lines.append(f"  disk      about {size_words(expected.size)}, {size_words(free)} free{short}")
     return lines

@@ -31,6 +31,7 @@ class Job:
     name: str
 
     def record(self) -> Record | None:
+        """The record of the run; None if it is not complete."""
         return Record.find(self.folder)
 
     @property

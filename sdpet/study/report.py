@@ -46,7 +46,19 @@ def scores_table(record: Record) -> str:
 
 
 def run_report(name: str, record: Record, folder: Path, already: bool) -> str:
-    """The summary that `python train.py` prints at its end; `already` says that the run was complete before."""
+    """The summary of one run, which `python train.py` prints at its end.
+
+    Parameters
+    ----------
+    name : str
+        Readable name of the run.
+    record : Record
+        Its record.
+    folder : Path
+        Its folder.
+    already : bool
+        Whether the run was complete before the command.
+    """
     if record.status != "finished":
         more = f"\n  traceback {folder / 'error.txt'}" if (folder / "error.txt").exists() else ""
         return f"{name} {record.status}: {record.reason}\n  record    {folder / 'record.json'}{more}"

@@ -132,4 +132,5 @@ class RunQueue:
 
     @property
     def waiting(self) -> bool:
+        """Whether jobs remain that other processes are working on, or whose fleet size is not measured yet."""
         return bool(self._elsewhere or self._unsized or self._measuring)

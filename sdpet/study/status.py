@@ -69,6 +69,7 @@ class Status:
 
     @property
     def runs(self) -> list[str]:
+        """The requested runs; if no request was stored, all runs in the folder."""
         return list(self.asked) if self.asked is not None else sorted({*self.ended, *self.running, *self.stale})
 
     def having(self, status: str) -> list[str]:
@@ -77,6 +78,7 @@ class Status:
 
     @property
     def waiting(self) -> list[str]:
+        """The runs that have no record and that no process is working on."""
         return [run for run in self.runs if run not in self.ended and run not in self.running]
 
 
@@ -198,17 +200,17 @@ def _pace(ends: Sequence[float]) -> float | None:
 def status_text(status: Status) -> str:
     """The text that `python -m sdpet.study status` prints."""
     runs, names = status.runs, status.asked or {}
-    there = sum(run in status.ended for run in runs)
+    ended = sum(run in status.ended for run in runs)
     counts = [(len(status.having(name)), name) for name in STATUSES]
     under_way = sum(run in status.running for run in runs)
     counts += [(under_way, "under way"), (len(status.waiting), "waiting")]
-    said = ", ".join(f"{count} {name}" for count, name in counts if count)
-    lines = [f"{status.folder}: {there} of {len(runs)} runs ({there / len(runs):.0%}): {said}"]
+    summary = ", ".join(f"{count} {name}" for count, name in counts if count)
+    lines = [f"{status.folder}: {ended} of {len(runs)} runs ({ended / len(runs):.0%}): {summary}"]
     if status.asked is None:
-        lines[0] = f"{status.folder}: {there} runs with a record: {said} (the number planned was not stored)"
-    left = len(runs) - there
+        lines[0] = f"{status.folder}: {ended} runs with a record: {summary} (the number planned was not stored)"
+    left = len(runs) - ended
     if left and status.seconds_a_run:
-        pace = f"one run every {duration(status.seconds_a_run)}, by the latest"
+        pace = f"one run every {duration(status.seconds_a_run)}, judging by the latest runs"
         if under_way:
             lines.append(f"  left      about {duration(left * status.seconds_a_run)}: {pace}")
         else:
@@ -226,7 +228,7 @@ def status_text(status: Status) -> str:
         lines.append(f"  stopped   {len(stale)} {text} left by a process that died; the same command resumes them")
     others = len(set(status.ended) - set(runs))
     if others:
-        lines.append(f"  besides   {others} runs of earlier requests")
+        lines.append(f"  also      {others} runs of earlier requests")
     if left and not under_way and status.command:
         lines.append(f"  next      no process is working on it; resume with: python {shlex.join(status.command)}")
     elif not left and not status.having("failed"):

@@ -99,6 +99,7 @@ class Worker:
 
     @property
     def busy(self) -> bool:
+        """Whether the worker is training or measuring."""
         return bool(self.fleet) or self.measuring is not None
 
     def request_training(self, fleet: list[Job]) -> None:

@@ -64,7 +64,9 @@ class SingleRun:
         self.active = [0]
 
     def remove(self, index: int) -> None:
+        """See `FleetMembers.remove`."""
         self.active.remove(index)
 
     def vector(self, index: int) -> None:
+        """None: the weights are the parameters of the handle."""
         return None

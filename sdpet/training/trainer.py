@@ -239,9 +239,8 @@ class _RankEnvironment(LightningEnvironment):
 @contextlib.contextmanager
 def _process_group_ended(rank: Rank | None) -> Iterator[None]:
     """Tear down the process group and restore the environment, because the next run may use another address."""
-    served = (
-        "TORCHELASTIC_USE_AGENT_STORE"  # torchrun sets it because it serves its own address; it does not serve ours
-    )
+    # torchrun sets this variable, because it serves a store at its own address. There is none at the address of a run.
+    served = "TORCHELASTIC_USE_AGENT_STORE"
     names = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", served)  # Lightning sets and removes the others
     before = {name: os.environ.get(name) for name in names}
     if rank is not None:
