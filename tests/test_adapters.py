@@ -146,11 +146,11 @@ def test_nothing_is_kept_after_a_pass_or_an_error():
     adapters = attach(unet, AdapterSpec.parse("attn1o-transo", init="default"))
     path, block = next(iter(matching_blocks(unet, adapters.spec).items()))
     kept = []
-    watch = adapters.by_block[path].register_forward_pre_hook(lambda m, args: kept.append(weakref.ref(args[0])))
+    hook = adapters.by_block[path].register_forward_pre_hook(lambda m, args: kept.append(weakref.ref(args[0])))
     run(unet)
     gc.collect()
     assert len(kept) == 1 and kept[0]() is None
-    watch.remove()
+    hook.remove()
     fail = block.ff.register_forward_pre_hook(lambda m, args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(unet)

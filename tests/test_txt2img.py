@@ -41,8 +41,8 @@ def test_the_lab_draws_what_a_file_of_prompts_says(tmp_path):
     answers = load_judge().judge(images)
     assert list(answers["shape"]) == [SHAPES.index(shape) for _, shape, _ in LINES] * 2
     assert list(answers["color"]) == [list(COLORS).index(color) for *_, color in LINES] * 2
-    told = [json.loads(Image.open(out / "samples" / f"{i:05d}.png").text["sdpet"]) for i in range(10)]
-    assert [t["seed"] for t in told] == list(range(42, 52)) and told[6]["prompt"] == LINES[1][0]
+    metadata = [json.loads(Image.open(out / "samples" / f"{i:05d}.png").text["sdpet"]) for i in range(10)]
+    assert [t["seed"] for t in metadata] == list(range(42, 52)) and metadata[6]["prompt"] == LINES[1][0]
     grid = np.asarray(Image.open(out / "grid-0000.png"))
     assert grid.shape == (2 + 5 * 34, 2 + 2 * 34, 3)
     np.testing.assert_array_equal(grid[2 + 34 : 34 + 34, 2 : 2 + 32], images[2])
@@ -376,11 +376,11 @@ def test_under_autocast_only_the_networks_compute_in_half_precision(fast, tmp_pa
     assert 0 < difference.mean() < 3
 
 
-def test_prompts_longer_than_the_model_reads_are_told(fast, tmp_path, capsys):
+def test_prompts_longer_than_the_model_reads_are_reported(fast, tmp_path, capsys):
     loud = [argument for argument in fast if argument != "--quiet"]
     prompt = "a photo of a red star " * 4
     assert sdpet(*loud, "--prompt", prompt, "--n_iter", 1, "--n_samples", 1, "--outdir", tmp_path) == 0
-    assert "the model reads 14 of the 24 tokens" in capsys.readouterr().err
+    assert "the model reads only 14 of the 24 tokens" in capsys.readouterr().err
 
 
 def test_help_begins_with_an_example_and_is_quick():

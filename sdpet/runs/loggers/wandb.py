@@ -40,7 +40,7 @@ class WandbLog(NoLog):
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
         self._run = _open(config, folder)
-        # A resumed online run sends its first steps again, which W&B has already.
+        # A resumed run logs its first steps again; those that W&B has already are skipped.
         self._known = self._run.step if self._run.resumed else 0
         self._status = "training"
         self._run.summary.update({"status": self._status})
