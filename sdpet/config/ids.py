@@ -116,7 +116,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
 
 
 def cache_key(what: str, values: Mapping[str, Any]) -> str:
-    """A key for `sdpet.files.hashing.once`."""
+    """A key for the cache `sdpet.files.hashing.once`; `what` names the kind of value that is computed from `values`."""
     return json.dumps([what, values], sort_keys=True, default=str)
 
 

@@ -37,7 +37,17 @@ class Manifest:
 
 
 def write_manifest(folder: Path, jobs: Iterable[Job], command: Sequence[str]) -> None:
-    """Store the requested runs and the command in the study's folder."""
+    """Store the requested runs and the command in the study's folder.
+
+    Parameters
+    ----------
+    folder : Path
+        The study's folder.
+    jobs : iterable of Job
+        The requested runs.
+    command : sequence of str
+        The command line.
+    """
     content = {
         "asked": time.time(),
         "command": list(command),

@@ -23,7 +23,19 @@ from sdpet.runs.record import Record
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a study: its overrides on the command line, validated config, folder and readable name."""
+    """One run of a study.
+
+    Attributes
+    ----------
+    overrides : tuple of str
+        Its overrides on the command line.
+    config : RunConfig
+        Its checked config.
+    folder : Path
+        Its folder.
+    name : str
+        Its readable name.
+    """
 
     overrides: tuple[str, ...]
     config: RunConfig = field(repr=False)
@@ -68,6 +80,13 @@ class Composer:
 
     A plain value is one that no interpolation refers to. It is set on a copy of the composed and resolved config. This
     is fast enough to plan a study of 20,000 runs in seconds.
+
+    Parameters
+    ----------
+    loader : ConfigLoader
+        Hydra's loader.
+    master : DictConfig
+        The config of the sweep.
     """
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:

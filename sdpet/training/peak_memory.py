@@ -11,7 +11,13 @@ import torch
 
 
 class PeakMemory:
-    """Peak memory since this object was created: allocated on a GPU, or resident in the process on the CPU."""
+    """Peak memory since this object was created: allocated on a GPU, or resident in the process on the CPU.
+
+    Parameters
+    ----------
+    device : torch.device
+        The device to measure.
+    """
 
     def __init__(self, device: torch.device):
         self._device = device
