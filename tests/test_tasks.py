@@ -96,13 +96,39 @@ def test_class_images_are_drawn_once_however_many_ask(drawn, tiny_folder, monkey
     images = load_folder(found[0], 32, "class")
     rows = [json.loads(line) for line in (found[0] / "index.jsonl").read_text().splitlines()]
     assert len(images) == 11 and len({row["seed"] for row in rows}) == 11 and rows[0]["prompt"] == "a photo of a star"
-    (found[0] / "index.jsonl").unlink()  # interrupted: the two last are missing
+    lines = (found[0] / "index.jsonl").read_text().splitlines(keepends=True)
+    (found[0] / "index.jsonl").write_text("".join(lines[:8]))  # interrupted after the first chunk
     (found[0] / "00009.png").unlink()
     (found[0] / "00010.png").unlink()
-    assert ask() == found[0] and calls == [8, 3, 2]
+    assert ask() == found[0] and calls == [8, 3, 3]
     assert np.array_equal(load_folder(found[0], 32, "class"), images)
     task = Resources().task(config)
-    assert calls == [8, 3, 2] and task.describe()["class_images"] == 11
+    assert calls == [8, 3, 3] and task.describe()["class_images"] == 11
+
+
+def test_changed_class_images_are_drawn_again_and_foreign_ones_left_out(drawn):
+    config = drawn()
+    first = Resources().task(config)
+    folder = next((config.output_root / ".cache" / "class").glob("*/index.jsonl")).parent
+    whole = {file.name: file.read_bytes() for file in folder.glob("*.png")}
+    (folder / "00001.png").unlink()
+    (folder / "00002.png").write_bytes(whole["00002.png"][:-40])
+    shutil.copy(folder / "00004.png", folder / "00003.png")
+    shutil.copy(DOG / "class" / "00000.jpg", folder / "mine.jpg")
+    with pytest.warns(UserWarning) as said:
+        again = Resources().task(config)
+    texts = [str(warning.message) for warning in said]
+    assert sum("drawn again: 00001.png, 00002.png, 00003.png." in text for text in texts) == 1
+    assert sum("did not draw them: mine.jpg." in text for text in texts) == 1
+    assert again.class_hash == first.class_hash and again.describe()["class_images"] == 11
+    assert (folder / "mine.jpg").exists()
+    assert {file.name: file.read_bytes() for file in folder.glob("*.png")} == whole
+    rows = [json.loads(line) for line in (folder / "index.jsonl").read_text().splitlines()]
+    old = "".join(json.dumps({key: row[key] for key in ("file", "prompt", "seed")}) + "\n" for row in rows)
+    (folder / "index.jsonl").write_text(old)  # as earlier versions wrote it
+    shutil.copy(folder / "00004.png", folder / "00003.png")
+    with pytest.warns(UserWarning, match="holds no digests"):
+        assert Resources().task(config).class_hash == first.class_hash
 
 
 def test_drawn_class_images_are_in_the_run_id_by_how_they_are_made(drawn, tiny_folder, subject_folders, tmp_path):
