@@ -11,11 +11,13 @@ import torch
 from PIL import Image
 from study_tools import composed, tiny_overrides
 
+from sdpet.commands.scripts.init_image import read_init
 from sdpet.config import identity, run_id, validate
 from sdpet.files.images import load_folder
 from sdpet.models import load_base
 from sdpet.runs import Resources, run
 from sdpet.sampling import SamplerConfig
+from sdpet.scoring import read_set
 from sdpet.seeds import generator
 from sdpet.tasks import DreamBoothTask, FinetuneTask, LatentCache, class_folder
 
@@ -45,6 +47,22 @@ def test_photos_of_every_kind_look_alike(tmp_path):
     for other in found[1:5]:
         assert abs(other - found[0]).mean() < 6, "turned, clipped or in other colours, it would differ by far more"
     assert abs(found[5].mean(-1) - found[0].mean(-1)).mean() < 12 and np.ptp(found[5], axis=-1).max() == 0
+
+
+def test_training_evaluation_and_init_images_see_the_same_picture(tmp_path):
+    seen = Image.effect_noise((32, 32), 80).convert("RGB")
+    turned, exif = seen.transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "a.png", exif=exif)
+    deep = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "b.png")
+    Image.fromarray(np.zeros((32, 32, 4), np.uint8)).save(tmp_path / "c.png")  # hidden black
+    trained = load_folder(tmp_path, 32)
+    assert np.array_equal(trained[0], np.asarray(seen)) and (trained[2] == 255).all()
+    assert abs(trained[1][..., 0] - deep / 257).max() <= 0.5
+    for size in (None, 32):
+        assert np.array_equal(read_set(tmp_path, "reference", size)[0], trained)
+    assert np.array_equal(np.stack([read_init(str(tmp_path / f"{name}.png")) for name in "abc"]), trained)
 
 
 def test_a_broken_photo_is_named_and_the_others_train(tiny_folder, subject_folders, tmp_path, capfd):

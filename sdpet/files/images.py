@@ -144,9 +144,8 @@ def readable(contents: Iterable[tuple[str, Any]], size: int, where: str) -> tupl
     images, kept, broken = [], [], []
     for number, (name, content) in enumerate(contents):
         try:
-            with Image.open(content) as image:
-                images.append(square(image, size))
-                kept.append(number)
+            images.append(read_image(content, size))
+            kept.append(number)
         except UNREADABLE as error:
             broken.append(f"{name} ({type(error).__name__})")
     if not images:
@@ -154,6 +153,28 @@ def readable(contents: Iterable[tuple[str, Any]], size: int, where: str) -> tupl
     if broken:
         warnings.warn(f"left out as unreadable in {where}: {', '.join(broken)}", stacklevel=4)
     return np.stack(images), kept
+
+
+def read_image(content: Any, size: int | None = None) -> np.ndarray:
+    """Read one image as it should be seen, see `upright`. Every image that a user gives is read here.
+
+    Parameters
+    ----------
+    content : path or binary stream
+    size : int, optional
+        Side in pixels of the square that `square` makes of it; None keeps its size.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+
+    Raises
+    ------
+    UNREADABLE
+        It is not an image, or it is cut short.
+    """
+    with Image.open(content) as image:
+        return np.array(upright(image)) if size is None else square(image, size)
 
 
 def square(image: Any, size: int) -> np.ndarray:

@@ -139,17 +139,14 @@ def read_set(folder: str | Path, what: str, size: int | None = None) -> tuple[np
     ValueError
         One sentence: no folder, no image, an unreadable one, or several sizes where `size` is None.
     """
-    from PIL import Image
-
-    from sdpet.files.images import list_images, square
+    from sdpet.files.images import UNREADABLE, list_images, read_image
 
     files = list_images(folder, what)
     images: list[np.ndarray] = []
     for file in files:
         try:
-            with Image.open(file) as image:
-                images.append(np.asarray(image.convert("RGB")) if size is None else square(image, size))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            images.append(read_image(file, size))
+        except UNREADABLE as error:
             raise ValueError(
                 f"{file} cannot be read as an image ({type(error).__name__}); repair or remove it."
             ) from None

@@ -34,9 +34,9 @@ def class_folder(
 ) -> Path:
     """Give a folder with images of a class that the base model has drawn; missing or changed ones are drawn now.
 
-    An interrupted call keeps the images it has drawn, and the next one draws the rest. Images that this function did not
-    draw stay in the folder, but `class_files` leaves them out; warnings name them and what is drawn again. If several processes ask for one
-    folder, one draws and the others wait.
+    An interrupted call keeps the images it has drawn, and the next one draws the rest. Images that this function did
+    not draw stay in the folder, but `class_files` leaves them out. Warnings name them, and what is drawn again. If
+    several processes ask for one folder, one draws and the others wait.
 
     Parameters
     ----------
