@@ -13,7 +13,8 @@ from typing import Any
 
 from sdpet.choices import IMAGE_SUFFIXES, SCORERS
 from sdpet.config.run_config import LAB, SCORER_KEYS, RunConfig
-from sdpet.files.hashing import CAPTIONS, DATASETS, WEIGHTS, hash_folder, once
+from sdpet.files.folders import counted_files
+from sdpet.files.hashing import CAPTIONS, DATASETS, WEIGHTS, hash_files, hash_folder, once
 from sdpet.models.source import source_of
 
 CLASS_IMAGE_KEYS = ("class_images", "class_sampler", "class_steps", "class_guidance")  # of data
@@ -68,8 +69,7 @@ def scoring_key(config: RunConfig) -> str:
 def identity(config: RunConfig) -> dict[str, Any]:
     """What can change the result of a run; folders appear as hashes of their content."""
     values, unet, data = config.values, config.values["unet"], config.values["data"]
-    endings = IMAGE_SUFFIXES + CAPTIONS + (DATASETS if config.data.name in ("dataset", "flowers") else ())
-    content = {key: hash_folder(path, endings) for key, path in config.data.folders.items()}
+    content = {key: _content(path, config) for key, path in config.data.folders.items()}
     unused = () if config.draws_class_images else CLASS_IMAGE_KEYS  # drawn images are known by how they are made
     weights = once(cache_key("weights", unet), lambda: source_of(unet).content_hash())
     size = {key: unet[key] for key in ("image_size",) if unet.get(key) is not None}
@@ -83,6 +83,18 @@ def identity(config: RunConfig) -> dict[str, Any]:
         "sampler": values["sampler"],
         "eval": _eval_identity(values["eval"]),
     }
+
+
+def _content(folder: Path, config: RunConfig) -> str:
+    """A hash of the files that can change the result. Other files beside the images change nothing."""
+    if config.data.name in ("dataset", "flowers"):
+        return hash_folder(folder, IMAGE_SUFFIXES + CAPTIONS + DATASETS)
+    captioned = config.data.kind == "captions"
+
+    def make() -> str:
+        return hash_files(folder, sorted(file for file in counted_files(folder, captioned) if file.is_file()))
+
+    return once(("content", folder, captioned), make)
 
 
 def cache_key(what: str, values: Mapping[str, Any]) -> str:
