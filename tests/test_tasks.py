@@ -492,3 +492,26 @@ def test_images_are_paired_with_prompts_as_people_count(tmp_path):
         Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i}.png")
     images, files = read_set(tmp_path, "image")
     assert images[:, 0, 0, 0].tolist() == list(range(12)) == [int(file.stem) for file in files]
+
+
+@pytest.mark.parametrize(
+    ("where", "names", "held"),
+    [
+        ("", ["0.png", "1.png", "2.png"], None),
+        ("train", ["train/0.png", "train/1.png", "train/2.png"], None),
+        ("", ["train/0.png", "train/1.png", "train/2.png"], None),
+        ("", ["train/0.png", "train/1.png", "test/2.png"], ["test/2.png"]),
+    ],
+)
+def test_no_image_of_an_imagefolder_is_lost_in_silence(tmp_path, where, names, held):
+    lost = str(Path(names[0]).with_name("x.png"))
+    for name in [*names, lost]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / name)
+    base = tmp_path / where
+    said = [str((tmp_path / name).relative_to(base)) for name in names]
+    rows = [json.dumps({"file_name": name, "text": name}) for name in said]
+    (base / "metadata.jsonl").write_text("\n".join(rows))
+    with pytest.warns(UserWarning, match=f"as no metadata names them: {lost}$"):
+        found = read_captioned(tmp_path, 32, 0.34, "dataset")
+    assert sorted(found[0][1] + found[1][1]) == sorted(said) and (held is None or found[1][1] == held)

@@ -14,6 +14,7 @@ import numpy as np
 from sdpet.files.folders import caption_of
 from sdpet.files.images import load_captioned, readable, square
 from sdpet.scoring.spread import spread
+from sdpet.tasks.image_folder import read_image_folder
 
 Set = tuple[np.ndarray, list[str]]  # images uint8 (N, size, size, 3) and their captions
 
@@ -103,11 +104,7 @@ def _dataset(folder: Path, size: int, heldout_share: float, image_column: str, c
 
     try:
         saved = (folder / "state.json").exists() or (folder / "dataset_dict.json").exists()
-        found = (
-            datasets.load_from_disk(str(folder))
-            if saved
-            else datasets.load_dataset("imagefolder", data_dir=str(folder))
-        )
+        found = datasets.load_from_disk(str(folder)) if saved else read_image_folder(folder)
     except Exception as error:
         raise ValueError(
             f"the data set {folder} cannot be read ({' '.join(str(error).split())}); give a folder that datasets' "
