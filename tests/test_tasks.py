@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -16,11 +17,13 @@ from sdpet.commands.scripts.init_image import read_init
 from sdpet.config import identity, run_id, validate
 from sdpet.files.images import load_captioned, load_folder
 from sdpet.models import load_base
-from sdpet.runs import Resources, run
+from sdpet.runs import Record, Resources, run
 from sdpet.sampling import SamplerConfig
 from sdpet.scoring import EvalPlan, PromptSet, Scorers, read_prompts, read_set
 from sdpet.scoring.spread import spread
 from sdpet.seeds import generator
+from sdpet.study.plan import make_plan
+from sdpet.study.report import run_report
 from sdpet.tasks import DreamBoothTask, FinetuneTask, LatentCache, class_folder
 from sdpet.tasks.captioned import hold_out, read_captioned
 
@@ -515,3 +518,30 @@ def test_no_image_of_an_imagefolder_is_lost_in_silence(tmp_path, where, names, h
     with pytest.warns(UserWarning, match=f"as no metadata names them: {lost}$"):
         found = read_captioned(tmp_path, 32, 0.34, "dataset")
     assert sorted(found[0][1] + found[1][1]) == sorted(said) and (held is None or found[1][1] == held)
+
+
+def test_overrides_about_class_images_that_change_nothing_are_said(drawn):
+    def said(*overrides):
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            make_plan(lambda given: drawn(*given).values, [overrides])
+        return [str(warning.message) for warning in found]
+
+    given = f"data.class_dir={DOG / 'class'}"
+    assert said(given, "data.class_images=5", "data.class_steps=3") == [
+        "data.class_images, data.class_steps changes nothing, since the class images are those of data.class_dir."
+    ]
+    assert said("task.reg_weight=0", "data.class_images=5")[0].endswith("since task.reg_weight=0.")
+    assert said(given) == said("data.class_images=5") == []
+
+
+@pytest.mark.parametrize(
+    ("scores", "beyond"),
+    [({"clip_i": 0.95, "fid": 0.05, "clip_t": 0.05}, "clip_i, fid"), ({"clip_i": 0.9, "fid": 0.2}, None)],
+)
+def test_scores_beyond_the_ceiling_are_said(scores, beyond, tmp_path):
+    anchors = {"clip_i": {"floor": 0.2, "ceiling": 0.93}, "fid": {"floor": 1.3, "ceiling": 0.09}}
+    anchors["clip_t"] = {"floor": 0.4, "ceiling": 0.1}
+    record = Record("", "", "finished", {}, {}, metrics=scores, anchors=anchors, sizes={"trainable_params": 1})
+    text = run_report("a run", record, tmp_path, False)
+    assert (f"beyond the ceiling: {beyond}; copies" in text) if beyond else "beyond the ceiling" not in text

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+
 from sdpet.commands.progress_bar import Bar
-from sdpet.config import RunConfig, name_of, run_folder, validate
+from sdpet.config import RunConfig, name_of, run_folder, say_unused, validate
 from sdpet.runs.distributed import external_rank
 from sdpet.runs.record import Record
 from sdpet.study.report import outcome, run_report
@@ -23,6 +25,7 @@ def train_one(config: Any) -> bool:
 
         [record] = run_together([config])
         return record is not None and record.status == "finished"
+    say_unused(config, HydraConfig.get().overrides.task if HydraConfig.initialized() else [])
     before = Record.find(folder)
     already = before is not None and before.status != "failed"
     if not already:

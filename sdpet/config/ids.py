@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,17 @@ def _content(folder: Path, config: RunConfig) -> str:
 def cache_key(what: str, values: Mapping[str, Any]) -> str:
     """A key for `sdpet.files.hashing.once`."""
     return json.dumps([what, values], sort_keys=True, default=str)
+
+
+def say_unused(config: RunConfig, overrides: Sequence[str]) -> None:
+    """Warn of overrides that say how class images are drawn, where the base model draws none."""
+    if config.draws_class_images:
+        return
+    drawing = {f"data.{key}" for key in CLASS_IMAGE_KEYS}
+    given = [key for key in (override.lstrip("+").partition("=")[0] for override in overrides) if key in drawing]
+    if given:
+        why = "the class images are those of data.class_dir" if config.task.reg_weight > 0 else "task.reg_weight=0"
+        warnings.warn(f"{', '.join(given)} changes nothing, since {why}.", stacklevel=2)
 
 
 def _sampled_alike(values: Mapping[str, Any]) -> dict[str, Any]:
