@@ -27,7 +27,7 @@ from sdpet.study.report import run_report
 from sdpet.tasks import DreamBoothTask, FinetuneTask, LatentCache, class_folder
 from sdpet.tasks.captioned import hold_out, read_captioned
 
-DOG = Path(__file__).parent / "data" / "dog"
+DOG = Path(__file__).parents[1] / "data" / "dog"
 WORDS = ("a photo of a sks dog", "a photo of a dog")
 
 
