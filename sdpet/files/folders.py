@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,18 +34,16 @@ def captioned_files(folder: Path) -> dict[Path, str | None]:
     Raises
     ------
     ValueError
-        One sentence: the metadata cannot be read, or names a file outside the folder or one that does not exist.
+        One sentence: the metadata cannot be read, or names a file outside the folder.
     """
     found: dict[Path, str | None] = dict.fromkeys(image_files(folder))
     metadata = metadata_file(folder)
     if metadata is not None:
         known = {folder / name: text for name, text in _named(metadata).items()}
-        gone = [file for file in known if not file.is_file()]
+        gone = [str(file.relative_to(folder)) for file in known if not file.is_file()]
         if gone:
-            raise ValueError(
-                f"{metadata} names {gone[0].relative_to(folder)}, which does not exist; correct or remove it."
-            )
-        found |= known
+            warnings.warn(f"{metadata} names files that do not exist: {', '.join(gone)}", stacklevel=3)
+        found |= {file: text for file, text in known.items() if file.is_file()}
     else:
         found |= {file: text.read_text(encoding="utf-8").strip() for file, text in _beside(found) if text.is_file()}
     return dict(sorted(found.items()))
