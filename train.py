@@ -20,10 +20,14 @@ def main(config: Any) -> Any:
         from sdpet.runs import run
 
         return run(config)
-    from sdpet.commands.train import train_one
+    from sdpet.commands.train import TrainCommand
+    from sdpet.runs import run_together
 
     try:
-        finished = train_one(config)
+        command = TrainCommand(config)
+        with command.shown() as resources:
+            [record] = run_together([command.config], resources, command.bar, wait=True)
+        finished = command.report(record)
     except ValueError as error:  # Hydra prints no traceback for SystemExit
         sys.exit(f"error: {error}")
     sys.exit(0 if finished else 1)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sdpet.runs.loggers.base import NoLog
     from sdpet.scoring import Evaluation, Scorers
     from sdpet.tasks import Task
-    from sdpet.training import FitResult, FleetMembers
+    from sdpet.training import FitResult, FleetMembers, Member
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,9 @@ def train_and_score(
         One for each run, with status "finished" or "diverged". They are not written yet; all other results are in the
         run folders.
     """
-    config = runs[0].config
+    from sdpet.training import Validation, fit_together
+
+    config, folders, seeds = runs[0].config, [run.folder for run in runs], [run.config.seed for run in runs]
     with torch_threads(config.trainer.threads), ExitStack() as stack:
         # Load the base model, the data and the scorers. They are kept for the next fleet.
         loaded = _Loaded(resources.base(config), resources.task(config, progress), resources.scorers(config))
@@ -85,7 +87,11 @@ def train_and_score(
         attached = stack.enter_context(_attach(loaded.base, runs))
         logs = [stack.enter_context(open_log(run.config, run.folder)) for run in runs]
         # Train all designs, with one forward pass of the UNet per step.
-        results = _train(loaded, runs, attached, logs, progress)
+        members = _members(runs, attached, logs, progress)
+        save = CheckpointSaver(folders, lambda: attached.fleet.active, config.checkpoint_seconds)
+        validate = Validation(loaded.base, loaded.task, make_sampler(config), make_plan(config), seeds, folders)
+        with rank_group(config, folders[0]) as rank:
+            results = fit_together(loaded.base, members, loaded.task, attached.fleet, save, rank, validate)
         # Save the trained weights, and begin the records with sizes, times and losses.
         records = [
             _save_training(run, loaded, design, handle, result, reference)
@@ -125,16 +131,12 @@ def _attach(base: BaseModel, runs: Sequence[PreparedRun]) -> Iterator[_Attached]
         yield _Attached(designs, fleet.members, fleet)
 
 
-def _train(
-    loaded: _Loaded,
-    runs: Sequence[PreparedRun],
-    attached: _Attached,
-    logs: Sequence[NoLog],
-    progress: ProgressCallback | None,
-) -> list[FitResult]:
-    from sdpet.training import Member, Validation, fit_together
+def _members(
+    runs: Sequence[PreparedRun], attached: _Attached, logs: Sequence[NoLog], progress: ProgressCallback | None
+) -> list[Member]:
+    """What `fit_together` needs of each run. Losses of a run that resumes are logged again."""
+    from sdpet.training import Member
 
-    config, folders = runs[0].config, [run.folder for run in runs]
     members = []
     for run, handle, log in zip(runs, attached.handles, logs, strict=True):
         for step, loss in enumerate((run.state or {"loss": []})["loss"]):
@@ -142,11 +144,7 @@ def _train(
         options = make_train_config(run.config)
         state = None if run.state is None else dict(run.state)
         members.append(Member(handle, run.config.seed, options, _on_step(log, progress, options.steps), state))
-    save = CheckpointSaver(folders, lambda: attached.fleet.active, config.checkpoint_seconds)
-    seeds = [run.config.seed for run in runs]
-    validate = Validation(loaded.base, loaded.task, make_sampler(config), make_plan(config), seeds, folders)
-    with rank_group(config, folders[0]) as rank:
-        return fit_together(loaded.base, members, loaded.task, attached.fleet, save, rank, validate)
+    return members
 
 
 def _on_step(log: NoLog, progress: ProgressCallback | None, steps: int) -> Callable[[int, float], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from sdpet.runs.record import Record, factors
 from sdpet.runs.reuse import find_trained, register_training, score_existing
 from sdpet.runs.setup import ProgressCallback, Resources
 
+POLL = 1.0  # seconds between checks of runs that another process is working on
 DoneCallback = Callable[[int, Record | None], None]
 
 
@@ -56,6 +58,7 @@ def run_together(
     resources: Resources | None = None,
     progress: ProgressCallback | None = None,
     done: DoneCallback | None = None,
+    wait: bool = False,
 ) -> list[Record | None]:
     """`run` for several configs that can share a fleet (equal `fleet_key`).
 
@@ -68,6 +71,8 @@ def run_together(
         See `run`.
     done : callable, optional
         Called as ``done(i, record)`` as soon as run i has its record.
+    wait : bool
+        Whether to wait for runs that another process is working on, instead of returning None for them.
 
     Returns
     -------
@@ -89,26 +94,29 @@ def run_together(
     with quiet_libraries(), ExitStack() as locks:
         if rank is not None:
             locks.callback(dispatcher(work.configs[0]).broadcast, {})
-        fleets = work.claim(locks)
-        while fleets:
-            fleet = fleets.popleft()
-            try:
-                source = work.prepare(fleet)
-                runs = [work.prepared_run(i) for i in fleet]
-                if source is not None:
-                    work.finish(fleet[0], score_existing(runs[0], source, work.resources, progress))
+        while True:
+            fleets = work.claim(locks)
+            while fleets:
+                fleet = fleets.popleft()
+                try:
+                    source = work.prepare(fleet)
+                    runs = [work.prepared_run(i) for i in fleet]
+                    if source is not None:
+                        work.finish(fleet[0], score_existing(runs[0], source, work.resources, progress))
+                    else:
+                        for i, record in zip(fleet, train_and_score(runs, work.resources, progress), strict=True):
+                            work.finish(i, record)
+                except Exception as error:  # is recorded, so that the other runs of a study continue
+                    retried = work.after_error(fleet, error)
+                except BaseException:  # Ctrl-C or SIGTERM
+                    remove_incomplete([work.folders[i] for i in fleet if i not in work.finished])
+                    raise
                 else:
-                    for i, record in zip(fleet, train_and_score(runs, work.resources, progress), strict=True):
-                        work.finish(i, record)
-            except Exception as error:  # is recorded, so that the other runs of a study continue
-                retried = work.after_error(fleet, error)
-            except BaseException:  # Ctrl-C or SIGTERM
-                remove_incomplete([work.folders[i] for i in fleet if i not in work.finished])
-                raise
-            else:
-                retried = []
-            fleets.extendleft(reversed(retried))
-    return work.records
+                    retried = []
+                fleets.extendleft(reversed(retried))
+            if not wait or all(record is not None for record in work.records):
+                return work.records
+            time.sleep(POLL)
 
 
 def load_ahead(config: RunConfig, resources: Resources) -> None:
@@ -136,6 +144,9 @@ class _Work:
         """
         groups: dict[int | str, list[int]] = {}
         for i, (config, folder) in enumerate(zip(self.configs, self.folders, strict=True)):
+            if self.records[i] is not None or i in self._locks:  # complete, or lost to another process
+                self.records[i] = self.records[i] or Record.find(folder)
+                continue
             lock = locks.enter_context(run_lock(folder))
             before = Record.find(folder) if lock else None
             self.records[i] = before

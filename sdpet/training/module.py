@@ -83,12 +83,22 @@ class TrainingModule(LightningModule):
         """Do one step of all active members; steps count from 0."""
         start = time.perf_counter()
         active = list(self.fleet.active)
-        losses, finite = self._accumulate_gradients(active, step)
-        for place, (i, loss) in enumerate(zip(active, losses, strict=True)):
-            self.losses[i].append(loss)
-            if place not in finite:
-                self.diverged[i] = True
-                self.fleet.remove(i)
+        losses, finite = [0.0] * len(active), list(range(len(active)))  # finite: positions in `active`
+        parts = self.members[0].config.accumulate
+        for part in range(parts):
+            # Each member's batch is a function of its seed and the step; together they are one batch of the UNet.
+            batches = self._batches([self.members[i].seed for i in active], step * parts + part)
+            batch = concat_batches(batches)
+            text = self.base.encode_text(batch.prompts) if self._text_is_learned else batch.text
+            prediction = self.base.predict(batch.noisy, batch.timesteps, text)  # (B, C, h, w)
+            # Each member's loss on its own rows; a loss that is not finite is kept from the weights.
+            partial = self._losses(prediction, batches) / parts  # (members,)
+            losses = [loss + more for loss, more in zip(losses, self._over_ranks(partial).tolist(), strict=True)]
+            finite = [place for place in finite if math.isfinite(losses[place])]
+            if finite:
+                total = partial.sum() if len(finite) == len(losses) else partial[finite].sum()
+                self.manual_backward(total if self._rank is None else total * self._rank.world)  # DDP gives the mean
+        self._remove_diverged(active, losses, finite)
         for number, (_, owners) in enumerate(self._optimizers.groups):
             if updated := [i for i in owners if i in self.fleet.active]:
                 self._optimizer_step(number, updated, step)
@@ -99,27 +109,18 @@ class TrainingModule(LightningModule):
         if not self.fleet.active:
             self.trainer.should_stop = True
 
-    def _accumulate_gradients(self, active: Sequence[int], step: int) -> tuple[list[float], list[int]]:
-        """Forward and backward passes of a step; returns the losses, and the positions of the finite ones."""
-        losses, finite = [0.0] * len(active), list(range(len(active)))
-        parts = self.members[0].config.accumulate
-        for part in range(parts):
-            partial = self._losses(active, step * parts + part) / parts  # (members,)
-            losses = [loss + more for loss, more in zip(losses, self._over_ranks(partial).tolist(), strict=True)]
-            finite = [place for place in finite if math.isfinite(losses[place])]
-            if finite:
-                total = partial.sum() if len(finite) == len(losses) else partial[finite].sum()
-                self.manual_backward(total if self._rank is None else total * self._rank.world)  # DDP gives the mean
-        return losses, finite
-
-    def _losses(self, active: Sequence[int], number: int) -> torch.Tensor:
-        """The losses (members,) on batch `number`."""
-        batches = [self._local_shard(batch) for batch in self._batches([self.members[i].seed for i in active], number)]
-        batch = concat_batches(batches)
-        text = self.base.encode_text(batch.prompts) if self._text_is_learned else batch.text
-        prediction = self.base.predict(batch.noisy, batch.timesteps, text)  # (B, C, h, w)
+    def _losses(self, prediction: torch.Tensor, batches: Sequence[Batch]) -> torch.Tensor:
+        """The losses (members,) of the members on their rows of the prediction (B, C, h, w)."""
         shares = prediction.split([len(own.noisy) for own in batches])
         return torch.stack([self.task.loss(share, own) for share, own in zip(shares, batches, strict=True)])
+
+    def _remove_diverged(self, active: Sequence[int], losses: Sequence[float], finite: Sequence[int]) -> None:
+        """Store the losses of a step, and remove members whose loss is not finite."""
+        for place, (i, loss) in enumerate(zip(active, losses, strict=True)):
+            self.losses[i].append(loss)
+            if place not in finite:
+                self.diverged[i] = True
+                self.fleet.remove(i)
 
     def _report(self, active: Sequence[int], losses: Sequence[float], done: int) -> None:
         """Call the callbacks after a step: losses, checkpoint, validation."""
@@ -189,8 +190,8 @@ class TrainingModule(LightningModule):
         return total
 
     def _batches(self, seeds: Sequence[int], number: int) -> list[Batch]:
-        """The batch of each member. Members with the same seed share one batch, since data and noise are equal."""
-        made = {seed: self.task.batch(seed, number) for seed in dict.fromkeys(seeds)}
+        """This process's share of each member's batch. Members of one seed share data and noise, made once a seed."""
+        made = {seed: self._local_shard(self.task.batch(seed, number)) for seed in dict.fromkeys(seeds)}
         return [made[seed] for seed in seeds]
 
     def _optimizer_step(self, number: int, owners: Sequence[int], step: int) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from study_tools import ROOT, composed, tiny_overrides, train
@@ -131,9 +133,11 @@ def test_workers_are_spread_over_the_gpus_that_may_be_used(make_jobs, monkeypatc
 def test_a_worker_sees_its_gpu_alone():
     worker = workers.Worker("7")
     try:
-        environ = (f"/proc/{worker.process.pid}/environ",)
-        with open(*environ) as file:
-            assert "CUDA_VISIBLE_DEVICES=7" in file.read().split("\0")
+        environment = Path(f"/proc/{worker.process.pid}/environ")
+        until = time.monotonic() + 10
+        while not (content := environment.read_text()) and time.monotonic() < until:  # the process is being started
+            time.sleep(0.01)
+        assert "CUDA_VISIBLE_DEVICES=7" in content.split("\0")
     finally:
         worker.request_stop()
         worker.wait()
