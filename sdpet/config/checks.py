@@ -14,6 +14,7 @@ from sdpet.choices import DTYPES, IMAGE_SUFFIXES, TASKS
 from sdpet.config.ids import cache_key
 from sdpet.config.run_config import LAB, LoggerSettings, RunConfig, SamplerSettings, TrainerSettings
 from sdpet.config.schema import check_group, check_values
+from sdpet.files.folders import image_files, metadata_file
 from sdpet.files.hashing import once
 from sdpet.models.source import source_of
 
@@ -222,7 +223,7 @@ def _check_task(config: RunConfig) -> None:
             raise ValueError(f"data.{key}: the folder {folder} does not exist; give a folder of images.")
         if data.name in ("dataset", "flowers"):
             continue
-        if not any(file.suffix.lower() in IMAGE_SUFFIXES for file in folder.iterdir()):
+        if not image_files(folder) and not (kind == "captions" and metadata_file(folder)):
             raise ValueError(f"data.{key}: the folder {folder} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
     if kind != "subject":
         return
