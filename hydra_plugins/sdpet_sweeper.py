@@ -69,6 +69,8 @@ class GridSweeper(Sweeper):
         todo = [job for job in plan.jobs if job.folder not in there and job.folder not in left]
         if not self.config.quiet:
             print("\n".join([*said, *_counts(len(there), len(failed), options.retry)]), flush=True)
+        if options.register:
+            self._register(plan, folder, options)
         write_manifest(folder, plan.jobs, sys.argv)
         started = time.monotonic()
         results = self._launch(composer, todo)
@@ -149,6 +151,23 @@ class GridSweeper(Sweeper):
             elif wave:
                 results += self.launcher.launch([list(job.overrides) for job in wave], initial_job_idx=len(results))
         return results
+
+    def _register(self, plan: Plan, folder: Path, options: SweepOptions) -> None:
+        """Store the question of the study, before it runs."""
+        from analysis.planning.question import question
+        from sdpet.study.forecast import levels_of
+        from sdpet.study.registered import register
+
+        assert self.config is not None
+        rows, names = levels_of(plan.jobs)
+        asked = question(
+            rows, names, options.metric, options.maximize, options.effects, options.alpha, options.looks
+        )  # fmt: skip
+        ended = sum(1 for _ in folder.glob("*/record.json"))
+        there = register(folder, asked, (job.folder.name for job in plan.jobs), ended)
+        if not self.config.quiet:
+            after = "" if there.in_time else f", after {there.ended} runs had ended, which the report will say"
+            print(f"  registered  {asked.score} by {asked.model or ' + '.join(asked.factors)}{after}", flush=True)
 
     def _add_seeds(self, composer: Composer, plan: Plan, folder: Path, options: SweepOptions) -> Plan:
         """Replicate the leading designs until their intervals are narrow enough, or they have `most` seeds."""

@@ -60,7 +60,8 @@ def write_report(
     if type not in (1, 2, 3):
         raise ValueError(f"type is {type!r}; choose 1, 2 or 3.")
     study = read_study(source, metric, factors, model, scores, block, maximize, within)
-    with directions({} if maximize is None else {study.metric: maximize}):
+    upward = study.choices.asked.maximize  # as asked or as registered
+    with directions({} if upward is None else {study.metric: upward}):
         again = _command(source, metric, factors, model, compare, scores, block, maximize, type, random, within)
         return _write(study, source, compare, out, again, type, random)
 
@@ -100,6 +101,7 @@ def _write(
     from analysis.report.sections.mixed import mixed_section
     from analysis.report.sections.noise import noise_section
     from analysis.report.sections.ranking import beside_section, ranking_section
+    from analysis.report.sections.registered import registered_section
 
     if out is not None:
         folder = Path(out)
@@ -125,6 +127,7 @@ def _write(
         ranking_section(study, means, folder) if several else None,
         levels_section(study, folder) if several else None,
         claims_section(study, claimed, folder) if several else None,
+        registered_section(study, folder) if several else None,
         beside_section(study, means, folder) if len(means) else None,
         pictures.samples_section(study, folder, order, score_digits(study)),
         noise_section(study, folder, order),
