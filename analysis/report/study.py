@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.comparisons.family import family as test_family
 from analysis.conclusions.joint import own_factors
 from analysis.linear_model.blocks import Blocking, block_of
 from analysis.linear_model.units import unit_ids, with_units
@@ -190,6 +191,7 @@ def read_study(
     block: str | None = None,
     maximize: bool | None = None,
     within: float | None = None,
+    family: str = "terms",
 ) -> Study:
     """Load a study folder or a table and settle score, factors and block: what is given counts, the rest is guessed.
 
@@ -220,10 +222,21 @@ def read_study(
     )  # fmt: skip
     upward = higher_is_better(study.metric) if asked.maximize is None else asked.maximize
     if registration is not None:
-        terms = study.model_terms if len(done) > 1 else []
+        with test_family(family, len(study.metrics)):
+            terms = study.model_terms if len(done) > 1 else []
         study.notes.append(registered_note(registration, study.metric, upward, chosen, terms, runs))
     elif path.is_dir() and is_of_records(runs):
         study.choices = replace(choices, said=f"{choices.said} No question was registered before these runs.")
+    if family == "none":
+        study.notes.append(
+            "No p value is adjusted for the number of tests (--family none): the more terms are tested, the more of "
+            "them are found by chance."
+        )
+    elif family == "scores" and len(study.metrics) > 1:
+        study.notes.append(
+            f"Claims are adjusted over the terms and, by Bonferroni, over the {len(study.metrics)} scores "
+            "(--family scores)."
+        )
     return study
 
 

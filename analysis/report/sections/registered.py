@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.comparisons.family import family
 from analysis.linear_model.design import parse_terms
 from analysis.report.page import Section, TableBlock, Text
 from analysis.report.registered import when
@@ -55,7 +56,8 @@ def _terms(study: Study, runs: pd.DataFrame, found: Registration, alpha: float) 
     question = found.question
     asked = [":".join(t) for t in parse_terms(question.model)] if question.model else list(question.factors)
     shown = [t for t in study.model_terms if all(runs[f].nunique() > 1 for f in t.split(":"))]
-    tables = [verdicts(runs, study.metric, terms, study.block) for terms in ([shown] if shown else [])]
+    with family("terms"):  # what was registered, whatever the page was asked for
+        tables = [verdicts(runs, study.metric, terms, study.block) for terms in ([shown] if shown else [])]
     parts = [f for f in asked if f not in shown and f in runs and runs[f].nunique() > 1]
     if "placement" in asked and {"din", "dout"} <= set(shown):  # the placement as one factor, in a model of its own
         tables.append(verdicts(runs, study.metric, ["placement"], study.block))
