@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.linear_model.design import parse_terms
+from analysis.report.words import listing
 from analysis.runs.asked import Asked
 from analysis.runs.load import metric_columns
 from sdpet.study.registered import FILE, Registration, read_registration
@@ -49,7 +50,7 @@ def registered_note(
     """For the top of the page: the question, whether it came before the runs, and where the page departs from it."""
     question = registration.question
     named = f"{question.score}, {'larger' if question.maximize else 'smaller'} is better"
-    over = question.model or " + ".join(question.factors)
+    over = question.model or f"the main effects of {listing(question.factors)}"
     said = f"The question ({named}; {over}; alpha {question.alpha:g}; {_looks(question.looks)}) was registered on "
     if registration.in_time:
         said += f"{when(registration)}, before any run ended."

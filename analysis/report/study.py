@@ -19,6 +19,7 @@ from analysis.report.registered import as_registered, registered_note
 from analysis.report.words import Metric, factor_words, level_words, metric_words
 from analysis.runs.asked import Asked, Choices, choose, runs_to_compare
 from analysis.runs.load import factor_columns, higher_is_better, load_results
+from analysis.runs.progress import confirming
 from analysis.runs.records import FIRST, with_scores
 from analysis.runs.roles import is_of_records
 from sdpet.study.registered import Registration
@@ -35,7 +36,8 @@ class Study:
     model: terms of the joint model, where they were asked for. scores: which scores of the runs, see `load_results`.
     block: the seed, or what was asked for, where most runs have one that several designs share; runs with another are
     set aside, see `blocks.block_of`, and in no number of the page; aside says so. within: a margin of the score.
-    registration: the question that was stored before or after the runs, if any.
+    registration: the question that was stored before or after the runs, if any. fresh: runs
+    of the best on fresh seeds, which are in no other number of the page.
     choices: what was asked for and what was guessed. notes: what was left out.
     """
 
@@ -55,6 +57,7 @@ class Study:
     within: float | None = None
     aside: str = ""
     registration: Registration | None = None
+    fresh: pd.DataFrame | None = None
 
     @property
     def words(self) -> Metric:
@@ -218,7 +221,7 @@ def read_study(
     name = str(runs["study"].iloc[0]) if is_of_records(runs) and runs["study"].nunique() == 1 else path.stem
     study = Study(
         name, path, runs, done, choices.metric, choices.metrics, chosen, design, notes, choices.terms, scores, choices,
-        blocked, within, aside, registration,
+        blocked, within, aside, registration, _fresh(path, scores),
     )  # fmt: skip
     upward = higher_is_better(study.metric) if asked.maximize is None else asked.maximize
     if registration is not None:
@@ -238,6 +241,16 @@ def read_study(
             "(--family scores)."
         )
     return study
+
+
+def _fresh(folder: Path, scores: str) -> pd.DataFrame | None:
+    """The finished runs that confirm the best on fresh seeds."""
+    if not folder.is_dir() or not confirming(folder):
+        return None
+    try:
+        return load_results(folder, scores=scores, confirm=True)
+    except ValueError:  # none has ended
+        return None
 
 
 def _blocked(done: pd.DataFrame, design: str, factors: Sequence[str]) -> tuple[pd.DataFrame, str | None, str]:

@@ -19,19 +19,32 @@ FILE = ".plan.json"
 
 @dataclass(frozen=True)
 class Manifest:
-    """runs: name for people by run_id; command: as it was given; asked: seconds since the epoch."""
+    """runs: name for people by run_id; command: as it was given; asked: seconds since the epoch.
+
+    confirm: those of the runs that confirm the best on fresh seeds, and are no part of the study otherwise.
+    """
 
     runs: dict[str, str]
     command: list[str]
     asked: float
+    confirm: frozenset[str] = frozenset()
 
 
-def write_manifest(folder: Path, jobs: Iterable[Job], command: Sequence[str]) -> None:
-    """Store the runs that were asked for, and the command, in the study's folder."""
+def write_manifest(folder: Path, jobs: Iterable[Job], command: Sequence[str], confirm: Iterable[Job] = ()) -> None:
+    """Store the runs that were asked for, and the command, in the study's folder.
+
+    Runs that confirmed the best stay noted as such, until the study itself asks for them.
+    """
+    runs = {job.folder.name: job.name for job in jobs if job.folder.parent == folder}
+    before = read_manifest(folder)
+    apart = {run: before.runs[run] for run in before.confirm if run in before.runs} if before else {}
+    apart |= {job.folder.name: job.name for job in confirm}
+    apart = {run: name for run, name in apart.items() if run not in runs}
     content = {
         "asked": time.time(),
         "command": list(command),
-        "runs": {job.folder.name: job.name for job in jobs if job.folder.parent == folder},
+        "runs": runs | apart,
+        "confirm": sorted(apart),
     }
     write_atomic(folder / FILE, lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
 
@@ -40,6 +53,11 @@ def read_manifest(folder: Path) -> Manifest | None:
     """None where there is none, or a damaged one."""
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return Manifest(dict(content["runs"]), list(content["command"]), float(content["asked"]))
+        return Manifest(
+            dict(content["runs"]),
+            list(content["command"]),
+            float(content["asked"]),
+            frozenset(content.get("confirm", ())),
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -25,6 +25,7 @@ class SweepOptions:
     until: float | None = None
     metric: str | None = None
     most: int = 12
+    confirm: int | None = None
     register: bool = False
     maximize: bool | None = None
     alpha: float = 0.05
@@ -68,6 +69,7 @@ RULES: dict[str, Callable[[Any], Any]] = {
     "until": optional(number(0, above=True)),
     "metric": optional(string),
     "most": integer(2),
+    "confirm": optional(integer(1)),
     "register": boolean,
     "maximize": optional(boolean),
     "alpha": number(0, 0.5, above=True),
