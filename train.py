@@ -1,4 +1,4 @@
-"""Train one adapter design, or with -m a study of many: python train.py --help."""
+"""Train one adapter design or, with -m, a study of many: python train.py --help."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hydra.types import RunMode
 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
 def main(config: Any) -> Any:
-    if HydraConfig.get().mode == RunMode.MULTIRUN:  # one job of a launcher that is not ours
+    if HydraConfig.get().mode == RunMode.MULTIRUN:  # a job of a third-party launcher
         if config.get("fleet"):
             from sdpet.commands.train import fleet_job
 
@@ -24,7 +24,7 @@ def main(config: Any) -> Any:
 
     try:
         finished = train_one(config)
-    except ValueError as error:  # SystemExit passes Hydra in silence
+    except ValueError as error:  # Hydra prints no traceback for SystemExit
         sys.exit(f"error: {error}")
     sys.exit(0 if finished else 1)
 
@@ -33,7 +33,7 @@ if __name__ == "__main__":
     from sdpet.commands.errors import run_command
 
     flags = {"--dry-run": "hydra.sweeper.dry_run=true", "--register": "hydra.sweeper.register=true"}
-    if given := [flag for flag in flags if flag in sys.argv]:  # Hydra takes no flags but its own
+    if given := [flag for flag in flags if flag in sys.argv]:  # Hydra accepts only its own flags
         rest = [argument for argument in sys.argv[1:] if argument not in (*flags, "-m", "--multirun")]
         sys.argv = [sys.argv[0], "-m", *rest, *(flags[flag] for flag in given)]
     run_command(main)

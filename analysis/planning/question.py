@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis.linear_model.design import parse_terms
+from analysis.planning.registered import Question
 from analysis.runs.direction import higher_is_better
-from sdpet.study.registered import Question
 
 _FIRST = {"dreambooth": "clip_i"}  # the score a report takes where none is named
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.linear_model.design import parse_terms
+from analysis.planning.registered import FILE, Registration, read_registration
 from analysis.report.words import listing
 from analysis.runs.asked import Asked
 from analysis.runs.load import metric_columns
-from sdpet.study.registered import FILE, Registration, read_registration
 
 
 def as_registered(asked: Asked, folder: Path, runs: pd.DataFrame) -> tuple[Asked, Registration | None, list[str]]:

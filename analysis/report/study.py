@@ -15,6 +15,7 @@ from analysis.comparisons.family import family as test_family
 from analysis.conclusions.joint import own_factors
 from analysis.linear_model.blocks import Blocking, block_of
 from analysis.linear_model.units import unit_ids, with_units
+from analysis.planning.registered import Registration
 from analysis.report.registered import as_registered, registered_note
 from analysis.report.words import Metric, factor_words, level_words, metric_words
 from analysis.runs.asked import Asked, Choices, choose, runs_to_compare
@@ -22,7 +23,6 @@ from analysis.runs.load import factor_columns, higher_is_better, load_results
 from analysis.runs.progress import confirming
 from analysis.runs.records import FIRST, with_scores
 from analysis.runs.roles import is_of_records
-from sdpet.study.registered import Registration
 
 DESIGN = "(design)"  # a column that no table has
 

@@ -1,4 +1,4 @@
-"""`python train.py`: one run with its progress, and its scores at the end."""
+"""`python train.py`: do one run, show its progress, and print its scores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sdpet.study.worker_pool import require_device
 
 
 def train_one(config: Any) -> bool:
-    """Do the run of a config and print how it went; False when it did not finish. Only rank 0 prints."""
+    """Do the run of a config and print the result; returns whether it finished. Only rank 0 prints."""
     config = validate(config)
     folder = run_folder(config)
     rank = external_rank(config)
@@ -41,23 +41,23 @@ def _run_with_progress(config: RunConfig) -> Record:
     from sdpet.runs import Resources, run_together
 
     resources, bar = Resources(), Bar(config.quiet)
-    bar.prepare("getting ready: model, data, scores of the untuned model")
-    resources.scorers(config)  # a scorer that is missing is an error before anything is trained
+    bar.prepare("preparing model, data and scores of the untuned model")
+    resources.scorers(config)  # a missing scorer is an error before any training
     try:
         while True:
             [record] = run_together([config], resources, progress=bar)
             if record is not None:
                 return record
-            time.sleep(1)  # another process is doing this very run
+            time.sleep(1)  # another process is working on this run
     finally:
         bar.close()
 
 
 def fleet_job(file: str) -> dict[str, str]:
-    """A job of a cluster: the runs of one fleet, with a line for each in the job's log."""
+    """Do the runs of one fleet as a job of a cluster; print a line for each to the job's log."""
     from sdpet.study.other_launchers import run_fleet_job
 
     def report(name: str, record: Record | None) -> None:
-        print(f"{name}: {outcome(record) if record else 'another process is doing it'}", flush=True)
+        print(f"{name}: {outcome(record) if record else 'another process is working on it'}", flush=True)
 
     return run_fleet_job(file, report)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run whose folder is ready; state: what it continues from, or None to begin at step 0."""
+    """A run whose folder is ready. `state` is the checkpoint to resume from, or None to begin at step 0."""
 
     config: RunConfig
     folder: Path
@@ -38,7 +38,7 @@ class PreparedRun:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """What the runs of a fleet share."""
+    """Model, task and scorers, which the runs of a fleet share."""
 
     base: BaseModel
     task: Task
@@ -47,7 +47,7 @@ class _Loaded:
 
 @dataclass(frozen=True)
 class _Attached:
-    """The designs of the runs on the base model; fleet is None for a run alone."""
+    """The designs of the runs, attached to the base model; `fleet` is a `SingleRun` for a run that is trained alone."""
 
     designs: Sequence[Design]
     handles: Sequence[TunedModel]
@@ -57,25 +57,26 @@ class _Attached:
 def train_and_score(
     runs: Sequence[PreparedRun], resources: Resources, progress: ProgressCallback | None = None
 ) -> list[Record]:
-    """Do the runs of one fleet; the main line of the product.
+    """Train, sample and score the runs of one fleet, step by step.
 
     Parameters
     ----------
     runs : sequence of PreparedRun
         Runs with equal `fleet_key`, all at the same step.
     resources : Resources
-        What the runs of this process share.
+        Models, data and scorers that the runs of this process share.
     progress : callable, optional
-        Called as ``progress(phase, done, total)``, in training with the loss as well.
+        Called as ``progress("train", step, steps, loss)`` and ``progress("sample", done, total)``.
 
     Returns
     -------
     list of Record
-        One a run, with status "finished" or "diverged". Everything else is in the run folders.
+        One for each run, with status "finished" or "diverged". They are not written yet; all other results are in the
+        run folders.
     """
     config = runs[0].config
     with torch_threads(config.trainer.threads), ExitStack() as stack:
-        # Load the base model, the data and the scorers. They stay for the next fleet.
+        # Load the base model, the data and the scorers. They are kept for the next fleet.
         loaded = _Loaded(resources.base(config), resources.task(config, progress), resources.scorers(config))
         # Score the untuned model (floor) and real images (ceiling), once for all runs that share them.
         references = [reference_scores(run.config, resources, floor_folder(run.config.seed)) for run in runs]
@@ -83,16 +84,16 @@ def train_and_score(
         # Attach every run's design to the base model.
         attached = stack.enter_context(_attach(loaded.base, runs))
         logs = [stack.enter_context(open_log(run.config, run.folder)) for run in runs]
-        # Train all designs on one pass of the UNet a step.
+        # Train all designs, with one forward pass of the UNet per step.
         results = _train(loaded, runs, attached, logs, progress)
-        # Save the trained weights, and note what training took.
+        # Save the trained weights, and begin the records with sizes, times and losses.
         records = [
             _save_training(run, loaded, design, handle, result, reference)
             for run, design, handle, result, reference in zip(
                 runs, attached.designs, attached.handles, results, references, strict=True
             )
         ]
-        # Sample images from the tuned models, and score them.
+        # Draw images with the tuned models, and score them.
         trained = [i for i in attached.fleet.active if records[i].status == "finished"]
         evaluations = _sample_and_score(loaded, [runs[i] for i in trained], progress)
         # Complete the records; the caller writes them last.
@@ -106,7 +107,7 @@ def train_and_score(
 
 @contextmanager
 def _attach(base: BaseModel, runs: Sequence[PreparedRun]) -> Iterator[_Attached]:
-    """The designs on the base model, for the duration of the block."""
+    """Attach the designs to the base model inside the block."""
     from sdpet.methods import build, build_fleet
     from sdpet.training import SingleRun
 
@@ -192,7 +193,7 @@ def _save_training(
 def _sample_and_score(
     loaded: _Loaded, runs: Sequence[PreparedRun], progress: ProgressCallback | None
 ) -> Sequence[Evaluation | None]:
-    """The evaluation of each run, in the order of their rows in a batch; None where samples are not finite."""
+    """Evaluate the runs, in the order of their rows in a batch; None for a run whose samples are not finite."""
     from sdpet.scoring import evaluate_together
 
     if not runs:
@@ -205,7 +206,17 @@ def _sample_and_score(
 
 
 def save_evaluation(record: Record, evaluation: Evaluation | None, folder: Path) -> None:
-    """Put the scores into the record, and the samples and the noise map into the run's folder."""
+    """Store the scores in the record, and the samples and the noise map in the run's folder.
+
+    Parameters
+    ----------
+    record : Record
+        Is changed; it is not written.
+    evaluation : Evaluation or None
+        None if the samples were not finite; the run has then diverged.
+    folder : Path
+        The run's folder.
+    """
     from sdpet.sampling import NOT_FINITE
     from sdpet.scoring import save_noise_map, save_samples
 
@@ -219,5 +230,5 @@ def save_evaluation(record: Record, evaluation: Evaluation | None, folder: Path)
 
 
 def sampling_progress(progress: ProgressCallback | None) -> Callable[[int, int], None] | None:
-    """The callback that `sdpet.scoring` takes, for one that is given the phase as well."""
+    """Wrap a callback with a phase as the callback ``(done, total)`` that `sdpet.scoring` takes."""
     return None if progress is None else lambda done, total: progress("sample", done, total)

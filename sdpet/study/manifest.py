@@ -1,4 +1,4 @@
-"""The runs that a study was last asked for, in `.plan.json` beside them, for processes that report progress."""
+"""The runs of a study's last request, stored in its `.plan.json`, so that other processes can report progress."""
 
 from __future__ import annotations
 
@@ -19,9 +19,18 @@ FILE = ".plan.json"
 
 @dataclass(frozen=True)
 class Manifest:
-    """runs: name for people by run_id; command: as it was given; asked: seconds since the epoch.
+    """The last request for runs of a study.
 
-    confirm: those of the runs that confirm the best on fresh seeds, and are no part of the study otherwise.
+    Attributes
+    ----------
+    runs : dict of str to str
+        Readable name by run_id.
+    command : list of str
+        The command line.
+    asked : float
+        Time of the request, in seconds since the epoch.
+    confirm : frozenset of str
+        Those of the runs that confirm the best on fresh seeds; they are no part of the study otherwise.
     """
 
     runs: dict[str, str]
@@ -31,9 +40,19 @@ class Manifest:
 
 
 def write_manifest(folder: Path, jobs: Iterable[Job], command: Sequence[str], confirm: Iterable[Job] = ()) -> None:
-    """Store the runs that were asked for, and the command, in the study's folder.
+    """Store the requested runs and the command in the study's folder.
 
-    Runs that confirmed the best stay noted as such, until the study itself asks for them.
+    Parameters
+    ----------
+    folder : Path
+        The study's folder.
+    jobs : iterable of Job
+        The requested runs.
+    command : sequence of str
+        The command line.
+    confirm : iterable of Job
+        Runs that confirm the best on fresh seeds. Those of earlier requests stay noted until the study itself asks for
+        them.
     """
     runs = {job.folder.name: job.name for job in jobs if job.folder.parent == folder}
     before = read_manifest(folder)
@@ -50,7 +69,7 @@ def write_manifest(folder: Path, jobs: Iterable[Job], command: Sequence[str], co
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """None where there is none, or a damaged one."""
+    """Read the manifest of a study; None if there is none or it is damaged."""
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
         return Manifest(

@@ -26,10 +26,10 @@ ValidateCallback = Callable[[int, list[int]], None]
 
 
 class TrainingModule(LightningModule):
-    """A step is a function of its number: batch, loss and optimiser step of each member, on one pass of the UNet.
+    """Trains all members with one forward pass of the UNet per step. A step depends only on the seed and its number.
 
-    The loss that is differentiated is the sum of the members' own losses. Each weight is in one of them, so the
-    gradients are those of training alone. The optimisation is manual, so that a step that is not finite can be refused.
+    The total loss is the sum of the members' losses. Each weight affects only one of them, so its gradient is the same
+    as in training alone. Optimisation is manual, so that an update with a non-finite loss can be skipped.
 
     Parameters
     ----------
@@ -38,9 +38,9 @@ class TrainingModule(LightningModule):
     members : sequence of Member
         The runs to train.
     fleet : FleetMembers
-        Which members are active, and in which order their rows stand in a batch.
+        The active members, and the order of their rows in a batch.
     task : Task
-        Gives the batches and the loss.
+        Makes the batches and computes the loss.
     save, rank, validate
         See `fit_together`.
     """
@@ -70,7 +70,7 @@ class TrainingModule(LightningModule):
             self.trained = torch.nn.ParameterList(members[0].handle.parameters())
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """The optimisers of the members; frozen weights have requires_grad False and no gradient."""
+        """The optimisers of the members. Frozen weights have requires_grad=False and are in none of them."""
         return [optimizer for optimizer, _ in self._optimizers.groups]
 
     def on_fit_start(self) -> None:
@@ -80,7 +80,7 @@ class TrainingModule(LightningModule):
             self.trainer.precision_plugin.load_state_dict(state["precision"])
 
     def training_step(self, step: int) -> None:
-        """One step of all active members; steps count from 0."""
+        """Do one step of all active members; steps count from 0."""
         start = time.perf_counter()
         active = list(self.fleet.active)
         losses, finite = self._accumulate_gradients(active, step)
@@ -100,7 +100,7 @@ class TrainingModule(LightningModule):
             self.trainer.should_stop = True
 
     def _accumulate_gradients(self, active: Sequence[int], step: int) -> tuple[list[float], list[int]]:
-        """Backward passes of the parts of a step's batch; gives the losses, and the places where they are finite."""
+        """Forward and backward passes of a step; returns the losses, and the positions of the finite ones."""
         losses, finite = [0.0] * len(active), list(range(len(active)))
         parts = self.members[0].config.accumulate
         for part in range(parts):
@@ -113,7 +113,7 @@ class TrainingModule(LightningModule):
         return losses, finite
 
     def _losses(self, active: Sequence[int], number: int) -> torch.Tensor:
-        """The members' losses (members,) on the batch of that number."""
+        """The losses (members,) on batch `number`."""
         batches = [self._local_shard(batch) for batch in self._batches([self.members[i].seed for i in active], number)]
         batch = concat_batches(batches)
         text = self.base.encode_text(batch.prompts) if self._text_is_learned else batch.text
@@ -122,7 +122,7 @@ class TrainingModule(LightningModule):
         return torch.stack([self.task.loss(share, own) for share, own in zip(shares, batches, strict=True)])
 
     def _report(self, active: Sequence[int], losses: Sequence[float], done: int) -> None:
-        """Call back after a step: losses, checkpoint, validation."""
+        """Call the callbacks after a step: losses, checkpoint, validation."""
         for i, loss in zip(active, losses, strict=True):
             if (on_step := self.members[i].on_step) is not None:
                 on_step(done, loss)
@@ -133,7 +133,18 @@ class TrainingModule(LightningModule):
             self._validate_now(self._validate, done)
 
     def state(self, i: int) -> dict[str, Any]:
-        """All that a member needs to continue after its last step, alone or in any fleet."""
+        """The state from which a member can resume after its last step, alone or in any fleet.
+
+        Parameters
+        ----------
+        i : int
+            Index of the member.
+
+        Returns
+        -------
+        dict
+            Tensors on the CPU, numbers and lists, which `torch.load` reads with weights_only=True.
+        """
         member, ema = self.members[i], self._optimizers.ema[i]
         return {
             "step": len(self.losses[i]),
@@ -141,18 +152,18 @@ class TrainingModule(LightningModule):
             "optimizer": self._optimizers.state(i),
             "loss": list(self.losses[i]),
             "times": list(self.times[i]),
-            "precision": self.trainer.precision_plugin.state_dict(),  # the loss scale, where there is one
+            "precision": self.trainer.precision_plugin.state_dict(),  # the loss scale of 16-mixed
             **({"average": ema.state()} if ema is not None else {}),
         }
 
     def apply_ema(self) -> None:
-        """Replace weights by their averages, where there are any; for the end of training."""
+        """Replace the weights of members with an EMA by their averages, at the end of training."""
         for ema in filter(None, self._optimizers.ema):
             ema.copy_to_model()
 
     @torch.no_grad()
     def _validate_now(self, validate: ValidateCallback, done: int) -> None:
-        """Call `validate` while the models are what they would be if training ended now."""
+        """Call `validate` with the models as they would be if training ended now."""
         start = time.perf_counter()
         with contextlib.ExitStack() as stack:
             for i in self.fleet.active:
@@ -164,26 +175,26 @@ class TrainingModule(LightningModule):
         self.validation_seconds += time.perf_counter() - start
 
     def _local_shard(self, batch: Batch) -> Batch:
-        """This process's images of a batch: every `world`-th, so that each gets images of subject and class."""
+        """The images of a batch that this process trains on: every `world`-th, so each has subject and class images."""
         if self._rank is None:
             return batch
-        mine = slice(self._rank.rank, None, self._rank.world)
-        return Batch(*(getattr(batch, field.name)[mine] for field in fields(Batch)))
+        rows = slice(self._rank.rank, None, self._rank.world)
+        return Batch(*(getattr(batch, field.name)[rows] for field in fields(Batch)))
 
     def _over_ranks(self, losses: torch.Tensor) -> torch.Tensor:
-        """The losses (members,) of whole batches: a loss is a weighted sum over images."""
+        """Sum the losses (members,) over all processes; a loss is a weighted sum over images."""
         total = losses.detach().clone()
         if self._rank is not None:
             torch.distributed.all_reduce(total)
         return total
 
     def _batches(self, seeds: Sequence[int], number: int) -> list[Batch]:
-        """The batch of each member; members of one seed see the same data and noise, so it is made once a seed."""
+        """The batch of each member. Members with the same seed share one batch, since data and noise are equal."""
         made = {seed: self.task.batch(seed, number) for seed in dict.fromkeys(seeds)}
         return [made[seed] for seed in seeds]
 
     def _optimizer_step(self, number: int, owners: Sequence[int], step: int) -> None:
-        """A step of one optimiser for those of its members that are active."""
+        """Do a step of one optimiser for its active members."""
         found: Any = self.optimizers()
         optimizer: LightningOptimizer = found[number] if isinstance(found, list) else found
         config = self.members[owners[0]].config  # equal for all of them
@@ -204,7 +215,7 @@ class TrainingModule(LightningModule):
 
 @contextlib.contextmanager
 def uncompiled(unet: torch.nn.Module) -> Iterator[None]:
-    """The UNet without torch.compile for the duration of the block; compiling it for other shapes takes long."""
+    """Turn torch.compile off for the UNet inside the block, since compiling it for other shapes takes long."""
     compiled, unet._compiled_call_impl = unet._compiled_call_impl, None
     try:
         yield

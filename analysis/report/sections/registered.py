@@ -8,12 +8,12 @@ import pandas as pd
 
 from analysis.comparisons.family import family
 from analysis.linear_model.design import parse_terms
+from analysis.planning.registered import Registration
 from analysis.report.page import Section, TableBlock, Text
 from analysis.report.registered import when
 from analysis.report.study import Study
 from analysis.report.tables import Column, make_table
 from analysis.report.words import factor_words, number, p_cell
-from sdpet.study.registered import Registration
 
 
 def registered_section(study: Study, out: Path) -> Section | None:
