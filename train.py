@@ -36,7 +36,8 @@ def main(config: Any) -> Any:
 if __name__ == "__main__":
     from sdpet.commands.errors import run_command
 
-    if "--dry-run" in sys.argv:  # Hydra accepts only its own flags
-        rest = [argument for argument in sys.argv[1:] if argument not in ("--dry-run", "-m", "--multirun")]
-        sys.argv = [sys.argv[0], "-m", *rest, "hydra.sweeper.dry_run=true"]
+    flags = {"--dry-run": "hydra.sweeper.dry_run=true", "--register": "hydra.sweeper.register=true"}
+    if given := [flag for flag in flags if flag in sys.argv]:  # Hydra accepts only its own flags
+        rest = [argument for argument in sys.argv[1:] if argument not in (*flags, "-m", "--multirun")]
+        sys.argv = [sys.argv[0], "-m", *rest, *(flags[flag] for flag in given)]
     run_command(main)

@@ -58,6 +58,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--random", help="columns with random effects, with commas, as seed or subject:model: adds a mixed model"
     )
+    p.add_argument(
+        "--family",
+        choices=("terms", "scores", "none"),
+        default="terms",
+        help="over which tests p values are adjusted: the terms of the model (Holm), these in all scores of the page "
+        "(Holm, times the scores), or none (default: terms)",
+    )
     p.add_argument("--compare", metavar="OTHER", help="a second study or CSV (default: the paper's heatmap)")
     p.add_argument(
         "--scores",
@@ -94,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report = write_report(
             asked.study, asked.metric, split_names(asked.factors or "") or None, asked.compare, asked.out, asked.model,
             asked.scores, block=asked.block, maximize=True if asked.maximize else False if asked.minimize else None,
-            type=asked.type, random=split_names(asked.random or ""), within=asked.within,
+            type=asked.type, random=split_names(asked.random or ""), within=asked.within, family=asked.family,
         )  # fmt: skip
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

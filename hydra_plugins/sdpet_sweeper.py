@@ -55,7 +55,7 @@ class GridSweeper(Sweeper):
         from sdpet.runs.checkpoint import remove_stale_files
         from sdpet.study.manifest import write_manifest
         from sdpet.study.options import SweepOptions
-        from sdpet.study.plan import Composer
+        from sdpet.study.plan import Composer, training_first
         from sdpet.study.report import study_report
 
         if isinstance(self.fleet_size, bool) or not isinstance(self.fleet_size, int) or self.fleet_size < 1:
@@ -68,6 +68,8 @@ class GridSweeper(Sweeper):
         if options.dry_run:
             print("\n".join([*summary, *self._forecast(plan, folder, options)]), flush=True)
             return []
+        if options.confirm and training_first(plan.jobs)[1]:
+            raise ValueError("hydra.sweeper.confirm needs designs that are trained apart; some here share a training.")
         folder.mkdir(parents=True, exist_ok=True)  # fails before any work if the folder cannot be written
         records = {job.folder: job.record() for job in plan.jobs}
         before = {path: record for path, record in records.items() if record and record.status != "failed"}
@@ -76,13 +78,17 @@ class GridSweeper(Sweeper):
         todo = [job for job in plan.jobs if job.folder not in before and job.folder not in left]
         if not self.config.quiet:
             print("\n".join([*summary, *_counts(len(before), len(failed), options.retry)]), flush=True)
+        if options.register:
+            self._register(plan, folder, options)
         write_manifest(folder, plan.jobs, sys.argv)
         started = time.monotonic()
         results = self._launch(composer, todo)
         if options.until is not None:
             plan = self._add_seeds(composer, plan, folder, options)
+        fresh = self._confirm(composer, plan, folder, options) if options.confirm else []
         remove_stale_files(folder)
-        text, complete = study_report(plan.jobs, before, plan.dropped, plan.doubled, folder, time.monotonic() - started)
+        jobs, seconds = [*plan.jobs, *fresh], time.monotonic() - started
+        text, complete = study_report(jobs, before, plan.dropped, plan.doubled, folder, seconds)
         print(text, flush=True)
         if not complete:
             sys.exit(1)
@@ -157,6 +163,23 @@ class GridSweeper(Sweeper):
                 results += self.launcher.launch([list(job.overrides) for job in wave], initial_job_idx=len(results))
         return results
 
+    def _register(self, plan: Plan, folder: Path, options: SweepOptions) -> None:
+        """Store the question of the study, before it runs."""
+        from analysis.planning.question import question
+        from analysis.planning.registered import register
+        from sdpet.study.forecast import levels_of
+
+        assert self.config is not None
+        rows, names = levels_of(plan.jobs)
+        asked = question(
+            rows, names, options.metric, options.maximize, options.effects, options.alpha, options.looks
+        )  # fmt: skip
+        ended = sum(1 for _ in folder.glob("*/record.json"))
+        there = register(folder, asked, (job.folder.name for job in plan.jobs), ended)
+        if not self.config.quiet:
+            after = "" if there.in_time else f", after {there.ended} runs had ended, which the report will say"
+            print(f"  registered  {asked.score} by {asked.model or ', '.join(asked.factors)}{after}", flush=True)
+
     def _add_seeds(self, composer: Composer, plan: Plan, folder: Path, options: SweepOptions) -> Plan:
         """Replicate the leading designs until their intervals are narrow enough, or they have `most` seeds."""
         from analysis.planning.dry_run import seeds_to_add
@@ -185,6 +208,35 @@ class GridSweeper(Sweeper):
             plan = replace(plan, jobs=[*plan.jobs, *added])
             write_manifest(folder, plan.jobs, sys.argv)
             self._launch(composer, [job for job in added if not job.complete])
+
+    def _confirm(self, composer: Composer, plan: Plan, folder: Path, options: SweepOptions) -> list[Job]:
+        """Train the designs that may be the best on fresh seeds; they are noted in the plan as no part of the study."""
+        from analysis.planning.dry_run import designs_to_confirm
+        from sdpet.config import design_id
+        from sdpet.study.manifest import write_manifest
+        from sdpet.study.plan import make_plan
+
+        assert options.confirm is not None and self.config is not None
+        if not all(job.complete for job in plan.jobs):
+            print("  runs are missing, so the best is not confirmed yet", flush=True)
+            return []
+        designs: dict[str, Job] = {}
+        for job in plan.jobs:
+            designs.setdefault(design_id(job.config), job)
+        design_of = {job.folder.name: design_id(job.config) for job in plan.jobs}
+        best, sentences = designs_to_confirm(folder, design_of, options.metric)
+        if not self.config.quiet:
+            print("\n".join(sentences), flush=True)
+        first = 1 + max(job.config.seed for job in plan.jobs)
+        sweep = [
+            [*(text for text in designs[design].overrides if not text.startswith("seed=")), f"seed={seed}"]
+            for design in best
+            for seed in range(first, first + options.confirm)
+        ]
+        fresh = make_plan(composer, sweep).jobs
+        write_manifest(folder, plan.jobs, sys.argv, fresh)
+        self._launch(composer, [job for job in fresh if not job.complete])
+        return fresh
 
     def _forecast(self, plan: Plan, folder: Path, options: SweepOptions) -> list[str]:
         """The lines of a dry run: what the plan can estimate, and its expected time and disk space."""

@@ -110,7 +110,7 @@ def commands():
             for line in block.replace("\\\n", " ").splitlines():
                 found = re.search(r"(?:python (train|evaluate)\.py|sdpet doctor)( .*)?$", line)
                 words = shlex.split(found[2] or "", comments=True) if found else []
-                overrides = tuple(word for word in words if word not in ("-m", "--dry-run"))
+                overrides = tuple(word for word in words if word not in ("-m", "--dry-run", "--register"))
                 name = "evaluate" if found and found[1] == "evaluate" else "config"
                 if found and (name, overrides) not in seen:
                     seen.add((name, overrides))

@@ -9,22 +9,32 @@ from analysis.comparisons.means import fit_means
 from analysis.comparisons.moderated import moderated_differences, moderated_means
 from analysis.comparisons.posthoc import best_set
 from analysis.conclusions.claims import Claim, Part
+from analysis.conclusions.confirmed import confirmed
 from analysis.conclusions.words import end, level_of, named, plural
 from analysis.linear_model.quadrature import one_factor_ppf, studentized_range_ppf
 from analysis.linear_model.units import strata_of
 
 
-def best(frame: pd.DataFrame, metric: str, factor: str, block: str | None, F: float, within: float | None) -> Part:
+def best(
+    frame: pd.DataFrame,
+    metric: str,
+    factor: str,
+    block: str | None,
+    F: float,
+    within: float | None,
+    fresh: pd.DataFrame | None = None,
+) -> Part:
     """The set of the best (Hsu), the winner's mean as picked and as expected, and what is within a margin of the best.
 
-    To be said only of a factor that matters; else see `leader`. F: the factor's, for the shrinkage.
+    To be said only of a factor that matters; else see `leader`. F: the factor's, for the shrinkage. fresh: runs on
+    seeds that had no part in the choice; where the winner has some, its estimate is theirs.
     """
     try:
         table = best_set(frame, metric, factor, block=block, variances="moderated")
     except ValueError as error:
         return Part([str(error)])
     if table["p"].isna().all():
-        return leader(frame, metric, factor, block)
+        return leader(frame, metric, factor, block, fresh=fresh)
     inside = table.index[table["in_set"]]
     k, first = len(inside), level_of(factor, table.index[0])
     names = [level_of(factor, level) for level in inside]
@@ -37,7 +47,8 @@ def best(frame: pd.DataFrame, metric: str, factor: str, block: str | None, F: fl
     method = "Best: Hsu's comparison with the best"
     claim = Claim("best set", factor.strip("()"), "undecided" if k == len(table) else "yes", said, estimate=float(k),
                   level=0.95, units=int(table["n"].sum()), method=method, levels=tuple(map(str, inside)))  # fmt: skip
-    won = winner(frame, metric, factor, block, table.index[0], F)
+    won = confirmed(frame, metric, factor, block, table.index[0], fresh)
+    won = won or winner(frame, metric, factor, block, table.index[0], F)
     parts = Part([said, *won.sentences], [claim, *won.claims])
     if within is not None:
         near = equivalent(frame, metric, factor, block, within, table)
@@ -79,16 +90,20 @@ def winner_numbers(
     return mean, centre + keep * (mean - centre), mean - half, mean + half, int(m.counts.sum())
 
 
-def leader(frame: pd.DataFrame, metric: str, factor: str, block: str | None, why: str = "") -> Part:
+def leader(
+    frame: pd.DataFrame, metric: str, factor: str, block: str | None, why: str = "", fresh: pd.DataFrame | None = None
+) -> Part:
     """The level with the best mean where no test says that levels differ: named, and no more."""
     means = fit_means(frame, metric, factor, block=block)
     sign = 1 if end(metric) == "highest" else -1
     at = int(np.argmax(sign * means.value))
     name, what = level_of(factor, means.factor.levels[at]), f"{len(means.value)} {plural(factor)}"
-    return Part([
+    again = confirmed(frame, metric, factor, block, means.factor.levels[at], fresh) or Part()
+    first = (
         f"{name} has the {end(metric)} mean ({means.value[at]:.3g}); whether it is the best of the {what}, "
         f"{why or 'the runs do not say'}."
-    ])  # fmt: skip
+    )
+    return Part([first, *again.sentences], again.claims)
 
 
 def equivalent(

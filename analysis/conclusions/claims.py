@@ -17,7 +17,7 @@ class Claim:
     Parameters
     ----------
     kind
-        matters, acts together, best set, best mean, equivalent, trend, above floor.
+        matters, acts together, best set, best mean, confirmed mean, equivalent, trend, above floor.
     subject
         The factor, term or levels it is about.
     verdict

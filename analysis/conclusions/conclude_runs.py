@@ -41,6 +41,7 @@ def conclude(
     factor: str | None = None,
     terms: Sequence[str] | None = None,
     within: float | None = None,
+    fresh: pd.DataFrame | None = None,
 ) -> Conclusion:
     """What the runs say about a metric, in a few plain sentences with numbers.
 
@@ -53,6 +54,9 @@ def conclude(
         the pairs of them that replicates show to act together.
     within
         A margin in units of the metric: then it is said which levels are within it of the best.
+    fresh
+        Runs of the best levels on seeds that had no part in choosing them (`load_results(..., confirm=True)`). They are
+        in no test; where the winner has some, its mean is said by them alone.
 
     Returns
     -------
@@ -83,7 +87,7 @@ def conclude(
     by = [c for c in by if c not in {factor, *factors_of(terms or [])}]
     if by:
         parts = [
-            (name, conclude(part, metric, factor, terms, within))
+            (name, conclude(part, metric, factor, terms, within, fresh))
             for name, part in frame.dropna(subset=[metric]).groupby(by, sort=True)
         ]
         text = "\n".join(f"{'/'.join(map(str, name))}: {said}" for name, said in parts)
@@ -92,13 +96,19 @@ def conclude(
     asked = terms is not None
     if terms is None and factor is None:
         terms = [name for name in own_factors(used) if name != metric]
-    if terms is not None and len(factors_of(terms)) > 1 and (said := _together(used, metric, terms, asked, within)):
+    if (
+        terms is not None
+        and len(factors_of(terms)) > 1
+        and (said := _together(used, metric, terms, asked, within, fresh))
+    ):
         return Conclusion.of(said)
     factor = factor or _main_factor(used, metric)
-    return _alone(used, metric, factor, within)
+    return _alone(used, metric, factor, within, fresh)
 
 
-def _alone(used: pd.DataFrame, metric: str, factor: str | None, within: float | None) -> Conclusion:
+def _alone(
+    used: pd.DataFrame, metric: str, factor: str | None, within: float | None, fresh: pd.DataFrame | None
+) -> Conclusion:
     if factor is None:
         return Conclusion(f"No factor varies in these runs ({len(used)}), so there is nothing to compare.")
     used = used[used[factor].notna()] if factor in used else used
@@ -117,9 +127,9 @@ def _alone(used: pd.DataFrame, metric: str, factor: str | None, within: float | 
     if matters and is_numeric(runs, factor):
         parts.append(trend(runs, metric, factor, [factor], block))
     if matters:
-        parts.append(best(runs, metric, factor, block, float(row["F"]), within))
+        parts.append(best(runs, metric, factor, block, float(row["F"]), within, fresh))
     else:
-        parts.append(leader(runs, metric, factor, block))
+        parts.append(leader(runs, metric, factor, block, fresh=fresh))
     if factor == "placement" and (matters or not row["F"] >= 0):
         parts.append(positions(runs, metric, block))
     parts.append(Part([_ignored(runs, factor)]))
@@ -128,7 +138,12 @@ def _alone(used: pd.DataFrame, metric: str, factor: str | None, within: float | 
 
 
 def _together(
-    frame: pd.DataFrame, metric: str, terms: Sequence[str], asked: bool, within: float | None
+    frame: pd.DataFrame,
+    metric: str,
+    terms: Sequence[str],
+    asked: bool,
+    within: float | None,
+    fresh: pd.DataFrame | None = None,
 ) -> list[Part] | None:
     """What several factors say together; None where they leave no residual to test them with."""
     names = factors_of(terms)
@@ -136,6 +151,8 @@ def _together(
     used = used.assign(**{DESIGN: designs(used, names)})
     if len(used) < 2 or used[metric].nunique() < 2 or min(used[name].nunique() for name in names) < 2:
         return None
+    if fresh is not None and set(names) <= set(fresh):
+        fresh = fresh.assign(**{DESIGN: designs(fresh, names)})
     used, units = with_units(used, names)
     blocking = block_of(used, DESIGN)
     runs, block = blocking.frame, blocking.block
@@ -156,9 +173,9 @@ def _together(
     elif runs.groupby(DESIGN).size().max() > 1:
         table = verdicts(runs, metric, [DESIGN], block).loc[DESIGN]
         if found and table["p_claim"] < ALPHA:
-            parts.append(best(runs, metric, DESIGN, block, float(table["F"]), within))
+            parts.append(best(runs, metric, DESIGN, block, float(table["F"]), within, fresh))
         else:
-            parts.append(leader(runs, metric, DESIGN, block))
+            parts.append(leader(runs, metric, DESIGN, block, fresh=fresh))
     else:
         parts.append(leader(runs, metric, DESIGN, None, "one run of each does not say"))
     parts += [anchors(runs, metric, DESIGN, block), Part([blocking.said, units])]

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from analysis.comparisons.multiplicity import adjust
+from analysis.comparisons.family import over_family
 from analysis.conclusions.claims import Claim, Part
 from analysis.conclusions.words import f_words, listed, name_of, objection, omega_words, start, test_words
 from analysis.linear_model.units import observations
@@ -83,8 +83,8 @@ def acting_together(frame: pd.DataFrame, metric: str, factors: Sequence[str], bl
     found = found[found["F"] >= 0].copy()
     if not len(found):
         return None
-    found["p_holm"] = adjust(found["p"].to_numpy(float), "holm")
-    found["p_claim"] = adjust(found[["p", "p_wild", "p_seed"]].astype(float).max(axis=1).to_numpy(), "holm")
+    found["p_holm"] = over_family(found["p"].to_numpy(float))
+    found["p_claim"] = over_family(found[["p", "p_wild", "p_seed"]].astype(float).max(axis=1).to_numpy())
     return found
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from analysis.comparisons.family import current
 from analysis.runs.load import higher_is_better
 from analysis.variance.verdict import ALPHA
 
@@ -67,8 +68,8 @@ def f_words(row: pd.Series, df2: float | None = None) -> str:
 
 def test_words(row: pd.Series, family: int) -> str:
     """F with p, and p after Holm's adjustment where several terms are tested."""
-    same = family < 2 or p_value(row["p_holm"]) == p_value(row["p"])
-    return f_words(row) + ("" if same else f", {row['p_holm']:.2g} after Holm's adjustment")
+    same = p_value(row["p_holm"]) == p_value(row["p"])
+    return f_words(row) + ("" if same else f", {row['p_holm']:.2g} after {current().method}")
 
 
 def objection(row: pd.Series, family: int) -> str:
@@ -77,6 +78,8 @@ def objection(row: pd.Series, family: int) -> str:
         return f"its effect varies so much from seed to seed that against this variation {p_value(row['p_seed'])}"
     if row["p_wild"] >= ALPHA:
         return f"a test that does not need equal variances (wild bootstrap) has {p_value(row['p_wild'])}"
+    if current().kind == "scores":
+        return f"with {current().method}, it has {p_value(row['p_claim'])}"
     return f"as one of {family} terms tested together it has {p_value(row['p_claim'])} (Holm)"
 
 

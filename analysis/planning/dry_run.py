@@ -125,6 +125,39 @@ def seeds_to_add(
     return more, sentences
 
 
+def designs_to_confirm(folder: Path, design_of: Mapping[str, str], metric: str | None) -> tuple[list[str], list[str]]:
+    """The designs to train on fresh seeds, and sentences on them: those that may be the best of their task (Hsu).
+
+    design_of: the design of each run of the study, by run_id. Where no test says that designs differ, the one with the
+    best mean stands alone. As in a report, whose estimate of the winner the fresh seeds give.
+    """
+    from analysis.runs.direction import higher_is_better
+    from analysis.variance.verdict import ALPHA, verdicts
+
+    frame = load_results(folder)
+    frame["design"] = frame["run_id"].map(dict(design_of))
+    frame = frame[frame["design"].notna()].drop(columns=["trained_in"], errors="ignore")
+    metric = metric or next((name for name in metric_columns(frame) if frame[name].notna().any()), None)
+    if metric is None or metric not in metric_columns(frame):
+        raise ValueError(f"hydra.sweeper.metric must be one of {', '.join(metric_columns(frame))}, not {metric!r}.")
+    chosen, sentences = [], []
+    for task, runs in frame[frame[metric].notna()].groupby("task"):
+        block = "seed" if runs["seed"].nunique() > 1 and runs["design"].nunique() > 1 else None
+        means = runs.groupby("design")[metric].mean()
+        best = [str(means.idxmax() if higher_is_better(metric) else means.idxmin())]
+        why = "no test says that designs differ, so this is the one with the best mean"
+        if len(means) > 1 and verdicts(runs, metric, ["design"], block)["p_claim"].iloc[0] < ALPHA:
+            table = best_set(runs, metric, "design", block=block, variances="moderated")
+            best, why = (
+                [str(level) for level in table.index[table["in_set"]]],
+                "with 95% confidence the best is among them",
+            )
+        chosen += best
+        count = f"{len(best)} of {len(means)} designs {'is' if len(best) == 1 else 'are'}"
+        sentences.append(f"  {task}: {count} trained on fresh seeds for {metric}; {why}")
+    return chosen, sentences
+
+
 def interval_widths(runs: pd.DataFrame, metric: str, width: float, most: int) -> pd.DataFrame:
     """One row a design: n, mean, low, high, width of its 95 % interval, leads, and how many seeds to add.
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
+from analysis.comparisons.family import FAMILIES
+from analysis.comparisons.family import family as test_family
 from analysis.report.page import Section, render
 from analysis.report.study import Study, read_study
 from analysis.report.words import counted, listing, number
@@ -44,6 +46,7 @@ def write_report(
     type: int = 2,
     random: Sequence[str] = (),
     within: float | None = None,
+    family: str = "terms",
 ) -> Report:
     """Write `out/index.html`, `out/figures` and `out/tables` for a study folder or a CSV.
 
@@ -54,21 +57,25 @@ def write_report(
     CSV `outputs/<name>/report`, for W&B `outputs/wandb-<name>/report`. block: a column that is taken out first instead
     of the seed, or "none". maximize: whether the larger score is the better one (default: by the score's name).
     type: of the sums of squares of the joint model, 1, 2 or 3. random: grouping terms with random effects, such as
-    "seed" or "seed:model"; a mixed model of them is added.
+    "seed" or "seed:model"; a mixed model of them is added. family: over which tests p values are adjusted, "terms",
+    "scores" or "none", see `analysis.comparisons.family`.
     Raises ValueError, with one sentence that names the choices, when there is nothing to report on.
     """
     if type not in (1, 2, 3):
         raise ValueError(f"type is {type!r}; choose 1, 2 or 3.")
-    study = read_study(source, metric, factors, model, scores, block, maximize, within)
-    with directions({} if maximize is None else {study.metric: maximize}):
-        again = _command(source, metric, factors, model, compare, scores, block, maximize, type, random, within)
+    if family not in FAMILIES:
+        raise ValueError(f"family is {family!r}; choose {', '.join(FAMILIES)}.")
+    study = read_study(source, metric, factors, model, scores, block, maximize, within, family)
+    upward = study.choices.asked.maximize  # as asked or as registered
+    with directions({} if upward is None else {study.metric: upward}), test_family(family, len(study.metrics)):
+        again = _command(source, metric, factors, model, compare, scores, block, maximize, type, random, within, family)
         return _write(study, source, compare, out, again, type, random)
 
 
 def _command(
     source: str | Path, metric: str | None, factors: Sequence[str] | None, model: str | None,
     compare: str | Path | None, scores: str, block: str | None, maximize: bool | None, type: int,
-    random: Sequence[str], within: float | None,
+    random: Sequence[str], within: float | None, family: str,
 ) -> str:  # fmt: skip
     """The command that makes this report again."""
     words = ["python -m analysis", str(source)]
@@ -82,6 +89,7 @@ def _command(
     words += ["--compare", str(compare)] if compare else []
     words += ["--scores", scores] if scores != FIRST else []
     words += [] if within is None else ["--within", f"{within:g}"]
+    words += ["--family", family] if family != "terms" else []
     return " ".join([words[0], *(shlex.quote(word) for word in words[1:])])
 
 
@@ -100,6 +108,7 @@ def _write(
     from analysis.report.sections.mixed import mixed_section
     from analysis.report.sections.noise import noise_section
     from analysis.report.sections.ranking import beside_section, ranking_section
+    from analysis.report.sections.registered import registered_section
 
     if out is not None:
         folder = Path(out)
@@ -110,6 +119,11 @@ def _write(
         folder = Path("outputs") / (f"wandb-{study.source.name}" if of_wandb else study.source.stem) / "report"
     folder.mkdir(parents=True, exist_ok=True)
 
+    if type != 2 and len(study.model_terms) > 1:
+        study.notes.append(
+            f"The conclusion and its claims are by tests of type II; the type {'I' * type} that was asked for is in "
+            "the table of the joint model."
+        )
     claimed = concluded(study)
     said = conclusion(study, claimed)
     means = design_means(study)
@@ -125,6 +139,7 @@ def _write(
         ranking_section(study, means, folder) if several else None,
         levels_section(study, folder) if several else None,
         claims_section(study, claimed, folder) if several else None,
+        registered_section(study, folder) if several else None,
         beside_section(study, means, folder) if len(means) else None,
         pictures.samples_section(study, folder, order, score_digits(study)),
         noise_section(study, folder, order),

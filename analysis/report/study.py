@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from analysis.comparisons.family import family as test_family
 from analysis.conclusions.joint import own_factors
 from analysis.linear_model.blocks import Blocking, block_of
 from analysis.linear_model.units import unit_ids, with_units
+from analysis.planning.registered import Registration
+from analysis.report.registered import as_registered, registered_note
 from analysis.report.words import Metric, factor_words, level_words, metric_words
 from analysis.runs.asked import Asked, Choices, choose, runs_to_compare
 from analysis.runs.load import factor_columns, higher_is_better, load_results
+from analysis.runs.progress import confirming
 from analysis.runs.records import FIRST, with_scores
 from analysis.runs.roles import is_of_records
 
@@ -32,6 +36,8 @@ class Study:
     model: terms of the joint model, where they were asked for. scores: which scores of the runs, see `load_results`.
     block: the seed, or what was asked for, where most runs have one that several designs share; runs with another are
     set aside, see `blocks.block_of`, and in no number of the page; aside says so. within: a margin of the score.
+    registration: the question that was stored before or after the runs, if any. fresh: runs
+    of the best on fresh seeds, which are in no other number of the page.
     choices: what was asked for and what was guessed. notes: what was left out.
     """
 
@@ -50,6 +56,8 @@ class Study:
     block: str | None = None
     within: float | None = None
     aside: str = ""
+    registration: Registration | None = None
+    fresh: pd.DataFrame | None = None
 
     @property
     def words(self) -> Metric:
@@ -186,6 +194,7 @@ def read_study(
     block: str | None = None,
     maximize: bool | None = None,
     within: float | None = None,
+    family: str = "terms",
 ) -> Study:
     """Load a study folder or a table and settle score, factors and block: what is given counts, the rest is guessed.
 
@@ -195,7 +204,9 @@ def read_study(
     path = Path(source)
     # Failed runs have no protocol; only the runs that are compared must have been scored alike.
     runs = load_results(source, status=None, mixed_protocols="flag", scores=scores)
-    choices = choose(runs, Asked(metric, tuple(factors or ()), model, block, maximize), path.name)
+    asked = Asked(metric, tuple(factors or ()), model, block, maximize)
+    asked, registration, doubts = as_registered(asked, path, runs)
+    choices = choose(runs, asked, path.name)
     runs, notes = choices.frame, [str(note) for note in runs.attrs.get("notes", []) if "protocol_hash" not in note]
     done, left_out = runs_to_compare(runs, choices.metric, choices.block)
     if len(done):
@@ -204,14 +215,42 @@ def read_study(
     chosen = choices.factors or _own(done)
     choices = choices.settled(done, chosen)
     done.attrs |= {"roles": choices.roles, "block": choices.block}
-    notes = left_out + choices.notes + notes
+    notes = left_out + choices.notes + doubts + notes
     done, design = _with_design(done, chosen)
     done, blocked, aside = _blocked(done, design, chosen)
     name = str(runs["study"].iloc[0]) if is_of_records(runs) and runs["study"].nunique() == 1 else path.stem
-    return Study(
+    study = Study(
         name, path, runs, done, choices.metric, choices.metrics, chosen, design, notes, choices.terms, scores, choices,
-        blocked, within, aside,
+        blocked, within, aside, registration, _fresh(path, scores),
     )  # fmt: skip
+    upward = higher_is_better(study.metric) if asked.maximize is None else asked.maximize
+    if registration is not None:
+        with test_family(family, len(study.metrics)):
+            terms = study.model_terms if len(done) > 1 else []
+        study.notes.append(registered_note(registration, study.metric, upward, chosen, terms, runs))
+    elif path.is_dir() and is_of_records(runs):
+        study.choices = replace(choices, said=f"{choices.said} No question was registered before these runs.")
+    if family == "none":
+        study.notes.append(
+            "No p value is adjusted for the number of tests (--family none): the more terms are tested, the more of "
+            "them are found by chance."
+        )
+    elif family == "scores" and len(study.metrics) > 1:
+        study.notes.append(
+            f"Claims are adjusted over the terms and, by Bonferroni, over the {len(study.metrics)} scores "
+            "(--family scores)."
+        )
+    return study
+
+
+def _fresh(folder: Path, scores: str) -> pd.DataFrame | None:
+    """The finished runs that confirm the best on fresh seeds."""
+    if not folder.is_dir() or not confirming(folder):
+        return None
+    try:
+        return load_results(folder, scores=scores, confirm=True)
+    except ValueError:  # none has ended
+        return None
 
 
 def _blocked(done: pd.DataFrame, design: str, factors: Sequence[str]) -> tuple[pd.DataFrame, str | None, str]:

@@ -24,13 +24,20 @@ _MOST_LEVELS = 100
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user named, all of it optional. model: "score ~ terms". block: a column, or "none"."""
+    """What the user named, all of it optional. model: "score ~ terms". block: a column, or "none".
+
+    registered: what of it (score, direction, factors) was registered before the study ran and is not named now.
+    """
 
     metric: str | None = None
     factors: tuple[str, ...] = ()
     model: str | None = None
     block: str | None = None
     maximize: bool | None = None
+    registered: frozenset[str] = frozenset()
+
+    def why(self, what: str) -> str:
+        return "as registered" if what in self.registered else "as asked"
 
 
 @dataclass(frozen=True)
@@ -230,14 +237,15 @@ def _said(choices: Choices) -> str:
     upward = higher_is_better(metric) if asked.maximize is None else asked.maximize
     way = "larger is better" if upward else "smaller is better"
     if asked.maximize is not None:
-        why = "as asked"
+        why = asked.why("direction")
     elif not upward:
         why = "by its name; --maximize turns that"
     else:
         why = "no word for a loss, an error or a cost in its name; --minimize turns that"
-    score = "as asked" if asked.metric or by_model else "guessed; --metric names another"
+    score = asked.why("score") if asked.metric or by_model else "guessed; --metric names another"
     text = f"Score: {outer(metric)} ({score}), {way} ({why})."
     factors = ", ".join(map(outer, choices.factors)) or "none varies"
-    text += f" Factors: {factors} ({'as asked' if asked.factors or by_model else 'guessed; --factors names others'})."
+    why = asked.why("factors") if asked.factors or by_model else "guessed; --factors names others"
+    text += f" Factors: {factors} ({why})."
     block = outer(choices.block) if choices.block and choices.block not in choices.factors else "none"
     return text + f" Block: {block} ({'as asked' if asked.block else 'guessed; --block names another, or none'})."

@@ -12,7 +12,7 @@ from analysis.runs.direction import higher_is_better
 from analysis.runs.exports import bookkeeping
 from analysis.runs.load_wandb import PREFIX, offline_files, read_offline, read_project
 from analysis.runs.names import with_short_names
-from analysis.runs.progress import under_way
+from analysis.runs.progress import confirming, under_way
 from analysis.runs.records import FIRST, read_records
 from analysis.runs.roles import FACTORS, Roles, guess_roles, is_of_records
 from analysis.runs.statuses import FINISHED, has_status, with_status
@@ -29,6 +29,7 @@ def load_results(
     status: str | None = FINISHED,
     mixed_protocols: str = "refuse",
     scores: str = FIRST,
+    confirm: bool = False,
 ) -> pd.DataFrame:
     """One row a run, with the factors, metrics, anchors and costs of each run as columns.
 
@@ -49,6 +50,9 @@ def load_results(
         Of a folder of runs: "first", those a run ended with; "last", the latest that evaluate.py added; or what it was
         asked for, such as "eval=paper" or "eval=paper sampler.guidance=4". The factor guidance is that of the scored
         samples.
+    confirm
+        Of a study's folder: the runs that confirm its best on fresh seeds (`hydra.sweeper.confirm`), and only them;
+        they are left out otherwise.
 
     Returns
     -------
@@ -72,7 +76,7 @@ def load_results(
     notes: list[str] = []
     if scores != FIRST and (isinstance(source, pd.DataFrame) or not Path(source).is_dir()):
         raise ValueError(f"scores={scores!r} can be chosen only of a folder of runs.")
-    frame, metrics = _read(source, notes, scores)
+    frame, metrics = _read(source, notes, scores, confirm)
     frame = _tidy(frame)
     if len(frame) == 0:
         raise ValueError("The results hold no run.")
@@ -87,7 +91,7 @@ def load_results(
 
 
 def _read(
-    source: str | os.PathLike[str] | pd.DataFrame, notes: list[str], scores: str
+    source: str | os.PathLike[str] | pd.DataFrame, notes: list[str], scores: str, confirm: bool
 ) -> tuple[pd.DataFrame, list[str]]:
     """The frame as it comes from its source, and the scores of records."""
     if isinstance(source, pd.DataFrame):
@@ -105,7 +109,14 @@ def _read(
             raise ValueError(f"{path} holds no run with a readable record.json.")
         frame = pd.DataFrame(rows)
         notes += under_way(path, frame)
-        return frame, metrics
+        apart = confirming(path)
+        fresh = frame["run_id"].astype(str).isin(apart) if apart else pd.Series(False, index=frame.index)
+        if fresh.any() and not confirm:
+            notes.append(
+                f"Beside the study there are runs on fresh seeds that confirm the best ({int(fresh.sum())}); they are "
+                "in no test and no other mean."
+            )
+        return frame[fresh if confirm else ~fresh], metrics
     if path.is_file():
         return read_table(path, notes), []
     raise ValueError(f"{path} does not exist; give a study folder, a CSV file, a frame or wandb:ENTITY/PROJECT.")

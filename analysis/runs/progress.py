@@ -11,6 +11,12 @@ from sdpet.study.manifest import FILE, read_manifest
 _NAMED = 4  # runs that a sentence names
 
 
+def confirming(folder: Path) -> set[str]:
+    """Run ids below `folder` that confirm the best on fresh seeds and are no part of their study."""
+    plans = [read_manifest(place) for place in [folder, *sorted(p.parent for p in folder.glob(f"*/{FILE}"))]]
+    return {run for plan in plans if plan for run in plan.confirm}
+
+
 def under_way(folder: Path, runs: pd.DataFrame) -> list[str]:
     """Sentences on the planned runs of the studies in `folder` that have no record yet; none where all have one.
 

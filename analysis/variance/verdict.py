@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from analysis.comparisons.multiplicity import adjust
+from analysis.comparisons.family import over_family
 from analysis.linear_model.blocks import SEED
 from analysis.linear_model.design import parse_terms
 from analysis.linear_model.units import UNIT, Stratum, strata_of
@@ -37,7 +37,8 @@ def verdicts(frame: pd.DataFrame, metric: str, terms: Sequence[str], block: str 
     Parameters
     ----------
     terms
-        Those of the model; they are also the family of Holm's adjustment.
+        Those of the model; they are also the family of Holm's adjustment, unless `analysis.comparisons.family` sets
+        another.
     block
         The seed, where it is one. Rows of one unit count as one, as in `anova`.
 
@@ -62,8 +63,8 @@ def verdicts(frame: pd.DataFrame, metric: str, terms: Sequence[str], block: str 
     out = pd.DataFrame.from_dict(rows, orient="index", columns=list(COLUMNS))
     out = out.loc[[t for t in table.index if t in rows]]
     out.index.name = "term"
-    out["p_holm"] = adjust(out["p"].to_numpy(float), "holm")
-    out["p_claim"] = adjust(out[["p", "p_wild", "p_seed"]].astype(float).max(axis=1).to_numpy(), "holm")
+    out["p_holm"] = over_family(out["p"].to_numpy(float))
+    out["p_claim"] = over_family(out[["p", "p_wild", "p_seed"]].astype(float).max(axis=1).to_numpy())
     out.attrs = {k: table.attrs[k] for k in ("metric", "n", "components", "aliased", "notes")}
     return out
 

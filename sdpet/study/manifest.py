@@ -29,14 +29,17 @@ class Manifest:
         The command line.
     asked : float
         Time of the request, in seconds since the epoch.
+    confirm : frozenset of str
+        Those of the runs that confirm the best on fresh seeds; they are no part of the study otherwise.
     """
 
     runs: dict[str, str]
     command: list[str]
     asked: float
+    confirm: frozenset[str] = frozenset()
 
 
-def write_manifest(folder: Path, jobs: Iterable[Job], command: Sequence[str]) -> None:
+def write_manifest(folder: Path, jobs: Iterable[Job], command: Sequence[str], confirm: Iterable[Job] = ()) -> None:
     """Store the requested runs and the command in the study's folder.
 
     Parameters
@@ -47,11 +50,20 @@ def write_manifest(folder: Path, jobs: Iterable[Job], command: Sequence[str]) ->
         The requested runs.
     command : sequence of str
         The command line.
+    confirm : iterable of Job
+        Runs that confirm the best on fresh seeds. Those of earlier requests stay noted until the study itself asks for
+        them.
     """
+    runs = {job.folder.name: job.name for job in jobs if job.folder.parent == folder}
+    before = read_manifest(folder)
+    apart = {run: before.runs[run] for run in before.confirm if run in before.runs} if before else {}
+    apart |= {job.folder.name: job.name for job in confirm}
+    apart = {run: name for run, name in apart.items() if run not in runs}
     content = {
         "asked": time.time(),
         "command": list(command),
-        "runs": {job.folder.name: job.name for job in jobs if job.folder.parent == folder},
+        "runs": runs | apart,
+        "confirm": sorted(apart),
     }
     write_atomic(folder / FILE, lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
 
@@ -60,6 +72,11 @@ def read_manifest(folder: Path) -> Manifest | None:
     """Read the manifest of a study; None if there is none or it is damaged."""
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return Manifest(dict(content["runs"]), list(content["command"]), float(content["asked"]))
+        return Manifest(
+            dict(content["runs"]),
+            list(content["command"]),
+            float(content["asked"]),
+            frozenset(content.get("confirm", ())),
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None

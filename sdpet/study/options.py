@@ -25,6 +25,11 @@ class SweepOptions:
     until: float | None = None
     metric: str | None = None
     most: int = 12
+    confirm: int | None = None
+    register: bool = False
+    maximize: bool | None = None
+    alpha: float = 0.05
+    looks: int = 1
 
     @classmethod
     def checked(cls, given: Mapping[str, Any]) -> SweepOptions:
@@ -80,5 +85,10 @@ RULES: dict[str, Callable[[Any], Any]] = {
     "until": optional(number(0, above=True)),
     "metric": optional(string),
     "most": integer(2),
+    "confirm": optional(integer(1)),
+    "register": boolean,
+    "maximize": optional(boolean),
+    "alpha": number(0, 0.5, above=True),
+    "looks": integer(1),
 }
 assert set(RULES) == {field.name for field in fields(SweepOptions)}

@@ -17,9 +17,10 @@ _UNITS = {
     "acts together": "omega squared",
     "best set": "levels in the set",
     "best mean": "the score",
+    "confirmed mean": "the score, on fresh seeds",
     "equivalent": "the score, against the best other level",
     "above floor": "the score, above the floor",
-    "trend": "the score, a unit of the factor",
+    "trend": "the score, for a unit of the factor, or of its logarithm where the trend is over that",
 }
 
 

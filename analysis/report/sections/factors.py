@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.comparisons.family import current
 from analysis.figures.shares import Share, shares
 from analysis.figures.style import save
 from analysis.report.page import Block, FigureBlock, Section, TableBlock, Text
@@ -15,8 +16,18 @@ from analysis.report.words import factor_words, intervals, listing, number, p_ce
 from analysis.variance.verdict import ALPHA, LEVEL
 
 _TESTS = ("p_holm", "p_wild", "p_seed", "p_claim")
+_ADJUSTED = {
+    "terms": "Holm's adjustment over the rows that are tested together",
+    "scores": "Holm's adjustment over the rows that are tested together, times the number of scores",
+    "none": "the same again, as no adjustment was asked for",
+}
+_PAIRS = {
+    "terms": "Holm's adjustment is over the pairs.",
+    "scores": "Holm's adjustment is over the pairs, times the number of scores.",
+    "none": "No p is adjusted.",
+}
 _MEANING = (
-    "p is that of F. Holm: adjusted over the rows that are tested together. Wild: by residuals with flipped signs, "
+    "p is that of F. Beside it: {adjusted}. Wild: by residuals with flipped signs, "
     "which does not need equal variances. Against seeds: F against the factor's own change from seed to seed, where "
     "that is more than noise. A factor is said to matter where the largest of these, adjusted, is below 0.05."
 )
@@ -114,7 +125,7 @@ def _tests() -> dict[str, Column]:
 
     return {
         "F": Column("F", lambda v: number(v, 2)),
-        "p": p("p"), "p_holm": p("Holm"), "p_wild": p("wild"), "p_seed": p("against seeds"),
+        "p": p("p"), "p_holm": p(current().head), "p_wild": p("wild"), "p_seed": p("against seeds"),
         "omega2_partial": Column("ωₚ²", lambda v: number(v, 3)),
         "interval": Column("90% interval"),
         "eta2_partial": Column("ηₚ²", lambda v: number(v, 3)),
@@ -141,7 +152,8 @@ def _additive_table(study: Study, together: pd.DataFrame, out: Path, type: int) 
         f"{'Model' if study.model else 'Joint model'} of {study.words.label}: each term beyond {beyond} "
         f"(type {'I' * type}), degrees of freedom by rank."
     )
-    caption += f" The {study.block} is a block. {_MEANING}" if study.block else f" {_MEANING}"
+    meaning = _MEANING.format(adjusted=_ADJUSTED[current().kind])
+    caption += f" The {study.block} is a block. {meaning}" if study.block else f" {meaning}"
     return make_table("additive", caption, frame, {
         "term": Column("term", lambda v: factor_words(str(v)), numeric=False),
         "sum_sq": Column("sum of squares", number),
@@ -163,7 +175,7 @@ def _pairs_table(study: Study, runs: pd.DataFrame, out: Path) -> Table | None:
     frame["interval"] = intervals(frame["omega2_low"], frame["omega2_high"], 2)
     caption = (
         "Do factors act together? Each pair beyond all main effects and other pairs, against the spread of replicates; "
-        "Holm's adjustment is over the pairs. Pairs found here are terms of the joint model."
+        f"{_PAIRS[current().kind]} Pairs found here are terms of the joint model."
     )
     return make_table("pairs", caption, frame, {
         "term": Column("pair", lambda v: factor_words(str(v)), numeric=False),

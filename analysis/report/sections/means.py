@@ -34,7 +34,9 @@ def concluded(study: Study) -> Conclusion:
     parts = ("din", "dout") if "placement" in study.factors else ()
     names = [factor for factor in study.factors if factor not in parts]
     one = names[0] if len(names) == 1 and not study.model else None
-    return conclude(study.done, study.metric, one, None if one else study.model_terms or None, study.within)
+    return conclude(
+        study.done, study.metric, one, None if one else study.model_terms or None, study.within, study.fresh
+    )
 
 
 def conclusion(study: Study, said: str) -> list[str]:
