@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
+from analysis.conclusions.floor import own_floors
 from analysis.report.page import Section, render
 from analysis.report.study import Study, read_study
 from analysis.report.words import counted, listing, number
@@ -173,7 +174,8 @@ def _facts(study: Study, digits: int) -> list[tuple[str, str]]:
         facts.append(("compute", _duration(float(study.runs["seconds_total"].sum()))))
     floor, ceiling = study.mean_anchor("floor"), study.mean_anchor("ceiling")
     if floor == floor:
-        facts.append(("floor (base model)", number(floor, digits)))
+        several = own_floors(study.done, study.metric, study.design, study.block)
+        facts.append((f"{'mean ' if several else ''}floor (base model)", number(floor, digits)))
     if ceiling == ceiling:
         facts.append(("ceiling", number(ceiling, digits)))
     return facts
