@@ -279,6 +279,22 @@ def test_folders_are_scored_and_wrong_ones_get_one_sentence(tmp_path, capsys):
         assert all(part in str(caught.value) for part in says), (more, str(caught.value))
 
 
+def test_samples_of_a_run_are_scored_by_their_roles(study, subject_folders, tmp_path, capsys):
+    """As the record has them: of all images only those of the subject are compared with its photos."""
+    from sdpet.commands.evaluate_images import evaluate_images
+
+    scorer = [text for text in tiny_overrides("", subject_folders, tmp_path) if text.startswith("eval.scorer")]
+    out = tmp_path / "out"
+    given = [f"images={study[0] / 'samples'}", f"reference={subject_folders['subject']}", f"out={out}", *scorer]
+    evaluate_images(again(*given)[0])
+    stored = json.loads(next(out.glob("*.json")).read_text())
+    record = Record.read(study[0])
+    assert stored["metrics"]["clip_t"] == pytest.approx(record.metrics["clip_t"], abs=1e-6), "without the token"
+    ours, theirs = (stored["protocol"]["scores"], record.protocol["scores"])
+    assert {name: entry["images"] for name, entry in ours.items()} == {name: theirs[name]["images"] for name in ours}
+    assert "clip_i" in ours and "fid" not in ours and " subject, " in capsys.readouterr().out
+
+
 def test_a_main_scorer_that_is_not_here_ends_training_before_it_begins(tiny_folder, subject_folders, tmp_path):
     """No network: the hub is asked once, at an address that refuses."""
     given = tiny_overrides(tiny_folder, subject_folders, tmp_path)
