@@ -6,6 +6,7 @@ import dataclasses
 import html
 import json
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -277,6 +278,25 @@ def test_folders_are_scored_and_wrong_ones_get_one_sentence(tmp_path, capsys):
         with pytest.raises(Exception) as caught:
             evaluate_images(again(f"images={folder}", *common, *more)[0])
         assert all(part in str(caught.value) for part in says), (more, str(caught.value))
+
+
+def test_a_handful_of_images_has_one_note_no_extrapolation_and_plain_json(tmp_path, capsys):
+    from sdpet.commands.evaluate_images import evaluate_images
+
+    images = lab_pictures(6, 4)[0]
+    same = [folder_of(tmp_path / name, images) for name in ("a", "b")]
+    given = [f"images={same[0]}", f"reference={same[1]}", f"out={tmp_path / 'out'}"]
+    judged = "+eval.similarity.judge._target_=judge"
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        for _ in range(2):  # made, and read again
+            evaluate_images(again(*given, judged)[0])
+            table = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()[1:]}
+            assert table["fid_infinity"][0] == "-" and table["fid"][0].startswith("~") and len(table["fid"][0]) <= 8
+    text = next((tmp_path / "out").glob("*.json")).read_text()
+    stored = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert stored["metrics"]["fid_infinity"] is None and stored["metrics"]["judge_fid_infinity"] is None
+    assert len([w for w in said if "singular" in str(w.message)]) == 1
 
 
 def test_samples_of_a_run_are_scored_by_their_roles(study, subject_folders, tmp_path, capsys):

@@ -42,6 +42,7 @@ def evaluate_images(given: Any) -> None:
         )
 
     from sdpet.files.hashing import hash_images
+    from sdpet.files.plain_json import to_json
     from sdpet.runs.setup import make_plan, make_scorers
     from sdpet.scoring import PromptSet, protocol_entries
 
@@ -72,7 +73,7 @@ def evaluate_images(given: Any) -> None:
             "missing": known.missing,
             "protocol": protocol,
         }
-        text = json.dumps(content, indent=1)
+        text = to_json(content, indent=1)
         write_atomic(file, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
     shown = Record("", "", "finished", {}, {}, metrics=scores)
     done = "" if stored is None else " (already scored with this protocol; skipped)"
