@@ -262,6 +262,22 @@ def test_an_interval_of_a_huge_effect_is_near_one():
     assert near == pytest.approx(1e5 * 3 * special.chdtri(8, 0.975) / 8, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("given", "left", "dropped"),
+    [
+        (["sampler=ddim,plms", "sampler.eta=0,0.5"], 3, ["plms with eta 0.5"]),
+        (["adapter=full,attn2o-ffni", "adapter.mid_dim=4,8"], 2, ["full with mid_dim 4", "full with mid_dim 8"]),
+        (["sampler=ddim,dpm", "sampler.steps=50,1000"], 3, ["dpm with 1000 steps"]),
+    ],
+)
+def test_cells_that_cannot_be_are_left_out_one_by_one(plan_of, given, left, dropped):
+    plan = plan_of(*given)
+    assert (len(plan.jobs), plan.dropped) == (left, dropped)
+    with pytest.raises(ValueError):  # the same cell alone is an error
+        validate(composed(*(text.replace("0,0.5", "0.5").replace("ddim,", "").replace("50,1000", "1000").replace(
+            "full,attn2o-ffni", "full").replace("4,8", "4") for text in given)))  # fmt: skip
+
+
 def test_a_width_left_to_the_number_of_parameters_is_a_level(plan_of):
     rows, names = levels_of(plan_of("adapter.mid_dim=null,4,8", "seed=0,1").jobs)
     assert names == ["mid_dim", "seed"]

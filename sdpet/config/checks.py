@@ -12,7 +12,7 @@ from typing import Any
 from sdpet.adapters.positions import PLACEMENTS, check_placement
 from sdpet.choices import DTYPES, IMAGE_SUFFIXES, TASKS
 from sdpet.config.ids import cache_key
-from sdpet.config.run_config import LAB, LoggerSettings, RunConfig, SamplerSettings, TrainerSettings
+from sdpet.config.run_config import LAB, LoggerSettings, RunConfig, SamplerSettings, TrainerSettings, lacking_key
 from sdpet.config.schema import check_group, check_values
 from sdpet.files.hashing import once
 from sdpet.models.source import source_of
@@ -66,6 +66,8 @@ def validate(config: Any) -> RunConfig:
         return config
     values = check_values(_plain(config))
     values["trainer"].pop("methods", None)  # a table that lr and steps were taken from
+    if (lacking := lacking_key(values)) is not None:
+        raise ValueError(f"{lacking} must be given: {lacking}=VALUE.")
     _check_output(Path(values["output_root"]).expanduser())
     _check_design(values["adapter"])
     checked = RunConfig(values)
@@ -73,7 +75,10 @@ def validate(config: Any) -> RunConfig:
     _check_task(checked)
     _check_trainer(checked.trainer)
     if checked.adapter.method == "embedding" and checked.task.name != "dreambooth":
-        raise ValueError("method embedding learns the subject's word, so it needs task=dreambooth.")
+        raise InadmissibleCell(
+            "method embedding learns the subject's word, so it needs task=dreambooth.",
+            f"embedding on {checked.task.name}",
+        )
     _check_logger(checked.logger)
     _check_sampler(checked.sampler)
     lab_scorer = any(scorer.target == "lab-clip" for scorer in checked.eval.scorers.values())
@@ -127,7 +132,10 @@ def _check_design(adapter: dict[str, Any]) -> None:
     takes = METHOD_KEYS.get(method, (*FORM, "mid_dim", "params"))
     given = [key for key in (*FORM, "mid_dim", "params") if adapter[key] is not None and key not in takes]
     if given:
-        raise ValueError(f"method {method} takes no {given[0]}; set adapter.{given[0]}=null.")
+        raise InadmissibleCell(
+            f"method {method} takes no {given[0]}; set adapter.{given[0]}=null.",
+            f"{method} with {given[0]} {adapter[given[0]]}",
+        )
     lacking = [key for key in FORM if adapter[key] is None and key in takes]
     if lacking:
         raise ValueError(f"adapter.{lacking[0]} must be given when adapter.method is {method}.")
@@ -174,10 +182,13 @@ def _check_trainer(trainer: TrainerSettings) -> None:
 
 def _check_sampler(sampler: SamplerSettings) -> None:
     if sampler.eta and sampler.name != "ddim":
-        raise ValueError("sampler.eta above 0 needs sampler=ddim.")
+        raise InadmissibleCell("sampler.eta above 0 needs sampler=ddim.", f"{sampler.name} with eta {sampler.eta:g}")
     most = MOST_STEPS[sampler.name]
     if sampler.steps > most:
-        raise ValueError(f"sampler.steps must be at most {most} with sampler={sampler.name}, not {sampler.steps}.")
+        raise InadmissibleCell(
+            f"sampler.steps must be at most {most} with sampler={sampler.name}, not {sampler.steps}.",
+            f"{sampler.name} with {sampler.steps} steps",
+        )
 
 
 def _check_task(config: RunConfig) -> None:
