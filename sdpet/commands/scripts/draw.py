@@ -194,10 +194,10 @@ def _bar(total: int, quiet: bool) -> Any:
 
 
 def _note_cut_prompts(base: BaseModel, batches: Sequence[Sequence[Shot]], output: Output) -> None:
-    room = base.tokenizer.model_max_length - 2  # without the tokens of beginning and end
+    from sdpet.models.text import left_out, note_cut
+
     for prompt in dict.fromkeys(shot.prompt for batch in batches for shot in batch):
-        if (tokens := len(base.tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids)) > room:
-            output.note(f"the model reads {room} of the {tokens} tokens of the prompt {prompt[:40]!r}...")
+        note_cut(prompt, left_out(base.tokenizer, prompt), "The text encoder", output.note)
 
 
 def _summary(output: Output, grid: Path | None) -> None:
