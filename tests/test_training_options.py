@@ -276,3 +276,13 @@ def test_fit_takes_the_options_of_the_config(tiny_base, task):
     for wrong in ({"accumulate": 0}, {"ema": 1.0}, {"optimizer": "sgd"}, {"validate_every": 0}, {"schedule": "step"}):
         with pytest.raises(ValueError, match=f"trainer.{next(iter(wrong))}"):
             TrainConfig(1, 1e-3, **wrong)
+
+
+def test_weights_that_never_moved_are_told(tiny_folder, subject_folders, tmp_path, caplog):
+    given = tiny_overrides(tiny_folder, subject_folders, tmp_path)
+    with caplog.at_level("INFO", "sdpet"):
+        still, moved = run_together(
+            [composed(*given, "trainer.warmup=0", f"trainer.lr={lr}") for lr in ("1e-30", "1e-5")]
+        )
+    assert still.reason == "the weights never moved: trainer.lr 1e-30 is too small for them" and moved.reason is None
+    assert still.status == "finished" and sum("never moved" in r.message for r in caplog.records) == 1
