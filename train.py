@@ -9,6 +9,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+ended: list[bool] = []  # whether the run finished
+
 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
 def main(config: Any) -> Any:
@@ -23,10 +25,10 @@ def main(config: Any) -> Any:
     from sdpet.commands.train import train_one
 
     try:
-        finished = train_one(config)
+        ended.append(train_one(config))
     except ValueError as error:  # SystemExit passes Hydra in silence
         sys.exit(f"error: {error}")
-    sys.exit(0 if finished else 1)
+    return ended[-1]  # so that Hydra's callbacks see the end of the job
 
 
 if __name__ == "__main__":
@@ -36,3 +38,4 @@ if __name__ == "__main__":
         rest = [argument for argument in sys.argv[1:] if argument not in ("--dry-run", "-m", "--multirun")]
         sys.argv = [sys.argv[0], "-m", *rest, "hydra.sweeper.dry_run=true"]
     run_command(main)
+    sys.exit(0 if all(ended) else 1)

@@ -108,6 +108,33 @@ def test_a_folder_without_images(tiny_folder, subject_folders, tmp_path):
         validate(composed(*given, f"data.class_dir={tmp_path / 'empty'}"))
 
 
+def test_photos_are_looked_at_before_the_base_model_is_fetched(tmp_path, monkeypatch):
+    def fetched(*given):
+        raise AssertionError("the base model was asked for")
+
+    monkeypatch.setattr("sdpet.config.checks.source_of", fetched)
+    (tmp_path / "0.png").write_bytes(b"no picture")
+    given = [f"data.subject={tmp_path}", "data.class_word=dog", "task.reg_weight=0"]
+    with pytest.raises(ValueError, match=r"none of the 1 files in .* is a readable image"):
+        validate(composed("unet=sd15", "data=folder", *given))
+
+
+def test_callbacks_of_hydra_see_the_end_of_a_run(tiny_folder, subject_folders, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from hydra.experimental.callback import Callback\n"
+        "class Told(Callback):\n"
+        "    def on_job_end(self, config, job_return, **more):\n"
+        "        print('job', job_return.status.name, job_return.return_value)\n"
+        "    def on_run_end(self, config, **more):\n"
+        "        print('run', 'ended')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    given = tiny_overrides(tiny_folder, subject_folders, tmp_path / "out")
+    ended = train(*given, "+hydra.callbacks.mine._target_=mine.Told")
+    assert ended.returncode == 0, ended.stderr
+    assert "job COMPLETED True" in ended.stdout and "run ended" in ended.stdout
+
+
 COMMANDS = [
     # in a study, the wrong value is in the last of many jobs
     (["-m", "seed=range(0,20)", "adapter.activation=relu,sig,tanh"], "relu, sig, silu, ident"),

@@ -71,8 +71,8 @@ def validate(config: Any) -> RunConfig:
     _check_output(Path(values["output_root"]).expanduser())
     _check_design(values["adapter"])
     checked = RunConfig(values)
+    _check_task(checked)  # before a base model of several GB is fetched
     _check_base(checked)
-    _check_task(checked)
     _check_trainer(checked.trainer)
     if checked.adapter.method == "embedding" and checked.task.name != "dreambooth":
         raise InadmissibleCell(
@@ -205,8 +205,11 @@ def _check_task(config: RunConfig) -> None:
             raise ValueError(f"data.{key}: the folder {folder} does not exist; give a folder of images.")
         if data.name in ("dataset", "flowers"):
             continue
-        if not any(file.suffix.lower() in IMAGE_SUFFIXES for file in folder.iterdir()):
+        files = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
+        if not files:
             raise ValueError(f"data.{key}: the folder {folder} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
+        if data.name == "folder" and not once(cache_key("photos", str(folder)), lambda: any(map(_opens, files))):
+            raise ValueError(f"data.{key}: none of the {len(files)} files in {folder} is a readable image.")
     if kind != "subject":
         return
     if data.token not in (data.prompt or "").split():
@@ -216,6 +219,17 @@ def _check_task(config: RunConfig) -> None:
     most = MOST_STEPS[data.class_sampler or "ddim"]
     if (data.class_steps or 1) > most:
         raise ValueError(f"data.class_steps must be at most {most}, not {data.class_steps}.")
+
+
+def _opens(file: Path) -> bool:
+    """Whether the file begins as an image does; the pixels are read later."""
+    from PIL import Image
+
+    try:
+        with Image.open(file):
+            return True
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
 
 
 def _check_logger(logger: LoggerSettings) -> None:
