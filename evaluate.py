@@ -23,7 +23,7 @@ def main(config: Any) -> None:
             evaluate_images(config)
         else:
             evaluate_again(config, overrides)
-    except ValueError as error:  # SystemExit passes Hydra in silence
+    except ValueError as error:  # Hydra prints no traceback for SystemExit
         sys.exit(f"error: {error}")
 
 

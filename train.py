@@ -1,4 +1,4 @@
-"""Train one adapter design, or with -m a study of many: python train.py --help."""
+"""Train one adapter design or, with -m, a study of many: python train.py --help."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ended: list[bool] = []  # whether the run finished
 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
 def main(config: Any) -> Any:
-    if HydraConfig.get().mode == RunMode.MULTIRUN:  # one job of a launcher that is not ours
+    if HydraConfig.get().mode == RunMode.MULTIRUN:  # a job of a third-party launcher
         if config.get("fleet"):
             from sdpet.commands.train import fleet_job
 
@@ -22,11 +22,15 @@ def main(config: Any) -> Any:
         from sdpet.runs import run
 
         return run(config)
-    from sdpet.commands.train import train_one
+    from sdpet.commands.train import TrainCommand
+    from sdpet.runs import run_together
 
     try:
-        ended.append(train_one(config))
-    except ValueError as error:  # SystemExit passes Hydra in silence
+        command = TrainCommand(config)
+        with command.shown() as resources:
+            [record] = run_together([command.config], resources, command.bar, wait=True)
+        ended.append(command.report(record))
+    except ValueError as error:  # Hydra prints no traceback for SystemExit
         sys.exit(f"error: {error}")
     return ended[-1]  # so that Hydra's callbacks see the end of the job
 
@@ -34,7 +38,7 @@ def main(config: Any) -> Any:
 if __name__ == "__main__":
     from sdpet.commands.errors import run_command
 
-    if "--dry-run" in sys.argv:  # Hydra takes no flags but its own
+    if "--dry-run" in sys.argv:  # Hydra accepts only its own flags
         rest = [argument for argument in sys.argv[1:] if argument not in ("--dry-run", "-m", "--multirun")]
         sys.argv = [sys.argv[0], "-m", *rest, "hydra.sweeper.dry_run=true"]
     run_command(main)

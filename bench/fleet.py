@@ -152,14 +152,14 @@ def against_peer(base: BaseModel, designs: int, rounds: int, steps: int, images:
 
     def ours() -> None:
         made, seeds = fleet_designs(base, designs, 24000)
-        crew = build_fleet(base, made, seeds)
+        fleet = build_fleet(base, made, seeds)
         try:
             options = TrainConfig(steps, 1e-3, clip=1.0)
-            fit_together(base, [Member(h, s, options) for h, s in zip(crew.members, seeds, strict=True)], task, crew)
-            noise = [list(range(images)) for _ in crew.active]
+            fit_together(base, [Member(h, s, options) for h, s in zip(fleet.members, seeds, strict=True)], task, fleet)
+            noise = [list(range(images)) for _ in fleet.active]
             sample_together(base, [PROMPT] * images, noise, sampler)
         finally:
-            crew.detach()
+            fleet.detach()
 
     def theirs() -> None:
         peer.train_and_sample(pixels, steps, images, sampling, sampler.guidance)

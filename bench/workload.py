@@ -75,18 +75,18 @@ def fleet_step(
 ) -> tuple[float, int]:
     """(seconds per design and step, median of the steps; peak bytes) of a fleet of `size` designs."""
     designs, seeds = fleet_designs(base, size, params)
-    crew = build_fleet(base, designs, seeds) if size > 1 else None
-    handles: Any = crew.members if crew else [build(base, designs[0], 0)]
+    fleet = build_fleet(base, designs, seeds) if size > 1 else None
+    handles: Any = fleet.members if fleet else [build(base, designs[0], 0)]
     options = TrainConfig(steps, 1e-3, precision=precision)
     members = [Member(handle, seed, options) for handle, seed in zip(handles, seeds, strict=True)]
     try:
-        result = fit_together(base, members, task, crew)[0]
+        result = fit_together(base, members, task, fleet)[0]
         return result.seconds_per_step, result.peak_memory_bytes
     finally:
         for handle in handles:
             handle.detach()
-        if crew:
-            crew.detach()
+        if fleet:
+            fleet.detach()
 
 
 def curve(

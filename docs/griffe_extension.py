@@ -1,7 +1,7 @@
 """For mkdocstrings: the reference of a package lists the names of its face, and examples become blocks of code.
 
 A face is what a package's `__init__` offers. The light packages name it in a stub for lazy_loader, as
-`from .file import name as name`. Griffe takes every imported name for private unless it is told otherwise.
+`from .file import name as name`. Griffe treats every imported name as private by default.
 """
 
 from __future__ import annotations

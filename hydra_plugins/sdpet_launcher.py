@@ -1,6 +1,6 @@
-"""The launchers `local` and `fleet`: a study's runs in worker processes of this machine, one by one or many at once.
+"""The launchers `local` and `fleet`: do a study in worker processes of this machine, one run or a fleet at a time.
 
-Registered with Hydra by their folder.
+Hydra finds them because they are in the namespace package hydra_plugins.
 """
 
 from __future__ import annotations
@@ -14,8 +14,14 @@ from omegaconf import DictConfig
 
 
 class LocalLauncher(Launcher):
-    """workers: number of processes, or "auto" for one a GPU where trainer.device is cuda, else one a usable core;
-    1 does the runs in this process."""
+    """Trains one run at a time in each worker process.
+
+    Parameters
+    ----------
+    workers : int or str
+        Number of processes; with 1 the runs are done in this process. "auto" is one per GPU if trainer.device is cuda,
+        else one per usable core.
+    """
 
     def __init__(self, workers: int | str = "auto") -> None:
         self.workers = workers
@@ -24,7 +30,7 @@ class LocalLauncher(Launcher):
         self.hydra_context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Do all jobs; one JobReturn each, in order, whose value is the run's record (or why there is none)."""
+        """Do all jobs; returns one JobReturn for each, in order, with the run's record or the reason of its failure."""
         from sdpet.commands.study_progress import StudyProgressBar
         from sdpet.study.launcher import launch
         from sdpet.study.plan import Composer, make_plan
@@ -41,15 +47,21 @@ class LocalLauncher(Launcher):
         return [_job_return(job.overrides, job.record()) for job in jobs]
 
     def fleet_size(self) -> int | str:
-        """Runs that are trained together at most, or "auto" to have it measured."""
+        """The largest number of runs in a fleet, or "auto" to measure it."""
         return 1
 
 
 class FleetLauncher(LocalLauncher):
-    """Runs that share model, task, trainer, sampler and evaluation are trained together, up to `size` of them.
+    """Trains runs that share model, task, trainer, sampler and evaluation together, as fleets.
 
-    size: a whole number, or "auto" for what is quickest of what fits into memory, as measured in the beginning; where
-    memory is too little all the same, halves of a fleet are tried. workers: as in `local`.
+    If memory runs out, a fleet is tried again in halves.
+
+    Parameters
+    ----------
+    workers : int or str
+        See `LocalLauncher`.
+    size : int or str
+        Largest number of runs in a fleet. "auto" measures which size that fits into memory is the fastest.
     """
 
     def __init__(self, workers: int | str = "auto", size: int | str = "auto") -> None:

@@ -1,7 +1,7 @@
-"""The sweeper `grid`: experiments over all combinations of the listed values, checked before any work; any launcher.
+"""The sweeper `grid`: studies over all combinations of listed values, checked before any work, with any launcher.
 
-What it can be asked for is in conf/hydra/sweeper/grid.yaml. Like train.py it is a top-level entry point: it may import
-sdpet and analysis.
+conf/hydra/sweeper/grid.yaml explains its options. Like train.py, it is a top-level entry point: it may import sdpet and
+analysis.
 """
 
 from __future__ import annotations
@@ -31,9 +31,16 @@ ONE_VALUE = ("study", "output_root")  # where all runs of a sweep lie
 
 
 class GridSweeper(Sweeper):
-    """params: sweeps that the config itself asks for (sweeps/*.yaml); the command line goes before them.
+    """Does all runs of a sweep.
 
-    fleet_size: runs that one job of a launcher that is not ours (Slurm, Ray, ...) trains together at most.
+    Parameters
+    ----------
+    params : dict, optional
+        Sweeps that the config asks for (sweeps/*.yaml); the command line overrides them.
+    fleet_size : int
+        Largest number of runs that one job of a third-party launcher (Slurm, Ray, ...) trains together.
+    **options
+        See `sdpet.study.options.SweepOptions`.
     """
 
     def __init__(self, params: dict[str, Any] | None = None, fleet_size: int = 16, **options: Any) -> None:
@@ -48,7 +55,7 @@ class GridSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Plan, do what is not done yet, sum up. Exits 1 when not all that was asked for is there."""
+        """Plan the study, do the missing runs, and print a summary. Exits with status 1 if runs are still missing."""
         from sdpet.runs.checkpoint import remove_stale_files
         from sdpet.study.manifest import write_manifest
         from sdpet.study.options import SweepOptions
@@ -60,33 +67,33 @@ class GridSweeper(Sweeper):
         assert self.hydra_context is not None and self.config is not None
         options = SweepOptions.checked(self.options)
         composer = Composer(self.hydra_context.config_loader, self.config)
-        plan, said = self.planned(composer, arguments, options)
+        plan, summary = self.planned(composer, arguments, options)
         folder = plan.jobs[0].folder.parent
         if options.dry_run:
-            print("\n".join([*said, *self._outlook(plan, folder, options)]), flush=True)
+            print("\n".join([*summary, *self._forecast(plan, folder, options)]), flush=True)
             return []
-        folder.mkdir(parents=True, exist_ok=True)  # an unwritable place is found here, before any work
+        folder.mkdir(parents=True, exist_ok=True)  # fails before any work if the folder cannot be written
         records = {job.folder: job.record() for job in plan.jobs}
-        there = {path: record for path, record in records.items() if record and record.status != "failed"}
+        before = {path: record for path, record in records.items() if record and record.status != "failed"}
         failed = {path for path, record in records.items() if record and record.status == "failed"}
         left = set() if options.retry else failed
-        todo = [job for job in plan.jobs if job.folder not in there and job.folder not in left]
+        todo = [job for job in plan.jobs if job.folder not in before and job.folder not in left]
         if not self.config.quiet:
-            print("\n".join([*said, *_counts(len(there), len(failed), options.retry)]), flush=True)
+            print("\n".join([*summary, *_counts(len(before), len(failed), options.retry)]), flush=True)
         write_manifest(folder, plan.jobs, sys.argv)
         started = time.monotonic()
         results = self._launch(composer, todo)
         if options.until is not None:
             plan = self._add_seeds(composer, plan, folder, options)
         remove_stale_files(folder)
-        text, complete = study_report(plan.jobs, there, plan.dropped, plan.doubled, folder, time.monotonic() - started)
+        text, complete = study_report(plan.jobs, before, plan.dropped, plan.doubled, folder, time.monotonic() - started)
         print(text, flush=True)
         if not complete:
             sys.exit(1)
         return results
 
     def planned(self, composer: Composer, arguments: list[str], options: SweepOptions) -> tuple[Plan, list[str]]:
-        """The runs to do in their order, and what to say of them: how many, and what a chosen fraction is worth."""
+        """The plan with its runs in order, and lines that report their number and the quality of a chosen fraction."""
         from sdpet.study.forecast import levels_of
         from sdpet.study.plan import in_random_order, make_plan
 
@@ -97,25 +104,25 @@ class GridSweeper(Sweeper):
             raise ValueError(f"{error}{_split_by_commas(str(error), sweep)}") from None
         if not plan.jobs:
             raise ValueError(f"this sweep has no run; cells that cannot exist: {', '.join(plan.dropped) or 'none'}.")
-        said: list[str] = []
-        whole = len(plan.jobs)
-        size = options.runs or (round(options.fraction * whole) if options.fraction else whole)
-        if size < whole:
+        lines: list[str] = []
+        total = len(plan.jobs)
+        size = options.runs or (round(options.fraction * total) if options.fraction else total)
+        if size < total:
             import pandas as pd
 
             from analysis.planning.dry_run import choose_runs
 
             rows, names = levels_of(plan.jobs)
             chosen, sentence = choose_runs(pd.DataFrame(rows), names, max(size, 1), options.effects)
-            plan, said = replace(plan, jobs=[plan.jobs[i] for i in chosen]), [sentence]
+            plan, lines = replace(plan, jobs=[plan.jobs[i] for i in chosen]), [sentence]
         if options.order is not None:
             plan = replace(plan, jobs=in_random_order(plan.jobs, options.order))
         cells = f", {len(plan.dropped)} cells that cannot exist left out" if plan.dropped else ""
-        part = f" of {whole}" if size < whole else ""
-        return plan, [f"{plan.jobs[0].folder.parent}: {len(plan.jobs)}{part} runs{cells}", *said]
+        part = f" of {total}" if size < total else ""
+        return plan, [f"{plan.jobs[0].folder.parent}: {len(plan.jobs)}{part} runs{cells}", *lines]
 
     def combinations(self, arguments: list[str], replicates: int | None = None) -> list[list[str]]:
-        """One list of overrides a job; the first sweep varies slowest, the last one given for a key counts."""
+        """The overrides of each job. The first sweep varies slowest; if a key is given twice, the last one counts."""
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         levels: dict[str, list[str]] = {}
@@ -138,17 +145,17 @@ class GridSweeper(Sweeper):
             elif override.is_discrete_sweep():
                 levels[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
             else:
-                raise ValueError(f"{override.input_line}: give the values one by one, {key}=A,B,C, or as range(A,B).")
+                raise ValueError(f"{override.input_line}: list the values, {key}=A,B,C, or give range(A,B).")
             if key in ONE_VALUE and len(levels[key]) > 1:
                 raise ValueError(f"{override.input_line}: a sweep is one study in one folder; give {key} one value.")
             if not levels[key]:
-                raise ValueError(f"{override.input_line} stands for no value at all.")
+                raise ValueError(f"{override.input_line} gives no value; list at least one.")
         return [list(job) for job in itertools.product(*levels.values())]
 
     def _launch(self, composer: Composer, todo: Sequence[Job]) -> list[Any]:
-        """Do the jobs; those that only score what another one trains come after it, so that nothing trains twice.
+        """Do the jobs: first those that train, then those that only score weights of another job.
 
-        Our launchers get them one by one and make fleets themselves, all others get fleets.
+        sdpet's own launchers take single jobs and form fleets themselves; third-party launchers get fleets.
         """
         from sdpet.commands.study_progress import StudyProgressBar
         from sdpet.study.other_launchers import launch_in_fleets
@@ -196,19 +203,19 @@ class GridSweeper(Sweeper):
             write_manifest(folder, plan.jobs, sys.argv)
             self._launch(composer, [job for job in added if not job.complete])
 
-    def _outlook(self, plan: Plan, folder: Path, options: SweepOptions) -> list[str]:
-        """What the plan's runs will be able to tell, and what they will take."""
+    def _forecast(self, plan: Plan, folder: Path, options: SweepOptions) -> list[str]:
+        """The lines of a dry run: what the plan can estimate, and its expected time and disk space."""
         import pandas as pd
 
         from analysis.planning.dry_run import foresee
-        from sdpet.study.forecast import levels_of, measured_in, outlook, outlook_lines, short_pilot
+        from sdpet.study.forecast import forecast_lines, levels_of, make_forecast, measured_in, short_pilot
         from sdpet.study.plan import training_first
 
         assert self.config is not None
         lines = [f"  left out  {', '.join(plan.dropped)}"] if plan.dropped else []
         lines += [f"  doubled   {plan.doubled} jobs that are the same as another one"] if plan.doubled else []
-        there = sum(job.complete for job in plan.jobs)
-        lines += [f"  done      {there} of these runs are already complete"] if there else []
+        done = sum(job.complete for job in plan.jobs)
+        lines += [f"  done      {done} of these runs are already complete"] if done else []
         rows, names = levels_of(plan.jobs)
         lines += foresee(pd.DataFrame(rows), names)
         if options.pilot == "run":
@@ -220,7 +227,9 @@ class GridSweeper(Sweeper):
             measured, where = measured_in(place), str(place)
         train, score = training_first([job for job in plan.jobs if not job.complete])
         workers = self.config.hydra.launcher.get("workers")
-        return lines + outlook_lines(outlook(train, score, measured, where), len(train), len(score), workers, folder)
+        return lines + forecast_lines(
+            make_forecast(train, score, measured, where), len(train), len(score), workers, folder
+        )
 
 
 def _split_by_commas(said: str, sweep: Sequence[Sequence[str]]) -> str:
@@ -228,17 +237,17 @@ def _split_by_commas(said: str, sweep: Sequence[Sequence[str]]) -> str:
     values: dict[str, set[str]] = {}
     for key, _, value in (override.lstrip("+").partition("=") for job in sweep for override in job):
         values.setdefault(key, set()).add(value)
-    key = next((key for key, texts in values.items() if len(texts) > 1 and key in said and " " in "".join(texts)), None)
-    if key is None:
-        return ""
-    return (
-        f" ({key} has {len(values[key])} values here, as commas separate them; "
-        f"one text with commas is '{key}=\"A, B\"'.)"
-    )
+    for key, texts in values.items():
+        if len(texts) > 1 and key in said and " " in "".join(texts):
+            return (
+                f" ({key} has {len(texts)} values here, as commas separate them; "
+                f"one text with commas is '{key}=\"A, B\"'.)"
+            )
+    return ""
 
 
-def _counts(there: int, failed: int, retry: bool) -> list[str]:
-    lines = [f"  {there} of them already complete"] if there else []
+def _counts(complete: int, failed: int, retry: bool) -> list[str]:
+    lines = [f"  {complete} of them already complete"] if complete else []
     if failed:
         what = "are done again (hydra.sweeper.retry=false leaves them)" if retry else "are left as they are"
         lines.append(f"  {failed} that failed before {what}")

@@ -20,7 +20,7 @@ FLAGS = (
 
 
 class Browser:
-    """One page at a time. events: what the browser has told so far, as (method, parameters)."""
+    """One page at a time. events: what the browser has reported, as (method, parameters)."""
 
     def __init__(self, profile: Path) -> None:
         to_browser, self._out = os.pipe()
@@ -58,14 +58,14 @@ class Browser:
 
     def requests(self) -> list[str]:
         """Addresses that the page has asked for."""
-        return [told["request"]["url"] for method, told in self.events if method == "Network.requestWillBeSent"]
+        return [params["request"]["url"] for method, params in self.events if method == "Network.requestWillBeSent"]
 
     def complaints(self) -> list[str]:
         """Errors and warnings in the console."""
         said = [
-            json.dumps(told) for method, told in self.events
+            json.dumps(params) for method, params in self.events
             if method in ("Log.entryAdded", "Runtime.exceptionThrown")
-            or (method == "Runtime.consoleAPICalled" and told["type"] in ("error", "warning"))
+            or (method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning"))
         ]  # fmt: skip
         return said
 

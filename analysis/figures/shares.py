@@ -47,5 +47,5 @@ def shares(groups: Sequence[tuple[str, Sequence[Share]]]) -> Figure:
             ax.set_title(title)
             grid_along(ax, "x")
         axes[-1].set_xlim(-0.02, 1.02)
-        axes[-1].set_xlabel("omega squared: estimated share of the variance that the other terms leave")
+        axes[-1].set_xlabel("omega squared: estimated share of the variance\nthat the other terms leave")
     return figure

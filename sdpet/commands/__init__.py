@@ -1,1 +1,1 @@
-"""The commands: train.py, evaluate.py and `sdpet`. What is printed is printed here."""
+"""The commands train.py, evaluate.py and `sdpet`. Only this package prints."""

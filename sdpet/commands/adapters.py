@@ -1,4 +1,4 @@
-"""`sdpet adapters`: look at saved adapters, convert them from and to the reference code's form, share them."""
+"""`sdpet adapters`: show, convert and share saved adapters."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ HELP = """example: sdpet adapters show outputs/single/24f3670b880c
   sdpet adapters show FOLDER                      design, blocks, parameters, scores
   sdpet adapters export-reference FOLDER OUT      write the reference code's `<step>-adapters/`
   sdpet adapters import-reference FOLDER OUT --placement attn2o-ffni [--activation relu] [--scale 1]
-  sdpet adapters push FOLDER USER/NAME            share on the hub, with a model card made from the record
+  sdpet adapters push FOLDER USER/NAME            upload to the hub, with a model card made from the record
 """
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command; ValueError in one sentence for what the user can mend."""
+    """Run the command; raises ValueError with one sentence for an error the user can correct."""
     parser = argparse.ArgumentParser(
         "sdpet adapters",
         description=HELP,
@@ -26,9 +26,9 @@ def main(arguments: Sequence[str]) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     show = commands.add_parser("show", help="design, blocks, parameters, scores")
-    export = commands.add_parser("export-reference", help="to the reference code's form")
-    read = commands.add_parser("import-reference", help="from the reference code's form, which keeps no design")
-    push = commands.add_parser("push", help="share on the hub")
+    export = commands.add_parser("export-reference", help="convert to the reference code's format")
+    read = commands.add_parser("import-reference", help="convert from the reference code's format, which has no design")
+    push = commands.add_parser("push", help="upload to the hub")
     for command in (show, export, read, push):
         command.add_argument("folder", type=Path, help="a folder of adapters, such as that of a finished run")
     for command in (export, read):
@@ -42,10 +42,8 @@ def main(arguments: Sequence[str]) -> int:
     push.add_argument("repo_id", help="user/name")
     push.add_argument("--private", action="store_true")
     push.add_argument("--license", help="licence of the weights, such as openrail")
-    push.add_argument("--samples", type=int, default=4, help="so many of the run's samples are shown (default 4)")
-    push.add_argument(
-        "--dry-run", type=Path, metavar="OUT", help="write what would be uploaded into OUT, upload nothing"
-    )
+    push.add_argument("--samples", type=int, default=4, help="number of the run's samples to upload (default 4)")
+    push.add_argument("--dry-run", type=Path, metavar="OUT", help="write the files into OUT instead of uploading them")
     given = parser.parse_args(list(arguments) or ["--help"])
     return {"show": _show, "export-reference": _export, "import-reference": _import, "push": _push}[given.command](
         given
@@ -80,7 +78,7 @@ def _export(given: argparse.Namespace) -> int:
     unet = shape_of_unet(given.model, given.folder)
     export_reference(unet, unattached_weights(unet, spec, tensors, given.folder), given.out)
     print(f"{given.out}: {spec.placement}, mid_dim {spec.mid_dim}; note scale {spec.scale:g} and {spec.activation}, "
-          "which that form does not keep")  # fmt: skip
+          "which that format does not store")  # fmt: skip
     return 0
 
 
@@ -91,10 +89,10 @@ def _import(given: argparse.Namespace) -> int:
     from sdpet.adapters.spec import AdapterSpec
 
     if not given.folder.is_dir():
-        raise ValueError(f"There is no folder {given.folder}.")
+        raise ValueError(f"there is no folder {given.folder}.")
     din, _ = split_placement(given.placement)
     form = {"activation": given.activation, "scale": given.scale, "init": "default"}
-    AdapterSpec.parse(given.placement, **form)  # wrong choices are named before files are read
+    AdapterSpec.parse(given.placement, **form)  # check the choices before reading files
     spec = AdapterSpec.parse(given.placement, **form, mid_dim=reference_mid_dim(given.folder, position(din).block))
     unet = shape_of_unet(given.model, given.folder)
     adapters = unattached_weights(unet, spec, read_reference(unet, given.folder, spec), given.folder)
@@ -108,14 +106,23 @@ def _push(given: argparse.Namespace) -> int:
 
     if given.dry_run is not None:
         write_upload(given.folder, given.repo_id, given.dry_run, given.license, given.samples)
-        print(f"{given.dry_run} holds what would be uploaded to {given.repo_id}")
+        print(f"{given.dry_run} has the files for {given.repo_id}; nothing was uploaded")
         return 0
     print(push_to_hub(given.folder, given.repo_id, given.private, given.license, given.samples))
     return 0
 
 
 def shape_of_unet(model: str | None, folder: Path) -> Any:
-    """A UNet without weights: of the model that is named, or the one the run in `folder` was trained on, or v1's."""
+    """A UNet without weights (on the device "meta").
+
+    Parameters
+    ----------
+    model : str or None
+        Name or path of the model. None takes the model of the run in `folder`, or Stable Diffusion v1 if there is no
+        run.
+    folder : Path
+        A folder of saved adapters.
+    """
     from dataclasses import asdict
 
     import torch
@@ -130,13 +137,13 @@ def shape_of_unet(model: str | None, folder: Path) -> Any:
         unet = asdict(stored_config(folder).unet)
         try:
             source = source_of(unet, fetch=False)
-        except ValueError:  # no longer here: its architecture will do
+        except ValueError:  # the weights are not available; the architecture is enough
             source = architecture_of(unet)
     elif model is None or model in ARCHITECTURE_OF:
         source = architecture_of({"name": model or "sd14"})
     else:
         source = find_source(None if model == "lab" else model, fetch=False)
     if source is None:
-        raise ValueError(f"the model that {folder} was trained on is not here; name it or one like it by --model.")
+        raise ValueError(f"the base model of {folder} is not on this machine; name it, or one like it, with --model.")
     with torch.device("meta"):
         return UNet2DConditionModel.from_config(source.config("unet"))

@@ -1,4 +1,4 @@
-"""The command `sdpet`: what is neither training nor analysis. Thin: each part is a module with `main(arguments)`."""
+"""The command `sdpet`: everything except training and analysis. Each subcommand is a module with `main(arguments)`."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ import os
 import sys
 from collections.abc import Sequence
 
-# command -> the module whose main(arguments) does it, and what it is for
+# command: its module, and its description
 COMMANDS = {
     "txt2img": ("sdpet.commands.scripts.txt2img", "draw images from prompts, with or without adapters"),
     "img2img": ("sdpet.commands.scripts.img2img", "draw images from an image and a prompt"),
-    "adapters": ("sdpet.commands.adapters", "look at saved adapters, convert them from and to other forms, share them"),
+    "adapters": ("sdpet.commands.adapters", "show, convert and share saved adapters"),
     "doctor": (
         "sdpet.commands.doctor",
         "check that everything needed for a study, or for a model and design, is installed",
     ),
-    "lab": ("sdpet.commands.lab", "check the lab against its gates, or make its weights anew"),
+    "lab": ("sdpet.commands.lab", "check the lab against its gates, or train its weights again"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Exits 0 when done, 1 with one sentence for an error the user can mend, 2 for a wrong command line, 130 when
-    interrupted. The environment variable HYDRA_FULL_ERROR=1 shows tracebacks, as it does for train.py."""
+    """Run a subcommand and exit.
+
+    Exit status: 0 if it succeeds, 1 with one sentence for an error the user can correct, 2 for a wrong command line,
+    130 if it is interrupted. The environment variable HYDRA_FULL_ERROR=1 shows tracebacks, as for train.py.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
         print(overview(), end="")
@@ -50,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def overview() -> str:
+    """The help text, with all subcommands."""
     width = max(map(len, COMMANDS))
     lines = [f"  sdpet {name:<{width}}  {purpose}" for name, (_, purpose) in COMMANDS.items()]
     return "\n".join(

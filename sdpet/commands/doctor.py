@@ -1,4 +1,4 @@
-"""`sdpet doctor`: check that everything for a study, or for a model and design, is installed. One line a check."""
+"""`sdpet doctor`: check that everything needed for a study, or for a model and design, is installed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ HELP = """example: sdpet doctor unet=sd15 adapter=attn2o-ffni adapter.mid_dim=60
 
   sdpet doctor                  check that everything needed for a study is installed
   sdpet doctor KEY=VALUE ...    the same for a model and a design, given as for train.py: number of adapters,
-                                parameters, memory of a training step, what is missing to run. Fetches nothing.
+                                parameters, memory of a training step, what is missing. Downloads nothing.
 """
 
 
 def main(arguments: list[str]) -> int:
-    """The command: exit status 0 when nothing is missing."""
+    """Run the command; returns exit status 0 if nothing is missing, 1 if something is, 2 for a wrong command line."""
     if arguments and ("=" not in arguments[0] or arguments[0].startswith("-")):
         helped = arguments[0] in ("-h", "--help")
         print(HELP, end="", file=sys.stdout if helped else sys.stderr)
@@ -39,12 +39,12 @@ def main(arguments: list[str]) -> int:
 
 
 def doctor() -> bool:
-    """Print the checks; True when nothing is missing."""
+    """Print the checks for a study; returns True if nothing is missing."""
     return report(checks())
 
 
 def report(found: Iterable[tuple[str, str, str]]) -> bool:
-    """Print checks as they come; True when nothing is missing."""
+    """Print checks one by one, each as soon as it is done; returns True if nothing is missing."""
     well = True
     for name, what, cure in found:
         well &= not cure
@@ -53,7 +53,7 @@ def report(found: Iterable[tuple[str, str, str]]) -> bool:
 
 
 def checks() -> Iterator[tuple[str, str, str]]:
-    """(what, what was found, what to do, empty when all is well)."""
+    """Yield (name, finding, remedy) of each check; the remedy is empty if nothing is missing."""
     yield "python", platform.python_version(), "" if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed"
     for package in PACKAGES:
         try:

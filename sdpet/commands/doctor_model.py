@@ -1,4 +1,4 @@
-"""`sdpet doctor unet=... adapter=...`: what a model and a design amount to, and what is missing to train them."""
+"""`sdpet doctor unet=... adapter=...`: the size of a model and a design, and what is missing to train them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GIB = 2**30
 
 
 def model_checks(overrides: Sequence[str]) -> Iterator[tuple[str, str, str]]:
-    """(what, what was found, what to do, empty when all is well) for the config that the overrides make."""
+    """Yield (name, finding, remedy) of each check of the config that the overrides give; see `doctor.checks`."""
     config = composed(overrides)
     unet, missing = config.unet, ""
     try:
@@ -28,11 +28,11 @@ def model_checks(overrides: Sequence[str]) -> Iterator[tuple[str, str, str]]:
         source, missing = architecture_of(asdict(unet)), str(error) if unet.path else "give unet.path=MODEL.ckpt"
     if source is not None:
         yield from _sizes(config, source)
-    yield "weights", "not here" if missing else str(source and source.path), missing
+    yield "weights", "not on this machine" if missing else str(source and source.path), missing
 
 
 def composed(overrides: Sequence[str]) -> RunConfig:
-    """The checked config that train.py would run with these overrides; its base model need not be on this machine."""
+    """The checked config of train.py with these overrides; the base model need not be on this machine."""
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf, open_dict
@@ -48,12 +48,16 @@ def composed(overrides: Sequence[str]) -> RunConfig:
         config.unet.path = ""
     unet = dict(OmegaConf.to_container(config.unet, resolve=True))  # type: ignore[arg-type]
     with open_dict(config):
-        config.unet = unet | {"path": None, "use_ema": False, "config": None}  # the rest is checked on the lab
+        config.unet = unet | {
+            "path": None,
+            "use_ema": False,
+            "config": None,
+        }  # the other groups are checked with the lab's model
     return validate(config).changed(unet=unet)
 
 
 def _sizes(config: RunConfig, source: Source) -> Iterator[tuple[str, str, str]]:
-    """The model, the design on it, and the memory of a step."""
+    """Yield the checks of the model, the design and the memory of a training step."""
     from sdpet.methods import build
     from sdpet.models import BaseModel
     from sdpet.models.estimate import count, on_meta, step_memory
@@ -105,8 +109,8 @@ def _memory(needed: Memory, rows: int, side: int, config: RunConfig) -> str:
     listed = " + ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items())
     return (
         f"{needed.total / GIB:.1f} GiB expected in a step of {rows} x {side} x {side} pixels = {listed} "
-        f"(weights {config.unet.dtype}, precision {config.trainer.precision}; activations counted on the "
-        "architecture with fused attention; torch itself and workspace come on top)"
+        f"(weights {config.unet.dtype}, precision {config.trainer.precision}; activations computed from the "
+        "architecture with fused attention; torch itself and workspace not included)"
     )
 
 
@@ -115,12 +119,12 @@ def _device(device: str, needed: int) -> tuple[str, str, str]:
 
     if device != "cpu":
         if not torch.cuda.is_available():
-            return "device", device, "no usable CUDA device here; trainer=cpu runs on the CPU"
+            return "device", device, "no usable CUDA device; trainer=cpu runs on the CPU"
         properties = torch.cuda.get_device_properties(device)
-        there, name = properties.total_memory, properties.name
+        available, name = properties.total_memory, properties.name
     else:
         import psutil
 
-        there, name = psutil.virtual_memory().available, "the CPU"
-    cure = "" if there > needed else "too little memory; try trainer.batch_size=1 or unet.dtype=bfloat16 on a GPU"
-    return "device", f"{name}, {there / GIB:.1f} GiB {'free' if device == 'cpu' else 'in all'}", cure
+        available, name = psutil.virtual_memory().available, "the CPU"
+    cure = "" if available > needed else "too little memory; try trainer.batch_size=1 or unet.dtype=bfloat16 on a GPU"
+    return "device", f"{name}, {available / GIB:.1f} GiB {'free' if device == 'cpu' else 'in total'}", cure

@@ -1,4 +1,4 @@
-"""Errors a user can mend, as one sentence without a traceback; the rest keeps its traceback."""
+"""Print errors that a user can correct as one sentence; all others keep their traceback."""
 
 from __future__ import annotations
 
@@ -22,15 +22,18 @@ STOPPED = "Interrupted; run the same command again to resume."
 
 
 def run_command(main: Callable[[], Any]) -> None:
-    """Run a command's main function; exits 1 with one sentence for a user's error, 130 or 143 when interrupted."""
+    """Run the main function of a command.
+
+    Exits with status 1 and one sentence for an error that the user can correct, with 130 or 143 if it is interrupted.
+    """
     exit_on_sigterm(STOPPED)
     set_up_process()
-    # conf/hydra/launcher has files named as the plugins' own schemas, so that hydra/launcher=submitit_slurm means ours
+    # Files in conf/hydra/launcher replace the schemas of plugins with the same name, which Hydra warns about.
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         main()
         return
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors to us instead of printing them
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises errors instead of printing them
     try:
         main()
     except (CompactHydraException, ValueError, OSError) as error:
@@ -41,7 +44,7 @@ def run_command(main: Callable[[], Any]) -> None:
 
 
 def set_up_process() -> None:
-    """What only a process of our own may do: silence libraries, and print what the package logs as notes."""
+    """Process-wide settings of a command: silence libraries, and print the log of this package as notes."""
     silence_libraries()
     logger = logging.getLogger("sdpet")
     if not logger.handlers:
@@ -53,7 +56,7 @@ def set_up_process() -> None:
 
 
 def sentence(error: BaseException) -> str:
-    """What is wrong and what would be right, in one line."""
+    """The error as one sentence that says what is wrong and what would be right."""
     text = " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and error.options and "'" in text:
         group, _, option = (error.missing_cfg_file or text.split("'")[-2]).rpartition("/")
@@ -73,7 +76,7 @@ def sentence(error: BaseException) -> str:
     if "Sweep" in text and "Unexpected type annotation" in text:
         return _nested_sweep()
     if isinstance(error, OverrideParseException):
-        return f"cannot read {error.override!r}; write KEY=VALUE, with quotes around commas, brackets and blanks."
+        return f"cannot read {error.override!r}; write KEY=VALUE, with quotes around commas, brackets and spaces."
     if isinstance(error, CompactHydraException):
         cause = f" {str(error.__cause__).splitlines()[0]}" if error.__cause__ else ""
         return f"{text}{cause}" or type(error).__name__

@@ -1,4 +1,4 @@
-"""`python evaluate.py images=FOLDER reference=FOLDER prompts=FILE`: scores of images, wherever they came from."""
+"""`python evaluate.py images=FOLDER reference=FOLDER prompts=FILE`: score images from any source."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def evaluate_images(given: Any) -> None:
-    """Score the images, print the scores and keep them with their protocol in `out`; known scores are not made anew."""
+    """Score images, print the scores, and store them with their protocol in `out`; stored scores are reused."""
     if given.reference is None:
-        raise ValueError("reference must be given: the folder of images that these are compared with.")
+        raise ValueError("reference must be given: the folder of images to compare with.")
     if given.run is not None:
         raise ValueError("give run or images, not both.")
     config = check_groups(given, "eval")
@@ -38,7 +38,7 @@ def evaluate_images(given: Any) -> None:
     if not personal and config.eval.plan.get("distances") and fewest < 2:
         raise ValueError(
             f"distances of sets need at least two images on each side, not {len(images)} and {len(references)}; "
-            "eval.distances=[] scores without them."
+            "eval.distances=[] scores the images without distances."
         )
 
     from sdpet.files.hashing import hash_images
@@ -94,7 +94,9 @@ def _drawn_for(given: Any, files: list[Path]) -> list[EvalImage]:
     if given is not None:
         prompts = read_prompts(given)
         if len(prompts) != len(files):
-            raise ValueError(f"{given} holds {len(prompts)} prompts for {len(files)} images; give one prompt an image.")
+            raise ValueError(
+                f"{given} holds {len(prompts)} prompts for {len(files)} images; give one prompt per image."
+            )
         return [EvalImage(prompt, "prompt", prompt) for prompt in prompts]
     index = files[0].parent / "index.jsonl"
     rows = []

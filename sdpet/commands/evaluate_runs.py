@@ -1,4 +1,4 @@
-"""`python evaluate.py run=...`: further scores of stored runs, added to their records."""
+"""`python evaluate.py run=...`: score stored runs again, and add the scores to their records."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 CHANGEABLE = ("sampler", "eval")
 COMMAND_KEYS = ("run", "quiet", "curve", "guidance", "out")  # keys of the command, not of a run's config
-MAX_RUNS = 8  # sampled in one batch
+MAX_RUNS = 8  # largest number of runs that are sampled in one batch
 
 
 @dataclass
 class StoredJob:
-    """A stored run to be scored again."""
+    """A stored run to score again."""
 
     folder: Path
     config: RunConfig = field(repr=False)
@@ -44,7 +44,27 @@ class StoredJob:
 
 
 def changed(config: RunConfig, given: Any, overrides: Sequence[str]) -> RunConfig:
-    """The stored config with those parts of sampler and eval that the overrides name taken from `given`."""
+    """Change sampler and eval of a stored config.
+
+    Parameters
+    ----------
+    config : RunConfig
+        The stored config.
+    given : DictConfig
+        The config of the command.
+    overrides : sequence of str
+        The overrides on the command line; the keys that they name are taken from `given`.
+
+    Returns
+    -------
+    RunConfig
+        The changed config, checked.
+
+    Raises
+    ------
+    ValueError
+        An override names another group, or a value is invalid.
+    """
     from omegaconf import OmegaConf
 
     merged = OmegaConf.create(dict(config.values))
@@ -56,7 +76,7 @@ def changed(config: RunConfig, given: Any, overrides: Sequence[str]) -> RunConfi
         if group not in CHANGEABLE:
             raise ValueError(f"{key} cannot be changed when scoring again; only {' and '.join(CHANGEABLE)} can.")
         value = OmegaConf.select(given, key)
-        if key == "sampler":  # a sampler by name brings its steps; guidance stays that of the run
+        if key == "sampler":  # sampler=NAME also sets the steps, but guidance stays that of the run
             value = OmegaConf.merge(value, {"guidance": merged.sampler.guidance})
         plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         OmegaConf.update(merged, key, plain, merge=False, force_add=True)
@@ -66,7 +86,20 @@ def changed(config: RunConfig, given: Any, overrides: Sequence[str]) -> RunConfi
 
 
 def finished_jobs(given: Any, overrides: Sequence[str]) -> tuple[list[StoredJob], list[str]]:
-    """The runs that can be scored again, and a sentence for each other one (an error if it is the only one)."""
+    """Find the runs to score again.
+
+    Returns
+    -------
+    jobs : list of StoredJob
+        The finished runs.
+    left_out : list of str
+        One sentence for each other run.
+
+    Raises
+    ------
+    ValueError
+        No run was found, or none has finished.
+    """
     if given.run is None:
         raise ValueError(
             "run must be given: python evaluate.py run=outputs/<study>/<run_id>; or images=FOLDER reference=FOLDER."
@@ -86,30 +119,30 @@ def finished_jobs(given: Any, overrides: Sequence[str]) -> tuple[list[StoredJob]
 
 
 def evaluate_again(given: Any, overrides: Sequence[str]) -> None:
-    """Score runs again and add the scores to their records, unless scores with that protocol are there."""
+    """Score runs again and add the scores to their records, unless a record has scores with the same protocol."""
     jobs, left_out = finished_jobs(given, overrides)
     alone = len(jobs) == 1
     for sentence in left_out:
         print(f"left out: {sentence}", file=sys.stderr)
     resources = Resources()
     for config in {scoring_key(job.config): job.config for job in jobs}.values():
-        resources.scorers(config)  # a scorer that is missing is an error before anything is sampled
+        resources.scorers(config)  # a missing scorer is an error before any sampling
     asked = [text for text in overrides if text.lstrip("+").partition("=")[0] not in COMMAND_KEYS]
     progress = StudyProgressBar(len(jobs), quiet=given.quiet or alone)
     try:
         for group in _fleets(jobs):
             with ExitStack() as locks:
-                mine = [job for job in group if locks.enter_context(run_lock(job.folder))]
-                if alone and not mine:
+                locked = [job for job in group if locks.enter_context(run_lock(job.folder))]
+                if alone and not locked:
                     raise ValueError(f"another process is working on {group[0].folder}; try again when it is done.")
-                for job, entry, is_new in _score(mine, resources, asked, given.quiet or not alone):
+                for job, entry, is_new in _score(locked, resources, asked, given.quiet or not alone):
                     shown = Record(job.record.run_id, job.record.study, "finished", job.record.factors, job.record.task)
                     shown.metrics, shown.anchors = entry["metrics"], entry["anchors"]
                     progress.done(job.name, shown)
                     if alone:
                         _print_scores(job, entry, shown, is_new)
                 for job in group:
-                    if job not in mine:
+                    if job not in locked:
                         print(f"left out: another process is working on {job.folder}", file=sys.stderr)
     finally:
         progress.close()
@@ -124,7 +157,7 @@ def _print_scores(job: StoredJob, entry: Mapping[str, Any], shown: Record, is_ne
 
 
 def _fleets(jobs: Sequence[StoredJob]) -> Iterator[list[StoredJob]]:
-    """Runs that can be sampled in one batch: adapters on one base, with one task, sampler and eval."""
+    """Group runs that can be sampled in one batch: adapters with equal `sampling_key`."""
     groups: dict[tuple[str, str | None], list[StoredJob]] = {}
     for job in jobs:
         alone = None if job.config.adapter.method == "adapter" else str(job.folder)
@@ -137,11 +170,11 @@ def _fleets(jobs: Sequence[StoredJob]) -> Iterator[list[StoredJob]]:
 def _score(
     jobs: Sequence[StoredJob], resources: Resources, asked: Sequence[str], quiet: bool
 ) -> Iterator[tuple[StoredJob, dict[str, Any], bool]]:
-    """The entry of each job's scores and whether it is new; new ones are in the record by then."""
+    """Yield each job with the entry of its scores, and whether the entry is new; new ones are in the record already."""
     todo: list[StoredJob] = []
     images: list[str] = []
     for job in jobs:
-        job.record = record = Record.read(job.folder)  # as it is now that the run is locked
+        job.record = record = Record.read(job.folder)  # read again, since the run is locked only now
         protocol = protocol_of(job.config, resources)
         first = {"metrics": record.metrics, "anchors": record.anchors, "protocol": record.protocol}
         first |= {"samples": "samples", "missing": record.missing}
@@ -185,7 +218,7 @@ def _score(
 
 
 def _evaluated(jobs: Sequence[StoredJob], resources: Resources, bar: Bar) -> list[Evaluation | None]:
-    """The evaluation of each job, all of them sampled in one batch; None where samples are not finite."""
+    """Evaluate the jobs, sampled in one batch; None for a job whose samples are not finite."""
     from sdpet.scoring import evaluate_together
 
     config = jobs[0].config

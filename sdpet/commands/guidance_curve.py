@@ -1,4 +1,4 @@
-"""`python evaluate.py curve=true`: scores over guidance, of a stored run beside its base, or of a base model alone."""
+"""`python evaluate.py curve=true`: scores over guidance, of a stored run and its base model, or of a base model."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from sdpet.runs.stored import tuned
 if TYPE_CHECKING:
     from sdpet.sampling import SamplerConfig
 
-LAB_PROMPTS = 500  # captioned renders that stand for a prompt set where the lab is given none
+LAB_PROMPTS = 500  # number of captioned renders that serve as prompts and references of the lab
 
 
 def evaluate_curve(given: Any, overrides: Sequence[str]) -> None:
-    """Sample and score at every scale of guidance, with 50 steps of PLMS unless sampler is given; table and plot."""
+    """Sample and score at every scale of guidance; write a table and a plot.
+
+    The sampler is PLMS with 50 steps, unless the overrides name one.
+    """
     scales = [_scale(scale) for scale in given.guidance]
     if len(set(scales)) < 2:
         raise ValueError(f"a curve needs at least two scales, not guidance={list(given.guidance)}.")
@@ -45,7 +48,7 @@ def _of_run(job: StoredJob, scales: Sequence[float], named: bool, bar: Bar) -> N
     from sdpet.scoring import guidance_points
 
     resources, config, folder = Resources(), job.config, job.folder / "guidance"
-    known = resources.scorers(config)  # first, as a missing scorer should be an error before anything is sampled
+    known = resources.scorers(config)  # first, because a missing scorer must be an error before any sampling
     base, task, plan, seed = resources.base(config), resources.task(config), make_plan(config), config.seed
     sampler, progress = _sampler(config, named), _progress(bar)
     with torch_threads(config.trainer.threads):

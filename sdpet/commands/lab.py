@@ -10,12 +10,12 @@ MODULES = {"check": "sdpet.lab.check", "pretrain": "sdpet.lab.pretrain"}
 HELP = """example: sdpet lab check
 
   sdpet lab check      measure the lab (VAE, scorer, base model) against its gates
-  sdpet lab pretrain   make the lab's weights anew (hours)
+  sdpet lab pretrain   train the lab's weights again (takes hours)
 """
 
 
 def main(arguments: list[str]) -> int:
-    """Hand over to a module of the lab, with the options that follow."""
+    """Run a module of the lab with the options that follow."""
     if not arguments or arguments[0] not in MODULES:
         helped = bool(arguments) and arguments[0] in ("-h", "--help")
         print(HELP, end="", file=sys.stdout if helped else sys.stderr)

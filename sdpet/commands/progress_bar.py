@@ -1,4 +1,4 @@
-"""The progress of one run: a bar with rate, time left and loss in a terminal; a plain line now and then in a log."""
+"""The progress of one run: a bar with rate, remaining time and loss in a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -8,22 +8,32 @@ from typing import Any, TextIO
 
 from sdpet.study.report import duration
 
-LINE_EVERY = 30.0  # seconds between lines where there is no terminal
-REFRESH = 0.1  # seconds between drawings of the bar
+LINE_EVERY = 30.0  # seconds between lines in a log
+REFRESH = 0.1  # seconds between updates of the bar
 
 
 class Bar:
-    """Call it with (phase, done, total) and, in training, the loss; phases follow each other. close() wipes it away."""
+    """A progress bar for the phases of a run.
+
+    Call it with (phase, done, total) and, in training, with the loss. `close` removes the bar from the terminal.
+
+    Parameters
+    ----------
+    quiet : bool
+        Whether to print nothing.
+    stream : file, optional
+        Where to print; default stderr.
+    """
 
     def __init__(self, quiet: bool = False, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._quiet, self._terminal = quiet, self._stream.isatty()
         self._bar: Any = None
         self._phase, self._began, self._first = "", 0.0, 0
-        self._told = time.monotonic()
+        self._last_line = time.monotonic()
 
     def prepare(self, what: str) -> None:
-        """Name what goes on before anything can be counted."""
+        """Show a text before there are steps to count."""
         if self._terminal and not self._quiet:
             self._replace(bar_format="{desc}, {elapsed}", desc=what)
 
@@ -32,7 +42,7 @@ class Bar:
             return
         if phase != self._phase:
             self._phase, self._first = phase, done
-            self._began = self._told = time.monotonic()
+            self._began = self._last_line = time.monotonic()
             if self._terminal:
                 layout = "{desc} {n_fmt}/{total_fmt} |{bar}| {rate_fmt}, {remaining} left{postfix}"
                 self._replace(total=total, initial=done - 1, desc=phase, bar_format=layout, mininterval=REFRESH)
@@ -40,14 +50,15 @@ class Bar:
             if loss is not None:
                 self._bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
             self._bar.update(done - self._bar.n)
-        elif time.monotonic() - self._told > LINE_EVERY:
-            self._told = time.monotonic()
-            rate = (done - self._first) / (self._told - self._began)
+        elif time.monotonic() - self._last_line > LINE_EVERY:
+            self._last_line = time.monotonic()
+            rate = (done - self._first) / (self._last_line - self._began)
             left = f"{duration((total - done) / rate)} left"
-            told = f"{phase} {done}/{total}, {rate:.3g} a second, {left}" + (f", loss {loss:.3f}" if loss else "")
-            print(told, file=self._stream, flush=True)
+            line = f"{phase} {done}/{total}, {rate:.3g} a second, {left}" + (f", loss {loss:.3f}" if loss else "")
+            print(line, file=self._stream, flush=True)
 
     def close(self) -> None:
+        """Remove the bar from the terminal."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

@@ -1,9 +1,9 @@
 """Example: python -m sdpet.commands.score_order
 
-Every score that the lab can have, for the untuned base, a good adapter, full fine-tuning and real images, on both
-tasks;
-runs that are missing are trained first (a few minutes on 2 cores). "order" says whether both tuned models score better
-than the base and no better than real images, within `--tolerance` of the way; exit status 0 only if all do.
+Compare all scores of the lab on both tasks, for the untuned base, a good adapter, full fine-tuning and real images.
+
+Missing runs are trained first (a few minutes on 2 cores). The column "order" says whether both tuned models score
+better than the base, and not better than real images by more than `--tolerance`. The exit status is 0 only if all do.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from sdpet.runs.record import Record
 PROJECT = Path(__file__).parents[2]
 ADAPTER = "attn2c-attn2c"
 TASKS = {"dreambooth": [], "finetune": ["task=finetune", "data=digits"]}
-# Scores that tuning is not meant to bring nearer to real images, and what they are for.
+# Scores that tuning need not bring closer to real images, and why.
 OTHERWISE = {
-    "clip_t": "the price of likeness",
-    "prior_drift": "should stay at the base's",
-    "noise_difference": "what the word has come to mean",
-    "kid_deviation": "of kid",
-    "recall": "poor samples have large balls; see coverage",
+    "clip_t": "falls as similarity rises",
+    "prior_drift": "should stay at the base's value",
+    "noise_difference": "effect of the subject's word",
+    "kid_deviation": "standard deviation of kid",
+    "recall": "high for scattered samples; see coverage",
 }
 
 
@@ -34,8 +34,8 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--output", type=Path, default=Path("outputs"), help="where the runs are, or go")
-    parser.add_argument("--tolerance", type=float, default=0.1, help="share of the way by which real may be passed")
+    parser.add_argument("--output", type=Path, default=Path("outputs"), help="folder of the runs")
+    parser.add_argument("--tolerance", type=float, default=0.1, help="share of the distance from base to real images")
     arguments = parser.parse_args()
     lines, well = [], True
     for task, more in TASKS.items():
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def trained(output: Path, task: str, more: list[str]) -> dict[str, Record]:
-    """The records of the adapter and of full fine-tuning."""
+    """The records of the adapter and of full fine-tuning; missing runs are trained."""
     study = f"scores_{task}"
     common = [f"study={study}", f"output_root={output}", "eval=lab_full", "quiet=true", *more]
     for adapter in (ADAPTER, "full"):
@@ -60,7 +60,7 @@ def trained(output: Path, task: str, more: list[str]) -> dict[str, Record]:
 
 
 def table(records: dict[str, Record], tolerance: float) -> tuple[list[str], bool]:
-    """Lines of a Markdown table, and whether every score that should be is in order."""
+    """The lines of a Markdown table, and whether all comparable scores are in order."""
     lines = [f"| score | untuned base | {ADAPTER} | full | real images | order |", "|---|---|---|---|---|---|"]
     well = True
     first = records[ADAPTER]

@@ -9,16 +9,16 @@ from typing import Any, TextIO
 from sdpet.runs.record import Record
 from sdpet.study.report import duration, outcome
 
-LINE_EVERY = 60.0  # seconds without a finished run after which a log gets a line
+LINE_EVERY = 60.0  # seconds without a finished run after which a line is printed to a log
 
 
 class StudyProgressBar:
-    """One bar for a whole study, with the time left and the latest score; plain lines where there is no terminal."""
+    """One bar for a study, with the remaining time and the latest score; plain lines if there is no terminal."""
 
     def __init__(self, total: int, quiet: bool = False, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
         self._total, self._done, self._quiet = total, 0, quiet
-        self._shares: dict[str, float] = {}  # share done of the runs now under way
+        self._shares: dict[str, float] = {}  # share done of the runs in progress
         self._started = self._last_line = time.monotonic()
         self._bar: Any = None
         if not quiet and self._stream.isatty():
@@ -29,7 +29,7 @@ class StudyProgressBar:
             self._bar.set_description_str(f"0/{total} runs")
 
     def share(self, name: str, share: float) -> None:
-        """The named run is done to this share (0 to 1)."""
+        """Report the share (0 to 1) of the named run that is done."""
         self._shares[name] = share
         self._draw()
         if self._bar is None and not self._quiet and time.monotonic() - self._last_line > LINE_EVERY:

@@ -1,63 +1,71 @@
-"""`python train.py`: one run with its progress, and its scores at the end."""
+"""`python train.py`: what is printed before, during and after one run."""
 
 from __future__ import annotations
 
-import time
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from sdpet.commands.progress_bar import Bar
-from sdpet.config import RunConfig, name_of, run_folder, validate
+from sdpet.config import name_of, run_folder, validate
 from sdpet.runs.distributed import external_rank
 from sdpet.runs.record import Record
 from sdpet.study.report import outcome, run_report
 from sdpet.study.worker_pool import require_device
 
+if TYPE_CHECKING:
+    from sdpet.runs import Resources
 
-def train_one(config: Any) -> bool:
-    """Do the run of a config and print how it went; False when it did not finish. Only rank 0 prints."""
-    config = validate(config)
-    folder = run_folder(config)
-    rank = external_rank(config)
-    if rank is not None and rank.rank > 0:
-        from sdpet.runs import run_together
 
-        [record] = run_together([config])
+class TrainCommand:
+    """One run as the command does it. Of several ranks, only rank 0 prints.
+
+    Parameters
+    ----------
+    config : DictConfig
+        What Hydra composed. ValueError for a config that cannot be run.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self.config = validate(config)
+        self.folder = run_folder(self.config)
+        self.bar = Bar(self.config.quiet)
+        rank = external_rank(self.config)
+        self._is_first = rank is None or rank.rank == 0
+        before = Record.find(self.folder)
+        self.already = before is not None and before.status != "failed"
+
+    @contextmanager
+    def shown(self) -> Iterator[Resources]:
+        """Announce the run and show its progress inside the block; yields what the run is made with."""
+        from sdpet.runs import Resources
+
+        config, resources = self.config, Resources()
+        if self._is_first and not self.already:
+            require_device(config)
+            if not config.quiet:
+                steps = f"{config.trainer.steps} steps"
+                print(f"{name_of(config)}: {config.task.name} on {config.data.name}, {steps}", flush=True)
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self.bar.prepare("preparing model, data and scores of the untuned model")
+            resources.scorers(config)  # a missing scorer is an error before any training
+        try:
+            yield resources
+        finally:
+            self.bar.close()
+
+    def report(self, record: Record | None) -> bool:
+        """Print the result; returns whether the run finished."""
+        if self._is_first and record is not None:
+            print(run_report(name_of(self.config), record, self.folder, self.already))
         return record is not None and record.status == "finished"
-    before = Record.find(folder)
-    already = before is not None and before.status != "failed"
-    if not already:
-        require_device(config)
-        if not config.quiet:
-            print(f"{name_of(config)}: {config.task.name} on {config.data.name}, {config.trainer.steps} steps",
-                  flush=True)  # fmt: skip
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    record = before if already and rank is None else None  # rank 0 must still signal the other ranks
-    record = record or _run_with_progress(config)
-    print(run_report(name_of(config), record, folder, already))
-    return record.status == "finished"
-
-
-def _run_with_progress(config: RunConfig) -> Record:
-    from sdpet.runs import Resources, run_together
-
-    resources, bar = Resources(), Bar(config.quiet)
-    bar.prepare("getting ready: model, data, scores of the untuned model")
-    resources.scorers(config)  # a scorer that is missing is an error before anything is trained
-    try:
-        while True:
-            [record] = run_together([config], resources, progress=bar)
-            if record is not None:
-                return record
-            time.sleep(1)  # another process is doing this very run
-    finally:
-        bar.close()
 
 
 def fleet_job(file: str) -> dict[str, str]:
-    """A job of a cluster: the runs of one fleet, with a line for each in the job's log."""
+    """Do the runs of one fleet as a job of a cluster; print a line for each to the job's log."""
     from sdpet.study.other_launchers import run_fleet_job
 
     def report(name: str, record: Record | None) -> None:
-        print(f"{name}: {outcome(record) if record else 'another process is doing it'}", flush=True)
+        print(f"{name}: {outcome(record) if record else 'another process is working on it'}", flush=True)
 
     return run_fleet_job(file, report)

@@ -1,4 +1,4 @@
-"""From a composed config to a checked one, and to the run's id. Free of torch, and quick."""
+"""Check a composed config, and derive the run's id from it. Nothing here imports torch."""
 
 from sdpet.config.checks import InadmissibleCell, check_groups, validate
 from sdpet.config.ids import (

@@ -1,11 +1,11 @@
-"""From a composed config to one that can be run, checked before any work. Free of torch, and quick."""
+"""Check a composed config before any work, and turn it into a `RunConfig`. Nothing here imports torch."""
 
 from __future__ import annotations
 
 import importlib.util
 import shutil
 import tempfile
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,27 @@ DATA_FOR_TASK = {
     "subject": "data=lab or data=folder",
     "captions": "data=digits, data=captions, data=dataset or data=flowers",
 }
-MOST_STEPS = {"dpm": 999, "ddim": 1000, "plms": 1000}  # a sampler can take
+MOST_STEPS = {"dpm": 999, "ddim": 1000, "plms": 1000}  # the largest number of steps of each sampler
 COMPILERS = ("g++", "c++", "clang++")
 FORM = ("din", "dout", "activation", "scale", "init")
 METHOD_KEYS = {
     "full": (),
     "lora": ("mid_dim", "params", "scale"),
     "embedding": (),
-}  # keys of adapter; method adapter: all
+}  # the keys of the group adapter that a method takes; method adapter takes all of them
 
 
 class InadmissibleCell(ValueError):
-    """Levels that exist, but not together: a placement no adapter can have, a task on data of another kind.
+    """Each level exists, but their combination does not, such as a task with data of another kind.
 
-    A sweep leaves such cells out. cell: what to call it.
+    A sweep leaves such cells out.
+
+    Parameters
+    ----------
+    sentence : str
+        The error message.
+    cell : str
+        A short name of the combination, for the report of a sweep.
     """
 
     def __init__(self, sentence: str, cell: str) -> None:
@@ -48,7 +55,8 @@ def validate(config: Any) -> RunConfig:
     Parameters
     ----------
     config : DictConfig, mapping or RunConfig
-        What Hydra composed, or the plain mapping of a stored run. A `RunConfig` has been checked and is returned.
+        The config that Hydra composed, or the plain mapping of a stored run. A `RunConfig` has been checked already
+        and is returned unchanged.
 
     Returns
     -------
@@ -58,14 +66,14 @@ def validate(config: Any) -> RunConfig:
     Raises
     ------
     ValueError
-        One sentence that names the key and the valid choices.
+        A value is invalid. One sentence names the key and the valid choices.
     InadmissibleCell
-        Levels that exist, but not together.
+        Each level exists, but their combination does not.
     """
     if isinstance(config, RunConfig):
         return config
     values = check_values(_plain(config))
-    values["trainer"].pop("methods", None)  # a table that lr and steps were taken from
+    values["trainer"].pop("methods", None)  # the table from which conf/adapter takes lr and steps
     if (lacking := lacking_key(values)) is not None:
         raise ValueError(f"{lacking} must be given: {lacking}=VALUE.")
     _check_output(Path(values["output_root"]).expanduser())
@@ -88,7 +96,25 @@ def validate(config: Any) -> RunConfig:
 
 
 def check_groups(config: Any, *groups: str) -> RunConfig:
-    """A config of some groups only, for commands without a run; the other groups cannot be asked for."""
+    """Check some groups of a config, for commands that have no run.
+
+    Parameters
+    ----------
+    config : DictConfig or mapping
+        The config; only the groups named are read.
+    *groups : str
+        Names of groups, such as "sampler".
+
+    Returns
+    -------
+    RunConfig
+        A config with these groups only; reading another group raises KeyError.
+
+    Raises
+    ------
+    ValueError
+        A value is invalid. One sentence names the key and the valid choices.
+    """
     return RunConfig({group: check_group(group, _plain(config[group])) for group in groups})
 
 
@@ -111,19 +137,21 @@ def _plain(config: Any) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items() if key != "hydra"}
 
 
-@cache  # of what could be written; an error is not remembered
+@cache  # remembers folders that could be written; errors are not cached
 def _check_output(root: Path) -> None:
-    there = next(folder for folder in (root, *root.absolute().parents) if folder.exists() or folder.is_symlink())
+    existing = next(folder for folder in (root, *root.absolute().parents) if folder.exists() or folder.is_symlink())
     try:
-        with tempfile.TemporaryFile(dir=there):  # permissions alone do not tell: root, read-only file systems
+        with tempfile.TemporaryFile(
+            dir=existing
+        ):  # permission bits do not show read-only file systems, nor root's rights
             pass
     except OSError:
         raise ValueError(
-            f"output_root {root} cannot be written ({there} is {_what(there)}); give another folder."
+            f"output_root {root} cannot be written ({existing} is {_problem(existing)}); give another folder."
         ) from None
 
 
-def _what(path: Path) -> str:
+def _problem(path: Path) -> str:
     return "not writable" if path.is_dir() else "not a folder"
 
 
@@ -136,15 +164,15 @@ def _check_design(adapter: dict[str, Any]) -> None:
             f"method {method} takes no {given[0]}; set adapter.{given[0]}=null.",
             f"{method} with {given[0]} {adapter[given[0]]}",
         )
-    lacking = [key for key in FORM if adapter[key] is None and key in takes]
-    if lacking:
-        raise ValueError(f"adapter.{lacking[0]} must be given when adapter.method is {method}.")
+    missing = [key for key in FORM if adapter[key] is None and key in takes]
+    if missing:
+        raise ValueError(f"adapter.{missing[0]} must be given when adapter.method is {method}.")
     if not takes:
         return
     if (adapter["mid_dim"] is None) == (adapter["params"] is None):
         if adapter["mid_dim"] is None:
             raise ValueError("adapter.mid_dim (a width) or adapter.params (a number of parameters) must be given.")
-        adapter["params"] = None  # a width given by hand goes before the default size
+        adapter["params"] = None  # an explicit width overrides the default number of parameters
     if method == "adapter" and f"{adapter['din']}-{adapter['dout']}" not in PLACEMENTS:
         try:
             check_placement(adapter["din"], adapter["dout"])
@@ -208,7 +236,7 @@ def _check_task(config: RunConfig) -> None:
         files = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
         if not files:
             raise ValueError(f"data.{key}: the folder {folder} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
-        if data.name == "folder" and not once(cache_key("photos", str(folder)), lambda: any(map(_opens, files))):
+        if data.name == "folder" and not once(f"photos {folder}", partial(_any_opens, files)):
             raise ValueError(f"data.{key}: none of the {len(files)} files in {folder} is a readable image.")
     if kind != "subject":
         return
@@ -219,6 +247,10 @@ def _check_task(config: RunConfig) -> None:
     most = MOST_STEPS[data.class_sampler or "ddim"]
     if (data.class_steps or 1) > most:
         raise ValueError(f"data.class_steps must be at most {most}, not {data.class_steps}.")
+
+
+def _any_opens(files: list[Path]) -> bool:
+    return any(map(_opens, files))
 
 
 def _opens(file: Path) -> bool:

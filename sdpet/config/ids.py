@@ -1,6 +1,7 @@
-"""Run ids, training ids and further keys by which runs are told apart. Free of torch, and quick.
+"""Run ids, training ids and further keys that identify runs. Nothing here imports torch.
 
-An id is a hash of what can change the result, and of nothing else: no paths, no logging, no place of code.
+An id is a hash of everything that can change the result, and of nothing else: no paths, no logging options, no Python
+paths of code.
 """
 
 from __future__ import annotations
@@ -17,37 +18,57 @@ from sdpet.files.hashing import CAPTIONS, DATASETS, WEIGHTS, hash_folder, once
 from sdpet.models.source import source_of
 
 CLASS_IMAGE_KEYS = ("class_images", "class_sampler", "class_steps", "class_guidance")  # of data
-# A run without an option, or with it at this value, is the run it was before the option existed.
+# Values at which an option changes nothing. They are left out of the hash, so ids from before the option stay valid.
 NEUTRAL_DEFAULTS: dict[str, dict[str, Any]] = {
     "task": {"noise_offset": 0.0},
     "trainer": {"accumulate": 1, "optimizer": "adamw", "ema": None, "grad_checkpointing": False, "compile": False},
 }
-PER_RUN_OPTIONS = ("lr", "weight_decay", "warmup", "schedule", "clip", "ema", "optimizer")  # of trainer, in a fleet
+PER_RUN_OPTIONS = (
+    "lr",
+    "weight_decay",
+    "warmup",
+    "schedule",
+    "clip",
+    "ema",
+    "optimizer",
+)  # of trainer; runs of a fleet may differ in them
 UNNAMED = ("adapter", "adapter.din", "adapter.dout", "seed", "study", "output_root", "quiet", "logger", "sweeps")
 
 
 def run_id(config: RunConfig) -> str:
-    """12 hex digits that name a run; equal for equal `identity`."""
+    """The id of a run.
+
+    Returns
+    -------
+    str
+        12 hexadecimal digits; equal for configs with equal `identity`.
+    """
     return _digest(identity(config))
 
 
 def training_id(config: RunConfig) -> str:
-    """12 hex digits; equal for runs that train the very same weights, however they are sampled and scored."""
+    """The id of a training.
+
+    Returns
+    -------
+    str
+        12 hexadecimal digits; equal for runs that train the same weights, whatever their sampler and evaluation.
+    """
     return _digest({key: value for key, value in identity(config).items() if key not in ("sampler", "eval")})
 
 
 def run_folder(config: RunConfig) -> Path:
-    """output_root/study/run_id."""
+    """The folder of a run: output_root/study/run_id."""
     return config.output_root / config.study / run_id(config)
 
 
 def design_id(config: RunConfig) -> str:
-    """Equal for runs that differ in nothing but their seed."""
+    """The id of a design: equal for runs that differ only in their seed."""
     return run_id(config.changed(seed=0))
 
 
 def fleet_key(config: RunConfig) -> str:
-    """Runs with equal keys can be trained together."""
+    """A key that is equal for runs that can be trained together, as one fleet."""
     values, trainer = config.values, config.trainer
     alone = config.adapter.method != "adapter" or trainer.precision == "16-mixed" or trainer.world_size > 1
     alone = alone or trainer.compile or trainer.optimizer == "adamw8bit"
@@ -56,21 +77,30 @@ def fleet_key(config: RunConfig) -> str:
 
 
 def sampling_key(config: RunConfig) -> str:
-    """Stored adapters with equal keys can be sampled in one batch: on one base, with one task, sampler and eval."""
+    """A key that is equal for runs whose stored adapters can be sampled in one batch.
+
+    Such runs have the same base model, task, sampler and evaluation.
+    """
     return json.dumps([_sampled_alike(config.values), config.trainer.device], sort_keys=True)
 
 
 def scoring_key(config: RunConfig) -> str:
-    """Equal for configs whose scorers are the same."""
+    """A key that is equal for configs with the same scorers."""
     return json.dumps([config.values["eval"], config.task.name], sort_keys=True)
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
-    """What can change the result of a run; folders appear as hashes of their content."""
+    """Everything that can change the result of a run.
+
+    Returns
+    -------
+    dict
+        Plain values by group of the config. A folder is represented by the hash of its content.
+    """
     values, unet, data = config.values, config.values["unet"], config.values["data"]
     endings = IMAGE_SUFFIXES + CAPTIONS + (DATASETS if config.data.name in ("dataset", "flowers") else ())
     content = {key: hash_folder(path, endings) for key, path in config.data.folders.items()}
-    unused = () if config.draws_class_images else CLASS_IMAGE_KEYS  # drawn images are known by how they are made
+    unused = () if config.draws_class_images else CLASS_IMAGE_KEYS  # the options that draw class images identify them
     weights = once(cache_key("weights", unet), lambda: source_of(unet).content_hash())
     size = {key: unet[key] for key in ("image_size",) if unet.get(key) is not None}
     return {
@@ -86,7 +116,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
 
 
 def cache_key(what: str, values: Mapping[str, Any]) -> str:
-    """A key for `sdpet.files.hashing.once`."""
+    """A key for the cache `sdpet.files.hashing.once`; `what` names the kind of value that is computed from `values`."""
     return json.dumps([what, values], sort_keys=True, default=str)
 
 
@@ -95,7 +125,7 @@ def _sampled_alike(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _neutral(group: str, values: Mapping[str, Any]) -> list[str]:
-    """Options of the group that change nothing."""
+    """Names of the group's options that have their neutral value."""
     return [key for key, value in NEUTRAL_DEFAULTS[group].items() if values[group].get(key, value) == value]
 
 
@@ -105,14 +135,14 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def _eval_identity(group: Mapping[str, Any]) -> dict[str, Any]:
-    """`strict` is left out: it changes no score, only whether one may be missing."""
+    """The group `eval` without `strict`, which changes no score: it only decides whether a score may be missing."""
     found = _without(group, "chunk", "strict")
     found |= {key: _scorer_identity(group[key]) for key in SCORER_KEYS if group.get(key)}
     return found | {"similarity": {k: _scorer_identity(v) for k, v in (group.get("similarity") or {}).items()}}
 
 
 def _scorer_identity(scorer: Mapping[str, Any]) -> dict[str, Any]:
-    """The scorer's fixed name and its arguments; paths count by the content of what lies there."""
+    """The scorer's fixed name and its arguments; a path is represented by the hash of its content."""
     arguments = _without(scorer, "device", "_target_")
     if scorer["_target_"] == "lab-clip":
         arguments.setdefault("folder", str(LAB / "scorer"))
@@ -130,7 +160,20 @@ def _without(mapping: Mapping[str, Any], *keys: str) -> dict[str, Any]:
 
 
 def name_of(config: RunConfig, overrides: Sequence[str] = ()) -> str:
-    """A run's name for people: "attn2o-ffni seed 1", and what the overrides set it apart by."""
+    """A readable name of a run.
+
+    Parameters
+    ----------
+    config : RunConfig
+        The run.
+    overrides : sequence of str
+        The overrides on the command line; those that the name does not show already are appended.
+
+    Returns
+    -------
+    str
+        Such as "attn2o-ffni seed 1".
+    """
     parts = [config.adapter.placement or config.adapter.method, f"seed {config.seed}"]
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")

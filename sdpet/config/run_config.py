@@ -1,6 +1,6 @@
-"""The checked config of a run as frozen objects, one a group. Free of torch, and quick.
+"""The checked config of a run as frozen objects, one for each group. Nothing here imports torch.
 
-`sdpet.config.validate` makes a `RunConfig`. Only this package looks into the plain mapping behind it.
+`sdpet.config.validate` makes a `RunConfig`. Only this package reads the plain mapping behind it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Settings = TypeVar("Settings")
 
 @dataclass(frozen=True)
 class AdapterSettings:
-    """What is tuned; keys that the method does not take are None."""
+    """The method and its design; keys that the method does not take are None."""
 
     method: str
     din: str | None
@@ -42,7 +42,7 @@ class AdapterSettings:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The base model; path is None for the lab."""
+    """The base model; `path` is None for the lab's model."""
 
     name: str
     path: str | None
@@ -55,7 +55,7 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """A task by its name; options are the further arguments of its class."""
+    """The name of a task, and the arguments of its class as `options`."""
 
     name: str
     options: Mapping[str, Any]
@@ -68,7 +68,7 @@ class TaskSettings:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """The data of a task; keys that its kind does not have are None."""
+    """The data of a task; keys that this kind of data does not have are None."""
 
     kind: str
     name: str
@@ -92,7 +92,7 @@ class DataSettings:
 
     @property
     def folders(self) -> dict[str, Path]:
-        """The folders of images by their key; the lab's own where none is given."""
+        """Folders of images by their key in the config; for the lab, its own folders are the default."""
         if self.kind == "captions":
             return {} if self.folder is None else {"folder": Path(self.folder).expanduser()}
         found: dict[str, Path] = {}
@@ -107,7 +107,7 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """Where and how a run is trained. Stored configs of older versions lack the keys that have defaults here."""
+    """Device and training options. Keys with a default here are missing from configs that older versions stored."""
 
     device: str
     precision: str
@@ -130,13 +130,13 @@ class TrainerSettings:
 
     @property
     def world_size(self) -> int:
-        """How many processes train the run together."""
+        """The number of processes that train the run together."""
         return self.devices * self.num_nodes
 
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """How images are sampled."""
+    """The sampler and its options."""
 
     name: str
     steps: int
@@ -146,7 +146,7 @@ class SamplerSettings:
 
 @dataclass(frozen=True)
 class ScorerSettings:
-    """A scorer by its short name (`sdpet.choices.SCORERS`) or its Python path, and the arguments it is made with."""
+    """A scorer: its short name (`sdpet.choices.SCORERS`) or Python path as `target`, and its arguments."""
 
     target: str
     arguments: Mapping[str, Any]
@@ -154,7 +154,17 @@ class ScorerSettings:
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """scorers: by their key in eval; plan: the arguments of `EvalPlan`; strict: a missing scorer is an error."""
+    """The evaluation of a run.
+
+    Attributes
+    ----------
+    scorers : mapping of str to ScorerSettings
+        By their key in `eval`.
+    plan : mapping
+        The arguments of `EvalPlan`.
+    strict : bool
+        Whether a scorer that is not available is an error.
+    """
 
     scorers: Mapping[str, ScorerSettings]
     plan: Mapping[str, Any]
@@ -163,7 +173,7 @@ class EvalSettings:
 
 @dataclass(frozen=True)
 class LoggerSettings:
-    """Where losses and images go besides the record."""
+    """The logger that receives losses and images; the record is written in any case."""
 
     name: str
     project: str | None = None
@@ -173,13 +183,13 @@ class LoggerSettings:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A checked config.
+    """The checked config of a run; `validate` makes it.
 
     Parameters
     ----------
     values : mapping
-        The plain mapping, resolved, in canonical types: what config.yaml holds and other processes are sent. It must
-        not be changed; `changed` makes another config.
+        The resolved config in canonical types. It is stored as config.yaml and sent to other processes. It must not
+        be changed; `changed` makes a new config.
     """
 
     values: Mapping[str, Any]
@@ -198,7 +208,7 @@ class RunConfig:
 
     @property
     def checkpoint_seconds(self) -> float | None:
-        """Seconds from one checkpoint to the next; None where an older version stored none."""
+        """Seconds between checkpoints; None in configs of older versions, which did not store it."""
         return self.values.get("checkpoint_seconds")
 
     @cached_property
@@ -207,7 +217,7 @@ class RunConfig:
 
     @property
     def task_cache(self) -> str:
-        """The folder in which latents, text states and class images are kept for other runs."""
+        """The folder that caches latents, text states and class images for other runs."""
         return str(Path(self.values["output_root"]) / ".cache")
 
     @cached_property
@@ -249,12 +259,23 @@ class RunConfig:
 
     @property
     def draws_class_images(self) -> bool:
-        """Whether the base model draws the images of the subject's class."""
+        """Whether the run needs class images that the base model draws."""
         wanted = self.data.kind == "subject" and self.task.reg_weight > 0
         return wanted and self.data.name != "lab" and self.data.class_dir is None
 
     def changed(self, **given: Any) -> RunConfig:
-        """Another config with these values; a mapping changes keys of its group. Nothing is checked."""
+        """A copy of the config with other values; nothing is checked.
+
+        Parameters
+        ----------
+        **given
+            New values by key. A mapping changes only the keys of its group that it has.
+
+        Returns
+        -------
+        RunConfig
+            The changed copy.
+        """
         changes = {k: {**self.values[k], **v} if isinstance(v, Mapping) else v for k, v in given.items()}
         return RunConfig({**self.values, **changes})
 
@@ -273,7 +294,7 @@ def lacking_key(values: Mapping[str, Any]) -> str | None:
 
 
 def scorer_items(group: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The mappings in a checked `eval` from which scorers are made, by their key."""
+    """The mappings of a checked group `eval` that define scorers, by their key."""
     single = {key: group[key] for key in SCORER_KEYS if group.get(key)}
     return single | {f"similarity.{name}": item for name, item in (group.get("similarity") or {}).items()}
 
@@ -283,6 +304,6 @@ def _scorer(item: Mapping[str, Any]) -> ScorerSettings:
 
 
 def _settings(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
-    """The keys of another version are passed over: what is checked is checked in the schema."""
+    """Make a settings object; unknown keys are ignored, since other versions may have stored them."""
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     return kind(**{key: value for key, value in values.items() if key in known})

@@ -1,4 +1,4 @@
-"""What a run's config may hold: one rule a key, checked before any work and without importing torch."""
+"""The keys of a run's config, with one rule for each. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ from sdpet.choices import (
 )
 
 _SHORT_NAMES = {path: name for name, path in SCORERS.items()}
-Rule = Callable[[Any], Any]  # gives the value in its canonical type, or raises ValueError with "must be ..."
+Rule = Callable[[Any], Any]  # returns the value in its canonical type, or raises ValueError("must be ...")
 
 
 def integer(least: int) -> Rule:
+    """A whole number of at least `least`; 3.0 becomes 3."""
+
     def rule(value: Any) -> int:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
@@ -41,7 +43,10 @@ def integer(least: int) -> Rule:
 
 
 def number(least: float = -math.inf, most: float = math.inf, *, above: bool = False) -> Rule:
-    """A finite number in [least, most], or in (least, most] with above=True; a float, so that 1 and 1.0 are one."""
+    """A finite number in [least, most], or in (least, most] with above=True.
+
+    It becomes a float, so that 1 and 1.0 give the same run id.
+    """
     bounds = {
         (False, False): "",
         (True, False): f" {'above' if above else 'of at least'} {least:g}",
@@ -58,13 +63,15 @@ def number(least: float = -math.inf, most: float = math.inf, *, above: bool = Fa
 
 
 def open_unit_interval(value: Any) -> float:
-    """A number between 0 and 1, neither of them."""
+    """A number above 0 and below 1."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
         raise ValueError("must be a number above 0 and below 1")
     return float(value)
 
 
 def choice(options: Sequence[str]) -> Rule:
+    """One of the options."""
+
     def rule(value: Any) -> str:
         if value not in options:
             near = get_close_matches(str(value), options, n=1)
@@ -76,13 +83,14 @@ def choice(options: Sequence[str]) -> Rule:
 
 
 def string(value: Any) -> str:
+    """A text that is not blank."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError("must be some text")
     return value
 
 
 def target(value: Any) -> dict[str, Any]:
-    """A mapping from which a scorer is made: its short name or Python path as _target_, and its arguments."""
+    """A mapping that defines a scorer: its short name or Python path as _target_, and its arguments."""
     if not isinstance(value, dict) or not isinstance(value.get("_target_"), str):
         raise ValueError(
             f"must be a mapping with _target_, one of {', '.join(SCORERS)} or a Python path, as in conf/eval/lab.yaml"
@@ -93,7 +101,7 @@ def target(value: Any) -> dict[str, Any]:
 
 
 def former_target(*paths: str) -> Rule:
-    """The Python path that version 0.1.0 stored; the object is made from its name, so the path is not read."""
+    """A Python path that version 0.1.0 stored. It is accepted and ignored, since `name` selects the object."""
 
     def rule(value: Any) -> str:
         if value not in paths:
@@ -104,7 +112,7 @@ def former_target(*paths: str) -> Rule:
 
 
 def targets(value: Any) -> dict[str, Any]:
-    """Objects by name; names become those of metrics."""
+    """Scorers by name; the name becomes the prefix of the metrics."""
     taken = ("clip", "features", "diversity", "lpips")
     if not isinstance(value, dict) or not all(str(name).isidentifier() and name not in taken for name in value):
         raise ValueError(
@@ -114,19 +122,21 @@ def targets(value: Any) -> dict[str, Any]:
 
 
 def boolean(value: Any) -> bool:
+    """True or false."""
     if not isinstance(value, bool):
         raise ValueError("must be true or false")
     return value
 
 
 def texts(value: Any) -> list[str]:
+    """A list of texts that are not blank."""
     if not isinstance(value, list) or not all(isinstance(item, str) and item.strip() for item in value):
         raise ValueError("must be a list of texts")
     return value
 
 
 def templates(value: Any) -> list[str] | str:
-    """Prompts with a place for the subject, or the name of a suite."""
+    """Prompts with a placeholder for the subject, or the name of a suite."""
     if isinstance(value, str):
         return choice(SUITES)(value)
     for template in texts(value):
@@ -136,12 +146,13 @@ def templates(value: Any) -> list[str] | str:
 
 
 def list_of(options: Sequence[str]) -> Rule:
-    """A list of some of these."""
+    """A list whose items are among the options."""
     one = choice(options)
     return lambda value: [one(item) for item in texts(value)]
 
 
 def folder_name(value: Any) -> str:
+    """A name for a folder; a number becomes text."""
     value = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     if not isinstance(value, str) or not value.strip() or value.startswith(".") or "/" in value or "\\" in value:
         raise ValueError("must be a name for a folder, without slashes and not beginning with a dot")
@@ -149,14 +160,17 @@ def folder_name(value: Any) -> str:
 
 
 def by_method(value: Any) -> dict[str, Any]:
-    """lr and steps by method, to which the files of conf/adapter refer."""
+    """lr and steps for each method; the files in conf/adapter refer to them."""
     if not isinstance(value, dict) or not all(m in METHODS and isinstance(item, dict) for m, item in value.items()):
         raise ValueError(f"must be lr and steps by method ({', '.join(METHODS)}), as in conf/trainer/cpu.yaml")
     return value
 
 
 def optional(rule: Rule, tell: bool = True) -> Rule:
-    """The rule, or null; tell=False keeps the null to ourselves (for what only some methods have)."""
+    """The rule, or null.
+
+    With tell=False the error does not offer null, for keys that only some methods have.
+    """
 
     def or_null(value: Any) -> Any:
         if value is None:
@@ -281,9 +295,22 @@ RULES: dict[str, dict[str, Rule]] = {
 
 
 def check_values(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with every value in its canonical type.
+    """Check every value of a config.
 
-    Raises ValueError naming the first key that is unknown or whose value breaks its rule, with the valid choices.
+    Parameters
+    ----------
+    config : mapping
+        The resolved config.
+
+    Returns
+    -------
+    dict
+        The values in canonical types.
+
+    Raises
+    ------
+    ValueError
+        A key is unknown or its value breaks its rule. The sentence names the first such key and the valid choices.
     """
     checked: dict[str, Any] = {}
     for group in RULES:
@@ -296,7 +323,7 @@ def check_values(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_group(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of one group of the config in their canonical types; ValueError as of `check_values`."""
+    """Check the values of one group of the config; returns and raises as `check_values`."""
     checked: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{group}.{key}".lstrip(".")
@@ -312,7 +339,7 @@ def check_group(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unknown_key(name: str) -> str:
-    """One sentence for a key that does not exist, or not in this command, with the keys that do."""
+    """The error for a key that does not exist, or that this command does not take; it lists the valid keys."""
     group, _, key = name.rpartition(".")
     if group not in RULES:
         return f"there is no config group {group!r}; groups are {', '.join(g for g in RULES if g)}."

@@ -1,4 +1,4 @@
-"""Whether this machine is logged in to W&B; asked before any work."""
+"""Check before any work whether this machine is logged in to W&B."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 @cache
 def has_account() -> bool:
-    """Whether this machine is logged in to W&B (`wandb login`, or WANDB_API_KEY); nothing is asked of the network."""
+    """Whether this machine is logged in to W&B (`wandb login`, or WANDB_API_KEY). This does not use the network."""
     import wandb
 
     wandb.setup(settings=wandb.Settings(silent=True))
     try:
         return bool(wandb.login(prompt=False, verify=False))
     finally:
-        wandb.teardown()  # or processes started from here would share W&B's service with this one
+        wandb.teardown()  # otherwise child processes would share this process's W&B service

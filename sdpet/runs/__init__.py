@@ -1,4 +1,4 @@
-"""Runs: a design trained, sampled and scored, in one folder that is complete when its record is there."""
+"""Runs: train, sample and score one design, in a folder that is complete when it has a record."""
 
 import lazy_loader
 

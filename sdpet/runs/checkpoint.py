@@ -14,16 +14,17 @@ from sdpet.files.atomic import write_all_atomic
 from sdpet.files.lock import locks_folder, run_lock
 
 LOG = logging.getLogger("sdpet")
-SECONDS = 60.0  # between checkpoints, where the config does not say
-SHARE = 0.05  # of a run's time that may go into them
+SECONDS = 60.0  # default time between checkpoints
+SHARE = 0.05  # largest share of a run's time that is spent on checkpoints
 
 
 def checkpoint_file(run_folder: Path) -> Path:
+    """The path of a run's checkpoint, beside the run's folder."""
     return run_folder.parent / ".checkpoints" / f"{run_folder.name}.pt"
 
 
 def read_checkpoint(run_folder: Path) -> dict[str, Any] | None:
-    """The last saved state of the run, or None. A damaged file counts as none."""
+    """The last saved state of a run; None if there is none or the file is damaged."""
     file = checkpoint_file(run_folder)
     if not file.exists():
         return None
@@ -31,53 +32,60 @@ def read_checkpoint(run_folder: Path) -> dict[str, Any] | None:
 
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception:  # whatever is wrong with it
+    except Exception:  # a damaged file can raise almost anything
         return None
 
 
 def write_checkpoints(states: Mapping[Path, dict[str, Any]]) -> None:
-    """Save the states of a fleet's runs, by run folder. All files appear at once: only equal steps resume together."""
+    """Save the states of a fleet's runs, by run folder.
+
+    All files are renamed into place together, because only runs at the same step can resume as one fleet.
+    """
     import torch
 
     writes = {}
     for run_folder, state in states.items():
         file = checkpoint_file(run_folder)
         file.parent.mkdir(parents=True, exist_ok=True)
-        content = io.BytesIO()  # in memory first: errors of the disk then come as such
+        content = io.BytesIO()  # in memory, so that a full disk raises OSError from write_bytes
         torch.save(state, content)
         writes[file] = functools.partial(Path.write_bytes, data=content.getbuffer())
     write_all_atomic(writes)
 
 
 def remove_checkpoint(run_folder: Path) -> None:
+    """Delete the checkpoint of a run, if there is one."""
     checkpoint_file(run_folder).unlink(missing_ok=True)
 
 
 def remove_stale_files(study: Path) -> None:
-    """Remove locks and checkpoints of complete runs, left by processes that were killed right after the record."""
+    """Remove locks and checkpoints of complete runs.
+
+    They remain if a process is killed right after it wrote a record.
+    """
     from sdpet.runs.record import Record
 
-    kept = study / ".checkpoints"
-    names = {file.name.lstrip(".").split(".")[0] for place in (locks_folder(study / "any"), kept) if place.is_dir()
-             for file in place.iterdir()}  # fmt: skip
+    checkpoints = study / ".checkpoints"
+    names = {file.name.lstrip(".").split(".")[0] for place in (locks_folder(study / "any"), checkpoints)
+             if place.is_dir() for file in place.iterdir()}  # fmt: skip
     for name in names:
         if Record.find(study / name) is not None:
-            with run_lock(study / name) as mine:  # and given back at once, with all that is left of it
-                for file in kept.glob(f"*{name}.pt*") if mine else ():
+            with run_lock(study / name) as lock:  # releasing the lock also removes its stale files
+                for file in checkpoints.glob(f"*{name}.pt*") if lock else ():
                     file.unlink(missing_ok=True)
 
 
 class CheckpointSaver:
-    """Saves the states of a fleet's runs from time to time; given to `fit_together` as `save`.
+    """Saves the states of a fleet's runs at intervals; `fit_together` calls it as `save`.
 
     Parameters
     ----------
     folders : list of Path
-        The run folders, by the members' indices.
+        Run folder of each member.
     active : callable
-        Gives the indices of the members that are still trained.
+        Returns the indices of the members that are still trained.
     seconds : float, optional
-        From one checkpoint to the next, and longer where writing takes long; 0 saves after every step.
+        Time between checkpoints, default 60; longer if writing them is slow. 0 saves after every step.
     """
 
     def __init__(self, folders: list[Path], active: Callable[[], list[int]], seconds: float | None = None) -> None:
@@ -92,7 +100,7 @@ class CheckpointSaver:
             return
         try:
             write_checkpoints({self._folders[i]: state(i) for i in self._active()})
-        except OSError as error:  # the checkpoint before is still there, and training can continue without a new one
+        except OSError as error:  # the previous checkpoint remains, and training can continue
             if not self._warned:
                 LOG.warning("no checkpoint could be written (%s: %s)", error.strerror, error.filename)
             self._warned = True

@@ -1,9 +1,9 @@
 """One run trained by several processes (trainer.devices, trainer.num_nodes): ranks, process start-up and rendezvous.
 
-The process that has locked the run is rank 0: it alone samples, scores, logs and writes. The others only train. Rank 0
-starts them itself, as `python -m sdpet.runs.distributed`, each for one run; so runs of a multirun never share a process
-group, and no rank reads a command line. Where srun or torchrun has started all processes, rank 0 sends every run to the
-others through a TCPStore (`RunDispatcher`).
+The process that holds the run's lock is rank 0. It alone samples, scores, logs and writes; the other ranks only train.
+Rank 0 starts them as `python -m sdpet.runs.distributed`, each for one run. So the runs of a study never share a process
+group, and no other rank parses a command line. If srun or torchrun has started all processes, rank 0 sends each run to
+the other ranks through a TCPStore (`RunDispatcher`).
 """
 
 from __future__ import annotations
@@ -25,16 +25,29 @@ import sdpet
 from sdpet.config import RunConfig
 from sdpet.training.rank import Rank
 
-STORE_TIMEOUT = timedelta(days=365)  # a run takes as long as it takes
-RENDEZVOUS_TIMEOUT = timedelta(minutes=10)  # for all processes of srun or torchrun to have started
-EXIT_SECONDS = 60.0  # that the other ranks have to end by themselves
+STORE_TIMEOUT = timedelta(days=365)  # ranks wait for the next run; there is no limit on the length of a run
+RENDEZVOUS_TIMEOUT = timedelta(minutes=10)  # within which srun or torchrun must have started all processes
+EXIT_SECONDS = 60.0  # within which the other ranks must exit by themselves
 READY = b"ready"
 
 
 def external_rank(config: RunConfig) -> Rank | None:
-    """This process's rank where srun or torchrun has started one process a device; None where rank 0 starts them.
+    """The rank of this process, if srun or torchrun has started one process per device.
 
-    Raises ValueError when the config asks for several machines and nobody has started processes there.
+    Parameters
+    ----------
+    config : RunConfig
+        Its trainer.devices and trainer.num_nodes give the number of processes.
+
+    Returns
+    -------
+    Rank or None
+        None if the run has one process, or if rank 0 has to start the others.
+
+    Raises
+    ------
+    ValueError
+        The number of processes differs from the config, or several machines are asked for without srun or torchrun.
     """
     world, env = config.trainer.world_size, os.environ
     rank: Rank | None = None
@@ -43,8 +56,10 @@ def external_rank(config: RunConfig) -> Rank | None:
         return None
     if "TORCHELASTIC_RUN_ID" in env:
         address, port = env["MASTER_ADDR"], int(env["MASTER_PORT"])
-        if port == 0:  # what torchrun hands on of --master-port=0
-            raise ValueError("MASTER_PORT is 0, where processes cannot meet; start them with torchrun --standalone.")
+        if port == 0:  # torchrun passes --master-port=0 on unchanged
+            raise ValueError(
+                "MASTER_PORT is 0, which is no usable port; start the processes with torchrun --standalone."
+            )
         rank = Rank(int(env["RANK"]), int(env["LOCAL_RANK"]), devices, nodes, address, port)
         given = int(env["WORLD_SIZE"])
     elif "SLURM_STEP_ID" in env and int(env.get("SLURM_NTASKS", 1)) > 1:
@@ -69,26 +84,26 @@ def external_rank(config: RunConfig) -> Rank | None:
 def rank_group(config: RunConfig, folder: Path) -> Iterator[Rank | None]:
     """Start (or signal) the other ranks for this run and yield rank 0; yields None for single-process runs.
 
-    Raises RuntimeError, instead of what broke here, when one of the others has died.
+    Raises RuntimeError if another rank has died, in place of the error that this caused in rank 0.
     """
     world = config.trainer.world_size
     if world == 1:
         yield None
         return
-    ours = external_rank(config)
-    if ours is not None:
-        ours = replace(ours, port=_free_port())
+    rank = external_rank(config)
+    if rank is not None:
+        rank = replace(rank, port=_free_port())
         dispatcher(config).broadcast(
-            {"config": dict(config.values), "folder": str(folder.absolute()), "port": ours.port}
+            {"config": dict(config.values), "folder": str(folder.absolute()), "port": rank.port}
         )
-        yield ours
+        yield rank
         return
-    ours = Rank(0, 0, world, 1, "127.0.0.1", _free_port())
-    others = [_start(config, folder, replace(ours, rank=i, local=i)) for i in range(1, world)]
+    rank = Rank(0, 0, world, 1, "127.0.0.1", _free_port())
+    others = [_start(config, folder, replace(rank, rank=i, local=i)) for i in range(1, world)]
     try:
         for other in others:
             _wait_until_ready(other)
-        yield ours
+        yield rank
         for other in others:
             other.wait(EXIT_SECONDS)
     except Exception as error:
@@ -113,19 +128,19 @@ def _start(config: RunConfig, folder: Path, rank: Rank) -> subprocess.Popen[byte
         [sys.executable, "-m", "sdpet.runs.distributed"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C goes to rank 0 alone
+        start_new_session=True,  # only rank 0 receives Ctrl-C
         env={**os.environ, "PYTHONPATH": path},
     )
     assert process.stdin is not None
     request = {"config": dict(config.values), "folder": str(folder.absolute()), "rank": asdict(rank)}
-    with suppress(BrokenPipeError):  # if it died, the process group does not form, and that is an error
+    with suppress(BrokenPipeError):  # a process that died is reported by _wait_until_ready
         process.stdin.write(json.dumps(request).encode() + b"\n")
         process.stdin.flush()
     return process
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes]) -> None:
-    """Wait until a rank has loaded its model, since the process group would wait long for a rank that is missing."""
+    """Wait until a rank has loaded its model; the process group itself would notice a missing rank only much later."""
     assert process.stdout is not None
     for line in process.stdout:
         if line.strip() == READY:
@@ -134,7 +149,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes]) -> None:
 
 
 def _status(process: subprocess.Popen[bytes]) -> int | None:
-    """The exit status; waits a moment for a process that is about to exit."""
+    """The exit status, after a short wait for a process that is about to exit; None if it is still running."""
     with suppress(subprocess.TimeoutExpired):
         process.wait(2)
     return process.returncode
@@ -147,7 +162,7 @@ def _free_port() -> int:
 
 
 class RunDispatcher:
-    """Sends one run after another from rank 0 to the processes that srun or torchrun has started beside it."""
+    """Sends runs, one at a time, from rank 0 to the other ranks that srun or torchrun has started."""
 
     def __init__(self, rank: Rank) -> None:
         from torch.distributed import TCPStore
@@ -164,14 +179,14 @@ class RunDispatcher:
         self._store.set_timeout(STORE_TIMEOUT)
 
     def broadcast(self, request: dict[str, Any]) -> None:
-        """Send a run to all other ranks; an empty request ends them."""
+        """Send a run to all other ranks; an empty request shuts them down."""
         self._store.set(f"sdpet/{self._next}", json.dumps(request))
         self._next += 1
 
     def serve(self) -> None:
-        """Train one run after another until rank 0 sends an empty request (shutdown)."""
+        """Train the runs that rank 0 sends, until it sends an empty request (shutdown)."""
         while True:
-            request = json.loads(self._store.get(f"sdpet/{self._next}"))  # waits until it is there
+            request = json.loads(self._store.get(f"sdpet/{self._next}"))  # blocks until rank 0 has set it
             self._next += 1
             if not request:
                 return
@@ -179,11 +194,11 @@ class RunDispatcher:
             train_as_worker_rank(config, folder, replace(self.rank, port=request["port"]))
 
 
-_DISPATCHER: list[RunDispatcher] = []  # one a process, for the whole of its life
+_DISPATCHER: list[RunDispatcher] = []  # one per process, kept until the process exits
 
 
 def dispatcher(config: RunConfig) -> RunDispatcher:
-    """This process's dispatcher, where srun or torchrun has started it."""
+    """The dispatcher of this process, which srun or torchrun must have started."""
     if not _DISPATCHER:
         rank = external_rank(config)
         assert rank is not None
@@ -194,7 +209,16 @@ def dispatcher(config: RunConfig) -> RunDispatcher:
 def train_as_worker_rank(config: RunConfig, folder: Path, rank: Rank, ready: Callable[[], Any] = lambda: None) -> None:
     """Train as a rank other than 0. The weights are equal on all ranks, and rank 0 saves them.
 
-    ready() is called when all is loaded.
+    Parameters
+    ----------
+    config : RunConfig
+        The run.
+    folder : Path
+        Its folder; a checkpoint beside it is resumed.
+    rank : Rank
+        The rank of this process.
+    ready : callable
+        Called without arguments when model and data are loaded.
     """
     import torch
 
@@ -223,7 +247,7 @@ def _end_with_parent() -> None:
 
 
 def main() -> None:
-    """A rank that rank 0 has started; the run comes as a JSON line on standard input."""
+    """Train one run as a rank that rank 0 has started; read the run from standard input as one JSON line."""
     request = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     train_as_worker_rank(

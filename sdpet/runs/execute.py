@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from sdpet.runs.loggers.base import NoLog
     from sdpet.scoring import Evaluation, Scorers
     from sdpet.tasks import Task
-    from sdpet.training import FitResult, FleetMembers
+    from sdpet.training import FitResult, FleetMembers, Member
 
 LOG = logging.getLogger("sdpet")
 
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run whose folder is ready; state: what it continues from, or None to begin at step 0."""
+    """A run whose folder is ready. `state` is the checkpoint to resume from, or None to begin at step 0."""
 
     config: RunConfig
     folder: Path
@@ -41,7 +41,7 @@ class PreparedRun:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """What the runs of a fleet share."""
+    """Model, task and scorers, which the runs of a fleet share."""
 
     base: BaseModel
     task: Task
@@ -50,7 +50,7 @@ class _Loaded:
 
 @dataclass(frozen=True)
 class _Attached:
-    """The designs of the runs on the base model; fleet is None for a run alone."""
+    """The designs of the runs, attached to the base model; `fleet` is a `SingleRun` for a run that is trained alone."""
 
     designs: Sequence[Design]
     handles: Sequence[TunedModel]
@@ -60,25 +60,28 @@ class _Attached:
 def train_and_score(
     runs: Sequence[PreparedRun], resources: Resources, progress: ProgressCallback | None = None
 ) -> list[Record]:
-    """Do the runs of one fleet; the main line of the product.
+    """Train, sample and score the runs of one fleet, step by step.
 
     Parameters
     ----------
     runs : sequence of PreparedRun
         Runs with equal `fleet_key`, all at the same step.
     resources : Resources
-        What the runs of this process share.
+        Models, data and scorers that the runs of this process share.
     progress : callable, optional
-        Called as ``progress(phase, done, total)``, in training with the loss as well.
+        Called as ``progress("train", step, steps, loss)`` and ``progress("sample", done, total)``.
 
     Returns
     -------
     list of Record
-        One a run, with status "finished" or "diverged". Everything else is in the run folders.
+        One for each run, with status "finished" or "diverged". They are not written yet; all other results are in the
+        run folders.
     """
-    config = runs[0].config
+    from sdpet.training import Validation, fit_together
+
+    config, folders, seeds = runs[0].config, [run.folder for run in runs], [run.config.seed for run in runs]
     with torch_threads(config.trainer.threads), ExitStack() as stack:
-        # Load the base model, the data and the scorers. They stay for the next fleet.
+        # Load the base model, the data and the scorers. They are kept for the next fleet.
         loaded = _Loaded(resources.base(config), resources.task(config, progress), resources.scorers(config))
         # Score the untuned model (floor) and real images (ceiling), once for all runs that share them.
         references = [reference_scores(run.config, resources, floor_folder(run.config.seed)) for run in runs]
@@ -86,16 +89,20 @@ def train_and_score(
         # Attach every run's design to the base model.
         attached = stack.enter_context(_attach(loaded.base, runs))
         logs = [stack.enter_context(open_log(run.config, run.folder)) for run in runs]
-        # Train all designs on one pass of the UNet a step.
-        results = _train(loaded, runs, attached, logs, progress)
-        # Save the trained weights, and note what training took.
+        # Train all designs, with one forward pass of the UNet per step.
+        members = _members(runs, attached, logs, progress)
+        save = CheckpointSaver(folders, lambda: attached.fleet.active, config.checkpoint_seconds)
+        validate = Validation(loaded.base, loaded.task, make_sampler(config), make_plan(config), seeds, folders)
+        with rank_group(config, folders[0]) as rank:
+            results = fit_together(loaded.base, members, loaded.task, attached.fleet, save, rank, validate)
+        # Save the trained weights, and begin the records with sizes, times and losses.
         records = [
             _save_training(run, loaded, design, handle, result, reference)
             for run, design, handle, result, reference in zip(
                 runs, attached.designs, attached.handles, results, references, strict=True
             )
         ]
-        # Sample images from the tuned models, and score them.
+        # Draw images with the tuned models, and score them.
         trained = [i for i in attached.fleet.active if records[i].status == "finished"]
         evaluations = _sample_and_score(loaded, [runs[i] for i in trained], progress)
         # Complete the records; the caller writes them last.
@@ -109,7 +116,7 @@ def train_and_score(
 
 @contextmanager
 def _attach(base: BaseModel, runs: Sequence[PreparedRun]) -> Iterator[_Attached]:
-    """The designs on the base model, for the duration of the block."""
+    """Attach the designs to the base model inside the block."""
     from sdpet.methods import build, build_fleet
     from sdpet.training import SingleRun
 
@@ -127,16 +134,12 @@ def _attach(base: BaseModel, runs: Sequence[PreparedRun]) -> Iterator[_Attached]
         yield _Attached(designs, fleet.members, fleet)
 
 
-def _train(
-    loaded: _Loaded,
-    runs: Sequence[PreparedRun],
-    attached: _Attached,
-    logs: Sequence[NoLog],
-    progress: ProgressCallback | None,
-) -> list[FitResult]:
-    from sdpet.training import Member, Validation, fit_together
+def _members(
+    runs: Sequence[PreparedRun], attached: _Attached, logs: Sequence[NoLog], progress: ProgressCallback | None
+) -> list[Member]:
+    """What `fit_together` needs of each run. Losses of a run that resumes are logged again."""
+    from sdpet.training import Member
 
-    config, folders = runs[0].config, [run.folder for run in runs]
     members = []
     for run, handle, log in zip(runs, attached.handles, logs, strict=True):
         for step, loss in enumerate((run.state or {"loss": []})["loss"]):
@@ -144,11 +147,7 @@ def _train(
         options = make_train_config(run.config)
         state = None if run.state is None else dict(run.state)
         members.append(Member(handle, run.config.seed, options, _on_step(log, progress, options.steps), state))
-    save = CheckpointSaver(folders, lambda: attached.fleet.active, config.checkpoint_seconds)
-    seeds = [run.config.seed for run in runs]
-    validate = Validation(loaded.base, loaded.task, make_sampler(config), make_plan(config), seeds, folders)
-    with rank_group(config, folders[0]) as rank:
-        return fit_together(loaded.base, members, loaded.task, attached.fleet, save, rank, validate)
+    return members
 
 
 def _on_step(log: NoLog, progress: ProgressCallback | None, steps: int) -> Callable[[int, float], None]:
@@ -198,7 +197,7 @@ def _save_training(
 def _sample_and_score(
     loaded: _Loaded, runs: Sequence[PreparedRun], progress: ProgressCallback | None
 ) -> Sequence[Evaluation | None]:
-    """The evaluation of each run, in the order of their rows in a batch; None where samples are not finite."""
+    """Evaluate the runs, in the order of their rows in a batch; None for a run whose samples are not finite."""
     from sdpet.scoring import evaluate_together
 
     if not runs:
@@ -211,7 +210,17 @@ def _sample_and_score(
 
 
 def save_evaluation(record: Record, evaluation: Evaluation | None, folder: Path) -> None:
-    """Put the scores into the record, and the samples and the noise map into the run's folder."""
+    """Store the scores in the record, and the samples and the noise map in the run's folder.
+
+    Parameters
+    ----------
+    record : Record
+        Is changed; it is not written.
+    evaluation : Evaluation or None
+        None if the samples were not finite; the run has then diverged.
+    folder : Path
+        The run's folder.
+    """
     from sdpet.sampling import NOT_FINITE
     from sdpet.scoring import save_noise_map, save_samples
 
@@ -225,5 +234,5 @@ def save_evaluation(record: Record, evaluation: Evaluation | None, folder: Path)
 
 
 def sampling_progress(progress: ProgressCallback | None) -> Callable[[int, int], None] | None:
-    """The callback that `sdpet.scoring` takes, for one that is given the phase as well."""
+    """Wrap a callback with a phase as the callback ``(done, total)`` that `sdpet.scoring` takes."""
     return None if progress is None else lambda done, total: progress("sample", done, total)

@@ -1,4 +1,4 @@
-"""The folder of a run in progress: emptied when the run begins, and removed when it ends without a record."""
+"""The folder of a run: emptied when the run begins, and deleted if the run ends without a record."""
 
 from __future__ import annotations
 
@@ -12,10 +12,18 @@ from sdpet.runs.record import FILE, Record
 
 
 def prepare_run_folder(folder: Path, config: RunConfig, resumes: bool) -> None:
-    """Make the folder, with nothing in it but config.yaml.
+    """Make the run's folder with only config.yaml in it.
 
-    What an interrupted or failed run left is removed, its record first. A run that resumes from a checkpoint keeps the
-    validation samples of the steps it has done.
+    Files of an interrupted or failed run are deleted, its record first.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's folder.
+    config : RunConfig
+        Stored as config.yaml.
+    resumes : bool
+        Whether the run resumes from a checkpoint; it then keeps its validation samples.
     """
     import yaml
 
@@ -30,7 +38,12 @@ def prepare_run_folder(folder: Path, config: RunConfig, resumes: bool) -> None:
 def remove_incomplete(folders: Sequence[Path], keep_validation: bool = True) -> None:
     """Delete runs without a record; keep complete ones, since an interrupt can arrive right after a record was written.
 
-    keep_validation: keep the validation samples of a run that can resume from a checkpoint.
+    Parameters
+    ----------
+    folders : sequence of Path
+        Run folders.
+    keep_validation : bool
+        Whether to keep the validation samples of a run that can resume from a checkpoint.
     """
     for folder in folders:
         if Record.find(folder) is None:

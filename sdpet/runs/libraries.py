@@ -1,4 +1,4 @@
-"""Settings of third-party libraries: silenced, and torch's threads, for a block or for the process of a command."""
+"""Settings of third-party libraries: silence their warnings, and set the number of torch's threads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_ENVIRONMENT = {  # read by the libraries when they are imported
+_ENVIRONMENT = {  # the libraries read these when they are imported
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
@@ -20,7 +20,7 @@ _SILENT_MODULES = r"(lightning|torch|diffusers|transformers|open_clip|torchmetri
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Silence developer warnings of third-party libraries inside the block; the process is as it was afterwards."""
+    """Silence developer warnings of third-party libraries inside the block, and restore all settings afterwards."""
     added = [name for name in _ENVIRONMENT if name not in os.environ]
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
@@ -36,7 +36,7 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def silence_libraries() -> None:
-    """Silence developer warnings of third-party libraries for good. Only for processes of our own: the commands."""
+    """Silence developer warnings of third-party libraries (process-wide). Only the commands may call this."""
     _silence()
     warnings.formatwarning = lambda message, *place, **more: f"note: {message}\n"
 
@@ -51,7 +51,7 @@ def _silence() -> None:
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Torch computes with this many threads inside the block."""
+    """Set the number of torch's threads inside the block."""
     import torch
 
     before = torch.get_num_threads()

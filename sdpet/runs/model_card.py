@@ -1,4 +1,4 @@
-"""Sharing saved adapters on the Hugging Face hub, with a model card made from the run's record."""
+"""Share saved adapters on the Hugging Face hub, with a model card that is made from the run's record."""
 
 from __future__ import annotations
 
@@ -21,10 +21,30 @@ if TYPE_CHECKING:
 def push_to_hub(
     folder: str | Path, repo_id: str, private: bool = False, license: str | None = None, samples: int = 4
 ) -> str:
-    """Upload the adapters in `folder` as the repository `repo_id` ("user/name"); gives its address.
+    """Upload saved adapters to the hub: weights, design, model card and some sample images.
 
-    Uploaded are the weights, their design, a card and `samples` of the run's sample images; nothing else of the run.
-    ValueError: the folder holds no adapters, or the hub refuses.
+    Parameters
+    ----------
+    folder : str or Path
+        A folder of saved adapters, such as that of a finished run.
+    repo_id : str
+        Name of the repository, "user/name".
+    private : bool
+        Whether a new repository is private.
+    license : str, optional
+        Licence of the weights, such as "openrail".
+    samples : int
+        Number of the run's sample images to upload.
+
+    Returns
+    -------
+    str
+        The address of the repository.
+
+    Raises
+    ------
+    ValueError
+        The folder holds no adapters, or the hub refuses the upload.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
@@ -44,7 +64,20 @@ def push_to_hub(
 
 
 def write_upload(folder: str | Path, repo_id: str, out: Path, license: str | None = None, samples: int = 4) -> None:
-    """Write what `push_to_hub` uploads into the folder `out`. ValueError: the folder holds no adapters."""
+    """Write the files that `push_to_hub` uploads into the folder `out`.
+
+    Parameters
+    ----------
+    folder, repo_id, license, samples
+        See `push_to_hub`.
+    out : Path
+        The folder to write to.
+
+    Raises
+    ------
+    ValueError
+        The folder holds no adapters, or `repo_id` is not of the form "user/name".
+    """
     folder = Path(folder)
     spec, tensors = read_saved(folder)
     if "/" not in repo_id.strip("/"):
@@ -71,9 +104,29 @@ def card(
     license: str | None = None,
     samples: list[str] | None = None,
 ) -> str:
-    """The model card: what was tuned and how, its scores against floor and ceiling, and how to use it.
+    """The model card: the design, its scores beside their reference scores, and how to load the adapters.
 
-    unet: the `unet` of the run's config, or {}; record: of the run, where there is one.
+    Parameters
+    ----------
+    repo_id : str
+        Name of the repository, "user/name".
+    spec : AdapterSpec
+        The design.
+    parameters : int
+        Number of trained parameters.
+    record : Record or None
+        The record of the run, if there is one.
+    unet : dict
+        The group `unet` of the run's config, or {}.
+    license : str, optional
+        Licence of the weights.
+    samples : list of str, optional
+        File names of sample images.
+
+    Returns
+    -------
+    str
+        Markdown with a YAML header.
     """
     path = unet.get("path")
     hub_id = path if isinstance(path, str) and path.count("/") == 1 and not Path(path).exists() else None
@@ -114,7 +167,7 @@ def _scores(record: Record) -> list[str]:
 
 
 def record_of(folder: Path) -> Record | None:
-    """The record of the run whose folder it is; adapters saved by hand have none."""
+    """The record of the run in `folder`; None for adapters that were not saved by a run."""
     from sdpet.runs.record import FILE, Record
 
     return Record.read(folder) if (folder / FILE).is_file() else None

@@ -1,6 +1,6 @@
-"""The record of a run: one JSON file, written last, so that a run is complete only when its record is there.
+"""The record of a run: one JSON file that is written last, so a run is complete if and only if it has a record.
 
-Free of torch: the analysis reads records through this module or straight from the files.
+Nothing here imports torch: the analysis reads records through this module or from the files.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STATUSES = ("finished", "diverged", "failed")
 
 @cache
 def package_versions() -> dict[str, str | None]:
-    """Versions of what the numbers depend on."""
+    """Versions of the packages that the results depend on."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     found["sdpet"] = sdpet.__version__
     for package in ("torch", "diffusers", "transformers", "lightning", "open_clip_torch"):
@@ -43,7 +43,7 @@ def package_versions() -> dict[str, str | None]:
 
 @cache
 def commit() -> str | None:
-    """The commit of the checkout this package lies in, with "+" when files differ from it; None outside of one."""
+    """The git commit of this package's checkout, with "+" if files were changed; None if it is not in a checkout."""
     here = Path(sdpet.__file__).parent
 
     def git(*arguments: str) -> str:
@@ -59,49 +59,107 @@ def commit() -> str | None:
 
 @dataclass
 class Record:
-    """All that is known of a run; every key is always there. Units: seconds, bytes; loss is [[step, value], ...]."""
+    """The result of a run, as in record.json, which always has all keys.
+
+    Attributes
+    ----------
+    run_id, study : str
+        The run.
+    status : str
+        "finished", "diverged" or "failed".
+    factors : dict
+        Levels of the factors by name.
+    task : dict
+        The task and its data.
+    reason : str, optional
+        Why the run diverged or failed, in one sentence.
+    metrics : dict
+        Scores by metric.
+    anchors : dict
+        Reference scores by metric: "floor" of the untuned model, "ceiling" of real images.
+    protocol : dict
+        How the scores were made.
+    missing : dict
+        The scores that were not available, and why.
+    sizes : dict
+        Numbers of parameters and adapters; "bytes" of the saved weights.
+    seconds : dict
+        Times by phase, in seconds.
+    peak_memory : int, optional
+        Peak memory of training in bytes.
+    loss : list
+        Pairs [step, mean loss of the steps up to it], see `bin_loss`.
+    versions : dict
+        Versions of packages.
+    git_sha : str, optional
+        See `commit`.
+    trained_in : str, optional
+        run_id of the run of this study that trained the weights, if another one did.
+    evaluations : list
+        Further scores, added by evaluate.py.
+    format : int
+        Version of the file format.
+    """
 
     run_id: str
     study: str
-    status: str  # finished, diverged or failed
+    status: str
     factors: dict[str, Any]
     task: dict[str, Any]
     reason: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
-    anchors: dict[str, dict[str, float | None]] = field(default_factory=dict)  # metric: floor and ceiling
+    anchors: dict[str, dict[str, float | None]] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)  # scores asked for and not had: why
+    missing: dict[str, str] = field(default_factory=dict)
     sizes: dict[str, int | None] = field(default_factory=dict)
     seconds: dict[str, float | None] = field(default_factory=dict)
     peak_memory: int | None = None
     loss: list[list[float]] = field(default_factory=list)
     versions: dict[str, str | None] = field(default_factory=lambda: dict(package_versions()))
     git_sha: str | None = field(default_factory=commit)
-    trained_in: str | None = None  # run_id of the run of this study whose training this one shares
-    evaluations: list[dict[str, Any]] = field(default_factory=list)  # later scores, by evaluate.py
+    trained_in: str | None = None
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
     format: int = FORMAT
 
     def write(self, folder: Path) -> None:
-        """Write record.json atomically. Numbers that are not finite become null: JSON has none."""
+        """Write record.json atomically. Numbers that are not finite become null, since JSON has no such numbers."""
         if self.status not in STATUSES:
             raise ValueError(f"status must be one of {', '.join(STATUSES)}, not {self.status!r}.")
         text = to_json(self.content(), indent=1)
-        text = re.sub(r"\[\s+([-\d.e]+),\s+([-\d.e]+|null)\s+\]", r"[\1, \2]", text)  # pairs of the loss on one line
+        text = re.sub(
+            r"\[\s+([-\d.e]+),\s+([-\d.e]+|null)\s+\]", r"[\1, \2]", text
+        )  # one line for each pair of the loss
         write_atomic(folder / FILE, lambda file: file.write_text(text + "\n", encoding="utf-8"))
 
     def content(self) -> dict[str, Any]:
-        """The record as it reads in record.json."""
+        """The record as plain values, as in record.json."""
         content = asdict(self)
         return finite({"format": content.pop("format"), **content})
 
     @classmethod
     def read(cls, folder: str | Path) -> Record:
-        """Raises ValueError when the folder holds no readable record (the run is not complete)."""
+        """Read the record of a run.
+
+        Parameters
+        ----------
+        folder : str or Path
+            The run's folder.
+
+        Returns
+        -------
+        Record
+            The record; keys of other versions are ignored.
+
+        Raises
+        ------
+        ValueError
+            The folder has no record, so the run is not complete, or the record cannot be read.
+        """
         path = Path(folder) / FILE
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise ValueError(f"{folder} holds no {FILE}: not the folder of a complete run.") from None
+            raise ValueError(f"{folder} holds no {FILE}; it is not the folder of a complete run.") from None
         except (OSError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} cannot be read as a record ({error}).") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -114,7 +172,7 @@ class Record:
 
     @classmethod
     def find(cls, folder: Path) -> Record | None:
-        """The record in the folder, or None when the run is not complete: what the record vouches for must be there."""
+        """The record in the folder; None if the run is not complete or files that belong to it are missing."""
         if not (folder / FILE).exists():
             return None
         try:
@@ -124,7 +182,7 @@ class Record:
         return None if record.lacks(folder) else record
 
     def lacks(self, folder: Path) -> str | None:
-        """What this run has lost since its record was written (weights, samples, config), or None."""
+        """Which files (weights, samples, config) were lost after the record was written; None if none is missing."""
         if self.status == "failed":
             return None
         weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
@@ -136,7 +194,20 @@ class Record:
 
 
 def factors(config: RunConfig, mid_dim: int | None = None) -> dict[str, Any]:
-    """The factors of a run by name; mid_dim is the width in use where it was derived from `params`."""
+    """The levels of a run's factors.
+
+    Parameters
+    ----------
+    config : RunConfig
+        The run.
+    mid_dim : int, optional
+        The actual width, if it was derived from `params`.
+
+    Returns
+    -------
+    dict
+        Level by name of the factor; None if the method does not have the factor.
+    """
     adapter = config.adapter
     return {
         "placement": adapter.placement,
@@ -155,7 +226,20 @@ def factors(config: RunConfig, mid_dim: int | None = None) -> dict[str, Any]:
 
 
 def bin_loss(loss: Iterable[float], points: int = 100) -> list[list[float]]:
-    """At most `points` pairs [step, mean loss of the bin that ends there]; steps count from 1."""
+    """Average a loss over bins of equal width.
+
+    Parameters
+    ----------
+    loss : iterable of float
+        One value for each step.
+    points : int
+        Largest number of bins.
+
+    Returns
+    -------
+    list of [step, float]
+        The last step of each bin, counted from 1, and the bin's mean loss.
+    """
     values = list(loss)
     count = min(points, len(values))
     edges = [round(i * len(values) / count) for i in range(count + 1)] if count else []

@@ -1,4 +1,4 @@
-"""Floor and ceiling of the scores of a run, and the protocol its scores are made by."""
+"""Reference scores of a run (floor: untuned model, ceiling: real images), and the protocol of its scores."""
 
 from __future__ import annotations
 
@@ -12,9 +12,21 @@ from sdpet.runs.setup import Resources, make_plan, make_sampler
 
 
 def reference_scores(config: RunConfig, resources: Resources, images: str) -> dict[str, dict[str, float | None]]:
-    """Floor and ceiling of each metric, kept in output_root/.anchors for all runs that share them.
+    """The reference scores of each metric; they are cached in output_root/.anchors and shared by runs.
 
-    images: the folder in output_root/study that receives the floor's images, see `floor_folder`.
+    Parameters
+    ----------
+    config : RunConfig
+        The run.
+    resources : Resources
+        Makes model, task and scorers.
+    images : str
+        Folder in output_root/study for the images of the untuned model, see `floor_folder`.
+
+    Returns
+    -------
+    dict
+        For each metric, "floor" (untuned model) and "ceiling" (real images), or None if there is no such score.
     """
     from sdpet import scoring
 
@@ -26,16 +38,21 @@ def reference_scores(config: RunConfig, resources: Resources, images: str) -> di
 
 
 def floor_folder(seed: int, protocol: Mapping[str, Any] | None = None) -> str:
-    """The folder in a study for the images of the untuned base with this seed.
+    """The folder for the images of the untuned base model, relative to the study's folder.
 
-    protocol: None for the scores that runs end with, or the protocol of later ones.
+    Parameters
+    ----------
+    seed : int
+        Seed of the run.
+    protocol : mapping, optional
+        The protocol of later scores by evaluate.py; None for the first scores of a run.
     """
     part = "" if protocol is None else f"{hash_text(json.dumps(protocol, sort_keys=True))[:12]}/"
     return f"base/{part}seed{seed}"
 
 
 def protocol_of(config: RunConfig, resources: Resources) -> dict[str, Any]:
-    """How scores under this config are made, as it reads in a record; needs no sampling."""
+    """The protocol of scores under this config, as in record.json; this draws no samples."""
     from sdpet.scoring import protocol
 
     base, task, scorers = resources.base(config), resources.task(config), resources.scorers(config)

@@ -1,6 +1,6 @@
-"""Runs of a study that differ in nothing but sampler and eval train once: the others score the same weights.
+"""Runs of a study that differ only in sampler or eval are trained once; the other runs score the same weights.
 
-`.trained/<training_id>` beside the run folders holds the run_id of a run that has trained these weights.
+The file `.trained/<training_id>` beside the run folders has the run_id of the run that trained the weights.
 """
 
 from __future__ import annotations
@@ -28,14 +28,35 @@ NOT_WEIGHTS = ("record.json",)
 
 
 def register_training(folder: Path, config: RunConfig) -> None:
-    """Note that the run in `folder`, which has its record, has trained these weights."""
+    """Register a run as the one that trained its weights, so that other runs of the study can score them.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of a complete run.
+    config : RunConfig
+        Its config.
+    """
     note = folder.parent / ".trained" / training_id(config)
     note.parent.mkdir(exist_ok=True)
     write_atomic(note, lambda file: file.write_text(folder.name + "\n", encoding="utf-8"))
 
 
 def find_trained(folder: Path, config: RunConfig) -> Record | None:
-    """The record of another finished run of this study with the very same training, or None."""
+    """Find another finished run of the study with the same training.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of the run to do.
+    config : RunConfig
+        Its config.
+
+    Returns
+    -------
+    Record or None
+        The record of the other run.
+    """
     try:
         name = (folder.parent / ".trained" / training_id(config)).read_text(encoding="utf-8").strip()
     except OSError:
@@ -43,12 +64,12 @@ def find_trained(folder: Path, config: RunConfig) -> Record | None:
     other = folder.parent / name
     if not name or other == folder:
         return None
-    record = Record.find(other)  # None also where its weights are lost
+    record = Record.find(other)  # None also if its weights are lost
     return record if record is not None and record.status == "finished" else None
 
 
 def link_weights(source: Path, folder: Path) -> None:
-    """The saved weights of a run in another run's folder, by hard link where the file system has them."""
+    """Link or copy the saved weights of a run into another run's folder; hard links are used where possible."""
     for file in sorted(source.iterdir()):
         if file.suffix in WEIGHTS and file.name not in NOT_WEIGHTS:
             try:
@@ -60,9 +81,23 @@ def link_weights(source: Path, folder: Path) -> None:
 def score_existing(
     run: PreparedRun, source: Record, resources: Resources, progress: ProgressCallback | None = None
 ) -> Record:
-    """Sample and score weights that the run of `source` has trained.
+    """Sample and score weights that another run has trained.
 
-    The record's loss, sizes and seconds of training are those of the other run; seconds["total"] is what this one took.
+    Parameters
+    ----------
+    run : PreparedRun
+        The run to do.
+    source : Record
+        The record of the run that trained the weights.
+    resources : Resources
+        Makes model, task and scorers.
+    progress : callable, optional
+        Called as ``progress("sample", done, total)``.
+
+    Returns
+    -------
+    Record
+        Loss, sizes and training seconds are those of the other run; seconds["total"] is the time of this one.
     """
     config, folder = run.config, run.folder
     started = time.perf_counter()
@@ -95,7 +130,24 @@ def score_existing(
 def evaluate(
     config: RunConfig, folder: Path, resources: Resources | None = None, progress: ProgressCallback | None = None
 ) -> Evaluation:
-    """Sample and score the design saved in `folder`, as the config's sampler and eval say."""
+    """Sample and score a saved design.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Names the model, the sampler and the evaluation.
+    folder : Path
+        The folder with the saved design.
+    resources : Resources, optional
+        Models and data that calls share.
+    progress : callable, optional
+        Called as ``progress("sample", done, total)``.
+
+    Returns
+    -------
+    Evaluation
+        Scores and samples.
+    """
     from sdpet.methods import load
     from sdpet.scoring import evaluate_run
 

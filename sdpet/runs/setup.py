@@ -1,6 +1,6 @@
-"""What a config names, made real: base model, task, scorers, design, sampler and plan of the evaluation.
+"""Create the objects that a config names: base model, task, scorers, design, sampler and evaluation plan.
 
-This is the only place that makes them. Heavy imports wait until something is made.
+Only this module creates them. It imports heavy libraries when an object needs them.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from sdpet.tasks import Task
     from sdpet.training import TrainConfig
 
-ProgressCallback = Callable[..., None]  # (phase: train or sample, steps done, steps in all); in training then the loss
-SCORERS_UNUSED_BY = {"dreambooth": ("features",), "finetune": ("diversity",)}  # keys of eval, by task
-SCORE_PREFIXES = {"scorer": "clip"}  # of the metrics of a scorer; otherwise its key
+ProgressCallback = Callable[..., None]  # ("train", step, steps, loss) or ("sample", done, total)
+SCORERS_UNUSED_BY = {"dreambooth": ("features",), "finetune": ("diversity",)}  # scorers in eval that a task ignores
+SCORE_PREFIXES = {"scorer": "clip"}  # prefix of a scorer's metrics, if it is not the scorer's key
 TRAINING_KEYS = (
     "steps", "lr", "weight_decay", "warmup", "schedule", "clip", "precision", "accumulate", "optimizer", "ema",
     "grad_checkpointing", "compile", "validate_every",
@@ -30,14 +30,19 @@ TRAINING_KEYS = (
 
 
 class Resources:
-    """What runs of one process share: base model, task and scorers, made when first needed.
+    """Base model, task and scorers that the runs of one process share. They are created when first needed.
 
-    Of each kind one is kept: the last one asked for.
+    Only the last object of each kind is kept.
+
+    Attributes
+    ----------
+    max_fleet_size : dict of str to int
+        By `fleet_key`, the number of members for which memory is sufficient, if a larger fleet has failed.
     """
 
     def __init__(self) -> None:
         self._made: dict[str, tuple[str, Any]] = {}
-        self.max_fleet_size: dict[str, int] = {}  # by `fleet_key`: members that memory was found to be enough for
+        self.max_fleet_size: dict[str, int] = {}
 
     def base(self, config: RunConfig) -> BaseModel:
         """The base model on the trainer's device."""
@@ -54,7 +59,7 @@ class Resources:
         return self._shared("base", arguments, lambda: load_base(**arguments))
 
     def scorers(self, config: RunConfig) -> Scorers:
-        """The scorers of `eval` that the task needs. ValueError (one sentence) for one that is not available."""
+        """The scorers of `eval` that the task needs; ValueError (one sentence) if one is not available."""
         unused = SCORERS_UNUSED_BY[config.task.name]
         wanted = {key: scorer for key, scorer in config.eval.scorers.items() if key not in unused}
         strict, root = config.eval.strict, config.output_root
@@ -62,9 +67,19 @@ class Resources:
         return self._shared("scorers", key, lambda: make_scorers(wanted, strict, root))
 
     def task(self, config: RunConfig, progress: ProgressCallback | None = None) -> Task:
-        """The task with its data. Latents and text states are computed once, whatever the number of runs.
+        """The task with its data. Latents and text states are computed once for all runs.
 
-        progress(phase, done, total) is called while class images are drawn.
+        Parameters
+        ----------
+        config : RunConfig
+            The run.
+        progress : callable, optional
+            Called as ``progress(phase, done, total)`` while class images are drawn.
+
+        Returns
+        -------
+        Task
+            The task with its data.
         """
         from sdpet.tasks import TASKS
 
@@ -80,13 +95,13 @@ class Resources:
     def _shared(self, kind: str, key: Any, make: Callable[[], Any]) -> Any:
         text = json.dumps(key, sort_keys=True, default=str)
         if kind not in self._made or self._made[kind][0] != text:
-            self._made.pop(kind, None)  # free the old one before the new one is made
+            self._made.pop(kind, None)  # free the old object before the new one is created
             self._made[kind] = (text, make())
         return self._made[kind][1]
 
 
 def make_design(config: RunConfig, base: BaseModel) -> Design:
-    """The design of a config; a width or rank of null becomes the one whose parameters come nearest to `params`."""
+    """The design of a config; if mid_dim is None, it becomes the one whose number of parameters is nearest `params`."""
     from dataclasses import replace
 
     from sdpet.adapters import AdapterSpec, mid_dim_for
@@ -111,14 +126,14 @@ def make_design(config: RunConfig, base: BaseModel) -> Design:
 
 
 def make_train_config(config: RunConfig) -> TrainConfig:
-    """How a run of this config is trained."""
+    """The training options of a config."""
     from sdpet.training import TrainConfig
 
     return TrainConfig(**{key: getattr(config.trainer, key) for key in TRAINING_KEYS})
 
 
 def make_sampler(config: RunConfig) -> SamplerConfig:
-    """How images are sampled."""
+    """The sampler of a config."""
     from dataclasses import asdict
 
     from sdpet.sampling import SamplerConfig
@@ -127,14 +142,24 @@ def make_sampler(config: RunConfig) -> SamplerConfig:
 
 
 def make_plan(config: RunConfig) -> EvalPlan:
-    """What a finished run draws."""
+    """The evaluation plan of a config: which images a trained run draws."""
     from sdpet.scoring import EvalPlan
 
     return EvalPlan(**config.eval.plan)
 
 
 def make_scorers(wanted: Mapping[str, ScorerSettings], strict: bool, root: Path) -> Scorers:
-    """The scorers by the prefix of their metrics; features of references are kept in root/.features."""
+    """Create scorers.
+
+    Parameters
+    ----------
+    wanted : mapping of str to ScorerSettings
+        By the prefix of their metrics.
+    strict : bool
+        Whether a scorer that is not available is an error.
+    root : Path
+        Features of reference images are cached in root/.features.
+    """
     from sdpet.runs.libraries import quiet_libraries
     from sdpet.scoring import load_scorers
 
@@ -148,7 +173,7 @@ def _maker(scorer: ScorerSettings) -> Callable[[], Any]:
 
 
 def _scorer_class(target: str) -> Callable[..., Any]:
-    """What makes a scorer: one of ours by its short name, or a user's own by its Python path."""
+    """The class or function that creates a scorer: a built-in one by short name, a user's own by Python path."""
     match target:
         case "lab-clip":
             from sdpet.lab import load_scorer

@@ -1,8 +1,9 @@
-"""Start runs: lock them, leave out those that are complete, and see that every other one ends with a record."""
+"""Start runs: lock them, skip complete ones, and write a record for every other one."""
 
 from __future__ import annotations
 
 import os
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from sdpet.runs.record import Record, factors
 from sdpet.runs.reuse import find_trained, register_training, score_existing
 from sdpet.runs.setup import ProgressCallback, Resources
 
+POLL = 1.0  # seconds between checks of runs that another process is working on
 DoneCallback = Callable[[int, Record | None], None]
 
 
@@ -31,22 +33,22 @@ def run(config: Any, resources: Resources | None = None, progress: ProgressCallb
     Parameters
     ----------
     config : DictConfig, mapping or RunConfig
-        What Hydra composed, or a config that is checked already.
+        The config that Hydra composed, or one that is checked already.
     resources : Resources, optional
-        Models and data that several calls share.
+        Models and data that calls share.
     progress : callable, optional
-        Called as ``progress(phase, done, total)``, in training with the loss as well.
+        Called as ``progress("train", step, steps, loss)`` and ``progress("sample", done, total)``.
 
     Returns
     -------
     Record or None
-        The record, whose status may be "diverged" or "failed". A complete run is not done again, unless it failed.
-        None where another process is doing this very run.
+        The record, whose status may be "diverged" or "failed". A complete run is not repeated, unless it failed.
+        None if another process is working on the same run.
 
     Raises
     ------
     ValueError
-        One sentence for a config that cannot be run, before any work.
+        The config is invalid. One sentence says why, before any work.
     """
     return run_together([config], resources, progress)[0]
 
@@ -56,11 +58,12 @@ def run_together(
     resources: Resources | None = None,
     progress: ProgressCallback | None = None,
     done: DoneCallback | None = None,
+    wait: bool = False,
 ) -> list[Record | None]:
     """`run` for several configs that can share a fleet (equal `fleet_key`).
 
-    A fleet that ends with an error, such as too little memory, is tried again in halves, so that only runs that fail
-    alone are recorded as failed.
+    If a fleet ends with an error, such as too little memory, its two halves are tried. Only a run that fails alone is
+    recorded as failed.
 
     Parameters
     ----------
@@ -68,16 +71,20 @@ def run_together(
         See `run`.
     done : callable, optional
         Called as ``done(i, record)`` as soon as run i has its record.
+    wait : bool
+        Whether to wait for runs that another process is working on, instead of returning None for them.
 
     Returns
     -------
     list of Record or None
-        One a config, see `run`.
+        One for each config, see `run`.
 
     Raises
     ------
+    ValueError
+        A config is invalid.
     OSError
-        The disk is full, which is no run's own fault: complete runs stay, unfinished ones are removed.
+        The disk is full. Complete runs are kept, and unfinished ones are removed, not recorded as failed.
     """
     work = _Work([validate(config) for config in configs], resources or Resources(), done)
     rank = external_rank(work.configs[0])
@@ -87,37 +94,40 @@ def run_together(
     with quiet_libraries(), ExitStack() as locks:
         if rank is not None:
             locks.callback(dispatcher(work.configs[0]).broadcast, {})
-        fleets = work.claim(locks)
-        while fleets:
-            fleet = fleets.popleft()
-            try:
-                source = work.prepare(fleet)
-                runs = [work.prepared_run(i) for i in fleet]
-                if source is not None:
-                    work.finish(fleet[0], score_existing(runs[0], source, work.resources, progress))
+        while True:
+            fleets = work.claim(locks)
+            while fleets:
+                fleet = fleets.popleft()
+                try:
+                    source = work.prepare(fleet)
+                    runs = [work.prepared_run(i) for i in fleet]
+                    if source is not None:
+                        work.finish(fleet[0], score_existing(runs[0], source, work.resources, progress))
+                    else:
+                        for i, record in zip(fleet, train_and_score(runs, work.resources, progress), strict=True):
+                            work.finish(i, record)
+                except Exception as error:  # is recorded, so that the other runs of a study continue
+                    retried = work.after_error(fleet, error)
+                except BaseException:  # Ctrl-C or SIGTERM
+                    remove_incomplete([work.folders[i] for i in fleet if i not in work.finished])
+                    raise
                 else:
-                    for i, record in zip(fleet, train_and_score(runs, work.resources, progress), strict=True):
-                        work.finish(i, record)
-            except Exception as error:  # recorded, so that the other runs of a study continue
-                retried = work.after_error(fleet, error)
-            except BaseException:  # Ctrl-C or SIGTERM
-                remove_incomplete([work.folders[i] for i in fleet if i not in work.finished])
-                raise
-            else:
-                retried = []
-            fleets.extendleft(reversed(retried))
-    return work.records
+                    retried = []
+                fleets.extendleft(reversed(retried))
+            if not wait or all(record is not None for record in work.records):
+                return work.records
+            time.sleep(POLL)
 
 
 def load_ahead(config: RunConfig, resources: Resources) -> None:
-    """Load what runs of this config share. Loading errors are ignored here; the runs will report them."""
+    """Load task and scorers before a run needs them. Loading errors are ignored here; the runs will report them."""
     with quiet_libraries(), suppress(Exception):
         resources.task(config)
         resources.scorers(config)
 
 
 class _Work:
-    """The runs of one call of `run_together`, by their index: what is locked, under way and finished."""
+    """The state of one call of `run_together`: locks, checkpoints and records of the runs, by their index."""
 
     def __init__(self, configs: Sequence[RunConfig], resources: Resources, done: DoneCallback | None) -> None:
         self.configs, self.resources, self._done = configs, resources, done
@@ -130,10 +140,13 @@ class _Work:
     def claim(self, locks: ExitStack) -> deque[list[int]]:
         """Lock the runs that are not complete, and group them into fleets.
 
-        Runs that resume at the same step stand together; a run whose weights are trained already stands alone.
+        Runs that resume at the same step form a group. A run whose weights are trained already is done alone.
         """
         groups: dict[int | str, list[int]] = {}
         for i, (config, folder) in enumerate(zip(self.configs, self.folders, strict=True)):
+            if self.records[i] is not None or i in self._locks:  # complete, or lost to another process
+                self.records[i] = self.records[i] or Record.find(folder)
+                continue
             lock = locks.enter_context(run_lock(folder))
             before = Record.find(folder) if lock else None
             self.records[i] = before
@@ -152,7 +165,7 @@ class _Work:
         return fleets
 
     def prepare(self, fleet: Sequence[int]) -> Record | None:
-        """Make the folders of a fleet; gives the record of the run that has trained the weights of a single run."""
+        """Make the folders of a fleet; for a single run, return the record of the run that has trained its weights."""
         for i in fleet:
             prepare_run_folder(self.folders[i], self.configs[i], resumes=self._states[i] is not None)
         if len(fleet) > 1 or self._states[fleet[0]] is not None:
@@ -163,7 +176,7 @@ class _Work:
         return PreparedRun(self.configs[i], self.folders[i], self._states[i])
 
     def finish(self, i: int, record: Record) -> None:
-        """Write the record, last of all, so that a run is complete only when it is there."""
+        """Write the record as the last file, so that a run with a record is complete."""
         if not self._locks[i].is_held():  # our lease expired and another process took over this run
             self.records[i] = None
             self.finished.add(i)
@@ -173,16 +186,16 @@ class _Work:
         remove_checkpoint(self.folders[i])
         if record.status == "finished" and record.trained_in is None:
             register_training(self.folders[i], self.configs[i])
-        self.records[i] = Record.read(self.folders[i])  # as everyone else will see it
+        self.records[i] = Record.read(self.folders[i])  # as other processes will read it
         if self._done:
             self._done(i, self.records[i])
         self.finished.add(i)
 
     def after_error(self, fleet: Sequence[int], error: Exception) -> list[list[int]]:
-        """Record the failure of a single run; of a fleet, give the halves to try again."""
+        """Record the failure of a single run; for a fleet, return the halves to try again."""
         left = [i for i in fleet if i not in self.finished]
         full = no_space(error)
-        if full is not None:  # there is no room for the other runs either
+        if full is not None:  # the other runs would fail as well
             remove_incomplete([self.folders[i] for i in left], keep_validation=False)
             raise OSError(
                 full, os.strerror(full), getattr(error, "filename", None) or str(self.folders[left[0]])

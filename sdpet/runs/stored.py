@@ -1,4 +1,4 @@
-"""Runs on disk: found, their configs read, their designs put back on a base model."""
+"""Find runs on disk, read their configs, and attach their designs to a base model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,24 @@ if TYPE_CHECKING:
 
 
 def find_runs(given: Any) -> list[Path]:
-    """Folders of runs: `given` is one, a study's folder (all runs in it), a pattern, or a list of these."""
+    """Find the folders of runs.
+
+    Parameters
+    ----------
+    given : str or list of str
+        A run's folder, a study's folder (for all its runs), a pattern such as "outputs/*/0123456789ab", or a list of
+        these.
+
+    Returns
+    -------
+    list of Path
+        The folders that have a record. A single folder is returned without this check.
+
+    Raises
+    ------
+    ValueError
+        No run was found.
+    """
     items = [str(item) for item in given] if not isinstance(given, str) else [given]
     found: dict[Path, None] = {}
     for item in items:
@@ -33,10 +50,22 @@ def find_runs(given: Any) -> list[Path]:
 
 
 def stored_config(folder: Path) -> RunConfig:
-    """The config that a run was done with, as it was stored; `validate(config.values)` checks it.
+    """Read the stored config of a run; `validate(config.values)` checks it.
 
-    Study and output_root are those of the folder where the run lies now, since studies are moved and copied.
-    ValueError if the folder is not that of a run.
+    Parameters
+    ----------
+    folder : Path
+        The run's folder.
+
+    Returns
+    -------
+    RunConfig
+        The config. `study` and `output_root` name the current place of the folder, since studies may be moved.
+
+    Raises
+    ------
+    ValueError
+        The folder is not that of a run, or its config cannot be read.
     """
     import yaml
 
@@ -58,7 +87,7 @@ def stored_config(folder: Path) -> RunConfig:
 
 @contextmanager
 def tuned(base: BaseModel, folders: Sequence[Path]) -> Iterator[list[int]]:
-    """Inside the block `base` computes the designs saved in `folders`; gives the order of their rows in a batch."""
+    """Attach the designs saved in `folders` to `base` inside the block; yields the order of their rows in a batch."""
     from sdpet.adapters import Fleet
     from sdpet.methods import load
 
@@ -70,7 +99,7 @@ def tuned(base: BaseModel, folders: Sequence[Path]) -> Iterator[list[int]]:
         members: list[Any] = []
         for folder in folders:
             members.append(load(base, folder))
-            members[-1].detach()  # its weights stay with it
+            members[-1].detach()  # it keeps its weights
         fleet = Fleet(base.unet, members)
         stack.callback(fleet.detach)
         yield fleet.active

@@ -1,4 +1,4 @@
-"""Studies: many runs planned, claimed, shared out to processes and summed up. Nothing here imports torch."""
+"""Studies: plan many runs, distribute them to processes, and report on them. Nothing here imports torch."""
 
 import lazy_loader
 

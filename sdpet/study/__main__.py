@@ -1,4 +1,4 @@
-"""`python -m sdpet.study status FOLDER`: how a study stands."""
+"""`python -m sdpet.study status FOLDER`: print the status of a study."""
 
 from __future__ import annotations
 
@@ -15,15 +15,26 @@ example:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Help begins with an example."""
+    """A parser whose help begins with an example."""
 
     def format_help(self) -> str:
         return EXAMPLE + super().format_help()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the status; returns 0, or 1 with one sentence on stderr where there is no study."""
-    parser = _Parser("python -m sdpet.study", description="How a study stands; it may be under way.")
+    """Print the status of a study.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        The command line; None takes sys.argv.
+
+    Returns
+    -------
+    int
+        0, or 1 with one sentence on stderr if there is no study.
+    """
+    parser = _Parser("python -m sdpet.study", description="Print the status of a study, also while it is running.")
     parser.add_argument("command", choices=["status"], help="status: progress, rate, time left, failures")
     parser.add_argument("study", type=Path, help="a study's folder, such as outputs/placement")
     asked = parser.parse_args(arguments)

@@ -1,8 +1,8 @@
-"""How many runs to train together: measured once per kind of run, not guessed.
+"""Find the best number of runs to train together, by measuring.
 
-A measurement trains fleets of 1, 2, 4, ... of the study's own designs for a few steps and notes seconds and peak memory
-of each. It is kept in <output_root>/.fleets, by what is trained (`fleet_key`) and on which machine; the memory that is
-free is looked at anew every time.
+A measurement trains fleets of 1, 2, 4, ... of the study's designs for a few steps and stores the time and the peak
+memory of each. It is stored in <output_root>/.fleets for each `fleet_key` and machine. The free memory is read again at
+each use.
 """
 
 from __future__ import annotations
@@ -23,27 +23,32 @@ from sdpet.runs.libraries import quiet_libraries, torch_threads
 if TYPE_CHECKING:
     from sdpet.runs.setup import Resources
 
-MOST = 64  # members of a fleet: the gain has long levelled off
-FEW = 4  # so few runs are trained together without measuring
-STEPS = 3  # of each fleet that is measured, of which the median counts
-WORTH = 4000  # run-steps of a study from which measuring, about 200 of them, pays
-UNMEASURED = 16
-GAIN = 0.97  # a larger fleet is worth it when it takes less than this share of the time of a smaller one
-SHARE = 0.8  # of the free memory may be filled
+MOST = 64  # largest fleet that is tried; larger ones gain nothing
+FEW = 4  # up to this many runs are trained together without measuring
+STEPS = 3  # steps for which each fleet is trained; their median is used
+WORTH = 4000  # a study of at least this many run-steps is measured; measuring costs about 200 of them
+UNMEASURED = 16  # size of a fleet if measuring fails
+GAIN = 0.97  # a larger fleet must take less than this share of the time of a smaller one
+SHARE = 0.8  # largest share of the free memory that a fleet may use
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """seconds: per design and step, and extra: bytes on top of what was in use before, of fleets by their size.
+    """Time and memory of fleets, by their size; sizes that did not fit into memory are missing.
 
-    Sizes that did not fit, by then, are not in it.
+    Attributes
+    ----------
+    seconds : dict of int to float
+        Seconds for each design and step.
+    extra : dict of int to int
+        Bytes in addition to the memory in use before.
     """
 
     seconds: dict[int, float] = field(default_factory=dict)
     extra: dict[int, int] = field(default_factory=dict)
 
     def fitting(self, free: float) -> int:
-        """The largest fleet that fits into `free` bytes, at least 1: more members need as much each as the first."""
+        """The largest fleet that fits into `free` bytes, at least 1, if memory grows linearly with the members."""
         sizes = sorted(self.extra)
         if len(sizes) < 2:
             return 1
@@ -54,7 +59,7 @@ class Measurement:
         return max(1, int(sizes[0] + over / slope))
 
     def best(self, free: float) -> int:
-        """The smallest fleet that fits and is as quick per design and step as any, but for a hair (3 %)."""
+        """The smallest fleet that fits into `free` bytes and is at most 3 % slower per design than the fastest one."""
         room = self.fitting(free)
         within = {size: seconds for size, seconds in self.seconds.items() if size <= room}
         if not within:
@@ -64,7 +69,7 @@ class Measurement:
 
 
 def worth_measuring(config: RunConfig, runs: int) -> bool:
-    """Whether a study of so many runs of this kind is long enough to measure for."""
+    """Whether a study with this number of runs like `config` is long enough to measure the best size for."""
     return runs > FEW and runs * config.trainer.steps >= WORTH
 
 
@@ -74,21 +79,32 @@ def size_for(
     sharers: int = 1,
     trying: Callable[[int], None] | None = None,
 ) -> int:
-    """The best size of a fleet of these runs (equal `fleet_key`) with the memory that is free now."""
+    """The best size of a fleet of these runs with the memory that is free now.
+
+    Parameters
+    ----------
+    configs, resources, sharers, trying
+        See `measure`; a stored measurement is used if there is one.
+
+    Returns
+    -------
+    int
+        Number of runs; 16 if measuring fails.
+    """
     key = fleet_key(configs[0])
     try:
         with quiet_libraries(), torch_threads(configs[0].trainer.threads):
             found = known(configs[0], key) or measure(configs, key, resources, sharers, trying)
             return found.best(free_memory(resources.base(configs[0]).device) / sharers)
-    except Exception:  # the runs will report what is wrong
+    except Exception:  # the runs will report the error
         return UNMEASURED
 
 
 def known(config: RunConfig, key: str) -> Measurement | None:
-    """What was measured before for this `fleet_key` on this machine, or None."""
+    """The stored measurement for this `fleet_key` and machine, or None."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        kept = json.loads(_file(config, key).read_text(encoding="utf-8"))
-        return Measurement(*({int(k): v for k, v in kept[part].items()} for part in ("seconds", "extra")))
+        stored = json.loads(_file(config, key).read_text(encoding="utf-8"))
+        return Measurement(*({int(k): v for k, v in stored[part].items()} for part in ("seconds", "extra")))
     return None
 
 
@@ -99,19 +115,36 @@ def measure(
     sharers: int = 1,
     trying: Callable[[int], None] | None = None,
 ) -> Measurement:
-    """Train fleets of the first 1, 2, 4, ... of these configs (equal `fleet_key`), as long as they fit and larger is
-    quicker, and keep what was found. sharers: processes that use the device; trying(size) is called before each.
+    """Train fleets of 1, 2, 4, ... runs as long as they fit into memory and are faster, and store the measurement.
+
+    Parameters
+    ----------
+    configs : sequence of RunConfig
+        Runs with equal `fleet_key`; the first ones are trained.
+    key : str
+        Their `fleet_key`.
+    resources : Resources
+        Makes model and task.
+    sharers : int
+        Number of processes that use the device.
+    trying : callable, optional
+        Called as ``trying(size)`` before each fleet.
+
+    Returns
+    -------
+    Measurement
+        Time and memory by the size of the fleet.
     """
     from sdpet.runs.start import is_out_of_memory
     from sdpet.training import PeakMemory
 
     base = resources.base(configs[0])
     resources.task(configs[0])
-    _time(configs[:1], resources)  # libraries load what they need on first use
+    _time(configs[:1], resources)  # warm-up: libraries load code on first use
     free, before = free_memory(base.device) / sharers, PeakMemory(base.device).peak()
     found = Measurement()
     size = 1
-    # Where twice the members took no more memory than there was already, that says nothing against more of them.
+    # While the peak does not grow with the size, the memory of larger fleets cannot be predicted, so they are tried.
     while size <= min(MOST, len(configs)) and (len(set(found.extra.values())) < 2 or size <= found.fitting(free)):
         if trying:
             trying(size)
@@ -133,7 +166,7 @@ def measure(
 
 
 def free_memory(device: Any) -> int:
-    """Bytes that can still be had on a torch.device: of the GPU, or of the machine and of its control group."""
+    """Free memory of a torch.device in bytes; on the CPU, that of the machine or of its control group."""
     import psutil
     import torch
 
@@ -148,7 +181,7 @@ def free_memory(device: Any) -> int:
 
 
 def _time(configs: Sequence[RunConfig], resources: Resources) -> tuple[float, int]:
-    """Seconds per design and step, and peak memory in bytes, of these runs as a fleet."""
+    """Train these runs as a fleet; returns seconds per design and step, and peak memory in bytes."""
     from sdpet.methods import build, build_fleet
     from sdpet.runs.setup import make_design, make_train_config
     from sdpet.training import Member, fit_together

@@ -1,4 +1,4 @@
-"""Before a study runs: which levels its runs have, and what time and disk it will take, from runs already measured."""
+"""Before a study runs: list the levels of its runs, and estimate its time and disk space from finished runs."""
 
 from __future__ import annotations
 
@@ -15,17 +15,29 @@ from sdpet.runs.record import Record, factors
 from sdpet.study.plan import Job
 from sdpet.study.report import duration
 
-LOOKED_AT = 200  # records of a study that are read for an estimate, spread over all of it
+SAMPLED = 200  # largest number of a study's records that are read for an estimate
 PILOT_STEPS = 5
 TIMES = ("sample", "score", "rest")
 UNSWEPT = ("study", "output_root", "quiet", "logger", "adapter", "task", "data", "sweeps")
 
 
 def levels_of(jobs: Sequence[Job]) -> tuple[list[dict[str, Any]], list[str]]:
-    """The factors of each run under the names the analysis uses, and the names of those that vary, the seed last.
+    """The factors of the runs of a study.
 
-    A setting fixed by the design (such as lr for full tuning) does not count as a factor. Where designs with a
-    placement stand beside others, they are levels of `design`, or of `method` where there is one placement.
+    A setting fixed by the design (such as lr for full fine-tuning) does not count as a factor. If only some of the
+    designs have a placement, the factor is `design`, or `method` if there is only one placement.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+        The runs.
+
+    Returns
+    -------
+    rows : list of dict
+        The levels of each run, under the names that the analysis uses.
+    names : list of str
+        The factors that vary; the seed is the last.
     """
     rows = []
     for job in jobs:
@@ -54,30 +66,58 @@ def levels_of(jobs: Sequence[Job]) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def _follows(rows: Sequence[Mapping[str, Any]], name: str, design: str) -> bool:
-    """Whether each design has but one level of the factor, or none."""
+    """Whether each design has at most one level of the factor."""
     return _count(rows, [design, name]) <= _count(rows, [design])
 
 
 def _count(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> int:
-    """Distinct combinations of levels of these factors; a run without one has no level of it."""
+    """The number of distinct combinations of levels of these factors, among runs that have all of them."""
     found = {tuple(row.get(name) for name in names) for row in rows}
     return len({levels for levels in found if None not in levels})
 
 
 @dataclass(frozen=True)
-class Outlook:
-    """seconds: of all runs one after another; size: bytes on disk. None where nothing was measured; basis: by what."""
+class Forecast:
+    """The expected time and disk space of some runs.
+
+    Attributes
+    ----------
+    seconds : float or None
+        Time of all runs one after another; None if no run of this kind was measured.
+    size : int or None
+        Bytes on disk; None if nothing was measured.
+    basis : str
+        The runs on which the estimate is based.
+    """
 
     seconds: float | None
     size: int | None
     basis: str
 
 
-def outlook(train: Sequence[Job], score: Sequence[Job], measured: Sequence[tuple[Record, int]], where: str) -> Outlook:
-    """What these runs will take; those in `score` only score what another run has trained.
+def make_forecast(
+    train: Sequence[Job], score: Sequence[Job], measured: Sequence[tuple[Record, int]], where: str
+) -> Forecast:
+    """Estimate the time and disk space of runs from finished runs.
 
-    measured: records of finished runs and the bytes of their folders. Seconds go with the steps of training and of
-    sampling, as measured for the task and method, or at least the task.
+    Seconds are taken as proportional to the steps of training and of sampling. Their rates are those of runs with the
+    same task and method, or at least the same task.
+
+    Parameters
+    ----------
+    train : sequence of Job
+        Runs that train.
+    score : sequence of Job
+        Runs that only score weights of another run.
+    measured : sequence of (Record, int)
+        Records of finished runs, and the size of their folders in bytes.
+    where : str
+        Where these runs are, for the text.
+
+    Returns
+    -------
+    Forecast
+        The estimate.
     """
     times: dict[tuple[str, ...], list[dict[str, float]]] = {}
     for record, _ in measured:
@@ -97,8 +137,8 @@ def outlook(train: Sequence[Job], score: Sequence[Job], measured: Sequence[tuple
         total += one["per_draw"] * config.sampler.steps + one["score"] + one["rest"]
     size = round(statistics.fmean(size for _, size in measured) * (len(train) + len(score))) if measured else None
     if unknown or not measured:
-        return Outlook(None, size, f"no finished run of {' or '.join(sorted(unknown))}{where and f' in {where}'}")
-    return Outlook(
+        return Forecast(None, size, f"no finished run of {' or '.join(sorted(unknown))}{where and f' in {where}'}")
+    return Forecast(
         total, size, f"{len(measured)} measured {'run' if len(measured) == 1 else 'runs'}{where and f' of {where}'}"
     )
 
@@ -120,12 +160,12 @@ def _times(record: Record) -> dict[str, float] | None:
 
 
 def measured_in(folder: Path) -> list[tuple[Record, int]]:
-    """Finished runs of a study, at most LOOKED_AT of them, and the size of each."""
+    """Records of at most 200 finished runs, spread over the study, and the size of their folders in bytes."""
     if not folder.is_dir():
         return []
     runs = sorted(entry.path for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     found = []
-    for path in runs[:: max(1, len(runs) // LOOKED_AT)]:
+    for path in runs[:: max(1, len(runs) // SAMPLED)]:
         record = Record.find(Path(path))
         if record is not None and record.status == "finished":
             found.append((record, folder_size(Path(path))))
@@ -133,13 +173,27 @@ def measured_in(folder: Path) -> list[tuple[Record, int]]:
 
 
 def folder_size(folder: Path) -> int:
+    """The size of all files in a folder, in bytes."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def short_pilot(jobs: Iterable[Job]) -> list[tuple[Record, int]]:
-    """One run of each task and method, trained for a few steps and scored in full; nothing of it is kept.
+    """Do a pilot run of each task and method: train for a few steps, score in full, then delete the run.
 
-    Raises ValueError where a pilot does not finish.
+    Parameters
+    ----------
+    jobs : iterable of Job
+        The runs of the study.
+
+    Returns
+    -------
+    list of (Record, int)
+        The record of each pilot, and the size of its folder in bytes.
+
+    Raises
+    ------
+    ValueError
+        A pilot does not finish.
     """
     from sdpet.runs import run
 
@@ -162,36 +216,49 @@ def short_pilot(jobs: Iterable[Job]) -> list[tuple[Record, int]]:
 
 
 def free_space(folder: Path) -> int:
-    """Bytes free where the folder is or will be."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    return shutil.disk_usage(there).free
+    """Free bytes on the disk where the folder is or will be."""
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return shutil.disk_usage(existing).free
 
 
 def size_words(size: float) -> str:
+    """A number of bytes in a readable unit."""
     power = 1 + (size >= 1e6) + (size >= 1e9)
     amount, unit = size / 1000**power, ("kB", "MB", "GB")[power - 1]
     return f"{amount:.3g} {unit}" if amount < 100 else f"{amount:.0f} {unit}"
 
 
-def outlook_lines(expected: Outlook, train: int, score: int, workers: object, folder: Path) -> list[str]:
-    """What the runs that are not there yet will take. workers: of the launcher, where it says so."""
+def forecast_lines(expected: Forecast, train: int, score: int, workers: object, folder: Path) -> list[str]:
+    """The lines of a plan that report the estimate.
+
+    Parameters
+    ----------
+    expected : Forecast
+        The estimate for the runs that are not complete.
+    train, score : int
+        The number of runs that train, and that only score.
+    workers : object
+        The launcher's option `workers`, or None.
+    folder : Path
+        The study's folder.
+    """
     if not train + score:
         return []
-    lines = [f"  training  {train} runs; {score} more score what one of them trains"] if score else []
+    lines = [f"  training  {train} runs; {score} more only score their weights"] if score else []
     if expected.seconds is None:
-        give = "hydra.sweeper.pilot=FOLDER takes another study's, hydra.sweeper.pilot=run measures"
+        give = "hydra.sweeper.pilot=FOLDER uses another study, hydra.sweeper.pilot=run measures short runs"
         lines.append(f"  time      unknown, {expected.basis}; {give}")
     else:
         from sdpet.study.worker_pool import usable_cores
 
         count = usable_cores() if workers == "auto" else workers if isinstance(workers, int) else 1
         count = max(1, min(count, train or score))
-        side_by_side = f" on {count} workers ({duration(expected.seconds)} in all)" if count > 1 else ""
-        lines.append(f"  time      about {duration(expected.seconds / count)}{side_by_side}, by {expected.basis}")
+        side_by_side = f" on {count} workers ({duration(expected.seconds)} in total)" if count > 1 else ""
+        lines.append(f"  time      about {duration(expected.seconds / count)}{side_by_side}, based on {expected.basis}")
     if expected.size is not None:
         from sdpet.study.forecast import free_space, size_words
 
         free = free_space(folder)
         short = "; NOT ENOUGH" if expected.size > free else ""
-        lines.append(f"  disk      about {size_words(expected.size)}, {size_words(free)} are free{short}")
+        lines.append(f"  disk      about {size_words(expected.size)}, {size_words(free)} free{short}")
     return lines

@@ -1,4 +1,4 @@
-"""Share the runs of a study out to worker processes, and see that every one of them ends with a record."""
+"""Distribute the runs of a study to worker processes, and make sure that every run gets a record."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from sdpet.study.worker_pool import Worker
 def launch(
     jobs: Sequence[Job], workers: int, progress: StudyProgress, size: int | str = 1, gpus: Sequence[str] = ()
 ) -> None:
-    """Do all the jobs; return when each has a record, done here or by another process.
+    """Do all jobs, and return when each has a record, whether from here or from another process.
 
-    Interrupted, it leaves no half-written record and no process.
+    If it is interrupted, it stops its workers and leaves no incomplete record.
 
     Parameters
     ----------
     jobs : sequence of Job
         The runs.
     workers : int
-        Processes; 1 does the runs in this process.
+        Number of processes; with 1 the runs are done in this process.
     progress : StudyProgress
-        Is told of every run, and closed at the end.
+        Receives the progress of every run, and is closed at the end.
     size : int or str
-        Runs that are trained together at most, as a fleet; "auto" measures the best number.
+        Largest number of runs in a fleet; "auto" measures the best number.
     gpus : sequence of str
-        Names of the GPUs that the workers are spread over.
+        Names of the GPUs to distribute the workers over.
     """
     queue = RunQueue(jobs, size, workers)
     try:
@@ -84,7 +84,7 @@ def _share_callback(fleet: Sequence[Job], progress: StudyProgress) -> ProgressCa
 
 
 def _in_workers(queue: RunQueue, progress: StudyProgress, gpus: Sequence[str | None]) -> None:
-    """gpus: the GPU of each worker, or None."""
+    """Do the jobs in worker processes; `gpus` has the GPU of each worker, or None."""
     pool = [Worker(gpu) for gpu in gpus]
     selector = selectors.DefaultSelector()
     for worker in pool:
@@ -149,10 +149,10 @@ def _handle_event(worker: Worker, event: dict[str, Any], queue: RunQueue, progre
 
 
 def _handle_death(worker: Worker, queue: RunQueue, progress: StudyProgress) -> None:
-    """Requeue or record what a worker was doing when it died.
+    """Requeue or record the jobs of a worker that died.
 
-    A fleet is tried again in halves, and a single run has failed. Where a size was measured, half of the size at which
-    the worker died is taken.
+    A fleet is tried again in halves; a single run is recorded as failed. If the worker was measuring the best size of a
+    fleet, half of the size at which it died is used.
     """
     code = worker.process.wait()
     fleet, worker.fleet = worker.fleet, []

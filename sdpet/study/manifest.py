@@ -1,4 +1,4 @@
-"""The runs that a study was last asked for, in `.plan.json` beside them, for processes that report progress."""
+"""The runs of a study's last request, stored in its `.plan.json`, so that other processes can report progress."""
 
 from __future__ import annotations
 
@@ -19,7 +19,17 @@ FILE = ".plan.json"
 
 @dataclass(frozen=True)
 class Manifest:
-    """runs: name for people by run_id; command: as it was given; asked: seconds since the epoch."""
+    """The last request for runs of a study.
+
+    Attributes
+    ----------
+    runs : dict of str to str
+        Readable name by run_id.
+    command : list of str
+        The command line.
+    asked : float
+        Time of the request, in seconds since the epoch.
+    """
 
     runs: dict[str, str]
     command: list[str]
@@ -27,7 +37,17 @@ class Manifest:
 
 
 def write_manifest(folder: Path, jobs: Iterable[Job], command: Sequence[str]) -> None:
-    """Store the runs that were asked for, and the command, in the study's folder."""
+    """Store the requested runs and the command in the study's folder.
+
+    Parameters
+    ----------
+    folder : Path
+        The study's folder.
+    jobs : iterable of Job
+        The requested runs.
+    command : sequence of str
+        The command line.
+    """
     content = {
         "asked": time.time(),
         "command": list(command),
@@ -37,7 +57,7 @@ def write_manifest(folder: Path, jobs: Iterable[Job], command: Sequence[str]) ->
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """None where there is none, or a damaged one."""
+    """Read the manifest of a study; None if there is none or it is damaged."""
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
         return Manifest(dict(content["runs"]), list(content["command"]), float(content["asked"]))

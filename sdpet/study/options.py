@@ -1,4 +1,4 @@
-"""What a sweep may be asked for besides its levels (`hydra.sweeper.KEY=VALUE`), checked before any work."""
+"""The options of a sweep (`hydra.sweeper.KEY=VALUE`), checked before any work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sdpet.config.schema import boolean, integer, number, optional, string
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """See conf/hydra/sweeper/grid.yaml for what each means; the defaults there are these."""
+    """The options of a sweep; conf/hydra/sweeper/grid.yaml explains each and has the same defaults."""
 
     replicates: int | None = None
     order: int | None = 0
@@ -28,7 +28,23 @@ class SweepOptions:
 
     @classmethod
     def checked(cls, given: Mapping[str, Any]) -> SweepOptions:
-        """The options in canonical types. ValueError with one sentence for what is unknown, wrong or contradictory."""
+        """Check options.
+
+        Parameters
+        ----------
+        given : mapping
+            Options by key.
+
+        Returns
+        -------
+        SweepOptions
+            The options in canonical types.
+
+        Raises
+        ------
+        ValueError
+            An option is unknown or invalid, or two contradict each other; the message is one sentence.
+        """
         values = {}
         for key, value in given.items():
             if key not in RULES:
@@ -46,7 +62,7 @@ class SweepOptions:
 
 
 def unknown_option(key: str) -> str:
-    """One sentence for a key that does not exist, with those that do."""
+    """The error for an option that does not exist; it lists the valid ones."""
     near = get_close_matches(key, list(RULES), n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     return f"there is no key hydra.sweeper.{key}{hint}; keys are {', '.join(RULES)}, fleet_size and params."

@@ -1,9 +1,9 @@
-"""Studies through Hydra's launchers of others (Slurm, Ray, joblib, ...): each of their jobs trains one fleet.
+"""Studies with third-party launchers of Hydra (Slurm, Ray, joblib, ...): each of their jobs trains one fleet.
 
-A job is given by `+fleet=FILE`, a file in the study's folder with the configs of its runs. The state that a launcher
-reports of a job is not relied on: runs without a record when all jobs have ended are launched again, in smaller fleets
-when none was completed, and a run whose job dies even alone is recorded as failed. So a killed worker, a lost node or
-an evicted job costs time, not runs; checkpoints carry over, and locks ensure that no run is done twice.
+A job gets `+fleet=FILE`, a file in the study's folder with the configs of its runs. The job state that a launcher
+reports is not used. When all jobs have ended, runs without a record are launched again, in smaller fleets if no run was
+completed. A run whose job dies even as a fleet of one is recorded as failed. So a killed worker or a lost node costs
+time, but no runs: jobs resume from checkpoints, and locks prevent that a run is done twice.
 """
 
 from __future__ import annotations
@@ -33,19 +33,40 @@ from sdpet.study.run_queue import POLL, pack
 from sdpet.study.slurm import watch_jobs
 
 LOG = logging.getLogger("sdpet")
-ROUNDS_WITHOUT_CAUSE = 2  # in which no run was completed though no job reported an error
+ROUNDS_WITHOUT_CAUSE = 2  # rounds in which no run was completed and no job reported an error, before giving up
 
 
 def launch_in_fleets(launcher: Launcher, jobs: Sequence[Job], size: int, progress: StudyProgress) -> list[Any]:
-    """Do all the jobs, in fleets of at most `size`; return when each has a record, with what the launcher returned.
+    """Do all jobs in fleets, and return when each has a record.
 
-    Raises ValueError when the launcher cannot start any job, OSError when the disk is full.
+    Parameters
+    ----------
+    launcher : Launcher
+        Hydra's launcher, already set up.
+    jobs : sequence of Job
+        The runs.
+    size : int
+        Largest number of runs in a fleet.
+    progress : StudyProgress
+        Receives each run whose record appears.
+
+    Returns
+    -------
+    list
+        The values that the launcher returned.
+
+    Raises
+    ------
+    ValueError
+        The launcher could not start any job.
+    OSError
+        The disk is full.
     """
     left, number, idle = list(jobs), 0, 0
     returned: list[Any] = []
     if type(launcher).__name__ == "SlurmLauncher":
         watch_jobs()
-    with _watched(jobs, progress):
+    with _report_records(jobs, progress):
         while left:
             files = [_write_request(fleet) for fleet in pack(left, size)]
             reason: BaseException | None = None
@@ -53,9 +74,9 @@ def launch_in_fleets(launcher: Launcher, jobs: Sequence[Job], size: int, progres
                 found = launcher.launch([[f"+fleet='{file}'"] for file in files], initial_job_idx=number)
                 returned += found
                 reason = _first_failure(found)
-            except Exception as error:  # one of its jobs died; the launchers then do not report the others
+            except Exception as error:  # one job died; launchers then do not report the other jobs
                 reason = error
-            for file in files:  # kept when we are interrupted: jobs in a queue still want them
+            for file in files:  # after an interrupt they are kept, since queued jobs still need them
                 file.unlink(missing_ok=True)
             number += len(files)
             _wait_for_others(left)
@@ -77,15 +98,30 @@ def launch_in_fleets(launcher: Launcher, jobs: Sequence[Job], size: int, progres
                 why = f" ({_shorten(reason)})" if reason else ""
                 LOG.warning("%d runs did not finish%s; they are launched again", len(missing), why)
             left = missing
-    with suppress(OSError):  # when it is empty
+    with suppress(OSError):  # the folder is not empty
         _requests_folder(jobs[0]).rmdir()
     return returned
 
 
 def run_fleet_job(file: str, done: Callable[[str, Record | None], None] | None = None) -> dict[str, str]:
-    """Do the runs of one fleet, each in its own folder, as a job of a cluster; gives their statuses by run_id.
+    """Do the runs of one fleet, as a job of a cluster.
 
-    done(name, record) is called for each run; record is None where another process is doing it.
+    Parameters
+    ----------
+    file : str
+        The file with the configs of the runs.
+    done : callable, optional
+        Called as ``done(name, record)`` for each run; record is None if another process is working on it.
+
+    Returns
+    -------
+    dict of str to str
+        Status by run_id.
+
+    Raises
+    ------
+    ValueError
+        The file does not exist any more.
     """
     from sdpet.runs import run_together
 
@@ -93,7 +129,7 @@ def run_fleet_job(file: str, done: Callable[[str, Record | None], None] | None =
         request = json.loads(Path(file).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{file} is missing: its runs were launched again or completed meanwhile.") from None
-    with suppress(OSError):  # relative paths in the configs mean those of the command
+    with suppress(OSError):  # relative paths in the configs start from the command's folder
         os.chdir(request["cwd"])
     configs = [validate(values) for values in request["configs"]]
 
@@ -123,7 +159,7 @@ def _first_failure(found: Sequence[JobReturn]) -> BaseException | None:
 
 
 def _raise_if_hopeless(reason: BaseException | None, left: Sequence[Job], missing: Sequence[Job]) -> None:
-    """Raise where launching again would not help."""
+    """Raise an error if launching again would not help."""
     if reason is None or not missing:
         return
     full = no_space(reason)
@@ -135,14 +171,14 @@ def _raise_if_hopeless(reason: BaseException | None, left: Sequence[Job], missin
 
 
 def _shorten(error: BaseException) -> str:
-    """An error of a launcher in one line that is not too long."""
+    """An error of a launcher in one short line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines if len(lines) < 4 else [lines[0], "...", lines[-1]])
     return f"{type(error).__name__}: {text[:300]}"
 
 
 def _wait_for_others(jobs: Sequence[Job]) -> None:
-    """Until no process is doing any of these runs: jobs that outlive the end of a launch, or another study's."""
+    """Wait until no other process is working on these runs, such as jobs that are still running after a launch."""
     waiting = list(jobs)
     while waiting:
         busy = []
@@ -159,29 +195,29 @@ def _wait_for_others(jobs: Sequence[Job]) -> None:
 def _record_failure(job: Job, reason: BaseException) -> None:
     from sdpet.runs.start import failure
 
-    with run_lock(job.folder) as mine:
-        if mine and job.record() is None:
+    with run_lock(job.folder) as lock:
+        if lock and job.record() is None:
             job.folder.mkdir(parents=True, exist_ok=True)
             failure(job.config, f"its job died: {_shorten(reason)}").write(job.folder)
 
 
 @contextmanager
-def _watched(jobs: Sequence[Job], progress: StudyProgress) -> Iterator[None]:
-    """Report each run when its record appears, as the launcher is silent until all jobs have ended."""
+def _report_records(jobs: Sequence[Job], progress: StudyProgress) -> Iterator[None]:
+    """Report each run when its record appears, because launchers report nothing until all jobs have ended."""
     over = threading.Event()
     before = {job.folder: _stamp(job) for job in jobs}
 
-    def look() -> None:
+    def report_new() -> None:
         for job in [job for job in jobs if job.folder in before]:
             if _stamp(job) != before[job.folder] and (record := job.record()) is not None:
                 del before[job.folder]
                 progress.done(job.name, record)
 
-    def watch() -> None:
+    def poll() -> None:
         while not over.wait(max(POLL, len(before) / 1000)):
-            look()
+            report_new()
 
-    thread = threading.Thread(target=watch, daemon=True)
+    thread = threading.Thread(target=poll, daemon=True)
     thread.start()
     try:
         yield
@@ -189,7 +225,7 @@ def _watched(jobs: Sequence[Job], progress: StudyProgress) -> Iterator[None]:
         over.set()
         thread.join()
         if sys.exc_info()[0] is None:
-            look()
+            report_new()
         progress.close()
 
 

@@ -1,4 +1,4 @@
-"""Texts about runs and studies for the person who started them."""
+"""Texts about runs and studies, printed for the user."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TABLE_ORDER = ("clip_i", "clip_t", "prior_drift", "fid")
 
 
 def duration(seconds: float) -> str:
-    """Seconds in a unit that people read: 50 s, 7 min, 3.5 h."""
+    """A time in seconds as readable text: 50 s, 7 min, 3.5 h."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 100:
@@ -22,7 +22,7 @@ def duration(seconds: float) -> str:
 
 
 def outcome(record: Record | None) -> str:
-    """A run in a few words: its first score between floor and ceiling, or what went wrong."""
+    """The result of a run in a few words: its first score with floor and ceiling, or the error."""
     if record is None:
         return "no record"
     if record.status != "finished":
@@ -36,19 +36,31 @@ def outcome(record: Record | None) -> str:
 
 
 def scores_table(record: Record) -> str:
-    """Scores of one run beside the untuned base model (floor) and real images (ceiling)."""
+    """A table of a run's scores, with those of the untuned base model (floor) and of real images (ceiling)."""
     names = [n for n in TABLE_ORDER if n in record.metrics] + [n for n in record.metrics if n not in TABLE_ORDER]
     rows = [("", "score", "floor", "ceiling")]
     for name in names:
         found = record.anchors.get(name, {})
-        numbers = (record.metrics[name], found.get("floor"), found.get("ceiling"))
-        rows.append((name, *(map(_rough if _is_rough(name, record) else _number, numbers))))
+        shown = _rough if _is_rough(name, record) else _number
+        rows.append((name, shown(record.metrics[name]), shown(found.get("floor")), shown(found.get("ceiling"))))
     width = max(len(row[0]) for row in rows)
     return "\n".join(f"  {row[0]:<{width}}" + "".join(f"{cell:>10}" for cell in row[1:]) for row in rows)
 
 
 def run_report(name: str, record: Record, folder: Path, already: bool) -> str:
-    """The summary of one run, for the end of `python train.py`."""
+    """The summary of one run, which `python train.py` prints at its end.
+
+    Parameters
+    ----------
+    name : str
+        Readable name of the run.
+    record : Record
+        Its record.
+    folder : Path
+        Its folder.
+    already : bool
+        Whether the run was complete before the command.
+    """
     if record.status != "finished":
         more = f"\n  traceback {folder / 'error.txt'}" if (folder / "error.txt").exists() else ""
         return f"{name} {record.status}: {record.reason}\n  record    {folder / 'record.json'}{more}"
@@ -72,9 +84,29 @@ def study_report(
     folder: Path,
     seconds: float,
 ) -> tuple[str, bool]:
-    """The summary of a study, read from the records on disk, and whether every run is complete.
+    """Summarize a study from the records on disk.
 
-    before: the records of the runs that were complete when the study started; they are not read again.
+    Parameters
+    ----------
+    jobs : sequence of Job
+        The runs that were requested.
+    before : mapping of Path to Record
+        Records of the runs that were complete when the study started; they are not read again.
+    dropped : sequence of str
+        Names of cells that cannot exist.
+    doubled : int
+        Number of jobs that were the same as another one.
+    folder : Path
+        The study's folder.
+    seconds : float
+        Time the study took.
+
+    Returns
+    -------
+    text : str
+        The summary.
+    complete : bool
+        Whether every run is complete.
     """
     records: Mapping[Path, Record | None] = {job.folder: before.get(job.folder) or job.record() for job in jobs}
     by_status: dict[str, list[Any]] = {status: [] for status in ("finished", "diverged", "failed", "missing")}

@@ -1,4 +1,4 @@
-"""Which runs are trained together: jobs packed into fleets, and the queue from which processes take them."""
+"""Pack jobs into fleets, and queue the fleets for processes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,28 @@ from sdpet.files.lock import run_lock
 from sdpet.study.fleet_size import UNMEASURED, worth_measuring
 from sdpet.study.plan import Job
 
-POLL = 1.0  # seconds between checks of runs that another process is doing
+POLL = 1.0  # seconds between checks of runs that other processes are working on
 
 
 def pack(jobs: Sequence[Job], size: int, workers: int = 1) -> list[list[Job]]:
-    """The jobs in fleets of at most `size` that can be trained together, in order.
+    """Pack jobs into fleets, in order.
 
-    Fleets of one kind are equally large, give or take one, and as many as keep that kind's share of the workers busy:
-    60 runs for 2 workers and size 16 are 4 fleets of 15.
+    Fleets of the same `fleet_key` differ in size by at most one, and there are enough of them to keep all workers busy:
+    60 runs for 2 workers and size 16 become 4 fleets of 15.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+        The runs.
+    size : int
+        Largest number of runs in a fleet.
+    workers : int
+        Number of processes that take fleets.
+
+    Returns
+    -------
+    list of list of Job
+        The fleets.
     """
     if size == 1:
         return [[job] for job in jobs]
@@ -29,7 +43,7 @@ def pack(jobs: Sequence[Job], size: int, workers: int = 1) -> list[list[Job]]:
 
 
 def kinds(jobs: Sequence[Job]) -> dict[str, list[Job]]:
-    """Jobs that can be trained together, by their `fleet_key`."""
+    """Group jobs by their `fleet_key`; those of a group can be trained together."""
     found: dict[str, list[Job]] = {}
     for job in jobs:
         found.setdefault(fleet_key(job.config), []).append(job)
@@ -43,10 +57,17 @@ def _even_parts(kind: Sequence[Job], size: int, workers: int) -> list[list[Job]]
 
 
 class RunQueue:
-    """Jobs to do, in fleets, in order; runs claimed by another process are retried after it releases them.
+    """A queue of fleets; runs that another process has locked are retried after it releases them.
 
-    size: runs that are trained together at most; "auto" has it measured for each kind of runs: `to_measure` gives some
-    of them, `measured` takes the answer, and meanwhile no fleet of that kind is given.
+    Parameters
+    ----------
+    jobs : sequence of Job
+        The runs.
+    size : int or str
+        Largest number of runs in a fleet. "auto" has it measured for each `fleet_key`: `to_measure` returns runs to
+        measure, and `measured` takes the result. Until then no fleet with this key is handed out.
+    workers : int
+        Number of processes that take fleets.
     """
 
     def __init__(self, jobs: Sequence[Job], size: int | str = 1, workers: int = 1) -> None:
@@ -66,11 +87,11 @@ class RunQueue:
                 self.measured(key, UNMEASURED)
 
     def next(self) -> list[Job]:
-        """A fleet to train, or none for now."""
+        """The next fleet to train; empty if there is none at present."""
         return self._fleets.popleft() if self._fleets else []
 
     def to_measure(self) -> tuple[str, list[Job]] | None:
-        """A kind of runs of which to say, by `measured`, how many to train together."""
+        """The next `fleet_key` to measure and its jobs; the caller must report the best size by `measured`."""
         if not self._unsized:
             return None
         key = next(iter(self._unsized))
@@ -78,20 +99,22 @@ class RunQueue:
         return key, self._measuring[key]
 
     def measured(self, key: str, size: int) -> None:
+        """Queue the runs of this `fleet_key` in fleets of at most `size`."""
         kind = self._measuring.pop(key)
         self._fleets.extend(_even_parts(kind, size, -(-self._workers * len(kind) // self._jobs)))
 
     def split_and_requeue(self, fleet: list[Job]) -> None:
-        """Put a fleet back in two halves."""
+        """Put a fleet back into the queue as two fleets of half the size."""
         half = (len(fleet) + 1) // 2
         self._fleets.extendleft(part for part in (fleet[half:], fleet[:half]) if part)
 
     def claimed_elsewhere(self, job: Job) -> None:
+        """Remember a job that another process is working on; `poll` checks it."""
         self._elsewhere.append(job)
         self._next_poll = time.monotonic() + POLL
 
     def poll(self) -> list[Job]:
-        """Jobs that another process has completed meanwhile; those it has released are put back into the queue."""
+        """Jobs that other processes have completed; jobs they released without a record go back into the queue."""
         if not self._elsewhere or time.monotonic() < self._next_poll:
             return []
         self._next_poll = time.monotonic() + POLL
@@ -109,4 +132,5 @@ class RunQueue:
 
     @property
     def waiting(self) -> bool:
+        """Whether jobs remain that other processes are working on, or whose fleet size is not measured yet."""
         return bool(self._elsewhere or self._unsized or self._measuring)

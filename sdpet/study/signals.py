@@ -1,4 +1,4 @@
-"""SIGTERM ends a process as Ctrl-C does, by an exception, so that what is under way is cleared away."""
+"""Handle SIGTERM like Ctrl-C, by an exception, so that the process can clean up."""
 
 from __future__ import annotations
 
@@ -8,28 +8,32 @@ import sys
 import threading
 from typing import Any
 
-AGAIN = 0.01  # seconds
+RESEND_SECONDS = 0.01  # delay before a signal is sent again
 
 
 def exit_on_sigterm(farewell: str = "") -> None:
-    """From now on SIGTERM prints `farewell` on stderr, if any, and raises SystemExit with status 143; once.
+    """Raise SystemExit with status 143 on the first SIGTERM, and ignore later ones. Call it in the main thread.
 
-    An exception that strikes inside a destructor is swallowed by Python; the signal is then sent again. Call it in the
-    main thread.
+    Python discards an exception that is raised inside a destructor; the signal is then sent again.
+
+    Parameters
+    ----------
+    farewell : str
+        Printed on stderr, if not empty.
     """
 
-    def leave(number: int, frame: Any) -> None:
-        signal.signal(number, signal.SIG_IGN)  # once is enough: runs under way are being cleared away
+    def handle(number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_IGN)  # do not interrupt the clean-up
         if farewell:
             print(f"\n{farewell}", file=sys.stderr)
         sys.exit(128 + number)
 
-    def swallowed(unraisable: Any) -> None:
+    def resend_discarded(unraisable: Any) -> None:
         if unraisable.exc_type is not SystemExit:
             sys.__unraisablehook__(unraisable)
             return
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-        threading.Timer(AGAIN, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        threading.Timer(RESEND_SECONDS, os.kill, (os.getpid(), signal.SIGTERM)).start()
 
-    signal.signal(signal.SIGTERM, leave)
-    sys.unraisablehook = swallowed
+    signal.signal(signal.SIGTERM, handle)
+    sys.unraisablehook = resend_discarded

@@ -1,4 +1,4 @@
-"""Slurm without accounting: there submitit, which asks sacct, would wait for ever for a job that died."""
+"""Support Slurm clusters without accounting, where submitit, which asks sacct, would wait forever for a dead job."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def watch_jobs() -> None:
-    """Let submitit ask squeue for the states of its jobs where sacct has none to tell."""
+    """Let submitit ask squeue for job states on clusters where sacct has none."""
     try:
         from submitit.slurm.slurm import SlurmJob
     except ImportError:
@@ -28,13 +28,13 @@ def _queue_watcher() -> Any:
     from submitit.slurm.slurm import SlurmInfoWatcher
 
     class QueueWatcher(SlurmInfoWatcher):
-        """Slurm keeps an ended job in its queue for a while; one that is no longer there has ended."""
+        """Reads job states from squeue. Slurm lists an ended job for a while; a job that is not listed has ended."""
 
         def _make_command(self) -> list[str] | None:
             if not self._registered - self._finished:
                 return None
-            mine = f"--user={getpass.getuser()}"
-            return ["squeue", "--noheader", "--array", "--states=all", mine, "--format=%i|%T|%N"]
+            user = f"--user={getpass.getuser()}"
+            return ["squeue", "--noheader", "--array", "--states=all", user, "--format=%i|%T|%N"]
 
         def read_info(self, string: bytes | str) -> dict[str, dict[str, str]]:
             listed = string if isinstance(string, str) else string.decode()

@@ -1,4 +1,4 @@
-"""How a study stands, seen from outside: what is done, under way, failed or left, and how fast it goes."""
+"""The status of a study, read from its folder: which runs are complete, running, failed or waiting, and the rate."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from sdpet.runs.record import FILE, STATUSES
 from sdpet.study.manifest import read_manifest
 from sdpet.study.report import duration
 
-RECENT = 50  # runs by which the rate is told
-PAUSE = 10.0  # a gap of more than so many usual gaps is a pause of the study, not part of its rate
-SHOWN = 3  # names that are shown for each reason
+RECENT = 50  # number of latest runs from which the rate is computed
+PAUSE = 10.0  # a gap longer than this many median gaps is a pause of the study and not part of its rate
+SHOWN = 3  # number of runs that are named for each reason
 HEAD = re.compile(rb'\{\s*"format": 1,\s*"run_id": "[^"\\]*",\s*"study": "(?:[^"\\]|\\.)*",\s*"status": "(\w+)"')
 REASON = re.compile(rb'\n "reason": (null|"(?:[^"\\]|\\.)*"),')
 
 
 @dataclass
 class Ended:
-    """A run with a record. when: seconds since the epoch at which the record was written."""
+    """A run with a record, which was written at `when` (seconds since the epoch)."""
 
     status: str
     reason: str | None
@@ -39,8 +39,25 @@ class Ended:
 
 @dataclass
 class Status:
-    """asked: names of the runs of the last request by run_id; None where no request was noted. stale: claimed by nobody
-    alive; seconds_a_run: of the study as a whole, None where it cannot be told."""
+    """The status of a study.
+
+    Attributes
+    ----------
+    folder : Path
+        The study's folder.
+    asked : dict of str to str, or None
+        Names of the requested runs by run_id; None if no request was stored.
+    command : list of str
+        The command line of the last request.
+    ended : dict of str to Ended
+        Runs with a record, by run_id.
+    running : list of str
+        Runs that a process is working on.
+    stale : list of str
+        Runs that a process has left without a record.
+    seconds_a_run : float, optional
+        Seconds between two records of the study; None if unknown.
+    """
 
     folder: Path
     asked: dict[str, str] | None
@@ -52,18 +69,37 @@ class Status:
 
     @property
     def runs(self) -> list[str]:
+        """The requested runs; if no request was stored, all runs in the folder."""
         return list(self.asked) if self.asked is not None else sorted({*self.ended, *self.running, *self.stale})
 
     def having(self, status: str) -> list[str]:
+        """The runs whose record has this status."""
         return [run for run in self.runs if run in self.ended and self.ended[run].status == status]
 
     @property
     def waiting(self) -> list[str]:
+        """The runs that have no record and that no process is working on."""
         return [run for run in self.runs if run not in self.ended and run not in self.running]
 
 
 def study_status(folder: Path) -> Status:
-    """ValueError when the folder is none or holds nothing of a study."""
+    """Read the status of a study.
+
+    Parameters
+    ----------
+    folder : Path
+        The study's folder.
+
+    Returns
+    -------
+    Status
+        The status; the study may be running.
+
+    Raises
+    ------
+    ValueError
+        The folder does not exist, or there is no study in it.
+    """
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; give a study's folder, such as outputs/placement.")
     manifest = read_manifest(folder)
@@ -89,7 +125,7 @@ def _ended(folder: Path) -> dict[str, Ended]:
             with open(path, "rb") as file:
                 content, when = file.read(), os.fstat(file.fileno()).st_mtime
         except OSError:
-            continue  # a file, or a folder of a run under way
+            continue  # a file, or the folder of an unfinished run
         ended = _end_of(content, when)
         if ended is not None:
             found[name] = ended
@@ -97,7 +133,7 @@ def _ended(folder: Path) -> dict[str, Ended]:
 
 
 def _end_of(content: bytes, when: float) -> Ended | None:
-    """Status and reason of a record as sdpet writes it, without parsing the rest; None for a damaged one."""
+    """Status and reason of a record, read without parsing the rest if sdpet wrote it; None for a damaged one."""
     head, reason = HEAD.match(content), REASON.search(content)
     if head and reason and content.endswith(b"}\n"):
         return Ended(head[1].decode(), json.loads(reason[1]), when)
@@ -110,7 +146,7 @@ def _end_of(content: bytes, when: float) -> Ended | None:
 
 
 def _claims(folder: Path) -> dict[str, bool]:
-    """Claimed runs by run_id, and whether their owner is alive as far as can be seen from here."""
+    """Runs with a lock or lease, by run_id, and whether its owner seems to be alive."""
     alive: dict[str, bool] = {}
     place = locks_folder(folder / "run")
     try:
@@ -124,7 +160,7 @@ def _claims(folder: Path) -> dict[str, bool]:
 
 
 def _is_locked(path: Path) -> bool:
-    """Whether a process has the lock; ours is a shared one that is given back at once."""
+    """Whether a process holds the lock; this takes a shared lock for a moment."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -139,7 +175,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def _lease_is_alive(path: Path) -> bool:
-    """Of an owner on another machine: by the age of its last sign of life. On this machine the lock tells."""
+    """Whether a lease of another machine was renewed recently; for owners on this machine the lock is decisive."""
     try:
         return path.read_text(errors="replace") != machine() and time.time() - path.stat().st_mtime < 2 * STALE
     except OSError:
@@ -147,7 +183,10 @@ def _lease_is_alive(path: Path) -> bool:
 
 
 def _pace(ends: Sequence[float]) -> float | None:
-    """Seconds from one end to the next over the latest runs, without pauses. Runs of a fleet end together."""
+    """Mean seconds from one end of a run to the next over the latest runs, without pauses.
+
+    Runs of a fleet end together, so some gaps are 0.
+    """
     latest = sorted(ends)[-RECENT:]
     gaps = [b - a for a, b in pairwise(latest)]
     positive = [gap for gap in gaps if gap > 0]
@@ -161,17 +200,17 @@ def _pace(ends: Sequence[float]) -> float | None:
 def status_text(status: Status) -> str:
     """The text that `python -m sdpet.study status` prints."""
     runs, names = status.runs, status.asked or {}
-    there = sum(run in status.ended for run in runs)
+    ended = sum(run in status.ended for run in runs)
     counts = [(len(status.having(name)), name) for name in STATUSES]
     under_way = sum(run in status.running for run in runs)
     counts += [(under_way, "under way"), (len(status.waiting), "waiting")]
-    said = ", ".join(f"{count} {name}" for count, name in counts if count)
-    lines = [f"{status.folder}: {there} of {len(runs)} runs ({there / len(runs):.0%}): {said}"]
+    summary = ", ".join(f"{count} {name}" for count, name in counts if count)
+    lines = [f"{status.folder}: {ended} of {len(runs)} runs ({ended / len(runs):.0%}): {summary}"]
     if status.asked is None:
-        lines[0] = f"{status.folder}: {there} runs with a record: {said} (the number planned was not stored)"
-    left = len(runs) - there
+        lines[0] = f"{status.folder}: {ended} runs with a record: {summary} (the number planned was not stored)"
+    left = len(runs) - ended
     if left and status.seconds_a_run:
-        pace = f"one run every {duration(status.seconds_a_run)}, by the latest"
+        pace = f"one run every {duration(status.seconds_a_run)}, judging by the latest runs"
         if under_way:
             lines.append(f"  left      about {duration(left * status.seconds_a_run)}: {pace}")
         else:
@@ -189,7 +228,7 @@ def status_text(status: Status) -> str:
         lines.append(f"  stopped   {len(stale)} {text} left by a process that died; the same command resumes them")
     others = len(set(status.ended) - set(runs))
     if others:
-        lines.append(f"  besides   {others} runs of earlier requests")
+        lines.append(f"  also      {others} runs of earlier requests")
     if left and not under_way and status.command:
         lines.append(f"  next      no process is working on it; resume with: python {shlex.join(status.command)}")
     elif not left and not status.having("failed"):

@@ -1,4 +1,4 @@
-"""Worker processes of a study, and the devices they have."""
+"""Worker processes of a study, and their devices."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def usable_cores() -> int:
-    """Cores this process may use: its affinity, and the quota of its control group where there is one."""
+    """The number of cores this process may use, limited by its affinity and the quota of its control group."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -30,7 +30,7 @@ def usable_cores() -> int:
 
 
 def local_gpus() -> list[str]:
-    """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES has them."""
+    """Names of the GPUs that this process may use, in the form of CUDA_VISIBLE_DEVICES."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is not None:
         return [name.strip() for name in listed.split(",") if name.strip() not in ("", "-1")]
@@ -40,19 +40,19 @@ def local_gpus() -> list[str]:
 
 
 def require_device(config: RunConfig) -> None:
-    """ValueError where a config that is to run on this machine asks for a GPU that is not here."""
+    """Raise ValueError if the config needs a GPU and this machine has none."""
     device = config.trainer.device
     if device.startswith("cuda") and not local_gpus():
-        raise ValueError(f"trainer.device is {device}, but this machine has no usable CUDA device; take trainer=cpu.")
+        raise ValueError(f"trainer.device is {device}, but this machine has no usable CUDA device; choose trainer=cpu.")
 
 
 def gpus_for(jobs: Sequence[Job]) -> list[str]:
-    """The GPUs to spread these jobs over: all of this machine's where trainer.device is cuda, without a number."""
+    """The GPUs to distribute these jobs over: all of this machine if trainer.device is cuda without a number."""
     return local_gpus() if any(job.config.trainer.device == "cuda" for job in jobs) else []
 
 
 def how_many(wanted: int | str, gpus: Sequence[str]) -> int:
-    """Processes for hydra.launcher.workers: a number, or "auto" for one a GPU, or one a usable core without."""
+    """The number of processes for hydra.launcher.workers; "auto" is one per GPU or, without GPUs, per usable core."""
     count = (len(gpus) or usable_cores()) if wanted == "auto" else wanted
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise ValueError(f"hydra.launcher.workers must be auto or a whole number of at least 1, not {wanted!r}.")
@@ -60,9 +60,14 @@ def how_many(wanted: int | str, gpus: Sequence[str]) -> int:
 
 
 class Worker:
-    """A process that trains fleets one after another. Requests go in and events come back, as JSON lines.
+    """A process that trains fleets one after another. It receives requests and sends events, as JSON lines.
 
-    It ends when its input ends, so it does not outlive this process, even a killed one. gpu: the only one it sees.
+    It exits when its input ends. So it also exits if this process is killed.
+
+    Parameters
+    ----------
+    gpu : str, optional
+        The only GPU that the process sees.
     """
 
     def __init__(self, gpu: str | None = None) -> None:
@@ -74,7 +79,7 @@ class Worker:
             [sys.executable, "-m", "sdpet.study.worker_process", str(write_end)],
             stdin=subprocess.PIPE,
             pass_fds=[write_end],
-            start_new_session=True,  # Ctrl-C goes to this process alone, which then ends its workers
+            start_new_session=True,  # only this process receives Ctrl-C; it then stops its workers
             env={**os.environ, "PYTHONPATH": path, **dict.fromkeys(THREADS, "1"), **device},
         )
         os.close(write_end)
@@ -82,32 +87,33 @@ class Worker:
         self.events = read_end
         self._partial = b""
         self.fleet: list[Job] = []
-        self.measuring: str | None = None  # the kind of runs (`fleet_key`) of which it finds the best size
-        self.trying = 1  # the size it is at
+        self.measuring: str | None = None  # the `fleet_key` of the runs whose best fleet size it measures
+        self.trying = 1  # the size it is measuring
         self.loaded = False
 
     def read(self) -> list[dict[str, Any]] | None:
-        """Events since the last call; None when the process is dead."""
+        """Events since the last call; None if the process has died."""
         content = os.read(self.events, 1 << 16)
         *lines, self._partial = (self._partial + content).split(b"\n")
         return [json.loads(line) for line in lines] if content else None
 
     @property
     def busy(self) -> bool:
+        """Whether the worker is training or measuring."""
         return bool(self.fleet) or self.measuring is not None
 
     def request_training(self, fleet: list[Job]) -> None:
-        """Train a fleet."""
+        """Request to train a fleet."""
         self.fleet = fleet
         self._request("train", fleet)
 
     def request_size(self, key: str, jobs: Sequence[Job], sharers: int) -> None:
-        """Measure the best size of a fleet of runs of one kind; sharers: processes on the worker's device."""
+        """Request to measure the best fleet size of runs with this `fleet_key`; `sharers` processes use the device."""
         self.measuring, self.trying = key, 1
         self._request("size", jobs[:64], sharers=sharers)
 
     def request_loading(self, job: Job) -> None:
-        """Load what this job needs, once, while there is nothing else to do."""
+        """Request to load model and data of this job, once, while the worker is idle."""
         if not self.loaded:
             self._request("load", [job])
         self.loaded = True
@@ -116,12 +122,12 @@ class Worker:
         assert self.process.stdin is not None
         self.loaded = True
         request = {"request": kind, "configs": [dict(job.config.values) for job in jobs], **more}
-        with suppress(BrokenPipeError):  # a dead worker is noticed when its events end
+        with suppress(BrokenPipeError):  # the end of its events shows that a worker has died
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
             self.process.stdin.flush()
 
     def request_stop(self) -> None:
-        """By SIGTERM while it is busy, so that it removes the run in progress; by the end of its input when idle."""
+        """Stop the worker: by SIGTERM if it is busy, so that it removes its run; by closing its input if it is idle."""
         assert self.process.stdin is not None
         if self.busy:
             self.process.terminate()

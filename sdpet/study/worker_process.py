@@ -1,8 +1,8 @@
 """A worker process of a study: `python -m sdpet.study.worker_process FD`, started by sdpet.study.worker_pool.
 
-It reads one request a line from standard input (train configs as a fleet, measure the best size of a fleet, or load
-what a config needs) and writes one JSON line an event to the file descriptor FD. The end of its input means that
-nothing more is to be done, or that the parent died: an unfinished run is then left to others.
+It reads requests from standard input, one JSON line each (train a fleet, measure the best fleet size, or load model and
+data), and writes events to the file descriptor FD, one JSON line each. Its input ends when there is nothing left to do,
+or when the parent has died; an unfinished run is then left to other processes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main(descriptor: int) -> None:
     exit_on_sigterm()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     silence_libraries()
-    events = open(descriptor, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 (open as long as the process)
+    events = open(descriptor, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 (stays open)
     requests: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_read, args=(requests,), daemon=True).start()
 
@@ -40,7 +40,7 @@ def main(descriptor: int) -> None:
     while (line := requests.get()) is not None:
         try:
             _handle_request(json.loads(line), resources, events)
-        except OSError as error:  # a full disk, a lost mount: the other runs would end so too
+        except OSError as error:  # a full disk or a lost mount; other runs would fail as well
             what = [error.errno, error.strerror, error.filename]
             events.write(json.dumps({"event": "stop", "error": what}) + "\n")
             return
@@ -71,7 +71,7 @@ def _read(requests: queue.Queue[str | None]) -> None:
     for line in sys.stdin:
         requests.put(line)
     if requests.unfinished_tasks:
-        os._exit(1)  # the parent died in the middle of a run
+        os._exit(1)  # the parent died during a run
     requests.put(None)
 
 

@@ -1,4 +1,4 @@
-"""Training with Lightning: one run, or a fleet of runs on one pass of the UNet."""
+"""Training with Lightning: one run, or a fleet of runs that share each forward pass of the UNet."""
 
 import lazy_loader
 

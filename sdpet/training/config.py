@@ -1,4 +1,4 @@
-"""The options of a training run, checked when they are made."""
+"""Training options, checked when they are created."""
 
 from __future__ import annotations
 
@@ -12,40 +12,42 @@ from sdpet.training.schedule import OWN_SCHEDULES, diffusers_schedule
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Training options; `fit` takes the same as keyword arguments. Make one early to have them checked.
+    """Training options; `fit` takes the same as keyword arguments. Creating the object checks them.
 
     Parameters
     ----------
     steps : int
         Optimiser steps.
-    lr, weight_decay : float
-        AdamW's.
+    lr : float
+        Peak learning rate of AdamW.
+    weight_decay : float
+        Weight decay of AdamW.
     warmup : int
-        Steps of linear growth of lr.
+        Number of steps in which the learning rate grows linearly.
     clip : float, optional
-        Largest gradient norm.
+        Largest norm of the gradient; None does not clip.
     precision : str
-        Lightning's name, such as "32-true" or "bf16-mixed".
+        Lightning's name of the precision, such as "32-true" or "bf16-mixed".
     schedule : str
-        What follows the warm-up: "constant", "cosine" (half a cosine down to zero at the last step), or another
-        schedule by diffusers' name and definition.
+        Learning rate schedule after the warm-up: "constant", "cosine" (half a cosine, down to zero at the last step),
+        or another schedule under the name that diffusers gives it.
     accumulate : int
-        Batches whose gradients are averaged for one step.
+        Number of batches whose gradients are averaged for one step.
     optimizer : str
         "adamw", or "adamw8bit" from bitsandbytes.
     ema : float, optional
-        Decay of an exponential moving average of the weights, which then is the result.
+        Decay of an exponential moving average of the weights. The average replaces the weights after training.
     grad_checkpointing : bool
-        Recompute activations of the UNet instead of keeping them.
+        Recompute activations of the UNet in the backward pass instead of storing them.
     compile : bool
-        Compile the UNet by torch.compile.
+        Compile the UNet with torch.compile.
     validate_every : int, optional
-        Steps from one call of `validate` to the next, see `fit_together`.
+        Number of steps between calls of `validate`, see `fit_together`.
 
     Raises
     ------
     ValueError
-        One sentence that names the option and the valid choices.
+        An option is invalid. One sentence names it and the valid choices.
     """
 
     steps: int
@@ -85,9 +87,18 @@ class TrainConfig:
             raise ValueError("trainer.optimizer adamw8bit needs the package bitsandbytes; pip install bitsandbytes.")
 
     def lr_at(self, step: int) -> float:
-        """Learning rate of a step counted from 0: linear growth over `warmup` steps, then what `schedule` says.
+        """The learning rate of a step.
 
-        constant and cosine begin at lr / (warmup + 1); the others are diffusers' own, which begin at 0 with a warmup.
+        Parameters
+        ----------
+        step : int
+            Counted from 0.
+
+        Returns
+        -------
+        float
+            The rate grows linearly over `warmup` steps and then follows `schedule`. "constant" and "cosine" begin at
+            lr / (warmup + 1). The schedules of diffusers begin at 0 if there is a warm-up.
         """
         if self.schedule not in OWN_SCHEDULES:
             return self.lr * diffusers_schedule(self.schedule, self.lr, self.warmup, self.steps)(step)

@@ -1,4 +1,4 @@
-"""The optimisers and weight averages of the members of a fleet, and their state for checkpoints."""
+"""Optimisers and weight averages (EMA) of the members of a fleet, and their state for checkpoints."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from sdpet.training.optim import EMA, make_optimizer
 
 
 class MemberOptimizers:
-    """One optimiser a member, as if it trained alone.
+    """Optimisers that update each member as if it were trained alone.
 
-    Members with equal options whose weights are one vector each share an optimiser, since its steps are elementwise.
+    AdamW works elementwise. So members with equal options share one optimiser if the weights of each are one vector.
 
     Attributes
     ----------
     groups : list of (Optimizer, list of int)
-        Each optimiser and the indices of the members whose weights it holds.
+        Each optimiser, and the indices of the members whose weights it updates.
     ema : list of EMA or None
-        The weight average of each member, where it has one.
+        The weight average of each member; None for members without one.
     """
 
     @torch.no_grad()
@@ -42,7 +42,7 @@ class MemberOptimizers:
                 self._restore(optimizer, i)
 
     def _restore(self, optimizer: torch.optim.Optimizer, i: int) -> None:
-        """Give a member that was interrupted its weights, its optimiser's state and its average back."""
+        """Restore weights, optimiser state and EMA of a member that was interrupted."""
         member, vector = self._members[i], self._fleet.vector(i)
         parameters = list(member.handle.parameters())
         if member.config.ema is not None:
@@ -51,14 +51,26 @@ class MemberOptimizers:
             return
         for parameter, value in zip(parameters, member.state["parameters"], strict=True):
             parameter.copy_(value)
-        state = copy.deepcopy(member.state["optimizer"])  # the caller may need it again
+        state = copy.deepcopy(member.state["optimizer"])  # the caller may still use it
         if vector is None:
             optimizer.load_state_dict(state)
         else:
             optimizer.state[vector] = {key: value.to(vector.device) for key, value in _joined(state["state"]).items()}
 
     def state(self, i: int) -> dict[str, Any]:
-        """A copy of a member's optimiser state, by the parameters of its handle, also where they are one vector."""
+        """Copy a member's optimiser state.
+
+        Parameters
+        ----------
+        i : int
+            Index of the member.
+
+        Returns
+        -------
+        dict
+            As of `Optimizer.state_dict`, with one entry for each parameter of the member's handle, even if the
+            optimiser holds them as one vector.
+        """
         optimizer = next(optimizer for optimizer, owners in self.groups if i in owners)
         vector = self._fleet.vector(i)
         if vector is None:
@@ -69,7 +81,7 @@ class MemberOptimizers:
 
 
 def _split(state: dict[str, torch.Tensor], shapes: Sequence[torch.Size]) -> dict[int, dict[str, torch.Tensor]]:
-    """An optimiser's state of one vector as the state of the tensors that the vector consists of."""
+    """Split an optimiser's state of one vector into states of the tensors that make up the vector."""
     parts = {}
     split = {key: value.split([shape.numel() for shape in shapes]) for key, value in state.items() if value.dim()}
     for j, shape in enumerate(shapes):

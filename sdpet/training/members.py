@@ -19,15 +19,15 @@ class Member:
     Parameters
     ----------
     handle : TunedModel
-        What is trained.
+        The design on the model; its parameters are trained.
     seed : int
-        Of data order, noise and timesteps.
+        Seed of data order, noise and timesteps.
     config : TrainConfig
-        Its options.
+        Training options.
     on_step : callable, optional
         Called as ``on_step(step, loss)`` after each step; steps count from 1.
     state : dict, optional
-        What `TrainingModule.state` gave when the run was interrupted; None begins at step 0.
+        The value of `TrainingModule.state` from which an interrupted run resumes; None begins at step 0.
     """
 
     handle: TunedModel
@@ -46,25 +46,27 @@ class FleetMembers(Protocol):
         ...
 
     def remove(self, index: int) -> None:
-        """Take a member out; it has no rows in the batches to come."""
+        """Remove a member; later batches have no rows for it."""
         ...
 
     def vector(self, index: int) -> torch.Tensor | None:
         """All weights of a member as one vector, whose .grad must be modified in place, never replaced.
 
-        None where there is no such vector; then the weights are the parameters of the handle.
+        None if there is no such vector; then the weights are the parameters of the handle.
         """
         ...
 
 
 class SingleRun:
-    """The only member of a run that has the UNet to itself."""
+    """The `FleetMembers` of a run that is trained alone."""
 
     def __init__(self) -> None:
         self.active = [0]
 
     def remove(self, index: int) -> None:
+        """See `FleetMembers.remove`."""
         self.active.remove(index)
 
     def vector(self, index: int) -> None:
+        """None: the weights are the parameters of the handle."""
         return None

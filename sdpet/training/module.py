@@ -26,10 +26,10 @@ ValidateCallback = Callable[[int, list[int]], None]
 
 
 class TrainingModule(LightningModule):
-    """A step is a function of its number: batch, loss and optimiser step of each member, on one pass of the UNet.
+    """Trains all members with one forward pass of the UNet per step. A step depends only on the seed and its number.
 
-    The loss that is differentiated is the sum of the members' own losses. Each weight is in one of them, so the
-    gradients are those of training alone. The optimisation is manual, so that a step that is not finite can be refused.
+    The total loss is the sum of the members' losses. Each weight affects only one of them, so its gradient is the same
+    as in training alone. Optimisation is manual, so that an update with a non-finite loss can be skipped.
 
     Parameters
     ----------
@@ -38,9 +38,9 @@ class TrainingModule(LightningModule):
     members : sequence of Member
         The runs to train.
     fleet : FleetMembers
-        Which members are active, and in which order their rows stand in a batch.
+        The active members, and the order of their rows in a batch.
     task : Task
-        Gives the batches and the loss.
+        Makes the batches and computes the loss.
     save, rank, validate
         See `fit_together`.
     """
@@ -70,7 +70,7 @@ class TrainingModule(LightningModule):
             self.trained = torch.nn.ParameterList(members[0].handle.parameters())
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """The optimisers of the members; frozen weights have requires_grad False and no gradient."""
+        """The optimisers of the members. Frozen weights have requires_grad=False and are in none of them."""
         return [optimizer for optimizer, _ in self._optimizers.groups]
 
     def on_fit_start(self) -> None:
@@ -80,15 +80,25 @@ class TrainingModule(LightningModule):
             self.trainer.precision_plugin.load_state_dict(state["precision"])
 
     def training_step(self, step: int) -> None:
-        """One step of all active members; steps count from 0."""
+        """Do one step of all active members; steps count from 0."""
         start = time.perf_counter()
         active = list(self.fleet.active)
-        losses, finite = self._accumulate_gradients(active, step)
-        for place, (i, loss) in enumerate(zip(active, losses, strict=True)):
-            self.losses[i].append(loss)
-            if place not in finite:
-                self.diverged[i] = True
-                self.fleet.remove(i)
+        losses, finite = [0.0] * len(active), list(range(len(active)))  # finite: positions in `active`
+        parts = self.members[0].config.accumulate
+        for part in range(parts):
+            # Each member's batch is a function of its seed and the step; together they are one batch of the UNet.
+            batches = self._batches([self.members[i].seed for i in active], step * parts + part)
+            batch = concat_batches(batches)
+            text = self.base.encode_text(batch.prompts) if self._text_is_learned else batch.text
+            prediction = self.base.predict(batch.noisy, batch.timesteps, text)  # (B, C, h, w)
+            # Each member's loss on its own rows; a loss that is not finite is kept from the weights.
+            partial = self._losses(prediction, batches) / parts  # (members,)
+            losses = [loss + more for loss, more in zip(losses, self._over_ranks(partial).tolist(), strict=True)]
+            finite = [place for place in finite if math.isfinite(losses[place])]
+            if finite:
+                total = partial.sum() if len(finite) == len(losses) else partial[finite].sum()
+                self.manual_backward(total if self._rank is None else total * self._rank.world)  # DDP gives the mean
+        self._remove_diverged(active, losses, finite)
         for number, (_, owners) in enumerate(self._optimizers.groups):
             if updated := [i for i in owners if i in self.fleet.active]:
                 self._optimizer_step(number, updated, step)
@@ -99,30 +109,21 @@ class TrainingModule(LightningModule):
         if not self.fleet.active:
             self.trainer.should_stop = True
 
-    def _accumulate_gradients(self, active: Sequence[int], step: int) -> tuple[list[float], list[int]]:
-        """Backward passes of the parts of a step's batch; gives the losses, and the places where they are finite."""
-        losses, finite = [0.0] * len(active), list(range(len(active)))
-        parts = self.members[0].config.accumulate
-        for part in range(parts):
-            partial = self._losses(active, step * parts + part) / parts  # (members,)
-            losses = [loss + more for loss, more in zip(losses, self._over_ranks(partial).tolist(), strict=True)]
-            finite = [place for place in finite if math.isfinite(losses[place])]
-            if finite:
-                total = partial.sum() if len(finite) == len(losses) else partial[finite].sum()
-                self.manual_backward(total if self._rank is None else total * self._rank.world)  # DDP gives the mean
-        return losses, finite
-
-    def _losses(self, active: Sequence[int], number: int) -> torch.Tensor:
-        """The members' losses (members,) on the batch of that number."""
-        batches = [self._local_shard(batch) for batch in self._batches([self.members[i].seed for i in active], number)]
-        batch = concat_batches(batches)
-        text = self.base.encode_text(batch.prompts) if self._text_is_learned else batch.text
-        prediction = self.base.predict(batch.noisy, batch.timesteps, text)  # (B, C, h, w)
+    def _losses(self, prediction: torch.Tensor, batches: Sequence[Batch]) -> torch.Tensor:
+        """The losses (members,) of the members on their rows of the prediction (B, C, h, w)."""
         shares = prediction.split([len(own.noisy) for own in batches])
         return torch.stack([self.task.loss(share, own) for share, own in zip(shares, batches, strict=True)])
 
+    def _remove_diverged(self, active: Sequence[int], losses: Sequence[float], finite: Sequence[int]) -> None:
+        """Store the losses of a step, and remove members whose loss is not finite."""
+        for place, (i, loss) in enumerate(zip(active, losses, strict=True)):
+            self.losses[i].append(loss)
+            if place not in finite:
+                self.diverged[i] = True
+                self.fleet.remove(i)
+
     def _report(self, active: Sequence[int], losses: Sequence[float], done: int) -> None:
-        """Call back after a step: losses, checkpoint, validation."""
+        """Call the callbacks after a step: losses, checkpoint, validation."""
         for i, loss in zip(active, losses, strict=True):
             if (on_step := self.members[i].on_step) is not None:
                 on_step(done, loss)
@@ -133,7 +134,18 @@ class TrainingModule(LightningModule):
             self._validate_now(self._validate, done)
 
     def state(self, i: int) -> dict[str, Any]:
-        """All that a member needs to continue after its last step, alone or in any fleet."""
+        """The state from which a member can resume after its last step, alone or in any fleet.
+
+        Parameters
+        ----------
+        i : int
+            Index of the member.
+
+        Returns
+        -------
+        dict
+            Tensors on the CPU, numbers and lists, which `torch.load` reads with weights_only=True.
+        """
         member, ema = self.members[i], self._optimizers.ema[i]
         return {
             "step": len(self.losses[i]),
@@ -141,18 +153,18 @@ class TrainingModule(LightningModule):
             "optimizer": self._optimizers.state(i),
             "loss": list(self.losses[i]),
             "times": list(self.times[i]),
-            "precision": self.trainer.precision_plugin.state_dict(),  # the loss scale, where there is one
+            "precision": self.trainer.precision_plugin.state_dict(),  # the loss scale of 16-mixed
             **({"average": ema.state()} if ema is not None else {}),
         }
 
     def apply_ema(self) -> None:
-        """Replace weights by their averages, where there are any; for the end of training."""
+        """Replace the weights of members with an EMA by their averages, at the end of training."""
         for ema in filter(None, self._optimizers.ema):
             ema.copy_to_model()
 
     @torch.no_grad()
     def _validate_now(self, validate: ValidateCallback, done: int) -> None:
-        """Call `validate` while the models are what they would be if training ended now."""
+        """Call `validate` with the models as they would be if training ended now."""
         start = time.perf_counter()
         with contextlib.ExitStack() as stack:
             for i in self.fleet.active:
@@ -164,26 +176,26 @@ class TrainingModule(LightningModule):
         self.validation_seconds += time.perf_counter() - start
 
     def _local_shard(self, batch: Batch) -> Batch:
-        """This process's images of a batch: every `world`-th, so that each gets images of subject and class."""
+        """The images of a batch that this process trains on: every `world`-th, so each has subject and class images."""
         if self._rank is None:
             return batch
-        mine = slice(self._rank.rank, None, self._rank.world)
-        return Batch(*(getattr(batch, field.name)[mine] for field in fields(Batch)))
+        rows = slice(self._rank.rank, None, self._rank.world)
+        return Batch(*(getattr(batch, field.name)[rows] for field in fields(Batch)))
 
     def _over_ranks(self, losses: torch.Tensor) -> torch.Tensor:
-        """The losses (members,) of whole batches: a loss is a weighted sum over images."""
+        """Sum the losses (members,) over all processes; a loss is a weighted sum over images."""
         total = losses.detach().clone()
         if self._rank is not None:
             torch.distributed.all_reduce(total)
         return total
 
     def _batches(self, seeds: Sequence[int], number: int) -> list[Batch]:
-        """The batch of each member; members of one seed see the same data and noise, so it is made once a seed."""
-        made = {seed: self.task.batch(seed, number) for seed in dict.fromkeys(seeds)}
+        """This process's share of each member's batch. Members of one seed share data and noise, made once a seed."""
+        made = {seed: self._local_shard(self.task.batch(seed, number)) for seed in dict.fromkeys(seeds)}
         return [made[seed] for seed in seeds]
 
     def _optimizer_step(self, number: int, owners: Sequence[int], step: int) -> None:
-        """A step of one optimiser for those of its members that are active."""
+        """Do a step of one optimiser for its active members."""
         found: Any = self.optimizers()
         optimizer: LightningOptimizer = found[number] if isinstance(found, list) else found
         config = self.members[owners[0]].config  # equal for all of them
@@ -204,7 +216,7 @@ class TrainingModule(LightningModule):
 
 @contextlib.contextmanager
 def uncompiled(unet: torch.nn.Module) -> Iterator[None]:
-    """The UNet without torch.compile for the duration of the block; compiling it for other shapes takes long."""
+    """Turn torch.compile off for the UNet inside the block, since compiling it for other shapes takes long."""
     compiled, unet._compiled_call_impl = unet._compiled_call_impl, None
     try:
         yield

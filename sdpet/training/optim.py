@@ -1,4 +1,4 @@
-"""From gradients to weights: optimisers, learning rate schedules by diffusers' names, and averages of weights."""
+"""Optimisers, and exponential moving averages of weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def make_optimizer(config: TrainConfig, parameters: Sequence[torch.Tensor]) -> torch.optim.Optimizer:
-    """AdamW, or the one of bitsandbytes whose moments take 8 bits (of tensors with at least 4,096 values)."""
+    """AdamW of PyTorch, or of bitsandbytes, which stores the moments of tensors with 4,096 values or more in 8 bits."""
     options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer == "adamw8bit":
         from bitsandbytes.optim import AdamW8bit
@@ -26,9 +26,18 @@ def make_optimizer(config: TrainConfig, parameters: Sequence[torch.Tensor]) -> t
 class EMA:
     """Exponential moving average of weights: average = d average + (1 - d) weights after each step.
 
-    After n steps d is min(decay, (1 + n) / (10 + n)), and 0 at first, so that a short training is not held back by
-    where it began: as diffusers' EMAModel computes it, but with a state that says what is kept, and with weights that
-    are swapped where they are.
+    After n steps d is min(decay, (1 + n) / (10 + n)), and 0 at the first step, so that the initial weights do not
+    dominate a short training. diffusers' EMAModel computes the same. This class adds a small state for checkpoints,
+    and swaps weights in place.
+
+    Parameters
+    ----------
+    parameters : sequence of Parameter
+        The weights to average.
+    decay : float
+        Upper limit of d.
+    state : dict, optional
+        The value of `state` from which to resume.
     """
 
     def __init__(self, parameters: Sequence[Parameter], decay: float, state: dict[str, Any] | None = None):
@@ -39,22 +48,24 @@ class EMA:
 
     @torch.no_grad()
     def update(self) -> None:
+        """Update the averages after a step."""
         decay = min(self._decay, (1 + self._steps) / (10 + self._steps)) if self._steps else 0.0
         torch._foreach_lerp_(self._values, [p.detach() for p in self._parameters], 1 - decay)
         self._steps += 1
 
     def state(self) -> dict[str, Any]:
+        """Step count and averages, as copies on the CPU."""
         return {"steps": self._steps, "values": [value.cpu().clone() for value in self._values]}
 
     @torch.no_grad()
     def copy_to_model(self) -> None:
-        """Give the model the averages in place of the trained weights, for good."""
+        """Replace the model's weights by the averages."""
         for parameter, value in zip(self._parameters, self._values, strict=True):
             parameter.copy_(value)
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """The model has the averages for the duration of the block, and then its weights again, bit for bit."""
+        """Replace the model's weights by the averages inside the block, and restore them bit for bit afterwards."""
         weights = [parameter.detach().clone() for parameter in self._parameters]
         self.copy_to_model()
         try:

@@ -1,4 +1,4 @@
-"""How much memory something took at its peak."""
+"""Measure peak memory."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ import torch
 
 
 class PeakMemory:
-    """Peak memory since this was made: what was allocated on the GPU, or is resident in the process on the CPU."""
+    """Peak memory since this object was created: allocated on a GPU, or resident in the process on the CPU.
+
+    Parameters
+    ----------
+    device : torch.device
+        The device to measure.
+    """
 
     def __init__(self, device: torch.device):
         self._device = device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         else:
-            with contextlib.suppress(OSError):  # Linux: start the high-water mark anew
+            with contextlib.suppress(OSError):  # Linux: reset the high-water mark
                 Path("/proc/self/clear_refs").write_text("5")
 
     def peak(self) -> int:
-        """Bytes. Where the high-water mark cannot be started anew, it is that of the process's whole life."""
+        """Peak memory in bytes; since the start of the process if the system cannot reset its high-water mark."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
         with contextlib.suppress(OSError):

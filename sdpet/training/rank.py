@@ -1,4 +1,4 @@
-"""The place of one process among those that train a run together."""
+"""The rank of one process among those that train a run together."""
 
 from __future__ import annotations
 
@@ -7,9 +7,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Rank:
-    """One of the processes that train a run together; they meet at address:port of rank 0's machine.
+    """The rank of one process among those that train a run together.
 
-    rank: number among all; local: number on this machine, and that of its GPU; per_node, nodes: how many there are.
+    Parameters
+    ----------
+    rank : int
+        Global rank.
+    local : int
+        Rank on this machine, and index of the process's GPU.
+    per_node : int
+        Processes on each machine.
+    nodes : int
+        Machines.
+    address : str
+        Rank 0's machine, where the processes meet.
+    port : int
+        Rank 0's port.
     """
 
     rank: int
@@ -21,4 +34,5 @@ class Rank:
 
     @property
     def world(self) -> int:
+        """The number of processes."""
         return self.per_node * self.nodes

@@ -1,4 +1,4 @@
-"""Learning rate schedules by the names that diffusers gives them."""
+"""Learning rate schedules of diffusers."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from functools import cache
 
 import torch
 
-OWN_SCHEDULES = ("constant", "cosine")  # of choices.SCHEDULES; they begin at lr / (warmup + 1) instead of 0
+OWN_SCHEDULES = ("constant", "cosine")  # implemented here; they begin at lr / (warmup + 1) instead of 0
 
 
 @cache
 def diffusers_schedule(name: str, lr: float, warmup: int, steps: int) -> Callable[[int], float]:
-    """Factor of lr at a step counted from 0, as diffusers.optimization.get_scheduler gives it."""
+    """A schedule of diffusers.optimization.get_scheduler, as a function from the step (from 0) to the factor of lr."""
     from diffusers.optimization import get_scheduler
 
     idle = torch.optim.SGD([torch.zeros(1)], lr=lr)

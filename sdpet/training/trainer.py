@@ -1,4 +1,4 @@
-"""Training: Lightning's Trainer around a loop that is a function of (seed, step), for one run or a fleet of them."""
+"""Train one run or a fleet of runs with Lightning's Trainer."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ if TYPE_CHECKING:
     from sdpet.training.rank import Rank
 
 _LOOKED_AT, _NOTHING = 4096, 1e-9  # numbers of each tensor, and by how much weights change that do not move
-TIMEOUT = timedelta(minutes=10)  # of collectives; generous, since rank 0 may be writing a checkpoint
+TIMEOUT = timedelta(minutes=10)  # collective timeout; generous, since rank 0 may be writing a checkpoint
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What came of training one run.
+    """The result of training one run.
 
     Attributes
     ----------
     loss : list of float
-        One value a step.
+        One value for each step.
     seconds : float
-        Of all training; in a fleet, the run's share.
+        Training time; in a fleet, the run's share of it.
     seconds_per_step : float
-        The median.
+        Median time of a step; in a fleet, the run's share of it.
     peak_memory_bytes : int
-        Of the process, or of the GPU.
+        Peak memory of the GPU or, on the CPU, of the process.
     diverged : bool
-        A loss was not finite.
+        Whether training ended because a loss was not finite.
     moved : bool
-        Training changed the weights; unknown, hence True, where it was resumed.
+        Whether training changed the weights; True as well where it was resumed, as that is not known then.
     """
 
     loss: list[float] = field(repr=False)
@@ -78,20 +78,26 @@ def fit(
     base : BaseModel
         The model that the design is attached to.
     handle : TunedModel
-        What `sdpet.methods.build` gave; its parameters are trained.
+        The design as `sdpet.methods.build` returned it; its parameters are trained.
     task : Task
-        Gives the batches and the loss.
+        Makes the batches and computes the loss.
     seed : int
-        Of data order, noise and timesteps.
+        Seed of data order, noise and timesteps.
     on_step : callable, optional
         Called as ``on_step(step, loss)`` after each step; steps count from 1.
     **options
-        Those of `TrainConfig`; steps and lr must be given.
+        The parameters of `TrainConfig`; steps and lr must be given.
 
     Returns
     -------
     FitResult
-        A loss that is not finite ends training with diverged=True, before it can reach the weights.
+        Losses, time and memory. A loss that is not finite ends training with diverged=True, before it changes the
+        weights.
+
+    Raises
+    ------
+    ValueError
+        An option is invalid. One sentence names it and the valid choices.
     """
     return fit_together(base, [Member(handle, seed, TrainConfig(**options), on_step)], task)[0]
 
@@ -105,7 +111,7 @@ def fit_together(
     rank: Rank | None = None,
     validate: ValidateCallback | None = None,
 ) -> list[FitResult]:
-    """Train a fleet: every member exactly as `fit` would alone, on one pass of the UNet a step for all of them.
+    """Train a fleet with one forward pass of the UNet per step. Each member gives the result of training alone.
 
     Parameters
     ----------
@@ -114,28 +120,29 @@ def fit_together(
     members : sequence of Member
         The runs to train.
     task : Task
-        Gives the batches and the loss.
+        Makes the batches and computes the loss.
     fleet : FleetMembers, optional
-        What `sdpet.methods.build_fleet` gave; None for one run that has the UNet to itself.
+        The fleet that `sdpet.methods.build_fleet` returned; None for a single run.
     save : callable, optional
-        Called as ``save(step, state)`` after each step; ``state(i)`` is what member i needs to continue.
+        Called as ``save(step, state)`` after each step; ``state(i)`` returns the state from which member i can resume.
     rank : Rank, optional
-        This process's place where several processes train one run. Each takes its share of every batch, gradients are
-        summed, and all end with the weights that one process gives, within rounding.
+        The rank of this process, if several processes train one run. Each takes its share of every batch, and the
+        gradients are summed. All end with the weights of training in one process, within rounding.
     validate : callable, optional
-        Called as ``validate(step, active)`` every `validate_every` steps, with the indices of the active members in the
-        order of their rows, while the model is what it would be if training ended there. It must not draw from global
-        randomness.
+        Called as ``validate(step, active)`` every `validate_every` steps. ``active`` has the indices of the active
+        members in the order of their rows. The model is then as it would be if training ended at this step. The
+        function must not use global random generators.
 
     Returns
     -------
     list of FitResult
-        One a member. A member whose loss is not finite leaves the fleet with diverged=True; the others continue.
+        One for each member. A member whose loss is not finite is removed with diverged=True; the others continue.
 
     Raises
     ------
     ValueError
-        Unless all options but those of the optimiser, and the step to begin at, are the same for all members.
+        The members do not begin at the same step, or differ in an option that a fleet shares (steps, precision,
+        accumulate, grad_checkpointing, compile, validate_every), or an option is not possible in a fleet.
     """
     first = members[0].config
     start_at, steps = _check_members(members, fleet)
@@ -186,7 +193,7 @@ def _have_moved(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -
 
 
 def _check_members(members: Sequence[Member], fleet: FleetMembers | None) -> tuple[int, int]:
-    """The step to begin at and the number of steps. ValueError for members that cannot be trained together."""
+    """The first step and the number of steps; ValueError if the members cannot be trained together."""
     start_at = _equal("steps already done", [(member.state or {"step": 0})["step"] for member in members])
     steps = _equal("steps", [member.config.steps for member in members])
     for name in ("precision", "accumulate", "grad_checkpointing", "compile", "validate_every"):
@@ -194,11 +201,11 @@ def _check_members(members: Sequence[Member], fleet: FleetMembers | None) -> tup
     if len(members) == 1:
         return start_at, steps
     if any(member.config.optimizer == "adamw8bit" for member in members):
-        raise ValueError("adamw8bit keeps its state by tensor, which members of a fleet have as one; train it alone.")
+        raise ValueError("adamw8bit keeps one state per tensor, but a fleet has one vector per member; train it alone.")
     if members[0].config.compile:
-        raise ValueError("A compiled UNet does not notice a member that leaves; train it alone.")
+        raise ValueError("A compiled UNet cannot remove a member that diverges; train the run alone.")
     if fleet is None:
-        raise ValueError(f"{len(members)} members need the fleet their adapters are of.")
+        raise ValueError(f"{len(members)} members need `fleet`, the fleet that their adapters belong to.")
     if members[0].config.precision == "16-mixed":
         raise ValueError(
             "16-mixed shares one loss scale and cannot be trained in a fleet; choose 32-true or bf16-mixed."
@@ -207,8 +214,10 @@ def _check_members(members: Sequence[Member], fleet: FleetMembers | None) -> tup
 
 
 def _device_arguments(base: BaseModel, rank: Rank | None) -> dict[str, Any]:
-    """The Trainer's arguments that say where it runs. The environment is ours: inside a job of Slurm's, Lightning would
-    take every process for one of its ranks."""
+    """The Trainer's arguments for devices and ranks.
+
+    The environment is set explicitly, because inside a Slurm job Lightning would treat every process as a rank.
+    """
     if rank is None:
         devices = 1 if base.device.index is None else [base.device.index]
         return {"devices": devices, "plugins": [LightningEnvironment()]}
@@ -218,7 +227,7 @@ def _device_arguments(base: BaseModel, rank: Rank | None) -> dict[str, Any]:
 
 
 class _RankEnvironment(LightningEnvironment):
-    """The rank of this process as Lightning asks for it; all processes are started already."""
+    """The rank of this process, for Lightning; all processes have been started already."""
 
     def __init__(self, rank: Rank) -> None:
         super().__init__()
@@ -246,7 +255,8 @@ class _RankEnvironment(LightningEnvironment):
 @contextlib.contextmanager
 def _process_group_ended(rank: Rank | None) -> Iterator[None]:
     """Tear down the process group and restore the environment, because the next run may use another address."""
-    served = "TORCHELASTIC_USE_AGENT_STORE"  # torchrun's word that it serves the address; it does not serve ours
+    # torchrun sets this variable, because it serves a store at its own address. There is none at the address of a run.
+    served = "TORCHELASTIC_USE_AGENT_STORE"
     names = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", served)  # Lightning sets and removes the others
     before = {name: os.environ.get(name) for name in names}
     if rank is not None:
@@ -271,12 +281,12 @@ def _equal(what: str, values: Sequence[Any]) -> Any:
 
 @contextlib.contextmanager
 def _prepared(unet: Any, config: TrainConfig) -> Iterator[None]:
-    """The UNet with gradient checkpointing and compilation as the options ask; undone afterwards."""
+    """Switch on gradient checkpointing and compilation as the options say; switch them off afterwards."""
     checkpointing = config.grad_checkpointing and not unet.is_gradient_checkpointing
     if checkpointing:
         unet.enable_gradient_checkpointing()
     if config.compile:
-        torch.compiler.reset()  # code compiled for an earlier run does not know the present hooks
+        torch.compiler.reset()  # code compiled for an earlier run does not contain the current hooks
         unet.compile()
     try:
         yield
@@ -290,7 +300,7 @@ def _prepared(unet: Any, config: TrainConfig) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ctrl_c_passes() -> Iterator[None]:
-    """Ctrl-C stays a KeyboardInterrupt; Lightning makes it an exit."""
+    """Raise KeyboardInterrupt on Ctrl-C, which Lightning turns into SystemExit."""
     try:
         yield
     except SystemExit as stop:
@@ -301,7 +311,7 @@ def _ctrl_c_passes() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's notes about hardware it found and files it does not write."""
+    """Silence Lightning's messages about hardware and about files it does not write."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     try:
@@ -309,7 +319,8 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
-            warnings.filterwarnings("ignore", "grad and param do not obey the gradient layout")  # a fleet's are rows
+            # The gradients of a fleet's members are rows of a matrix.
+            warnings.filterwarnings("ignore", "grad and param do not obey the gradient layout")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -1,4 +1,4 @@
-"""Samples during training: a few images every so many steps, beside the run's final ones."""
+"""Draw a few sample images during training."""
 
 from __future__ import annotations
 
@@ -20,11 +20,25 @@ IMAGES = 4
 
 
 class Validation:
-    """Draws the first image of each of the evaluation's first prompts, with the very noise of the evaluation, into
-    validation/<step>/ of each run's folder; given to `fit_together` as `validate`.
+    """Draws validation images into validation/<step>/ of each run's folder; `fit_together` calls it as `validate`.
 
-    seeds, folders: of the members, by their numbers. All noise comes from the images' own seeds, so training is not
-    disturbed. A model whose samples are not finite gets none.
+    It draws one image for each of the first prompts of the evaluation, with the noise of the evaluation. The noise
+    comes from the seeds of the images, so training is not affected. Samples that are not finite are not written.
+
+    Parameters
+    ----------
+    base : BaseModel
+        The model that the designs are attached to.
+    task : Task
+        Lists the images of the evaluation.
+    sampler : SamplerConfig
+        How images are sampled.
+    plan : EvalPlan
+        The evaluation of the finished runs.
+    seeds : sequence of int
+        Seed of each member.
+    folders : sequence of Path
+        Run folder of each member.
     """
 
     def __init__(
@@ -45,16 +59,16 @@ class Validation:
         noise = [image_seeds(eval_images, seed if plan.eval_seed is None else plan.eval_seed) for seed in seeds]
         self._noise = [[own[i] for i in first] for own in noise]
 
-    def __call__(self, step: int, aboard: list[int]) -> None:
+    def __call__(self, step: int, active: list[int]) -> None:
         prompts = [item.prompt for item in self._eval_images]
-        noise = [self._noise[i] for i in aboard]
+        noise = [self._noise[i] for i in active]
         drawn = sample_together(self._base, prompts, noise, self._sampler, chunk=self._chunk)
-        for i, images in zip(aboard, drawn, strict=True):
+        for i, images in zip(active, drawn, strict=True):
             if images is not None:
                 self._write(self._folders[i] / FOLDER / f"{step:06d}", images, self._noise[i])
 
     def _write(self, folder: Path, images: np.ndarray, noise: Sequence[int]) -> None:
-        """PNG files and, last, index.jsonl, as in a run's samples/."""
+        """Write PNG files and then index.jsonl, as in the run's samples/."""
         folder.mkdir(parents=True, exist_ok=True)
         rows = []
         for number, (item, seed, image) in enumerate(zip(self._eval_images, noise, images, strict=True)):

@@ -1,4 +1,4 @@
-# Reference values for tests/test_analysis*.py, computed in R from public data sets and two simulated studies.
+# Reference values for tests/analysis/test_analysis*.py, computed in R from public data sets and two simulated studies.
 # Run from the repository root:  Rscript tests/r/reference.R     (the tests need the CSV files only, not R)
 # Every value is one line of reference.csv: case, row, column, value. Versions are in versions.txt.
 suppressMessages({library(car); library(lme4); library(lmerTest); library(pbkrtest); library(emmeans); library(multcomp)

@@ -1,4 +1,4 @@
-# Reference values of base R for tests/test_analysis_saying.py: Rscript tests/r/saying.R > tests/r/saying.csv
+# Reference values of base R for tests/analysis/test_analysis_saying.py: Rscript tests/r/saying.R > tests/r/saying.csv
 # Friedman's test, two one-sided t tests of a pair with the pooled residual, and a split plot of runs that share trainings.
 study <- read.csv("tests/r/data_study.csv")
 whole <- table(study$seed, study$placement)

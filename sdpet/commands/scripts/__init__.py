@@ -1,5 +1,5 @@
 """`sdpet txt2img` and `sdpet img2img`: Stable Diffusion's public scripts, with adapters.
 
-arguments (the command line, checked), model (which base model and adapters), draw (the batches), init_image,
-folder (numbered files), watermark, safety.
+Modules: arguments (the command line), model (base model and adapters), draw (sampling in batches), init_image, folder
+(numbered files), ldm_config (CompVis' configs), watermark, safety.
 """

@@ -1,4 +1,4 @@
-"""The command line that both scripts share: names, defaults and meaning are those of Stable Diffusion's own scripts."""
+"""Options that both scripts share. Names, defaults and meaning are those of Stable Diffusion's scripts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import NoReturn
 
 PROMPT = "a painting of a virus monster playing guitar"
 CHECKPOINT = "models/ldm/stable-diffusion-v1/model.ckpt"
-LAB_SCALE = 2.5  # guidance that suits the lab; more draws caricatures there
+LAB_SCALE = 2.5  # default guidance with the lab; larger values exaggerate there
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors are one sentence, without the usage, which would fill the screen."""
+    """A parser that prints errors as one sentence, without the long usage text."""
 
     def error(self, message: str) -> NoReturn:
         print(f"error: {message}; {self.prog} --help shows all options.", file=sys.stderr)
@@ -23,7 +23,19 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser(script: str, example: str, purpose: str, *, samples: int, rounds: int, scale: float) -> Parser:
-    """A parser with the options that both scripts have; the defaults in which they differ are given."""
+    """A parser with the options that both scripts share.
+
+    Parameters
+    ----------
+    script : str
+        Name of the script.
+    example, purpose : str
+        Beginning of the help text.
+    samples, rounds : int
+        Defaults of --n_samples and --n_iter.
+    scale : float
+        Default of --scale.
+    """
     made = Parser(
         f"sdpet {script}",
         description=f"example: {example}\n\n{purpose}",
@@ -33,25 +45,39 @@ def parser(script: str, example: str, purpose: str, *, samples: int, rounds: int
     )
     add = made.add_argument
     add("--prompt", default=PROMPT, help=f'what to draw (default "{PROMPT}")')
-    add("--from-file", metavar="FILE", help="a prompt a line, instead of --prompt; empty lines are left out")
+    add(
+        "--from-file",
+        metavar="FILE",
+        help="text file with one prompt per line, instead of --prompt; empty lines are ignored",
+    )
     outdir = f"outputs/{script}-samples"
     add("--outdir", default=outdir, help=f"folder for samples/00000.png ... and grid-0000.png (default {outdir})")
-    add("--skip_grid", action="store_true", help="write no grid")
-    add("--skip_save", action="store_true", help="write no single images")
-    add("--ddim_steps", type=whole(1), default=50, metavar="N", help="steps of the sampler, whichever (default 50)")
-    add("--ddim_eta", type=number(0, 1), default=0.0, metavar="ETA", help="DDIM: share of fresh noise (default 0)")
+    add("--skip_grid", action="store_true", help="do not write a grid")
+    add("--skip_save", action="store_true", help="do not write single images")
+    add("--ddim_steps", type=integer(1), default=50, metavar="N", help="steps of any sampler (default 50)")
+    add(
+        "--ddim_eta",
+        type=number(0, 1),
+        default=0.0,
+        metavar="ETA",
+        help="DDIM: share of new noise in each step (default 0)",
+    )
     add("--plms", action="store_true", help="sample with PLMS instead of DDIM")
-    add("--n_iter", type=whole(1), default=rounds, metavar="N", help=f"so many times over (default {rounds})")
+    add("--n_iter", type=integer(1), default=rounds, metavar="N", help=f"number of repetitions (default {rounds})")
     add(
         "--n_samples",
-        type=whole(1),
+        type=integer(1),
         default=samples,
         metavar="N",
         help=f"images drawn together: copies of --prompt, or lines of --from-file (default {samples})",
     )
-    add("--n_rows", type=whole(0), default=0, metavar="N", help="images in a row of the grid (default 0: n_samples)")
-    add("--C", type=whole(1), help="channels of the latents; checked against the model (4 for Stable Diffusion)")
-    add("--f", type=whole(1), help="pixels a latent; checked against the model (8 for Stable Diffusion, 4 for the lab)")
+    add("--n_rows", type=integer(0), default=0, metavar="N", help="images per row of the grid (default 0: n_samples)")
+    add("--C", type=integer(1), help="channels of the latents; checked against the model (4 for Stable Diffusion)")
+    add(
+        "--f",
+        type=integer(1),
+        help="pixels per latent; checked against the model (8 for Stable Diffusion, 4 for the lab)",
+    )
     add(
         "--scale",
         type=number(0),
@@ -70,12 +96,14 @@ def parser(script: str, example: str, purpose: str, *, samples: int, rounds: int
     model.add_argument(
         "--config",
         metavar="FILE",
-        help="of the checkpoint: CompVis' .yaml, or a folder of diffusers' configs (default: v1's)",
+        help="config of the checkpoint: CompVis' .yaml, or a folder of diffusers' configs (default: v1's)",
     )
-    model.add_argument("--use-ema", action="store_true", help="of a full checkpoint, the averaged weights")
-    model.add_argument("--adapters", metavar="FOLDER", help="draw with these adapters: a run's folder, or saved ones")
-    model.add_argument("--adapter-scale", type=number(), default=1.0, help="their strength; 0 is the base (default 1)")
-    model.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    model.add_argument("--use-ema", action="store_true", help="use the averaged weights of a full checkpoint")
+    model.add_argument("--adapters", metavar="FOLDER", help="folder of a run, or of saved adapters, to draw with")
+    model.add_argument(
+        "--adapter-scale", type=number(), default=1.0, help="strength of the adapters; 0 is the base model (default 1)"
+    )
+    model.add_argument("--device", help="cpu or cuda (default: cuda if available)")
     model.add_argument(
         "--safety-checker",
         metavar="FOLDER",
@@ -86,7 +114,7 @@ def parser(script: str, example: str, purpose: str, *, samples: int, rounds: int
 
 
 def sampler_name(options: argparse.Namespace) -> str:
-    """ddim, plms or dpm, as the flags say."""
+    """The sampler that the flags choose: "ddim", "plms" or "dpm". ValueError if they contradict each other."""
     if options.plms and getattr(options, "dpm_solver", False):
         raise ValueError("--plms and --dpm_solver are two samplers; choose one.")
     name = "plms" if options.plms else "dpm" if getattr(options, "dpm_solver", False) else "ddim"
@@ -98,21 +126,23 @@ def sampler_name(options: argparse.Namespace) -> str:
 
 
 def read_prompts(file: str) -> list[str]:
-    """The lines of a text file that hold something. ValueError where there is none, or no text."""
+    """The lines of a text file that are not empty. ValueError if there is no file, no text or no such line."""
     path = Path(file).expanduser()
     if not path.is_file():
-        raise ValueError(f"--from-file {file} does not exist; give a text file with a prompt a line.")
+        raise ValueError(f"--from-file {file} does not exist; give a text file with one prompt per line.")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise ValueError(f"--from-file {file} is not UTF-8 text; give a text file with a prompt a line.") from None
+        raise ValueError(f"--from-file {file} is not UTF-8 text; give a text file with one prompt per line.") from None
     prompts = [line.strip() for line in lines if line.strip()]
     if not prompts:
-        raise ValueError(f"--from-file {file} holds no prompt; give a text file with a prompt a line.")
+        raise ValueError(f"--from-file {file} holds no prompt; give a text file with one prompt per line.")
     return prompts
 
 
-def whole(least: int) -> Callable[[str], int]:
+def integer(least: int) -> Callable[[str], int]:
+    """The type of an option: a whole number of at least `least`."""
+
     def read(text: str) -> int:
         try:
             value = int(text)
@@ -126,6 +156,7 @@ def whole(least: int) -> Callable[[str], int]:
 
 
 def number(least: float = -math.inf, most: float = math.inf) -> Callable[[str], float]:
+    """The type of an option: a finite number from `least` to `most`."""
     bounds = (
         "" if least == -math.inf else f" of at least {least:g}" if most == math.inf else f" from {least:g} to {most:g}"
     )

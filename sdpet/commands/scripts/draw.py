@@ -1,4 +1,4 @@
-"""Drawing batch after batch, and writing each image as soon as it is there."""
+"""Draw images batch by batch, and write each batch as soon as it is ready."""
 
 from __future__ import annotations
 
@@ -26,17 +26,30 @@ PADDING = 2  # pixels between the images of a grid
 
 
 @dataclass(frozen=True)
-class Shot:
-    """One image to draw: `seed` is that of its noise, `code` that of its starting noise if it is another."""
+class ImageRequest:
+    """One image to draw.
+
+    Attributes
+    ----------
+    prompt : str
+        The prompt.
+    seed : int
+        Seed of the image's noise.
+    code : int
+        Seed of the initial noise; equal to `seed` unless --fixed_code is given.
+    """
 
     prompt: str
     seed: int
     code: int
 
 
-def plan(options: argparse.Namespace) -> list[list[Shot]]:
-    """Batches of shots. Image k in all is drawn from seed + k, whatever the size of a batch; with --fixed_code the
-    image at place j of any batch begins with the code of seed + j."""
+def plan(options: argparse.Namespace) -> list[list[ImageRequest]]:
+    """Plan the images to draw, in batches.
+
+    Image k of all images has the seed SEED + k, whatever the size of a batch. With --fixed_code, the initial noise of
+    image j of each batch has the seed SEED + j.
+    """
     lines = [options.prompt] * options.n_samples if options.from_file is None else read_prompts(options.from_file)
     batches = []
     for number in range(options.n_iter):
@@ -44,13 +57,25 @@ def plan(options: argparse.Namespace) -> list[list[Shot]]:
             batch = []
             for place, prompt in enumerate(lines[first : first + options.n_samples]):
                 seed = options.seed + number * len(lines) + first + place
-                batch.append(Shot(prompt, seed, options.seed + place if options.fixed_code else seed))
+                batch.append(ImageRequest(prompt, seed, options.seed + place if options.fixed_code else seed))
             batches.append(batch)
     return batches
 
 
 class Output:
-    """The folder of a script: samples/00000.png ... and grid-0000.png, marked and checked on their way there."""
+    """Writes images to samples/00000.png ... and grid-0000.png, after the safety checker and with a watermark.
+
+    Parameters
+    ----------
+    options : Namespace
+        The command line.
+    size : (int, int)
+        Height and width of the images in pixels.
+    model : Path or None
+        Folder of the base model, which may contain a safety checker.
+    device : str
+        Device of the safety checker.
+    """
 
     def __init__(self, options: argparse.Namespace, size: tuple[int, int], model: Path | None, device: str) -> None:
         self._folder = Path(options.outdir).expanduser()
@@ -61,7 +86,7 @@ class Output:
         self._drawn: list[np.ndarray] = []
         self.written: list[Path] = []
         if not markable(*size):
-            self.note(f"images of {size[1]} x {size[0]} carry no watermark, which takes at least 256 x 256 pixels.")
+            self.note(f"images of {size[1]} x {size[0]} get no watermark, which needs at least 256 x 256 pixels.")
         place = checker_of(options.safety_checker, model)
         self._checker = None if place is None else SafetyChecker(place, device)
         if self._checker is None:
@@ -71,26 +96,27 @@ class Output:
             self._watermark = Watermark()
 
     def note(self, text: str) -> None:
+        """Print a note on stderr, unless --quiet is given."""
         if not self._quiet:
             print(f"note: {text}", file=sys.stderr)
 
-    def add(self, images: np.ndarray, told: Sequence[dict[str, Any]]) -> None:
-        """Check, mark and write images uint8 (N, H, W, 3), with what is told of each in its file."""
+    def add(self, images: np.ndarray, metadata: Sequence[dict[str, Any]]) -> None:
+        """Check and write images uint8 (N, H, W, 3), each with its metadata in the file."""
         flagged = [False] * len(images)
         if self._checker is not None:
             images, flagged = self._checker.replace(images)
-        for image, withheld, words in zip(images, flagged, told, strict=True):
+        for image, withheld, entry in zip(images, flagged, metadata, strict=True):
             self._drawn.append(image)
             name = f"image {len(self._drawn)}"
             if self._samples is not None:
-                path = self._write(self._samples, image, words)
+                path = self._write(self._samples, image, entry)
                 self.written.append(path)
                 name = path.name
             if withheld:
-                print(f"{name} was withheld by the safety checker; a black image stands for it.", file=sys.stderr)
+                print(f"{name} was withheld by the safety checker and replaced by a black image.", file=sys.stderr)
 
     def grid(self) -> Path | None:
-        """Write the grid of all images so far, if one is wanted and there are any."""
+        """Write a grid of all images so far; returns its path, or None if there are no images or no grid is wanted."""
         if self._grids is None or not self._drawn:
             return None
         import torch
@@ -100,7 +126,7 @@ class Output:
         grid = make_grid(images, nrow=self._row, padding=PADDING).permute(1, 2, 0).numpy()
         return self._write(self._grids, np.ascontiguousarray(grid), {})
 
-    def _write(self, files: Numbered, image: np.ndarray, words: dict[str, Any]) -> Path:
+    def _write(self, files: Numbered, image: np.ndarray, entry: dict[str, Any]) -> Path:
         from PIL import Image
         from PIL.PngImagePlugin import PngInfo
 
@@ -109,23 +135,44 @@ class Output:
             self._watermark = self._watermark or Watermark()
             image, readable = self._watermark.mark(image)
         info = PngInfo()
-        if words:
-            info.add_text("sdpet", json.dumps(words))
+        if entry:
+            info.add_text("sdpet", json.dumps(entry))
         path = files.add(lambda file: Image.fromarray(image).save(file, format="PNG", pnginfo=info))
         if not readable:
-            self.note(f"the watermark of {path.name} cannot be read back from this image.")
+            self.note(f"the watermark of {path.name} cannot be read from the image.")
         return path
 
 
 def draw(
     base: BaseModel,
-    batches: Sequence[Sequence[Shot]],
+    batches: Sequence[Sequence[ImageRequest]],
     sampler: SamplerConfig,
     output: Output,
     start: Start,
     options: argparse.Namespace,
 ) -> int:
-    """Draw all batches, each from `start`. Returns the exit status: 130 when interrupted; finished images are kept."""
+    """Draw all batches and write their images.
+
+    Parameters
+    ----------
+    base : BaseModel
+        The model, with its adapters attached.
+    batches : sequence of sequence of ImageRequest
+        The images to draw.
+    sampler : SamplerConfig
+        How images are sampled.
+    output : Output
+        Writes the images.
+    start : Start
+        Where sampling starts: from noise, or from an image.
+    options : Namespace
+        The command line.
+
+    Returns
+    -------
+    int
+        Exit status: 0, or 130 if it was interrupted; finished images are kept.
+    """
     import torch
 
     _note_cut_prompts(base, batches, output)
@@ -136,8 +183,13 @@ def draw(
             empty = base.encode_text([""])
             for batch in batches:
                 images = _batch(base, batch, empty, sampler, start, bar)
-                told = {"sampler": sampler.name, "steps": sampler.steps, "scale": sampler.guidance, "eta": sampler.eta}
-                output.add(images, [{"prompt": shot.prompt, "seed": shot.seed, **told} for shot in batch])
+                shared = {
+                    "sampler": sampler.name,
+                    "steps": sampler.steps,
+                    "scale": sampler.guidance,
+                    "eta": sampler.eta,
+                }
+                output.add(images, [{"prompt": request.prompt, "seed": request.seed, **shared} for request in batch])
     except KeyboardInterrupt:
         status = 130
     finally:
@@ -151,15 +203,15 @@ def draw(
 
 
 def _batch(
-    base: BaseModel, batch: Sequence[Shot], empty: Any, sampler: SamplerConfig, start: Start, bar: Any
+    base: BaseModel, batch: Sequence[ImageRequest], empty: Any, sampler: SamplerConfig, start: Start, bar: Any
 ) -> np.ndarray:
-    """Images uint8 (N, H, W, 3) of one batch."""
+    """Draw the images uint8 (N, H, W, 3) of one batch."""
     import torch
 
     from sdpet.sampling import denoise
 
-    text = base.encode_text([shot.prompt for shot in batch])
-    seeds, codes = [shot.seed for shot in batch], [shot.code for shot in batch]
+    text = base.encode_text([request.prompt for request in batch])
+    seeds, codes = [request.seed for request in batch], [request.code for request in batch]
     start = replace(start, seeds=None if codes == seeds else codes)
     report: Callable[[int, int], None] | None = None
     if bar:
@@ -176,7 +228,7 @@ def _batch(
 
 
 def _half_precision(base: BaseModel, precision: str) -> AbstractContextManager:
-    """float16 where it is asked for and there is CUDA; the CPU computes in float32 either way."""
+    """Autocast to float16 if --precision asks for it and the device is CUDA; the CPU always computes in float32."""
     import torch
 
     if precision == "autocast" and base.device.type == "cuda":
@@ -193,10 +245,10 @@ def _bar(total: int, quiet: bool) -> Any:
     return tqdm(total=total, bar_format=layout, dynamic_ncols=True, leave=False)
 
 
-def _note_cut_prompts(base: BaseModel, batches: Sequence[Sequence[Shot]], output: Output) -> None:
+def _note_cut_prompts(base: BaseModel, batches: Sequence[Sequence[ImageRequest]], output: Output) -> None:
     from sdpet.models.text import left_out, note_cut
 
-    for prompt in dict.fromkeys(shot.prompt for batch in batches for shot in batch):
+    for prompt in dict.fromkeys(request.prompt for batch in batches for request in batch):
         note_cut(prompt, left_out(base.tokenizer, prompt), "The text encoder", output.note)
 
 

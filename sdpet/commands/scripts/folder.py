@@ -1,4 +1,4 @@
-"""Numbered files in a folder that others may be writing to as well."""
+"""Numbered files in a folder that several processes may write to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Numbered:
-    """Files such as samples/00000.png, counting on from what the folder holds; gaps are not filled."""
+    """Files such as samples/00000.png. Numbers continue after the highest one in the folder; gaps are not filled."""
 
     def __init__(self, folder: Path, prefix: str = "", digits: int = 5) -> None:
         self._folder, self._prefix, self._digits = folder, prefix, digits
@@ -20,14 +20,24 @@ class Numbered:
         return self._folder / f"{self._prefix}{number:0{self._digits}d}.png"
 
     def next(self) -> int:
-        """One more than the highest number that is taken."""
+        """The highest number in use plus one."""
         pattern = re.compile(re.escape(self._prefix) + rf"(\d{{{self._digits},}})\.png")
         found = (pattern.fullmatch(file.name) for file in self._folder.iterdir())
         return 1 + max((int(match[1]) for match in found if match), default=-1)
 
     def add(self, write: Callable[[Path], Any]) -> Path:
-        """Let `write` fill a file and give it the next number: all of it appears at once, and nothing is overwritten,
-        even where two processes write to one folder."""
+        """Write a file atomically under the next number, without overwriting files of other processes.
+
+        Parameters
+        ----------
+        write : callable
+            Called with a temporary path, to which it writes.
+
+        Returns
+        -------
+        Path
+            The numbered file.
+        """
         partial = self._folder / f".{self._prefix}{os.getpid()}.tmp"
         try:
             write(partial)
@@ -39,7 +49,7 @@ class Numbered:
                     return target
                 except FileExistsError:
                     number += 1
-                except OSError:  # a file system without links
+                except OSError:  # the file system has no hard links
                     os.replace(partial, target)
                     return target
         finally:

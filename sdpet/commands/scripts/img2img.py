@@ -7,14 +7,14 @@ import argparse
 from sdpet.commands.scripts.arguments import number, parser, sampler_name
 
 SCALE = 5.0
-LATENTS = 4  # the image is cut down to a multiple of so many latents: 32 pixels for Stable Diffusion
+LATENTS = 4  # height and width of the image become multiples of this many latents: 32 pixels for Stable Diffusion
 
 
 def build_parser() -> argparse.ArgumentParser:
     made = parser(
         "img2img",
         'sdpet img2img --model lab --init-img photo.png --prompt "a photo of a blue star" --strength 0.6',
-        "Draws images that begin with an image instead of noise: the more strength, the less of it stays.",
+        "Draws images from an image instead of noise. The higher the strength, the less of the image remains.",
         samples=2,
         rounds=1,
         scale=SCALE,
@@ -23,13 +23,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--init-img",
         required=True,
         metavar="FILE",
-        help="the image; resized down to multiples of 4 latents (32 pixels)",
+        help="the image; it is resized down to multiples of 4 latents (32 pixels)",
     )
     made.add_argument(
         "--strength",
         type=number(0, 1),
         default=0.75,
-        help="0 to 1: int(strength * ddim_steps) steps of noise are put on the image and taken off (default 0.75)",
+        help="0 to 1: noise of int(strength * ddim_steps) steps is added to the image and removed (default 0.75)",
     )
     made.add_argument("--fixed_code", action="store_true", help="has no effect, as in the public script")
     return made
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     from sdpet.commands.scripts.model import load, scale_of
     from sdpet.sampling import SamplerConfig, Start
 
-    SamplerConfig(name, options.ddim_steps, 1.0, options.ddim_eta)  # its checks come before the loading
+    SamplerConfig(name, options.ddim_steps, 1.0, options.ddim_eta)  # check the options before loading the model
     base, folder = load(options)
     sampler = SamplerConfig(name, options.ddim_steps, scale_of(options, base, SCALE), options.ddim_eta)
     image = fitted(image, LATENTS * base.downsampling)

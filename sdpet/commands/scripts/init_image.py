@@ -1,4 +1,4 @@
-"""The image that img2img begins with."""
+"""Read the image from which img2img starts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,23 @@ import numpy as np
 
 
 def read_init(file: str) -> np.ndarray:
-    """uint8 (H, W, 3): upright, transparency over white, 16 bits scaled to 8. ValueError for what is no image."""
+    """Read an image.
+
+    Parameters
+    ----------
+    file : str
+        An image file.
+
+    Returns
+    -------
+    ndarray
+        uint8 (H, W, 3). The EXIF rotation is applied, transparency is put on white, and 16 bits are scaled to 8.
+
+    Raises
+    ------
+    ValueError
+        The file does not exist or is not an image.
+    """
     from PIL import Image
 
     from sdpet.files.images import upright
@@ -24,9 +40,9 @@ def read_init(file: str) -> np.ndarray:
 
 
 def fitted(image: np.ndarray, multiple: int) -> np.ndarray:
-    """The image with its height and width resized down to multiples: uint8 (H', W', 3).
+    """Resize the image so that height and width are multiples of `multiple` pixels, rounded down: uint8 (H', W', 3).
 
-    ValueError where one of them is smaller than the multiple.
+    Raises ValueError if height or width is smaller than `multiple`.
     """
     from PIL import Image
 

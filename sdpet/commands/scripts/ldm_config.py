@@ -1,4 +1,4 @@
-"""Configs of CompVis' checkpoints (configs/stable-diffusion/v1-inference.yaml and its like), as diffusers' configs."""
+"""Convert configs of CompVis' checkpoints (configs/stable-diffusion/v1-inference.yaml) to diffusers' configs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,26 @@ TEXT_ENCODER = "FrozenCLIPEmbedder"
 
 
 def write_configs(file: Path, folder: Path) -> Path:
-    """Write unet/, vae/, text_encoder/ and scheduler/ configs for a YAML config of CompVis' into the folder.
+    """Write the configs unet/, vae/, text_encoder/ and scheduler/ for a YAML config of CompVis.
 
-    What the YAML file does not say is as in Stable Diffusion v1, CLIP ViT-L/14 for the text included. ValueError in
-    one sentence where the file is missing, no such config or of a model with another text encoder.
+    Values that the YAML file lacks are those of Stable Diffusion v1, with CLIP ViT-L/14 as the text encoder.
+
+    Parameters
+    ----------
+    file : Path
+        The YAML file.
+    folder : Path
+        Where to write.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    ValueError
+        The file does not exist, is no such config, or names another text encoder.
     """
     import yaml
 
@@ -46,11 +62,11 @@ def write_configs(file: Path, folder: Path) -> Path:
 
 
 def _unet(given: dict[str, Any]) -> dict[str, Any]:
-    """CompVis' UNetModel: `attention_resolutions` are the factors of downsampling at which attention is used."""
+    """The UNet's config; `attention_resolutions` of CompVis are the downsampling factors at which attention is used."""
     levels = len(given["channel_mult"])
     attended = [2**level in given["attention_resolutions"] for level in range(levels)]
     return {
-        "sample_size": 64,  # image_size there (32) is not read by anything
+        "sample_size": 64,  # no code reads image_size (32) of CompVis' config
         "in_channels": given["in_channels"],
         "out_channels": given["out_channels"],
         "block_out_channels": [given["model_channels"] * factor for factor in given["channel_mult"]],
@@ -77,7 +93,7 @@ def _vae(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _scheduler(params: dict[str, Any]) -> dict[str, Any]:
-    """`linear` betas are linear in their roots there, which diffusers calls scaled_linear."""
+    """The scheduler's config; CompVis' `linear` schedule is linear in the square root: diffusers' `scaled_linear`."""
     return {
         "num_train_timesteps": int(params.get("timesteps", 1000)),
         "beta_start": float(params["linear_start"]),

@@ -1,4 +1,4 @@
-"""Which base model and which adapters the command line names."""
+"""Load the base model and the adapters that the command line names."""
 
 from __future__ import annotations
 
@@ -14,8 +14,23 @@ if TYPE_CHECKING:
 
 
 def model_arguments(options: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of `load_base` (name, path, ...): --model, else --ckpt, else the base that the adapters' run used, else
-    the checkpoint where the public scripts expect it. ValueError where none of these is there."""
+    """Choose the base model: --model, else --ckpt, else the adapters' own base, else the public scripts' checkpoint.
+
+    Parameters
+    ----------
+    options : Namespace
+        The command line.
+
+    Returns
+    -------
+    dict
+        Arguments of `load_base`.
+
+    Raises
+    ------
+    ValueError
+        None of these exists, or two are given.
+    """
     if options.model is not None and options.ckpt is not None:
         raise ValueError("--model and --ckpt both name a base model; give one of them.")
     if options.model == "lab":
@@ -27,13 +42,13 @@ def model_arguments(options: argparse.Namespace) -> dict[str, Any]:
     if not Path(CHECKPOINT).is_file():
         raise ValueError(
             f"there is no checkpoint {CHECKPOINT}; give --ckpt FILE, or --model with a diffusers folder, a hub id, or "
-            "lab (the small model that comes with sdpet and needs nothing)."
+            "lab (the small model that comes with sdpet)."
         )
     return {"name": "model", "path": CHECKPOINT}
 
 
 def _base_of_run(folder: Path) -> dict[str, Any] | None:
-    """What the run in the folder was trained on; None if it holds adapters only."""
+    """The base model of the run in the folder; None if the folder has adapters only."""
     if not (folder / "config.yaml").is_file():
         return None
     from sdpet.runs.stored import stored_config
@@ -44,9 +59,24 @@ def _base_of_run(folder: Path) -> dict[str, Any] | None:
 
 
 def load(options: argparse.Namespace) -> tuple[BaseModel, Path | None]:
-    """The base model with its adapters attached, and the model's folder if it is one here.
+    """Load the base model and attach the adapters.
 
-    ValueError in one sentence for what is missing, does not fit or cannot be.
+    Parameters
+    ----------
+    options : Namespace
+        The command line.
+
+    Returns
+    -------
+    base : BaseModel
+        The model with its adapters attached.
+    folder : Path or None
+        The model's folder, if it is a local folder.
+
+    Raises
+    ------
+    ValueError
+        A file is missing, or an option does not fit the model; the message is one sentence.
     """
     import torch
 
@@ -55,7 +85,9 @@ def load(options: argparse.Namespace) -> tuple[BaseModel, Path | None]:
 
     chosen = model_arguments(options)
     if options.adapters is not None and not Path(options.adapters).expanduser().is_dir():
-        raise ValueError(f"--adapters {options.adapters} is no folder; give that of a run, or of saved adapters.")
+        raise ValueError(
+            f"--adapters {options.adapters} is not a folder; give the folder of a run, or of saved adapters."
+        )
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if options.use_ema:
         chosen["use_ema"] = True
@@ -67,7 +99,7 @@ def load(options: argparse.Namespace) -> tuple[BaseModel, Path | None]:
         try:
             base = load_base(**chosen, device=device)
         except ValueError as error:
-            raise ValueError(_in_our_words(str(error), options)) from error
+            raise ValueError(_with_option_names(str(error), options)) from error
     _check_sizes(base, options)
     if options.adapters is not None:
         _attach(base, Path(options.adapters).expanduser(), options.adapter_scale)
@@ -75,8 +107,8 @@ def load(options: argparse.Namespace) -> tuple[BaseModel, Path | None]:
     return base, Path(path).expanduser() if path and Path(path).expanduser().is_dir() else None
 
 
-def _in_our_words(text: str, options: argparse.Namespace) -> str:
-    """An error of `load_base`, which names keys of a study's config, with the options of this command line."""
+def _with_option_names(text: str, options: argparse.Namespace) -> str:
+    """Replace config keys in an error of `load_base` by the options of this command line."""
     path = "--ckpt" if options.ckpt is not None else "--model"
     for key, option in (("unet.path", path), ("unet.config", "--config"), ("unet.use_ema", "--use-ema")):
         text = text.replace(key, option)
@@ -113,7 +145,7 @@ def _check_sizes(base: BaseModel, options: argparse.Namespace) -> None:
 
 
 def scale_of(options: argparse.Namespace, base: BaseModel, default: float) -> float:
-    """Guidance as given, else the script's default; of the lab, what suits it."""
+    """The scale of guidance: --scale, else the default of the lab or of the script."""
     if options.scale is not None:
         return options.scale
     return LAB_SCALE if base.name == "lab" else default

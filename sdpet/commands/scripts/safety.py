@@ -1,4 +1,4 @@
-"""Stable Diffusion's safety checker: images that it flags are replaced by black ones."""
+"""Stable Diffusion's safety checker, which replaces images that it flags by black ones."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 HUB_ID = "CompVis/stable-diffusion-safety-checker"
-ABSENT = f"no safety checker runs; give its weights by --safety-checker, as a folder or a hub id such as {HUB_ID}."
+ABSENT = f"no safety checker is used; give one by --safety-checker, as a folder or a hub id such as {HUB_ID}."
 
 
 def checker_of(given: str | None, model: str | Path | None) -> str | Path | None:
-    """Where the checker's weights are: as given, else in the model's own folder, else None."""
+    """The place of the checker's weights: the given one, else the model's folder if it has a checker, else None."""
     if given is not None:
         return given
     beside = Path(model).expanduser() / "safety_checker" if model is not None else None
@@ -22,8 +22,18 @@ def checker_of(given: str | None, model: str | Path | None) -> str | Path | None
 class SafetyChecker:
     """diffusers' StableDiffusionSafetyChecker with its image processor.
 
-    folder: config.json and weights, with preprocessor_config.json beside them or in ../feature_extractor (else CLIP's
-    usual preparation is used); or a hub id. ValueError in one sentence where it cannot be loaded.
+    Parameters
+    ----------
+    folder : str or Path
+        A hub id, or a folder with config.json and weights. The image processor is preprocessor_config.json in it or in
+        ../feature_extractor, or else that of CLIP.
+    device : str
+        Where the checker runs.
+
+    Raises
+    ------
+    ValueError
+        The checker cannot be loaded; the message is one sentence.
     """
 
     def __init__(self, folder: str | Path, device: str = "cpu") -> None:
@@ -39,7 +49,7 @@ class SafetyChecker:
         except Exception as error:  # transformers raises many kinds
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
             raise ValueError(
-                f"--safety-checker {folder} cannot be loaded ({reason}); expected is a folder with config.json "
+                f"--safety-checker {folder} cannot be loaded ({reason}); give a folder with config.json "
                 f"and weights, such as that of {HUB_ID}."
             ) from error
         self._model.eval().requires_grad_(False).to(device)
@@ -54,13 +64,26 @@ class SafetyChecker:
         )
 
     def replace(self, images: np.ndarray) -> tuple[np.ndarray, list[bool]]:
-        """Images uint8 (N, H, W, 3), black where flagged, and which are."""
+        """Replace flagged images by black ones.
+
+        Parameters
+        ----------
+        images : ndarray
+            uint8 (N, H, W, 3).
+
+        Returns
+        -------
+        images : ndarray
+            uint8 (N, H, W, 3), with flagged images black.
+        flagged : list of bool
+            One for each image.
+        """
         from diffusers.utils import logging
         from PIL import Image
 
         pixels = self._processor([Image.fromarray(image) for image in images], return_tensors="pt").pixel_values
         before = logging.get_verbosity()
-        logging.set_verbosity_error()  # what was flagged is said once, with the names of the files
+        logging.set_verbosity_error()  # `Output` prints the names of flagged files; the library would warn as well
         try:
             return self._model(clip_input=pixels.to(self._device), images=images.copy())
         finally:
@@ -79,5 +102,5 @@ def _fetched(folder: str) -> Path:
         return Path(snapshot_download(folder, allow_patterns=["*.json", "*.safetensors", "pytorch_model.bin"]))
     except Exception as error:
         raise ValueError(
-            f"--safety-checker {folder} is neither a folder here nor to be had from the hub ({type(error).__name__})."
+            f"--safety-checker {folder} is not a folder and is not available from the hub ({type(error).__name__})."
         ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from sdpet.commands.scripts.arguments import parser, sampler_name, whole
+from sdpet.commands.scripts.arguments import integer, parser, sampler_name
 
 if TYPE_CHECKING:
     from sdpet.models.base import BaseModel
@@ -23,9 +23,13 @@ def build_parser() -> argparse.ArgumentParser:
         scale=SCALE,
     )
     made.add_argument("--dpm_solver", action="store_true", help="sample with DPM-Solver++(2M) instead of DDIM")
-    made.add_argument("--fixed_code", action="store_true", help="every batch begins with the same noise")
-    made.add_argument("--H", type=whole(1), help="height in pixels (default: the model's; 512 for Stable Diffusion v1)")
-    made.add_argument("--W", type=whole(1), help="width in pixels (default: the model's; 512 for Stable Diffusion v1)")
+    made.add_argument("--fixed_code", action="store_true", help="start every batch from the same noise")
+    made.add_argument(
+        "--H", type=integer(1), help="height in pixels (default: the model's; 512 for Stable Diffusion v1)"
+    )
+    made.add_argument(
+        "--W", type=integer(1), help="width in pixels (default: the model's; 512 for Stable Diffusion v1)"
+    )
     made.add_argument("--laion400m", action="store_true", help="refused: that model has another text encoder")
     return made
 
@@ -44,7 +48,7 @@ def main(arguments: list[str]) -> int:
     from sdpet.commands.scripts.model import load, scale_of
     from sdpet.sampling import SamplerConfig, Start
 
-    SamplerConfig(name, options.ddim_steps, 1.0, options.ddim_eta)  # its checks come before the loading
+    SamplerConfig(name, options.ddim_steps, 1.0, options.ddim_eta)  # check the options before loading the model
     base, folder = load(options)
     sampler = SamplerConfig(name, options.ddim_steps, scale_of(options, base, SCALE), options.ddim_eta)
     height, width = size_of(options, base)
@@ -54,7 +58,7 @@ def main(arguments: list[str]) -> int:
 
 
 def size_of(options: argparse.Namespace, base: BaseModel) -> tuple[int, int]:
-    """Height and width of the images. ValueError where one is no multiple of the pixels along a latent."""
+    """Height and width of the images in pixels; ValueError if one is not a multiple of the pixels per latent."""
     f = base.downsampling
     sizes = []
     for name, given in (("--H", options.H), ("--W", options.W)):

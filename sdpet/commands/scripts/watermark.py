@@ -13,13 +13,14 @@ PASSES = 40
 
 
 def markable(height: int, width: int) -> bool:
+    """Whether an image of this size can have a watermark."""
     return height * width >= LEAST_PIXELS
 
 
 class Watermark:
-    """Marks images, with invisible-watermark's own encoder and decoder.
+    """Adds the watermark to images, with the encoder and decoder of the package invisible-watermark.
 
-    ValueError with what to do where that package, or OpenCV, which it needs, cannot be loaded.
+    Raises ValueError, with the command that helps, if this package or OpenCV, which it needs, cannot be imported.
     """
 
     def __init__(self) -> None:
@@ -28,19 +29,32 @@ class Watermark:
         except ImportError as error:
             reason = " ".join(str(error).split())
             cure = "pip install invisible-watermark"
-            if getattr(error, "name", None) != "imwatermark":  # OpenCV with windows needs libraries of the desktop
+            if getattr(error, "name", None) != "imwatermark":  # OpenCV with GUI support needs desktop libraries
                 cure = "pip install --force-reinstall --no-deps opencv-python-headless"
-            raise ValueError(f"the watermark cannot be written ({reason}); mend it by: {cure}.") from error
+            raise ValueError(f"the watermark cannot be written ({reason}); to correct this: {cure}.") from error
         self._encoder: Any = WatermarkEncoder()
         self._encoder.set_watermark("bytes", MARK)
         self._decoder: Any = WatermarkDecoder("bytes", 8 * len(MARK))
 
     def mark(self, image: np.ndarray) -> tuple[np.ndarray, bool]:
-        """The marked image, uint8 (H, W, 3) RGB, and whether the mark can be read in it.
+        """Add the watermark to an image.
 
-        One pass of the encoder leaves many images unreadable: it changes the largest coefficient of a block, and the
-        decoder may then find another one larger. So it is applied until the decoder reads it. That takes 1 to 15 passes
-        on photographs and costs little more than the first, as a bit that is in place is written to the same place.
+        After one pass of the encoder, the decoder cannot read many images: the encoder changes the largest coefficient
+        of a block, and then another coefficient may be the largest. So the encoder is applied until the decoder can
+        read the watermark. This takes 1 to 15 passes on photographs. Later passes change little, because a bit that can
+        be read already is written to the same coefficient.
+
+        Parameters
+        ----------
+        image : ndarray
+            uint8 (H, W, 3), RGB.
+
+        Returns
+        -------
+        image : ndarray
+            The marked image, uint8 (H, W, 3), RGB.
+        readable : bool
+            Whether the watermark can be read from it.
         """
         bgr = np.ascontiguousarray(image[:, :, ::-1])
         for _ in range(PASSES):

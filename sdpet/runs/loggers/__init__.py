@@ -1,1 +1,1 @@
-"""Where the loss and the images of a run go besides its record: nowhere, CSV, TensorBoard or W&B."""
+"""Loggers that receive the loss and the images of a run: CSV, TensorBoard, W&B or none."""

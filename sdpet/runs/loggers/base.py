@@ -11,20 +11,20 @@ if TYPE_CHECKING:
 
     from sdpet.runs.record import Record
 
-VALIDATION = "validation"  # the name of the images drawn during training: a folder, a tag, a key
+VALIDATION = "validation"  # names images drawn during training, as folder, tag or key
 
 
 class NoLog:
-    """Keeps nothing; the loss is in the record anyway."""
+    """The interface of all loggers; this one stores nothing. The record has the loss in any case."""
 
     def step(self, step: int, loss: float) -> None:
-        """The loss of a step; steps count from 1. A run that goes on where it stopped tells its first steps again."""
+        """Log the loss of a step; steps count from 1. A resumed run logs its first steps again."""
 
     def images(self, step: int, images: Sequence[np.ndarray]) -> None:
-        """Images drawn after a step: uint8, (H, W, 3) each."""
+        """Log images drawn after a step: uint8 (H, W, 3) each."""
 
     def summarize(self, record: Record, folder: Path) -> None:
-        """The run is trained and scored, and its samples and weights lie in `folder`."""
+        """Log the result of a run that is trained and scored; its samples and weights are in `folder`."""
 
     def close(self, error: BaseException | None = None) -> None:
-        """Nothing more comes; `error` is what ended the run before its time."""
+        """Close the log; `error` is the exception that ended the run early, if any."""

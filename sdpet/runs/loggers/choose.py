@@ -1,4 +1,4 @@
-"""The logger that a config asks for."""
+"""Choose the logger that the config names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_log(config: RunConfig, folder: Path) -> Iterator[NoLog]:
-    """The log that `logger` of the config asks for; it is closed whatever happens inside the block."""
+    """Open the log that the config names; it is closed at the end of the block, also after an error."""
     log = _make(config, folder)
     try:
         yield log
@@ -28,11 +28,11 @@ def open_log(config: RunConfig, folder: Path) -> Iterator[NoLog]:
 
 
 def tell_failure(config: RunConfig, folder: Path, record: Record) -> None:
-    """Report a run that failed, or whose process died, to a log that is kept elsewhere than in the run's folder."""
+    """Report a run that failed, or whose process died, to a log outside the run's folder (W&B)."""
     if config.logger.name == "wandb":
         from sdpet.runs.loggers import wandb as log_wandb
 
-        with suppress(Exception):  # the record says it too, and the other runs of a study continue
+        with suppress(Exception):  # the record has the failure too, and the other runs of a study must continue
             log_wandb.tell_failure(config, folder, record)
 
 

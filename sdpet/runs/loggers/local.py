@@ -1,4 +1,4 @@
-"""Where the loss and the images of a run go while it trains, besides its record: nowhere, CSV, TensorBoard or W&B."""
+"""Loggers that write into the run's folder: CSV and TensorBoard."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class CsvLog(NoLog):
-    """loss.csv in the run's folder: step, loss; images as validation/<step>_<number>.png."""
+    """Writes loss.csv (step, loss) into the run's folder, and images as validation/<step>_<number>.png."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -40,7 +40,7 @@ class CsvLog(NoLog):
 
 
 class TensorBoardLog(NoLog):
-    """Event files in the run's folder; `tensorboard --logdir outputs/<study>` shows a study with its factors."""
+    """Writes event files into the run's folder; `tensorboard --logdir outputs/<study>` shows a study by its factors."""
 
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -61,7 +61,7 @@ class TensorBoardLog(NoLog):
 
         pictures = [np.asarray(Image.open(path).convert("RGB")) for path in sorted((folder / "samples").glob("*.png"))]
         self._add_images("samples", self._last, pictures[:16])
-        # TensorBoard takes texts, numbers and truth values; full tuning, say, has no din.
+        # TensorBoard takes only str, numbers and bool, but some factors are None (full fine-tuning has no din).
         factors = {key: value for key, value in record.factors.items() if value is not None}
         self._writer.add_hparams(factors, {f"scores/{name}": v for name, v in record.metrics.items()}, run_name=".")
 

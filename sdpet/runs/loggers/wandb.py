@@ -1,7 +1,8 @@
-"""Weights & Biases: one W&B run for each run, also where several are trained together in one process.
+"""Weights & Biases: one W&B run for each run, also for runs of a fleet, which share a process.
 
-A run's summary holds its scores by name, for W&B's own charts, and under "record" what record.json holds (but for the
-loss, which is W&B's history), so that `analysis.load_results` reads from W&B what it reads from run folders.
+The summary of a W&B run has the scores by name, for W&B's charts. Its key "record" has the content of record.json
+without the loss, which is in W&B's history. So `analysis.load_results` can read the same results from W&B as from run
+folders.
 """
 
 from __future__ import annotations
@@ -26,19 +27,20 @@ if TYPE_CHECKING:
     from sdpet.runs.record import Record
 
 LOG = logging.getLogger("sdpet")
-SHOWN = 16  # samples of a run in its table
-INTERRUPTED = 255  # the exit code by which W&B's own hooks tell Ctrl-C
+SHOWN = 16  # number of samples in the table of a run
+INTERRUPTED = 255  # the exit code that W&B's own hooks use for Ctrl-C
 
 
 class WandbLog(NoLog):
-    """Losses and images as they come; scores, samples and adapter at the end; "failed" unless the run finished.
+    """Sends losses and images during training, and scores, samples and the adapter at the end.
 
-    Trust the status in the summary rather than W&B's state: a process that is killed cannot report its end.
+    Unless the run finishes, W&B shows it as failed. If the process is killed, it cannot report its end; so the status
+    in the summary is more reliable than W&B's state.
     """
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
         self._run = _open(config, folder)
-        # Where an online run is resumed, the steps that W&B has already are told again.
+        # A resumed run logs its first steps again; those that W&B has already are skipped.
         self._known = self._run.step if self._run.resumed else 0
         self._status = "training"
         self._run.summary.update({"status": self._status})
@@ -55,14 +57,14 @@ class WandbLog(NoLog):
 
     def summarize(self, record: Record, folder: Path) -> None:
         self._status = record.status
-        # A width that was derived from a number of parameters is known only now.
+        # If the width was derived from `params`, it is known only now.
         self._run.config.update(record.factors, allow_val_change=True)
         self._log_samples(folder / "samples")
         content = record.content()
         del content["loss"]
         self._run.summary.update({"status": record.status, "reason": record.reason, **content["metrics"]})
         self._run.summary.update({"record": content})
-        if record.factors["method"] != "full":  # a whole model a run would fill anyone's storage
+        if record.factors["method"] != "full":  # one full model per run would take too much storage
             self._log_weights(record, folder)
 
     def close(self, error: BaseException | None = None) -> None:
@@ -92,23 +94,23 @@ class WandbLog(NoLog):
     def _log_weights(self, record: Record, folder: Path) -> None:
         import wandb
 
-        described = {**record.factors, **record.metrics, "study": record.study, "run_id": record.run_id}
-        artifact = wandb.Artifact(f"adapter-{record.run_id}", type="adapter", metadata=described)
+        metadata = {**record.factors, **record.metrics, "study": record.study, "run_id": record.run_id}
+        artifact = wandb.Artifact(f"adapter-{record.run_id}", type="adapter", metadata=metadata)
         files = sorted(folder.glob("*.safetensors"))
         if not files:
             return
         for file in [*files, *sorted(set(folder.glob("*.json")) - {folder / FILE})]:
-            artifact.add_file(str(file), policy="immutable")  # no copy outside the run's folder
+            artifact.add_file(str(file), policy="immutable")  # W&B then makes no second copy of the file
         self._run.log_artifact(artifact)
 
 
 def wandb_id(study: str, run_id: str) -> str:
-    """The id of a run at W&B: the same whenever and wherever this run is done, and another one in another study."""
+    """The id of a run at W&B. It depends only on the study and the run, so a resumed run has the same id."""
     return f"{run_id}-{hashlib.blake2b(study.encode(), digest_size=4).hexdigest()}"
 
 
 def tell_failure(config: RunConfig, folder: Path, record: Record) -> None:
-    """Send the record of a run that could not report its end to W&B. No other log may be open in this process."""
+    """Send the record of a run to W&B when the run itself could not; no other log may be open in this process."""
     import wandb
 
     log = WandbLog(config, folder)
@@ -134,7 +136,7 @@ def _open(config: RunConfig, folder: Path) -> wandb.Run:
             name=name_of(config),
             id=wandb_id(config.study, run_id),
             resume="allow",
-            reinit="create_new",  # the runs of a fleet are open at once, and none is the process's own
+            reinit="create_new",  # the runs of a fleet are open at the same time in this process
             job_type="train",
             config={
                 **factors(config),

@@ -41,8 +41,8 @@ def test_the_lab_draws_what_a_file_of_prompts_says(tmp_path):
     answers = load_judge().judge(images)
     assert list(answers["shape"]) == [SHAPES.index(shape) for _, shape, _ in LINES] * 2
     assert list(answers["color"]) == [list(COLORS).index(color) for *_, color in LINES] * 2
-    told = [json.loads(Image.open(out / "samples" / f"{i:05d}.png").text["sdpet"]) for i in range(10)]
-    assert [t["seed"] for t in told] == list(range(42, 52)) and told[6]["prompt"] == LINES[1][0]
+    metadata = [json.loads(Image.open(out / "samples" / f"{i:05d}.png").text["sdpet"]) for i in range(10)]
+    assert [t["seed"] for t in metadata] == list(range(42, 52)) and metadata[6]["prompt"] == LINES[1][0]
     grid = np.asarray(Image.open(out / "grid-0000.png"))
     assert grid.shape == (2 + 5 * 34, 2 + 2 * 34, 3)
     np.testing.assert_array_equal(grid[2 + 34 : 34 + 34, 2 : 2 + 32], images[2])
@@ -122,7 +122,7 @@ def test_the_watermark_is_read_by_the_librarys_own_decoder(fast, tmp_path, capsy
         assert decoded(tmp_path / "large" / file) == b"StableDiffusionV1", file
     small = [argument for argument in fast if argument != "--quiet"]
     assert sdpet(*small, "--n_samples", 1, "--n_iter", 1, "--outdir", tmp_path / "small") == 0
-    assert "32 x 32 carry no watermark, which takes at least 256 x 256" in capsys.readouterr().err
+    assert "32 x 32 get no watermark, which needs at least 256 x 256" in capsys.readouterr().err
     assert sdpet(*fast, "--n_samples", 64, "--n_rows", 8, "--n_iter", 1, "--outdir", tmp_path / "small") == 0
     assert decoded(tmp_path / "small" / "grid-0001.png") == b"StableDiffusionV1", "the grid is large enough"
 
@@ -155,7 +155,7 @@ def test_marks_that_one_pass_leaves_unreadable_can_be_read(kind):
     assert change > change_once - 6, "hardly more visible than what the public scripts write"
 
 
-def test_a_watermark_that_cannot_be_written_says_how_to_mend_it(fast, tmp_path, monkeypatch, capsys):
+def test_a_watermark_that_cannot_be_written_says_how_to_correct_it(fast, tmp_path, monkeypatch, capsys):
     (tmp_path / "imwatermark.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "imwatermark", raising=False)
@@ -192,7 +192,7 @@ def test_the_safety_checker_replaces_what_it_flags(fast, tmp_path, capsys, tiny_
     assert sdpet(*common, "--outdir", tmp_path / "flagged", "--safety-checker", strict) == 0
     assert not pictures(tmp_path / "flagged").any()
     assert not np.asarray(Image.open(tmp_path / "flagged" / "grid-0000.png")).any()
-    assert "00001.png was withheld by the safety checker; a black image stands for it." in capsys.readouterr().err
+    assert "00001.png was withheld by the safety checker and replaced by a black image." in capsys.readouterr().err
     (tmp_path / "model").mkdir()
     for part in (*tiny_folder.iterdir(), strict):  # a model's own checker runs without being asked for
         name = "safety_checker" if part == strict else part.name
@@ -203,7 +203,7 @@ def test_the_safety_checker_replaces_what_it_flags(fast, tmp_path, capsys, tiny_
     unchecked = [argument for argument in common if argument != "--quiet"]
     capsys.readouterr()
     assert sdpet(*unchecked, "--outdir", tmp_path / "none") == 0
-    assert "no safety checker runs; give its weights by --safety-checker" in capsys.readouterr().err
+    assert "no safety checker is used; give one by --safety-checker" in capsys.readouterr().err
 
 
 def test_adapters_at_strength_0_half_and_1(tiny_base, tiny_folder, fast, tmp_path):
@@ -307,7 +307,7 @@ def test_the_public_config_of_v1_gives_the_architecture_of_v1(tmp_path):
         (["--plms", "--ddim_eta", "0.5"], ["--ddim_eta must be 0", "DDIM"]),
         (["--plms", "--dpm_solver"], ["--plms", "--dpm_solver", "choose one"]),
         (["--laion400m"], ["BERT", "--ckpt"]),
-        (["--from-file", "missing.txt"], ["missing.txt", "a prompt a line"]),
+        (["--from-file", "missing.txt"], ["missing.txt", "one prompt per line"]),
         (["--H", "500"], ["--H", "multiple of 4"]),
         (["--W", "30"], ["--W", "multiple of 4", "28 or 32"]),
         (["--C", "3"], ["--C 3", "4"]),
@@ -376,7 +376,7 @@ def test_under_autocast_only_the_networks_compute_in_half_precision(fast, tmp_pa
     assert 0 < difference.mean() < 3
 
 
-def test_prompts_longer_than_the_model_reads_are_told(fast, tmp_path, capsys):
+def test_prompts_longer_than_the_model_reads_are_reported(fast, tmp_path, capsys):
     loud = [argument for argument in fast if argument != "--quiet"]
     prompt = "a photo of a red star " * 4
     assert sdpet(*loud, "--prompt", prompt, "--n_iter", 1, "--n_samples", 1, "--outdir", tmp_path) == 0

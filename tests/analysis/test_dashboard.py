@@ -45,13 +45,13 @@ def test_the_report_says_the_conclusion_and_holds_the_page(study):
     """The grids of panels name a server's runs, so only what they hold is turned into W&B's own model here."""
     import wandb_workspaces.reports.v2 as wr
 
-    told = report(*study, "me", "adapters")
-    assert [block.text for block in told.blocks if isinstance(block, wr.P)] == study[1].conclusion
-    grids = [block for block in told.blocks if isinstance(block, wr.PanelGrid)]
+    found = report(*study, "me", "adapters")
+    assert [block.text for block in found.blocks if isinstance(block, wr.P)] == study[1].conclusion
+    grids = [block for block in found.blocks if isinstance(block, wr.PanelGrid)]
     views = [panel._to_model().view_type for grid in grids for panel in grid.panels]
     assert views[:2] == ["Parallel Coordinates Plot", "Vega2"] and len(grids) == 4
     assert all(grid.runsets[0].filters == "Config('study') = 'placement'" for grid in grids)
-    assert "report-placement" in told.blocks[-1]._to_model().model_dump_json()
+    assert "report-placement" in found.blocks[-1]._to_model().model_dump_json()
 
 
 def test_the_heatmap_reads_the_columns_that_the_report_run_holds(study, tmp_path):
@@ -62,14 +62,14 @@ def test_the_heatmap_reads_the_columns_that_the_report_run_holds(study, tmp_path
     wandb.teardown()
     (file,) = (study[1].page.parent / "wandb").glob("offline-run-*/*.wandb")
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(file)]
-    told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert told["state"] == "finished"
-    table = json.loads((file.parent / "files" / told["summary"][TABLE]["path"]).read_text())
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert found["state"] == "finished"
+    table = json.loads((file.parent / "files" / found["summary"][TABLE]["path"]).read_text())
     chart = workspace(study[0], "me", "adapters").sections[0].panels[1]
     assert set(chart.chart_fields.values()) <= set(table["columns"]) and len(table["data"]) == 4
     asked = {part.split("}")[0] for part in json.dumps(HEATMAP).split("${field:")[1:]}
     assert asked == set(chart.chart_fields)
-    assert {"figures/heatmap", "figures/ranking", "tables/ranking", "report"} <= set(told["summary"])
+    assert {"figures/heatmap", "figures/ranking", "tables/ranking", "report"} <= set(found["summary"])
     import analysis
 
     with pytest.raises(ValueError, match="holds no W&B run"):  # a report is no run of the study

@@ -14,7 +14,7 @@ from study_tools import ROOT, composed, environment, tiny_overrides
 from sdpet import choices
 from sdpet.adapters.positions import INPUTS, OUTPUTS, PLACEMENTS, POSITIONS
 from sdpet.config import identity, run_id, validate
-from sdpet.config.ids import NEUTRAL_DEFAULTS as OFF
+from sdpet.config.ids import NEUTRAL_DEFAULTS
 from sdpet.runs.record import FILE, Record, bin_loss, factors
 
 KEYS = [
@@ -135,10 +135,12 @@ def test_every_default_enters_the_identity(overrides):
     for group in ("adapter", "trainer"):
         values = config.values[group]
         shown = values.keys() - {"validate_every"}  # which changes no result
-        left_out = OFF.get(group, {}).keys() - entered[group].keys()  # options that are off, and off means this value
-        off = {key: OFF[group][key] for key in left_out}
+        left_out = (
+            NEUTRAL_DEFAULTS.get(group, {}).keys() - entered[group].keys()
+        )  # options that are off, and off means this value
+        off = {key: NEUTRAL_DEFAULTS[group][key] for key in left_out}
         assert entered[group] | off == {key: values[key] for key in shown}
-    assert set(entered["task"]) | set(OFF["task"]) == set(config.values["task"])
+    assert set(entered["task"]) | set(NEUTRAL_DEFAULTS["task"]) == set(config.values["task"])
     assert set(entered["eval"]) == set(config.values["eval"]) - {"chunk", "strict"}
 
 

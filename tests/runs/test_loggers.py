@@ -59,8 +59,8 @@ def test_a_fleet_is_one_wandb_run_for_each_run(overrides, tmp_path):
         summary = inspected(file, "--summary")[0]
         assert summary["state"] == ("finished" if record.status == "finished" else "failed")
         assert summary["name"] == f"attn2o-ffni seed {record.factors['seed']}"
-        told = summary["config"]
-        assert {key: told.get(key) for key in record.factors} == record.factors and told["study"] == "fleet"
+        sent = summary["config"]
+        assert {key: sent.get(key) for key in record.factors} == record.factors and sent["study"] == "fleet"
         kept = summary["summary"]
         expected = {key: value for key, value in record.content().items() if key != "loss"}
         assert kept["record"] == json.loads(json.dumps(expected))
@@ -115,23 +115,23 @@ def test_steps_that_wandb_has_are_not_told_again(overrides, monkeypatch, tmp_pat
     """A run resumed online, as a stand-in for W&B's run sees it: its first steps are there already."""
     import wandb
 
-    told = []
+    calls = []
 
     class Resumed:
         step, resumed, summary = 2, True, {}
 
         def log(self, values, step=None):
-            told.append((step, values))
+            calls.append((step, values))
 
         def finish(self, exit_code):
-            told.append(("end", exit_code))
+            calls.append(("end", exit_code))
 
-    monkeypatch.setattr(wandb, "init", lambda **asked: told.append(asked) or Resumed())
+    monkeypatch.setattr(wandb, "init", lambda **asked: calls.append(asked) or Resumed())
     config = validate(composed(*overrides, "logger=wandb"))
     with open_log(config, run_folder(config)) as log:
         for step in range(1, 5):
             log.step(step, 0.1 * step)
-    asked, *rest = told
+    asked, *rest = calls
     assert asked["id"] == wandb_id("single", run_folder(config).name) and asked["resume"] == "allow"
     assert asked["mode"] == "offline"  # auto, without an account
     assert [step for step, _ in rest] == [3, 4, "end"]

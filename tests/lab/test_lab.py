@@ -72,10 +72,10 @@ def test_captions_fit_their_own_scene_and_swapped_ones_do_not():
     assert fits(said, scenes).diagonal().all()
     # What a caption leaves open cannot be contradicted by a word about the outline, so those are set aside.
     swapped = [swap_one(c, rng) for c in said]
-    told = torch.tensor([dataclasses.replace(a, outlined=UNSAID) != dataclasses.replace(b, outlined=UNSAID)
+    differs = torch.tensor([dataclasses.replace(a, outlined=UNSAID) != dataclasses.replace(b, outlined=UNSAID)
                          for a, b in zip(said, swapped, strict=True)])  # fmt: skip
-    assert told.sum() > 200
-    assert not fits(swapped, scenes).diagonal()[told].any()
+    assert differs.sum() > 200
+    assert not fits(swapped, scenes).diagonal()[differs].any()
 
 
 def test_world_is_drawn_from_the_seed_alone():

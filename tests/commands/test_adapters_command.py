@@ -9,9 +9,8 @@ import plain_blocks
 import pytest
 import torch
 import yaml
+from adapter_tools import run, small_unet, write_reference
 from PIL import Image
-from test_adapters import run, small_unet
-from test_adapters_store import write_reference
 
 from sdpet import AdapterSpec, attach, load_adapters
 from sdpet.adapters import matching_blocks

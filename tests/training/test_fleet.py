@@ -63,16 +63,16 @@ def alone(base, task, spec, seed, lr, steps=STEPS, **options):
 
 
 def together(base, task, runs, steps=STEPS, states=None, save=None, **options):
-    crew = build_fleet(base, [Design("adapter", spec) for spec, _, _ in runs], [seed for _, seed, _ in runs])
+    fleet = build_fleet(base, [Design("adapter", spec) for spec, _, _ in runs], [seed for _, seed, _ in runs])
     members = [
         Member(handle, seed, TrainConfig(steps, lr, **options), state=state)
-        for handle, (_, seed, lr), state in zip(crew.members, runs, states or [None] * len(runs), strict=True)
+        for handle, (_, seed, lr), state in zip(fleet.members, runs, states or [None] * len(runs), strict=True)
     ]
     try:
-        results = fit_together(base, members, task, crew, save and (lambda step, state: save(crew, step, state)))
-        return [[p.detach().clone() for p in handle.parameters()] for handle in crew.members], results
+        results = fit_together(base, members, task, fleet, save and (lambda step, state: save(fleet, step, state)))
+        return [[p.detach().clone() for p in handle.parameters()] for handle in fleet.members], results
     finally:
-        crew.detach()
+        fleet.detach()
 
 
 def distance(ours, theirs):
@@ -172,17 +172,17 @@ def test_a_fleet_leaves_the_unet_as_it_was_and_its_adapters_load_alone(tiny_base
             return tiny_base.unet(batch.noisy, batch.timesteps, batch.text).sample
 
     before, keys = output(), list(tiny_base.unet.state_dict())
-    crew = build_fleet(tiny_base, [Design("adapter", spec) for spec, _, _ in RUNS[:4]], [0, 1, 2, 3])
+    fleet = build_fleet(tiny_base, [Design("adapter", spec) for spec, _, _ in RUNS[:4]], [0, 1, 2, 3])
     with pytest.raises(ValueError, match="carries adapters already"):
         build(tiny_base, Design("adapter", RUNS[0][0]))
     with pytest.raises(ValueError, match="4 members got a batch of 2 rows"):
         output()
-    crew.detach()
+    fleet.detach()
     assert torch.equal(output(), before) and list(tiny_base.unet.state_dict()) == keys
-    crew.members[2].save(tmp_path)
+    fleet.members[2].save(tmp_path)
     loaded = load(tiny_base, tmp_path)
     assert loaded.spec == RUNS[2][0]
-    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), crew.members[2].parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), fleet.members[2].parameters(), strict=True))
     loaded.detach()
 
 
@@ -191,15 +191,15 @@ def test_what_cannot_share_is_refused(tiny_base, task):
         build_fleet(tiny_base, [Design("full")], [0])
     with pytest.raises(ValueError, match="16-mixed"):
         together(tiny_base, task, RUNS[:2], precision="16-mixed")
-    crew = build_fleet(tiny_base, [Design("adapter", spec) for spec, _, _ in RUNS[:2]], [0, 1])
+    fleet = build_fleet(tiny_base, [Design("adapter", spec) for spec, _, _ in RUNS[:2]], [0, 1])
     try:
         members = [
-            Member(handle, 0, TrainConfig(steps, 1e-3)) for handle, steps in zip(crew.members, (2, 3), strict=True)
+            Member(handle, 0, TrainConfig(steps, 1e-3)) for handle, steps in zip(fleet.members, (2, 3), strict=True)
         ]
         with pytest.raises(ValueError, match="equal steps, not 2, 3"):
-            fit_together(tiny_base, members, task, crew)
+            fit_together(tiny_base, members, task, fleet)
     finally:
-        crew.detach()
+        fleet.detach()
 
 
 def test_interrupted_at_any_step_it_goes_on_exactly(tiny_base, task):
@@ -208,9 +208,9 @@ def test_interrupted_at_any_step_it_goes_on_exactly(tiny_base, task):
     undisturbed, results = together(tiny_base, task, runs)
     states = {}
 
-    def save(crew, step, state):
+    def save(fleet, step, state):
         if step == 2:
-            states.update({i: state(i) for i in crew.active})
+            states.update({i: state(i) for i in fleet.active})
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -229,20 +229,20 @@ def test_images_and_scores_of_a_fleet_are_those_of_each_member(tiny_base, task, 
         EvalPlan(subject_images=3, class_images=2, prompt_images=0),
         SamplerConfig(steps=4),
     )
-    crew = build_fleet(tiny_base, [Design("adapter", spec) for spec, _, _ in runs], [seed for _, seed, _ in runs])
+    fleet = build_fleet(tiny_base, [Design("adapter", spec) for spec, _, _ in runs], [seed for _, seed, _ in runs])
     try:
         with torch.no_grad():
-            for handle in crew.members:
+            for handle in fleet.members:
                 for parameter in handle.parameters():
                     parameter.add_(0.02)
-            next(crew.members[2].parameters()).fill_(math.nan)
-        order = crew.active
+            next(fleet.members[2].parameters()).fill_(math.nan)
+        order = fleet.active
         seeds = [runs[i][1] for i in order]
         found = dict(zip(order, evaluate_together(tiny_base, task, tiny_scorer, sampler, seeds, plan), strict=True))
     finally:
-        crew.detach()
+        fleet.detach()
     assert found[2] is None
-    for i, handle in enumerate(crew.members):
+    for i, handle in enumerate(fleet.members):
         handle.save(tmp_path / str(i))
         again = load(tiny_base, tmp_path / str(i))
         try:

@@ -19,7 +19,7 @@ from sdpet.sampling import SamplerConfig
 from sdpet.seeds import generator
 from sdpet.tasks import DreamBoothTask, FinetuneTask, LatentCache, class_folder
 
-DOG = Path(__file__).parent / "data" / "dog"
+DOG = Path(__file__).parents[1] / "data" / "dog"
 WORDS = ("a photo of a sks dog", "a photo of a dog")
 
 

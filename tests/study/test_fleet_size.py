@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from study_tools import ROOT, composed, tiny_overrides, train
@@ -52,7 +54,7 @@ def test_the_best_size_is_the_smallest_that_is_as_quick_as_any_and_fits():
 
 
 def test_sizes_are_measured_once_on_the_runs_at_hand(make_jobs, monkeypatch):
-    """Real steps, real memory; then from what was kept, and anew for another kind of runs."""
+    """Real steps, real memory; then from the stored measurement, and again for runs of another kind."""
     configs = [job.config for job in make_jobs(6)]
     tried: list[int] = []
     monkeypatch.setattr(fleet_size, "free_memory", lambda device: 2**40)  # the peak is of this process, whatever it did
@@ -63,10 +65,10 @@ def test_sizes_are_measured_once_on_the_runs_at_hand(make_jobs, monkeypatch):
     assert size_for(configs, Resources(), trying=tried.append) == size and len(tried) == len(found.seconds)
     assert known(configs[0], "another kind") is None
 
-    def out_of_memory(some, stage, step=fleet_size._time):
+    def out_of_memory(some, resources, step=fleet_size._time):
         if len(some) > 2:
             raise MemoryError("out of memory")
-        return step(some, stage)
+        return step(some, resources)
 
     monkeypatch.setattr(fleet_size, "_time", out_of_memory)
     other = [job.config for job in make_jobs(6, "trainer.batch_size=1")]
@@ -96,7 +98,7 @@ def test_a_study_measures_its_size_and_a_worker_that_dies_of_it_does_no_harm(
         "fleet_size.WORTH = 1\n"
         "if '-m' in sys.orig_argv and 'sdpet.study.worker_process' in sys.orig_argv:\n"
         "    step = fleet_size._time\n"
-        "    fleet_size._time = lambda configs, stage: os._exit(9) if len(configs) == 4 else step(configs, stage)\n"
+        "    fleet_size._time = lambda configs, made: os._exit(9) if len(configs) == 4 else step(configs, made)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     out = tmp_path / "out"
@@ -131,9 +133,11 @@ def test_workers_are_spread_over_the_gpus_that_may_be_used(make_jobs, monkeypatc
 def test_a_worker_sees_its_gpu_alone():
     worker = workers.Worker("7")
     try:
-        environ = (f"/proc/{worker.process.pid}/environ",)
-        with open(*environ) as file:
-            assert "CUDA_VISIBLE_DEVICES=7" in file.read().split("\0")
+        environment = Path(f"/proc/{worker.process.pid}/environ")
+        until = time.monotonic() + 10
+        while not (content := environment.read_text()) and time.monotonic() < until:  # the process is being started
+            time.sleep(0.01)
+        assert "CUDA_VISIBLE_DEVICES=7" in content.split("\0")
     finally:
         worker.request_stop()
         worker.wait()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from study_tools import environment
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 STEP = """
 import json, sys, time
 from pathlib import Path
@@ -72,7 +72,8 @@ def test_from_an_original_checkpoint_to_an_image(tmp_path):
     """Load, train a step of attn2o-ffni, save, reload and draw, in a process of its own with less than 9 GB."""
     file = tmp_path / "model.ckpt"
     program = (
-        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\nfrom test_full_size import write_full_checkpoint\n"
+        f"import sys; sys.path[:0] = [{str(ROOT / 'tests')!r}, {str(ROOT / 'tests' / 'models')!r}]\n"
+        "from test_full_size import write_full_checkpoint\n"
     )
     program += f"from pathlib import Path; write_full_checkpoint(Path({str(file)!r}))"
     subprocess.run([sys.executable, "-c", program], env=environment(), check=True, timeout=900)

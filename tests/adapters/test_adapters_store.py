@@ -6,28 +6,14 @@ import pickle
 
 import pytest
 import torch
+from adapter_tools import V1, run, small_unet, write_reference
 from diffusers import UNet2DConditionModel
-from test_adapters import V1, run, small_unet
 
 from sdpet import AdapterSpec, attach, export_reference, load_adapters
 from sdpet.adapters import PLACEMENTS
 from sdpet.adapters.paper_format import compvis_paths
 
 # The small UNet's blocks in both namings, written down by hand. diffusers: 1 layer a block down, 2 up.
-COMPVIS = {
-    "down_blocks.0": "input_blocks.1",  # input_blocks.2 is the down-sampler
-    "down_blocks.1": "input_blocks.3",
-    "up_blocks.0": "output_blocks.0 output_blocks.1",
-    "up_blocks.1": "output_blocks.2 output_blocks.3",
-}
-TRANSFORMERS = {
-    f"{block}.attentions.{j}.transformer_blocks.0": f"{path}.1.transformer_blocks.0"
-    for block, paths in COMPVIS.items()
-    for j, path in enumerate(paths.split())
-} | {"mid_block.attentions.0.transformer_blocks.0": "middle_block.1.transformer_blocks.0"}
-RESNETS = {f"{b}.resnets.{j}": f"{path}.0" for b, paths in COMPVIS.items() for j, path in enumerate(paths.split())} | {
-    "mid_block.resnets.0": "middle_block.0", "mid_block.resnets.1": "middle_block.2"
-}  # fmt: skip
 
 
 def spec_of(placement, **form):
@@ -47,32 +33,6 @@ def test_round_trip_in_both_formats(placement, tmp_path):
         fresh = load_adapters(unet, tmp_path / folder, spec)
         assert fresh.spec == adapters.spec and torch.equal(run(unet), tuned) and not torch.equal(tuned, base)
         fresh.detach()
-
-
-def write_reference(folder, placement):
-    """A folder as the public code leaves it, for the small UNet; returns the state dict of each diffusers block."""
-    folder.mkdir()
-    states = {}
-    unet = small_unet()
-    for block, stem in (RESNETS if placement.startswith("res") else TRANSFORMERS).items():
-        module = unet.get_submodule(block)
-        if placement.startswith("res"):
-            widths = {"resi": module.in_channels, "reso": module.out_channels}
-            c_in, c_out = map(widths.get, placement.split("-"))
-            state = {
-                "0.weight": torch.randn(c_in), "0.bias": torch.randn(c_in),
-                "2.weight": torch.randn(3, c_in, 3, 3), "2.bias": torch.randn(3),
-                "4.weight": torch.randn(c_out, 3, 3, 3), "4.bias": torch.randn(c_out),
-            }  # fmt: skip
-            torch.save(state, folder / f"{stem}.adapter.pt")
-        else:
-            d = 20 if placement == "attn2c-attn2c" else module.dim
-            state = {"0.weight": torch.randn(3, d), "0.bias": torch.randn(3),
-                     "2.weight": torch.randn(d, 3), "2.bias": torch.randn(d)}  # fmt: skip
-            torch.save({f"adp.{k}": v for k, v in state.items()}, folder / f"{stem}.adapter_inout.pt")
-            torch.save(state, folder / f"{stem}.adapter_inout.adp.pt")
-        states[block] = state
-    return states
 
 
 @pytest.mark.parametrize("placement", ["attn2o-ffni", "resi-reso"])

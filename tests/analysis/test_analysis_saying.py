@@ -20,8 +20,8 @@ from analysis.linear_model.units import with_units
 from analysis.report import write_report
 from sdpet.adapters.positions import PLACEMENTS
 
-CASES = Path(__file__).parent / "data" / "cases"
-BENCH = Path(__file__).parent.parent / "bench" / "claims.py"
+CASES = Path(__file__).parents[1] / "data" / "cases"
+BENCH = Path(__file__).parents[2] / "bench" / "claims.py"
 
 
 def case(name: str) -> pd.DataFrame:

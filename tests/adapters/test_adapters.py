@@ -5,42 +5,12 @@ import weakref
 
 import pytest
 import torch
+from adapter_tools import BOTH_BLOCKS, V1, run, small_unet, traces
 from diffusers import UNet2DConditionModel
 
 from sdpet import AdapterSpec, attach, mid_dim_for
 from sdpet.adapters import PLACEMENTS, count_parameters, matching_blocks
 from sdpet.adapters.hooks import all_hooks
-
-BOTH_BLOCKS = ["attn2o-ffni", "attn2c-attn2c", "resi-reso"]
-V1 = {
-    "sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "layers_per_block": 2, "cross_attention_dim": 768,
-    "attention_head_dim": 8, "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-}  # fmt: skip
-
-
-def small_unet(**config):
-    torch.manual_seed(0)
-    config = {
-        "sample_size": 8, "block_out_channels": (32, 64), "layers_per_block": 1, "norm_num_groups": 8,
-        "down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2,
-        "cross_attention_dim": 20, "attention_head_dim": 4, **config,
-    }  # fmt: skip
-    return UNet2DConditionModel(**config).eval()
-
-
-def run(unet, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(3)
-    x, context = (torch.randn(shape, generator=generator).to(dtype) for shape in ((2, 4, 8, 8), (2, 5, 20)))
-    return unet(x, torch.tensor([10, 500]), context).sample
-
-
-def traces(unet):
-    """All that attaching could leave behind, apart from the weights."""
-    return [
-        (name, type(m), sorted(m.__dict__), [len(v) for k, v in m.__dict__.items() if "hooks" in k and v is not None])
-        for name, m in unet.named_modules()
-    ] + [(name, p.requires_grad, p.dtype) for name, p in unet.named_parameters()]
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -146,11 +116,11 @@ def test_nothing_is_kept_after_a_pass_or_an_error():
     adapters = attach(unet, AdapterSpec.parse("attn1o-transo", init="default"))
     path, block = next(iter(matching_blocks(unet, adapters.spec).items()))
     kept = []
-    watch = adapters.by_block[path].register_forward_pre_hook(lambda m, args: kept.append(weakref.ref(args[0])))
+    hook = adapters.by_block[path].register_forward_pre_hook(lambda m, args: kept.append(weakref.ref(args[0])))
     run(unet)
     gc.collect()
     assert len(kept) == 1 and kept[0]() is None
-    watch.remove()
+    hook.remove()
     fail = block.ff.register_forward_pre_hook(lambda m, args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(unet)

@@ -18,7 +18,7 @@ from analysis.runs.columns import typed
 from analysis.runs.exports import bookkeeping
 from analysis.runs.names import outer
 
-TABLES = Path(__file__).parent / "data" / "tables"
+TABLES = Path(__file__).parents[1] / "data" / "tables"
 MATH = "$\\frac$"  # would stop a program that draws it as a formula
 EFFECT = {"a": 0.70, "b": 0.75, "c": 0.80}
 

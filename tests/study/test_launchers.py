@@ -39,7 +39,7 @@ def done(monkeypatch):
     """Runs that were done, in order, by a stand-in for training that writes a record."""
     folders = []
 
-    def run_together(configs, stage=None, watch=None, done=None):
+    def run_together(configs, resources=None, progress=None, done=None):
         found = []
         for config in configs:
             folder = run_folder(config)
@@ -98,7 +98,7 @@ def test_a_fleet_is_a_job_and_holds_what_can_share_it(jobs, done, capsys):
     assert [len(fleet) for fleet in pack(jobs, 3)] == [2, 2, 1]
     launch_in_fleets(cluster, jobs, 3, StudyProgressBar(5))
     assert cluster.sizes == [2, 2, 1] and sorted(done) == sorted(job.folder for job in jobs)
-    assert capsys.readouterr().out.count("finished") == 5  # told as their records appear
+    assert capsys.readouterr().out.count("finished") == 5  # reported as their records appear
     assert [path.name for path in jobs[0].folder.parent.iterdir() if path.name == ".fleets"] == []
 
 

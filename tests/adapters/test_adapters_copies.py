@@ -9,7 +9,7 @@ import pickle
 
 import pytest
 import torch
-from test_adapters import BOTH_BLOCKS, run, small_unet, traces
+from adapter_tools import BOTH_BLOCKS, run, small_unet, traces
 
 from sdpet import Adapters, AdapterSpec, attach, attached_adapters, detach_all
 from sdpet.adapters import Fleet

@@ -75,7 +75,7 @@ def test_reference_features_are_computed_once_and_checked(tmp_path):
     content = bytearray(file.read_bytes())
     content[-1] ^= 1  # a bit of the last number
     file.write_bytes(content)
-    assert torch.equal(features(), first) and calls == [9, 9], "what was damaged is made anew"
+    assert torch.equal(features(), first) and calls == [9, 9], "damaged features are computed again"
     file.write_bytes(file.read_bytes()[:40])
     assert torch.equal(features(), first) and calls == [9, 9, 9]
     other = Counting()
@@ -150,7 +150,7 @@ def test_a_study_is_scored_again_in_fleets_as_each_run_alone(study, tmp_path):
         assert expected["protocol"]["scores"]["clip_i"]["images"] == {"subject": 2}
         assert (together / folder.name / "evaluations" / "001" / "samples" / "00000.png").exists()
     before = [(together / folder.name / "record.json").read_bytes() for folder in study]
-    evaluate_again(*again(f"run={together}/*", *asked))  # base/ is no run; what is scored is not scored anew
+    evaluate_again(*again(f"run={together}/*", *asked))  # base/ is no run; existing scores are not computed again
     assert before == [(together / folder.name / "record.json").read_bytes() for folder in study]
 
 
@@ -226,7 +226,7 @@ def test_a_curve_is_drawn_over_guidance_and_goes_on(study, capsys, monkeypatch):
         "sdpet.scoring.curve.evaluate_run", lambda *a: calls.append(a[3]) or (_ for _ in ()).throw(FloatingPointError)
     )
     evaluate_curve(*again(f"run={study[0]}", *drawn[1:], "guidance=[1,3,4]"))
-    assert [sampler.guidance for sampler in calls] == [4, 4], "points that are there are not made anew"
+    assert [sampler.guidance for sampler in calls] == [4, 4], "existing points are not computed again"
 
 
 def folder_of(path, images):

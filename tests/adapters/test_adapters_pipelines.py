@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_adapters import run, small_unet
+from adapter_tools import run, small_unet
 from tiny_models import parts, pipeline, write_folder
 
 from sdpet import AdapterSpec, attach, load_adapters

@@ -299,7 +299,7 @@ def test_a_dry_run_says_all_and_does_nothing(tiny_folder, subject_folders, tmp_p
 
 def test_the_expected_time_is_by_measured_runs(plan_of):
     """Steps of training and of sampling count for themselves; what is trained already is not trained again."""
-    from sdpet.study.forecast import outlook
+    from sdpet.study.forecast import make_forecast
 
     plan = plan_of("sampler.guidance=2,3,4", "trainer.steps=100", "sampler.steps=10")
     record = Record("a", "s", "finished", factors(plan.jobs[0].config) | {"steps": 10}, {"name": "dreambooth"})
@@ -307,10 +307,10 @@ def test_the_expected_time_is_by_measured_runs(plan_of):
     record.protocol = {"sampler": {"steps": 20}}
     train_jobs, score_jobs = training_first(plan.jobs)
     assert (len(train_jobs), len(score_jobs)) == (1, 2)
-    expected = outlook(train_jobs, score_jobs, [(record, 500)], "x")
+    expected = make_forecast(train_jobs, score_jobs, [(record, 500)], "x")
     assert expected.seconds == pytest.approx(100 * 0.2 + 3 * (10 * 3.0 / 20 + 1.0 + 0.5))
     assert expected.size == 1500
-    assert outlook(train_jobs, score_jobs, [], "x").seconds is None
+    assert make_forecast(train_jobs, score_jobs, [], "x").seconds is None
 
 
 def test_runs_that_differ_only_in_the_sampler_train_once(tiny_folder, subject_folders, tmp_path, monkeypatch):
@@ -321,11 +321,11 @@ def test_runs_that_differ_only_in_the_sampler_train_once(tiny_folder, subject_fo
     trained, original = [], sdpet.training.fit_together
     monkeypatch.setattr(sdpet.training, "fit_together", lambda *a, **k: (trained.append(1), original(*a, **k))[1])
     given = tiny_overrides(tiny_folder, subject_folders, tmp_path)
-    stage = Resources()
+    resources = Resources()
     configs = [composed(*given, f"sampler.guidance={guidance}", "study=shared") for guidance in (2, 3)]
-    first, second = (run(config, stage) for config in configs)
+    first, second = (run(config, resources) for config in configs)
     assert len(trained) == 1 and second.trained_in == first.run_id and first.trained_in is None
-    alone = run(composed(*given, "sampler.guidance=3", "study=alone"), stage)
+    alone = run(composed(*given, "sampler.guidance=3", "study=alone"), resources)
     assert len(trained) == 2 and alone.run_id == second.run_id
     assert second.metrics == alone.metrics and second.loss == alone.loss and second.factors == alone.factors
     assert second.metrics != first.metrics and second.factors["guidance"] == 3
@@ -336,7 +336,7 @@ def test_runs_that_differ_only_in_the_sampler_train_once(tiny_folder, subject_fo
     assert sorted(frame["guidance"]) == [2, 3] and "guidance" in analysis.factor_columns(frame)
     (tmp_path / "shared" / first.run_id / "adapters.safetensors").unlink()  # what was lost is trained again
     third = composed(*given, "sampler.guidance=4", "study=shared")
-    assert run_together([third], stage)[0].trained_in is None and len(trained) == 3
+    assert run_together([third], resources)[0].trained_in is None and len(trained) == 3
 
 
 def clip_i(job):
@@ -358,13 +358,13 @@ def test_seeds_are_added_to_the_leading_designs_until_they_are_known(sweeper_of,
     means = analysis.marginal_means(runs, "clip_i", "placement", block="seed")
     leading = analysis.best_set(runs, "clip_i", "placement", block="seed")["in_set"]
     assert ((means["high"] - means["low"])[leading.reindex(means.index)] <= 0.03).all()
-    assert f"{len(runs)} runs: {len(runs)} done" in capsys.readouterr().out
+    assert f"{len(runs)} runs: {len(runs)} completed" in capsys.readouterr().out
     bounded = sweeper_of("+sweeps=smoke", "hydra.sweeper.until=0.001", "hydra.sweeper.most=12", launcher=launcher)
     bounded.sweep(["+sweeps=smoke", f"output_root={tmp_path}", "study=bounded", "seed=0,1,2"])
     assert analysis.load_results(tmp_path / "bounded").groupby("placement").size().max() == 12
 
 
-def test_failed_runs_are_done_again_unless_told_otherwise(sweeper_of, tmp_path, capsys):
+def test_failed_runs_are_done_again_unless_asked_otherwise(sweeper_of, tmp_path, capsys):
     given = ["+sweeps=smoke", f"output_root={tmp_path}"]
     broken = FakeLauncher(lambda job: None if "resi" in job.name else 0.5)
     with pytest.raises(SystemExit) as ended:
@@ -372,12 +372,12 @@ def test_failed_runs_are_done_again_unless_told_otherwise(sweeper_of, tmp_path, 
     said = capsys.readouterr().out
     assert ended.value.code == 1 and "6 runs: 4 completed" in said and "2 failed" in said
     assert said.count("ZeroDivisionError: division by zero") == 2
-    mended = FakeLauncher(lambda job: 0.5)
+    repaired = FakeLauncher(lambda job: 0.5)
     with pytest.raises(SystemExit) as ended:
-        sweeper_of("+sweeps=smoke", "hydra.sweeper.retry=false", launcher=mended).sweep(given)
-    assert ended.value.code == 1 and mended.launched == [] and "2 failed" in capsys.readouterr().out
-    sweeper_of("+sweeps=smoke", launcher=mended).sweep(given)
-    assert len(mended.launched) == 2 and "2 done" in capsys.readouterr().out
+        sweeper_of("+sweeps=smoke", "hydra.sweeper.retry=false", launcher=repaired).sweep(given)
+    assert ended.value.code == 1 and repaired.launched == [] and "2 failed" in capsys.readouterr().out
+    sweeper_of("+sweeps=smoke", launcher=repaired).sweep(given)
+    assert len(repaired.launched) == 2 and "2 completed" in capsys.readouterr().out
     plan = json.loads((tmp_path / "smoke" / ".plan.json").read_text())
     assert len(plan["runs"]) == 6
 

@@ -1,4 +1,4 @@
-"""What can be told of a study from outside, and how many seeds one like it needs."""
+"""The status of a study, read from its folder, and how many seeds one like it needs."""
 
 from __future__ import annotations
 

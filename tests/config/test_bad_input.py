@@ -154,8 +154,8 @@ COMMANDS = [
     (["-m", "data.prompt=a sks star, red"], "one text with commas is 'data.prompt=\"A, B\"'"),
     (["trainer.steps=-5"], "at least 1"),
     (["seed=(1"], "seed=(1"),
-    (["trainer.device=cuda"], "no usable CUDA device; take trainer=cpu"),
-    (["-m", "seed=0,1", "trainer.device=cuda"], "no usable CUDA device; take trainer=cpu"),
+    (["trainer.device=cuda"], "no usable CUDA device; choose trainer=cpu"),
+    (["-m", "seed=0,1", "trainer.device=cuda"], "no usable CUDA device; choose trainer=cpu"),
 ]
 
 

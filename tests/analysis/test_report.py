@@ -16,7 +16,7 @@ import analysis
 from analysis.report import Report, write_report
 from sdpet.adapters import PLACEMENTS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 HEATMAP = ROOT / "analysis" / "data" / "xiang2023_dreambooth_heatmap.csv"
 
 

@@ -190,8 +190,8 @@ def test_disturbed_in_other_ways_it_ends_with_the_same_records(server, overrides
 def test_a_run_that_lost_a_file_is_done_again(tiny_folder, subject_folders, out):
     """Complete or absent: what its record vouches for must be there."""
     config = composed(*tiny_overrides(tiny_folder, subject_folders, out))
-    folder, stage = run_folder(validate(config)), Resources()
-    run(config, stage)
+    folder, resources = run_folder(validate(config)), Resources()
+    run(config, resources)
     weights = (folder / "adapters.safetensors").read_bytes()
     for file, content in (("adapters.safetensors", b""), ("samples/index.jsonl", None), ("record.json", b'{"format"')):
         path, kept = folder / file, (folder / file).read_bytes()
@@ -200,7 +200,7 @@ def test_a_run_that_lost_a_file_is_done_again(tiny_folder, subject_folders, out)
         assert Record.find(folder) is None
         path.write_bytes(kept)
     (folder / "adapters.safetensors").unlink()
-    assert run(config, stage).status == "finished"
+    assert run(config, resources).status == "finished"
     assert (folder / "adapters.safetensors").read_bytes() == weights
 
 

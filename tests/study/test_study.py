@@ -31,7 +31,7 @@ def overrides(tiny_folder, subject_folders, out):
 
 
 @pytest.fixture(scope="session")
-def stage():
+def resources():
     return Resources()
 
 
@@ -39,9 +39,9 @@ def scores(study):
     return {path.parent.name: json.loads(path.read_text())["metrics"] for path in study.glob("*/record.json")}
 
 
-def test_a_run_leaves_one_complete_folder(overrides, out, stage):
+def test_a_run_leaves_one_complete_folder(overrides, out, resources):
     config = composed(*overrides, "logger=csv")
-    record = run(config, stage)
+    record = run(config, resources)
     folder = run_folder(validate(config))
     assert record.status == "finished", record.reason
     assert folder == out / "single" / record.run_id
@@ -63,20 +63,20 @@ def test_a_run_leaves_one_complete_folder(overrides, out, stage):
     assert len((folder / "loss.csv").read_text().splitlines()) == 4
 
 
-def test_a_run_asked_for_twice_is_one_run(overrides, out, stage):
-    first = run(composed(*overrides), stage)
+def test_a_run_asked_for_twice_is_one_run(overrides, out, resources):
+    first = run(composed(*overrides), resources)
     stamp = (out / "single" / first.run_id / "record.json").stat().st_mtime_ns
-    again = run(composed(*overrides, "quiet=true", "logger=csv"), stage)
+    again = run(composed(*overrides, "quiet=true", "logger=csv"), resources)
     assert again == first
     there = {path.name for path in (out / "single").iterdir() if not path.name.startswith(".")}
     assert there == {"base", first.run_id}  # base: the samples of the untuned model
     assert (out / "single" / first.run_id / "record.json").stat().st_mtime_ns == stamp
 
 
-def test_runs_of_one_process_do_not_leak_into_each_other(overrides, out, stage):
+def test_runs_of_one_process_do_not_leak_into_each_other(overrides, out, resources):
     """Full tuning, then an adapter: the adapter's run is that of a fresh process."""
-    run(composed(*overrides, "adapter=full", "study=a"), stage)
-    after = run(composed(*overrides, "study=a"), stage)
+    run(composed(*overrides, "adapter=full", "study=a"), resources)
+    after = run(composed(*overrides, "study=a"), resources)
     fresh = run(composed(*overrides, "study=b"), Resources())
     assert after.loss == fresh.loss
     # Sampled images are 8-bit; the predicted noise itself may differ in float32's last bit from process to process.
@@ -85,36 +85,36 @@ def test_runs_of_one_process_do_not_leak_into_each_other(overrides, out, stage):
     assert records(out / "a")[after.run_id] == records(out / "b")[fresh.run_id]
 
 
-def test_a_run_that_fails_is_recorded_and_tried_again_when_asked(overrides, out, stage, monkeypatch):
+def test_a_run_that_fails_is_recorded_and_tried_again_when_asked(overrides, out, resources, monkeypatch):
     config = composed(*overrides)
     with monkeypatch.context() as broken:
         broken.setattr("sdpet.training.fit_together", lambda *a, **k: 1 / 0)
-        record = run(config, stage)
+        record = run(config, resources)
     folder = out / "single" / record.run_id
     assert (record.status, record.reason) == ("failed", "ZeroDivisionError: division by zero")
     assert "Traceback" in (folder / "error.txt").read_text()
-    assert run(config, stage).status == "finished"
+    assert run(config, resources).status == "finished"
     assert not (folder / "error.txt").exists()
 
 
-def test_a_run_that_diverges_is_recorded_and_not_tried_again(overrides, stage):
+def test_a_run_that_diverges_is_recorded_and_not_tried_again(overrides, resources):
     config = composed(*overrides, "trainer.lr=1e30", "trainer.steps=6")
-    record = run(config, stage)
+    record = run(config, resources)
     assert record.status == "diverged" and "finite" in record.reason
     assert record.metrics == {} and record.loss
-    assert run(config, stage) == record
+    assert run(config, resources) == record
 
 
-def test_what_an_interrupted_run_left_is_cleared_away(overrides, out, stage, monkeypatch):
+def test_what_an_interrupted_run_left_is_cleared_away(overrides, out, resources, monkeypatch):
     config = composed(*overrides)
     folder = run_folder(validate(config))
     (folder / "samples").mkdir(parents=True)
     (folder / "samples" / "99999.png").write_text("left over")
     with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
         broken.setattr("sdpet.training.fit_together", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
-        run(config, stage)
+        run(config, resources)
     assert not folder.exists()
-    assert run(config, stage).status == "finished"
+    assert run(config, resources).status == "finished"
     assert not (folder / "samples" / "99999.png").exists()
 
 
@@ -132,10 +132,10 @@ def test_a_claim_is_exclusive_and_dies_with_its_owner(tmp_path):
         assert after_death
 
 
-def test_a_claimed_run_is_left_alone(overrides, stage):
+def test_a_claimed_run_is_left_alone(overrides, resources):
     config = composed(*overrides)
     with run_lock(run_folder(validate(config))):
-        assert run(config, stage) is None
+        assert run(config, resources) is None
 
 
 def test_the_placement_study_is_all_placements_and_three_seeds(overrides):
@@ -219,14 +219,14 @@ def workers_of(process):
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 
 
-def test_stopped_just_after_its_record_a_run_keeps_it(overrides, out, stage, monkeypatch):
+def test_stopped_just_after_its_record_a_run_keeps_it(overrides, out, resources, monkeypatch):
     def stop(folder):
         raise KeyboardInterrupt
 
     config = composed(*overrides)
     with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
         stopped.setattr("sdpet.runs.start.remove_checkpoint", stop)
-        run(config, stage)
+        run(config, resources)
     folder = run_folder(validate(config))
     assert Record.find(folder) is not None and list((folder / "samples").glob("*.png"))
 
@@ -399,12 +399,12 @@ def test_a_killed_fleet_goes_on_from_its_checkpoint(overrides, out):
     whole = run_together([composed(*overrides, f"seed={seed}", "study=whole") for seed in range(2)], Resources())
     stop = iter([False, False, False, True])
 
-    def watch(phase, done, total, *loss):
+    def progress(phase, done, total, *loss):
         if next(stop):  # after two steps of both: in the third
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_together(configs, Resources(), watch)
+        run_together(configs, Resources(), progress)
     folders = [run_folder(validate(config)) for config in configs]
     assert all(checkpoint_file(folder).exists() and not folder.exists() for folder in folders)
     seen = []
