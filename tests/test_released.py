@@ -86,3 +86,9 @@ def test_status_of_a_stored_study(tmp_path: Path) -> None:
     done = module("sdpet.study", "status", str(tmp_path / "smoke"))
     assert done.returncode == 0, done.stderr
     assert "3 of 6" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["sdpet.scoring.table", "sdpet.lab.check", "sdpet.lab.pretrain", "sdpet.study"])
+def test_former_entry_points_answer(name: str) -> None:
+    done = module(name, "--help")
+    assert done.returncode == 0 and "usage" in done.stdout, done.stderr
