@@ -9,6 +9,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+ended: list[bool] = []  # whether the run finished
+
 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
 def main(config: Any) -> Any:
@@ -27,10 +29,10 @@ def main(config: Any) -> Any:
         command = TrainCommand(config)
         with command.shown() as resources:
             [record] = run_together([command.config], resources, command.bar, wait=True)
-        finished = command.report(record)
+        ended.append(command.report(record))
     except ValueError as error:  # Hydra prints no traceback for SystemExit
         sys.exit(f"error: {error}")
-    sys.exit(0 if finished else 1)
+    return ended[-1]  # so that Hydra's callbacks see the end of the job
 
 
 if __name__ == "__main__":
@@ -41,3 +43,4 @@ if __name__ == "__main__":
         rest = [argument for argument in sys.argv[1:] if argument not in (*flags, "-m", "--multirun")]
         sys.argv = [sys.argv[0], "-m", *rest, *(flags[flag] for flag in given)]
     run_command(main)
+    sys.exit(0 if all(ended) else 1)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
@@ -24,6 +25,9 @@ from omegaconf import DictConfig
 if TYPE_CHECKING:
     from sdpet.study.options import SweepOptions
     from sdpet.study.plan import Composer, Job, Plan
+
+
+ONE_VALUE = ("study", "output_root")  # where all runs of a sweep lie
 
 
 class GridSweeper(Sweeper):
@@ -99,7 +103,11 @@ class GridSweeper(Sweeper):
         from sdpet.study.forecast import levels_of
         from sdpet.study.plan import in_random_order, make_plan
 
-        plan = make_plan(composer, self.combinations(arguments, options.replicates))
+        sweep = self.combinations(arguments, options.replicates)
+        try:
+            plan = make_plan(composer, sweep)
+        except ValueError as error:
+            raise ValueError(f"{error}{_split_by_commas(str(error), sweep)}") from None
         if not plan.jobs:
             raise ValueError(f"this sweep has no run; cells that cannot exist: {', '.join(plan.dropped) or 'none'}.")
         lines: list[str] = []
@@ -129,14 +137,23 @@ class GridSweeper(Sweeper):
             if any(argument.startswith("seed=") for argument in arguments):
                 raise ValueError("give hydra.sweeper.replicates (a number of seeds) or seed=..., not both.")
             given = [f"seed=range(0,{replicates})", *(text for text in given if not text.startswith("seed="))]
-        for override in parser.parse_overrides(given + arguments):
+        asked: dict[str, Override] = {}  # on the command line
+        for number, override in enumerate(parser.parse_overrides(given + arguments)):
             key = override.get_key_element()
+            if number >= len(given):
+                before = asked.setdefault(key, override)
+                if before is not override and (before.is_sweep_override() or override.is_sweep_override()):
+                    raise ValueError(
+                        f"{key} is given twice, {before.input_line} and {override.input_line}; list its values once."
+                    )
             if not override.is_sweep_override():
                 levels[key] = [override.input_line or ""]
             elif override.is_discrete_sweep():
                 levels[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
             else:
                 raise ValueError(f"{override.input_line}: list the values, {key}=A,B,C, or give range(A,B).")
+            if key in ONE_VALUE and len(levels[key]) > 1:
+                raise ValueError(f"{override.input_line}: a sweep is one study in one folder; give {key} one value.")
             if not levels[key]:
                 raise ValueError(f"{override.input_line} gives no value; list at least one.")
         return [list(job) for job in itertools.product(*levels.values())]
@@ -265,6 +282,20 @@ class GridSweeper(Sweeper):
         return lines + forecast_lines(
             make_forecast(train, score, measured, where), len(train), len(score), workers, folder
         )
+
+
+def _split_by_commas(said: str, sweep: Sequence[Sequence[str]]) -> str:
+    """How one text with commas is given, where the error is about texts that commas separate."""
+    values: dict[str, set[str]] = {}
+    for key, _, value in (override.lstrip("+").partition("=") for job in sweep for override in job):
+        values.setdefault(key, set()).add(value)
+    for key, texts in values.items():
+        if len(texts) > 1 and key in said and " " in "".join(texts):
+            return (
+                f" ({key} has {len(texts)} values here, as commas separate them; "
+                f"one text with commas is '{key}=\"A, B\"'.)"
+            )
+    return ""
 
 
 def _counts(complete: int, failed: int, retry: bool) -> list[str]:

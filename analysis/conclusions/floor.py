@@ -9,7 +9,7 @@ from scipy import stats
 from analysis.comparisons.means import fit_means
 from analysis.comparisons.moderated import moderated_means
 from analysis.conclusions.claims import Claim, Part
-from analysis.conclusions.words import end, percent
+from analysis.conclusions.words import end, level_of, percent
 from analysis.linear_model.blocks import SEED
 from analysis.linear_model.quadrature import one_factor_ppf
 
@@ -23,21 +23,65 @@ def anchors(frame: pd.DataFrame, metric: str, factor: str, block: str | None) ->
         return Part()
     sign = 1 if end(metric) == "highest" else -1
     runs = frame.assign(gain=sign * (frame[metric] - floor_of)).dropna(subset=["gain"])
-    means = runs.groupby(factor)["gain"].mean()
-    floor, gain = float(floor_of.mean()), float(means.max())
+    floor, gain = float(floor_of.mean()), float(runs.groupby(factor)["gain"].mean().max())
     ceiling = float(frame.get(f"{metric}_ceiling", pd.Series(dtype=float)).mean())
-    way = sign * (ceiling - floor)
-    if np.isfinite(ceiling) and way > 0:
-        said = (
-            f"The best mean lies {percent(gain / way)} % of the way from the floor ({floor:.3g}, the model untuned) to "
-            f"the ceiling ({ceiling:.3g}), the worst {percent(float(means.min()) / way)} %."
-        )
-        if means.min() / way > _NEAR:
+    share = shares_of_way(frame, metric, factor, block)
+    if len(share):
+        best, worst = (f"{percent(float(v))} %" for v in (share.max(), share.min()))
+        if own_floors(frame, metric, factor, block):
+            low, high = floor_of.min(), floor_of.max()
+            said = (
+                f"Levels have floors of their own ({low:.3g} to {high:.3g}, the model untuned). Of the way from its "
+                f"floor to its ceiling {level_of(factor, share.idxmax())} goes furthest, {best}, and "
+                f"{level_of(factor, share.idxmin())} least, {worst}."
+            )
+        else:
+            said = (
+                f"The best mean lies {best} of the way from the floor ({floor:.3g}, the model untuned) to "
+                f"the ceiling ({ceiling:.3g}), the worst {worst}."
+            )
+        if share.min() > _NEAR:
             said += " All means are at the ceiling, where the score can hardly tell levels apart."
     else:
         said = f"The floor (the model untuned) is {floor:.3g}, the best mean {floor + sign * gain:.3g}."
     told = _gain(runs, metric, factor, block)
     return Part([said, *told.sentences], told.claims)
+
+
+def shares_of_way(frame: pd.DataFrame, metric: str, factor: str, block: str | None) -> pd.Series:
+    """How far each level went from its own floor to its own ceiling (0 to 1), by level; empty where this is unknown.
+
+    Mean gain over mean way of the level's own runs, both adjusted for the block where levels lack some of it.
+    """
+    known = {f"{metric}_floor", f"{metric}_ceiling", factor} <= set(frame)
+    if not known:
+        return pd.Series(dtype=float)
+    floor, ceiling = frame[f"{metric}_floor"], frame[f"{metric}_ceiling"]
+    runs = frame.assign(_gain=frame[metric] - floor, _way=ceiling - floor).dropna(subset=["_gain", "_way", factor])
+    sign = 1 if end(metric) == "highest" else -1
+    if not len(runs):
+        return pd.Series(dtype=float)
+    way = _level_means(runs, "_way", factor, block)
+    return _level_means(runs, "_gain", factor, block) / way if (sign * way > 0).all() else pd.Series(dtype=float)
+
+
+def own_floors(frame: pd.DataFrame, metric: str, factor: str, block: str | None) -> bool:
+    """Whether levels have different floors, as they have under different guidance; seeds alone do not count."""
+    column = f"{metric}_floor"
+    runs = frame.dropna(subset=[column, factor]) if column in frame else frame[:0]
+    if not len(runs):
+        return False
+    means = _level_means(runs, column, factor, block)
+    return bool(means.max() - means.min() > 1e-6 * max(abs(means.max()), abs(means.min())))
+
+
+def _level_means(runs: pd.DataFrame, column: str, factor: str, block: str | None) -> pd.Series:
+    """Mean of a column by level, adjusted for the block where there is one."""
+    plain = runs.groupby(factor)[column].mean()
+    if block is None or block not in runs or runs[block].isna().any() or len(plain) < 2:
+        return plain
+    m = fit_means(runs, column, factor, block=block)
+    return pd.Series(m.value, index=m.factor.levels)
 
 
 def _gain(runs: pd.DataFrame, metric: str, factor: str, block: str | None) -> Part:

@@ -17,6 +17,7 @@ from analysis.variance.table import anova
 
 _MARGIN = 1e-6  # an exchange must raise det by more than this share
 _WORK = 1e9  # the fewer starts the larger the problem, where they differ little
+_MANY, _KEPT = 20, 3  # levels above which those of a crossed factor are not all looked at, and how many are
 _NOTHING = 1e-7  # a direction is shared by two spaces when the sine of the angle between them is below this
 
 
@@ -69,25 +70,49 @@ def estimable(frame: pd.DataFrame, terms: Terms) -> pd.DataFrame:
     >>> estimable(half, ["a", "b", "c", "a:b"])["aliased"].to_dict()
     {'a': '', 'b': '', 'c': 'a:b', 'a:b': 'c', 'residual': ''}
     """
-    placeholder = frame.assign(**{"(score)": np.arange(len(frame), dtype=float)})
+    runs, crossed, thinned = len(frame), None, 0
+    if (many := _crossed_factor(frame, terms)) is not None:
+        crossed, thinned = many, frame[many].nunique() - _KEPT
+        frame = frame[frame[many].isin(frame[many].unique()[:_KEPT])]
+    # Degrees of freedom do not depend on scores; these give each F a usual size.
+    placeholder = frame.assign(**{"(score)": np.random.default_rng(0).standard_normal(len(frame))})
     table = anova(placeholder, "(score)", terms)
     model = build(placeholder, "(score)", terms)
     spaces = {term: _columns(model, [term]) for term in model.terms}
     rows = []
     for term in model.terms:
         name = ":".join(term)
-        df, expected = float(table.loc[name, "df"]), model.expected_df(term)
+        more = thinned if name == crossed else 0
+        df, expected = float(table.loc[name, "df"]) + more, model.expected_df(term) + more
         partners = _partners(model, term, spaces) if df < expected else []
         rows.append({"term": name, "df": df, "expected": float(expected), "note": table.loc[name, "note"],
                      "aliased": ", ".join(partners)})  # fmt: skip
     out = pd.DataFrame(rows, columns=["term", "df", "expected", "note", "aliased"]).set_index("term")
     out["note"] = out["note"].where(out["df"] < out["expected"], "")
-    rank = int(table.attrs["rank"])
-    residual = {"df": float(len(frame) - rank), "expected": float("nan"), "note": "", "aliased": ""}
+    rank = int(table.attrs["rank"]) + thinned
+    residual = {"df": float(runs - rank), "expected": float("nan"), "note": "", "aliased": ""}
     out.loc["residual"] = pd.Series(residual)
     notes = [note for note in table.attrs["notes"] if "parts that share no level" in note]
-    out.attrs = {"rank": rank, "n": len(frame), "notes": notes}
+    out.attrs = {"rank": rank, "n": runs, "notes": notes}
     return out
+
+
+def _crossed_factor(frame: pd.DataFrame, terms: Terms) -> str | None:
+    """A factor of many levels, such as the seed, that stands in no interaction and is crossed with all cells of others.
+
+    A few of its levels then tell all there is: each further one adds one degree of freedom, and to itself only.
+    """
+    parsed = parse_terms(terms)
+    names = list(dict.fromkeys(name for term in parsed for name in term))
+    cells = frame[names].drop_duplicates()
+    for name in names:
+        levels, others = cells[name].nunique(), [other for other in names if other != name]
+        if levels <= _MANY or any(name in term and len(term) > 1 for term in parsed) or cells[name].isna().any():
+            continue
+        beside = len(cells[others].drop_duplicates()) if others else 1
+        if len(cells) == levels * beside:
+            return name
+    return None
 
 
 def _columns(model: Model, terms: Sequence[Term]) -> np.ndarray:

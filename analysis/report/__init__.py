@@ -10,6 +10,7 @@ from pathlib import Path
 
 from analysis.comparisons.family import FAMILIES
 from analysis.comparisons.family import family as test_family
+from analysis.conclusions.floor import own_floors
 from analysis.report.page import Section, render
 from analysis.report.study import Study, read_study
 from analysis.report.words import counted, listing, number
@@ -188,7 +189,8 @@ def _facts(study: Study, digits: int) -> list[tuple[str, str]]:
         facts.append(("compute", _duration(float(study.runs["seconds_total"].sum()))))
     floor, ceiling = study.mean_anchor("floor"), study.mean_anchor("ceiling")
     if floor == floor:
-        facts.append(("floor (base model)", number(floor, digits)))
+        several = own_floors(study.done, study.metric, study.design, study.block)
+        facts.append((f"{'mean ' if several else ''}floor (base model)", number(floor, digits)))
     if ceiling == ceiling:
         facts.append(("ceiling", number(ceiling, digits)))
     return facts

@@ -148,6 +148,11 @@ class Study:
         known = column in self.done and self.done[column].notna().any()
         return float(self.done[column].mean()) if known else float("nan")
 
+    def anchors_of(self, end: str) -> dict[Any, float]:
+        """For each design the mean floor or ceiling of its runs; empty where none is recorded."""
+        column = f"{self.metric}_{end}"
+        return dict(self.done.groupby(self.design)[column].mean()) if column in self.done else {}
+
     @cached_property
     def records(self) -> dict[str, dict[str, Any]]:
         """record.json of every run with the scores asked for, by run_id; empty for a CSV."""

@@ -30,6 +30,7 @@ def read_records(folder: Path, notes: list[str], scores: str = FIRST) -> tuple[l
     metrics: dict[str, None] = {}
     asked: dict[str, None] = {}
     unreadable, twice, unscored = [], 0, 0
+    later: dict[bool, list[Row]] = {True: [], False: []}  # whether the row holds scores that evaluate.py added
     for path in _find_records(folder):
         try:
             record = json.loads(path.read_bytes())
@@ -43,7 +44,8 @@ def read_records(folder: Path, notes: list[str], scores: str = FIRST) -> tuple[l
             unreadable.append(str(path))
             continue
         twice += row["run_id"] in rows
-        rows.setdefault(row["run_id"], row)
+        if rows.setdefault(row["run_id"], row) is row and row["status"] == "finished":
+            later[chosen is not record].append(row)
         metrics.update(dict.fromkeys(chosen.get("metrics") or {}))
     if unreadable:
         notes.append(f"{len(unreadable)} record(s) could not be read and are left out, the first is {unreadable[0]}.")
@@ -51,6 +53,8 @@ def read_records(folder: Path, notes: list[str], scores: str = FIRST) -> tuple[l
         notes.append(f"{twice} run(s) are in the folder more than once and are counted once.")
     if unscored:
         notes.append(f"{unscored} run(s) have no scores of {scores} and are left out; evaluate.py makes them.")
+    if scores == LAST and later[True] and later[False]:
+        notes.append(_mixed_scores(later[True], later[False]))
     if unscored and not rows:
         known = ", ".join([FIRST, LAST, *(name for name in asked if name)])
         raise ValueError(
@@ -58,6 +62,22 @@ def read_records(folder: Path, notes: list[str], scores: str = FIRST) -> tuple[l
             f"or make them: python evaluate.py run={folder} {scores}."
         )
     return list(rows.values()), list(metrics)
+
+
+def _mixed_scores(later: list[Row], first: list[Row]) -> str:
+    """That only some runs were scored again, and whether floors and guidance differ for that."""
+    total = len(later) + len(first)
+    said = (
+        f"Only {len(later)} of {total} runs were scored again; the other {len(first)} count with the scores they "
+        "ended with"
+    )
+    strengths = [
+        sorted({row["guidance"] for row in rows if row.get("guidance") is not None}) for rows in (later, first)
+    ]
+    if strengths[0] != strengths[1] and all(strengths):
+        again, before = (", ".join(f"{v:g}" for v in values) for values in strengths)
+        said += f", under guidance {before} instead of {again}, so scores and floors differ for that as well"
+    return f"{said}; evaluate.py scores them alike."
 
 
 def with_scores(record: dict[str, Any], scores: str) -> dict[str, Any] | None:

@@ -53,7 +53,10 @@ def effect_interval(F: float, df1: float, df2: float, n: int | None = None, leve
 
 
 def noncentrality(F: float, df1: float, df2: float, p: float) -> float:
-    """The lambda >= 0 at which a noncentral F falls below F with probability p; 0 where there is none."""
+    """The lambda >= 0 at which a noncentral F falls below F with probability p; 0 where there is none.
+
+    Where lambda is too large for the noncentral F, its numerator is lambda / df1, and the rest is chi-squared.
+    """
     if special.fdtr(df1, df2, F) <= p:
         return 0.0
 
@@ -63,4 +66,6 @@ def noncentrality(F: float, df1: float, df2: float, p: float) -> float:
     high = max(1.0, F * df1)
     while gap(high) > 0:
         high *= 2
+    if np.isnan([gap(high), gap(high / 2)]).any():
+        return float(F * df1 * special.chdtri(df2, p) / df2)
     return float(brentq(gap, 0.0, high, xtol=1e-10, rtol=1e-12))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -65,7 +66,15 @@ def sentence(error: BaseException) -> str:
         return unknown_option(key.rpartition(".")[2]) if key.startswith("hydra.sweeper.") else unknown_key(key)
     if "Ambiguous value for argument" in text:
         given = text.split("'")[1]
-        return f"{given} lists several values; add -m for a study of them, or write brackets for one list: KEY=[A,B]."
+        return (
+            f"{given} lists several values; add -m for a study of them, or write brackets for one list, KEY=[A,B], or "
+            "quotes for one text, 'KEY=\"A, B\"'."
+        )
+    if "Could not delete from config. '" in text:
+        key = text.split("'")[1]
+        return f"~{key} has nothing to delete, as {key} is null or not there; leave it out."
+    if "Sweep" in text and "Unexpected type annotation" in text:
+        return _nested_sweep()
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override!r}; write KEY=VALUE, with quotes around commas, brackets and spaces."
     if isinstance(error, CompactHydraException):
@@ -78,6 +87,13 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}."
     return text or type(error).__name__
+
+
+def _nested_sweep() -> str:
+    """For a list of values with a list inside, which Hydra's parser does not know."""
+    functions = r"=.*\b(choice|range|interval|glob|shuffle|sort|tag)\("
+    given = next((argument for argument in sys.argv[1:] if re.search(functions, argument)), "a list of values")
+    return f"{given} holds a list inside a list; give the values one by one, KEY=0,1,2."
 
 
 def _fail(text: str) -> None:

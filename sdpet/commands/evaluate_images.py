@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdpet.config import check_groups
 from sdpet.files.atomic import write_atomic
 from sdpet.runs.record import Record
 from sdpet.study.report import scores_table
+
+if TYPE_CHECKING:
+    from sdpet.scoring import EvalImage
 
 
 def evaluate_images(given: Any) -> None:
@@ -28,22 +32,24 @@ def evaluate_images(given: Any) -> None:
 
     images, files = read_set(given.images, "image", given.size)
     references, _ = read_set(given.reference, "reference", given.size)
+    eval_images = _drawn_for(given.prompts, files)
+    personal = any(item.role != "prompt" for item in eval_images)
     fewest = min(len(images), len(references))
-    if config.eval.plan.get("distances") and fewest < 2:
+    if not personal and config.eval.plan.get("distances") and fewest < 2:
         raise ValueError(
             f"distances of sets need at least two images on each side, not {len(images)} and {len(references)}; "
             "eval.distances=[] scores the images without distances."
         )
-    prompts = _prompts(given.prompts, files)
 
     from sdpet.files.hashing import hash_images
+    from sdpet.files.plain_json import to_json
     from sdpet.runs.setup import make_plan, make_scorers
-    from sdpet.scoring import EvalImage, PromptSet, protocol_entries
+    from sdpet.scoring import PromptSet, protocol_entries
 
     out = Path(given.out).expanduser()
     known = make_scorers(config.eval.scorers, config.eval.strict, out)
-    plan, task = make_plan(config), PromptSet(prompts, references)
-    eval_images = [EvalImage(prompt, "prompt", prompt) for prompt in prompts or [""] * len(images)]
+    prompts = [item.prompt for item in eval_images if item.prompt]
+    plan, task = make_plan(config), PromptSet(prompts, references, personal)
     protocol = {
         "images": len(images),
         "images_hash": hash_images(images),
@@ -67,20 +73,23 @@ def evaluate_images(given: Any) -> None:
             "missing": known.missing,
             "protocol": protocol,
         }
-        text = json.dumps(content, indent=1)
+        text = to_json(content, indent=1)
         write_atomic(file, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
     shown = Record("", "", "finished", {}, {}, metrics=scores)
     done = "" if stored is None else " (already scored with this protocol; skipped)"
     print(f"{len(images)} images of {given.images} against {len(references)} of {given.reference}{done}")
+    if personal:
+        counts = Counter(item.role for item in eval_images)
+        print(f"  roles     {', '.join(f'{n} {role}' for role, n in counts.items())} (index.jsonl)")
     print(scores_table(shown))
     for what, reason in known.missing.items():
         print(f"  missing   {what}: {reason}")
     print(f"  scores    {file}")
 
 
-def _prompts(given: Any, files: list[Path]) -> list[str]:
-    """One prompt for each image: from the given file, else from index.jsonl beside the images; else none."""
-    from sdpet.scoring import read_prompts
+def _drawn_for(given: Any, files: list[Path]) -> list[EvalImage]:
+    """What each image was drawn for: by the file of prompts, else by index.jsonl beside the images, else nothing."""
+    from sdpet.scoring import EvalImage, read_prompts
 
     if given is not None:
         prompts = read_prompts(given)
@@ -88,13 +97,28 @@ def _prompts(given: Any, files: list[Path]) -> list[str]:
             raise ValueError(
                 f"{given} holds {len(prompts)} prompts for {len(files)} images; give one prompt per image."
             )
-        return prompts
+        return [EvalImage(prompt, "prompt", prompt) for prompt in prompts]
     index = files[0].parent / "index.jsonl"
-    if not index.is_file():
-        return []
-    rows = [json.loads(line) for line in index.read_text(encoding="utf-8").splitlines() if line.strip()]
-    known = {row.get("file"): row.get("prompt") for row in rows}
-    return [str(known[file.name]) for file in files] if all(known.get(file.name) for file in files) else []
+    rows = []
+    if index.is_file():
+        rows = [json.loads(line) for line in index.read_text(encoding="utf-8").splitlines() if line.strip()]
+    known = {row.get("file"): row for row in rows}
+    if not all(known.get(file.name, {}).get("prompt") for file in files):
+        return [EvalImage("", "prompt", "")] * len(files)
+    token = _token(index.parent)
+    found = []
+    for file in files:
+        prompt, role = str(known[file.name]["prompt"]), known[file.name].get("role", "prompt")
+        found.append(EvalImage(prompt, str(role), " ".join(word for word in prompt.split() if word != token)))
+    return found
+
+
+def _token(samples: Path) -> str | None:
+    """The subject's token, which scorers do not know, where the images are those of a run."""
+    from sdpet.runs.stored import stored_config
+
+    run = next((folder for folder in samples.parents[:3] if (folder / "config.yaml").is_file()), None)
+    return None if run is None else stored_config(run).data.token
 
 
 def _stored(file: Path, protocol: Mapping[str, Any]) -> dict[str, float] | None:

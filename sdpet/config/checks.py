@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import tempfile
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from sdpet.adapters.positions import PLACEMENTS, check_placement
 from sdpet.choices import DTYPES, IMAGE_SUFFIXES, TASKS
 from sdpet.config.ids import cache_key
-from sdpet.config.run_config import LAB, LoggerSettings, RunConfig, SamplerSettings, TrainerSettings
+from sdpet.config.run_config import LAB, LoggerSettings, RunConfig, SamplerSettings, TrainerSettings, lacking_key
 from sdpet.config.schema import check_group, check_values
 from sdpet.files.folders import image_files, metadata_file
 from sdpet.files.hashing import once
@@ -75,14 +75,19 @@ def validate(config: Any) -> RunConfig:
         return config
     values = check_values(_plain(config))
     values["trainer"].pop("methods", None)  # the table from which conf/adapter takes lr and steps
+    if (lacking := lacking_key(values)) is not None:
+        raise ValueError(f"{lacking} must be given: {lacking}=VALUE.")
     _check_output(Path(values["output_root"]).expanduser())
     _check_design(values["adapter"])
     checked = RunConfig(values)
+    _check_task(checked)  # before a base model of several GB is fetched
     _check_base(checked)
-    _check_task(checked)
     _check_trainer(checked.trainer)
     if checked.adapter.method == "embedding" and checked.task.name != "dreambooth":
-        raise ValueError("method embedding learns the subject's word, so it needs task=dreambooth.")
+        raise InadmissibleCell(
+            "method embedding learns the subject's word, so it needs task=dreambooth.",
+            f"embedding on {checked.task.name}",
+        )
     _check_logger(checked.logger)
     _check_sampler(checked.sampler)
     lab_scorer = any(scorer.target == "lab-clip" for scorer in checked.eval.scorers.values())
@@ -156,7 +161,10 @@ def _check_design(adapter: dict[str, Any]) -> None:
     takes = METHOD_KEYS.get(method, (*FORM, "mid_dim", "params"))
     given = [key for key in (*FORM, "mid_dim", "params") if adapter[key] is not None and key not in takes]
     if given:
-        raise ValueError(f"method {method} takes no {given[0]}; set adapter.{given[0]}=null.")
+        raise InadmissibleCell(
+            f"method {method} takes no {given[0]}; set adapter.{given[0]}=null.",
+            f"{method} with {given[0]} {adapter[given[0]]}",
+        )
     missing = [key for key in FORM if adapter[key] is None and key in takes]
     if missing:
         raise ValueError(f"adapter.{missing[0]} must be given when adapter.method is {method}.")
@@ -203,10 +211,13 @@ def _check_trainer(trainer: TrainerSettings) -> None:
 
 def _check_sampler(sampler: SamplerSettings) -> None:
     if sampler.eta and sampler.name != "ddim":
-        raise ValueError("sampler.eta above 0 needs sampler=ddim.")
+        raise InadmissibleCell("sampler.eta above 0 needs sampler=ddim.", f"{sampler.name} with eta {sampler.eta:g}")
     most = MOST_STEPS[sampler.name]
     if sampler.steps > most:
-        raise ValueError(f"sampler.steps must be at most {most} with sampler={sampler.name}, not {sampler.steps}.")
+        raise InadmissibleCell(
+            f"sampler.steps must be at most {most} with sampler={sampler.name}, not {sampler.steps}.",
+            f"{sampler.name} with {sampler.steps} steps",
+        )
 
 
 def _check_task(config: RunConfig) -> None:
@@ -223,8 +234,11 @@ def _check_task(config: RunConfig) -> None:
             raise ValueError(f"data.{key}: the folder {folder} does not exist; give a folder of images.")
         if data.name in ("dataset", "flowers"):
             continue
-        if not image_files(folder) and not (kind == "captions" and metadata_file(folder)):
+        files = image_files(folder)
+        if not files and not (kind == "captions" and metadata_file(folder)):
             raise ValueError(f"data.{key}: the folder {folder} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
+        if data.name == "folder" and not once(f"photos {folder}", partial(_any_opens, files)):
+            raise ValueError(f"data.{key}: none of the {len(files)} files in {folder} is a readable image.")
     if kind != "subject":
         return
     if data.token not in (data.prompt or "").split():
@@ -234,6 +248,21 @@ def _check_task(config: RunConfig) -> None:
     most = MOST_STEPS[data.class_sampler or "ddim"]
     if (data.class_steps or 1) > most:
         raise ValueError(f"data.class_steps must be at most {most}, not {data.class_steps}.")
+
+
+def _any_opens(files: list[Path]) -> bool:
+    return any(map(_opens, files))
+
+
+def _opens(file: Path) -> bool:
+    """Whether the file begins as an image does; the pixels are read later."""
+    from PIL import Image
+
+    try:
+        with Image.open(file):
+            return True
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
 
 
 def _check_logger(logger: LoggerSettings) -> None:

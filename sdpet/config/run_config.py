@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -278,6 +278,19 @@ class RunConfig:
         """
         changes = {k: {**self.values[k], **v} if isinstance(v, Mapping) else v for k, v in given.items()}
         return RunConfig({**self.values, **changes})
+
+
+def lacking_key(values: Mapping[str, Any]) -> str | None:
+    """The first key that a config needs and does not have, as where a user deleted it; None where all are there."""
+    groups = {
+        "adapter": AdapterSettings, "unet": ModelSettings, "data": DataSettings, "trainer": TrainerSettings,
+        "sampler": SamplerSettings, "logger": LoggerSettings,
+    }  # fmt: skip
+    needed = [key for key in ("study", "seed", "output_root", "quiet") if key not in values]
+    for group, kind in groups.items():
+        names = [field.name for field in fields(kind) if field.default is MISSING]
+        needed += [f"{group}.{name}" for name in names if name not in values[group]]
+    return next(iter(needed), None)
 
 
 def scorer_items(group: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

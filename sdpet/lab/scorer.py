@@ -97,6 +97,10 @@ class LabScorer:
         """
         import torch
 
+        from sdpet.models.text import left_out, note_cut
+
+        for text in texts:
+            note_cut(text, left_out(self.tokenizer, text), "The scorer's text encoder")
         ids = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         with torch.no_grad():
             return self.model.encode_text(ids, normalize=True)

@@ -33,7 +33,7 @@ class LoraTuning:
     Raises
     ------
     ValueError
-        If the rank is below 1 or the UNet has no attention.
+        If the rank is below 1, or the UNet has no attention, or its projections are fused.
 
     References
     ----------
@@ -173,11 +173,17 @@ def projections(unet: nn.Module) -> list[str]:
     Raises
     ------
     ValueError
-        If there is none.
+        If there is none, or they are fused (`fuse_qkv_projections`), so that what is added to them has no effect.
     """
     from diffusers.models.attention_processor import Attention
 
     found = [path for path, module in unet.named_modules() if isinstance(module, Attention)]
+    processors: list[Any] = [unet.get_submodule(path).processor for path in found]
+    if any("Fused" in type(processor).__name__ for processor in processors):
+        raise ValueError(
+            "the UNet's attention has fused projections, past which LoRA would learn in vain; call "
+            "unet.unfuse_qkv_projections() first."
+        )
     paths = [f"{path}.{name}" for path in found for name in PROJECTIONS]
     linear = [path for path in paths if isinstance(unet.get_submodule(path), nn.Linear)]
     if not linear:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+
+LOG = logging.getLogger("sdpet")
+_NOTED: set[tuple[str, str]] = set()  # texts of which it is said that they are cut
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
@@ -24,4 +28,44 @@ def tokenize(tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
     """
     length = tokenizer.model_max_length
     tokens = tokenizer(list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    for text, mask in zip(texts, tokens.attention_mask, strict=True):
+        if bool(mask.all()):  # as long as it may be, or longer
+            note_cut(text, left_out(tokenizer, text), "The text encoder")
     return tokens.input_ids
+
+
+def left_out(tokenizer: Any, text: str) -> str:
+    """The end of a text that does not fit into a text encoder.
+
+    Parameters
+    ----------
+    tokenizer : CLIPTokenizer
+    text : str
+
+    Returns
+    -------
+    str
+        As the tokenizer spells it; empty where the whole text is read.
+    """
+    room = tokenizer.model_max_length - 2  # beside the tokens that begin and end a text
+    ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    return str(tokenizer.decode(ids[room:])).strip() if len(ids) > room else ""
+
+
+def note_cut(text: str, end: str, who: str, say: Callable[[str], Any] = LOG.info) -> None:
+    """Say once for each text and reader what of it is not read.
+
+    Parameters
+    ----------
+    text : str
+    end : str
+        What is left out; nothing is said where it is empty.
+    who : str
+        What reads the text.
+    say : callable
+        Takes the sentence; by default it is logged.
+    """
+    if end and (who, text) not in _NOTED:
+        _NOTED.add((who, text))
+        shown = text if len(text) <= 40 else f"{text[:40]}..."
+        say(f"{who} reads the beginning of {shown!r} only; it leaves out {end!r}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from sdpet.scoring import Evaluation, Scorers
     from sdpet.tasks import Task
     from sdpet.training import FitResult, FleetMembers, Member
+
+LOG = logging.getLogger("sdpet")
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,9 @@ def _save_training(
         peak_memory=result.peak_memory_bytes,
         loss=bin_loss(result.loss),
     )
+    if not result.moved and not result.diverged:
+        record.reason = f"the weights never moved: trainer.lr {run.config.trainer.lr:g} is too small for them"
+        LOG.info(f"{run.folder.name}: {record.reason}.")
     if result.diverged:
         record.status, record.reason = "diverged", f"the loss was not finite at step {len(result.loss)}"
     return record

@@ -21,6 +21,7 @@ from typing import Any
 import sdpet
 from sdpet.config import RunConfig
 from sdpet.files.atomic import write_atomic
+from sdpet.files.plain_json import finite, to_json
 
 FORMAT = 1
 FILE = "record.json"
@@ -124,7 +125,7 @@ class Record:
         """Write record.json atomically. Numbers that are not finite become null, since JSON has no such numbers."""
         if self.status not in STATUSES:
             raise ValueError(f"status must be one of {', '.join(STATUSES)}, not {self.status!r}.")
-        text = json.dumps(self.content(), indent=1)
+        text = to_json(self.content(), indent=1)
         text = re.sub(
             r"\[\s+([-\d.e]+),\s+([-\d.e]+|null)\s+\]", r"[\1, \2]", text
         )  # one line for each pair of the loss
@@ -133,7 +134,7 @@ class Record:
     def content(self) -> dict[str, Any]:
         """The record as plain values, as in record.json."""
         content = asdict(self)
-        return _finite({"format": content.pop("format"), **content})
+        return finite({"format": content.pop("format"), **content})
 
     @classmethod
     def read(cls, folder: str | Path) -> Record:
@@ -243,13 +244,3 @@ def bin_loss(loss: Iterable[float], points: int = 100) -> list[list[float]]:
     count = min(points, len(values))
     edges = [round(i * len(values) / count) for i in range(count + 1)] if count else []
     return [[end, math.fsum(values[start:end]) / (end - start)] for start, end in pairwise(edges)]
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

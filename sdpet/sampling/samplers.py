@@ -21,7 +21,8 @@ def spread_timesteps(steps: int, train_steps: int = 1000) -> list[int]:
     """Timesteps from noisy to clean: 1 + floor(i train_steps / steps) for i = steps - 1 .. 0.
 
     Where `steps` divides `train_steps`, these are the published ones: 1 plus every (train_steps // steps)-th timestep.
-    All of them are distinct and below `train_steps`; with a step for every timestep, the offset 1 is left out.
+    All of them are distinct and below `train_steps`; with a step for every timestep, the offset 1 is left out. A single
+    step begins at the last timestep, as it starts from pure noise.
 
     Parameters
     ----------
@@ -34,6 +35,8 @@ def spread_timesteps(steps: int, train_steps: int = 1000) -> list[int]:
     -------
     list of int, `steps` long
     """
+    if steps == 1:
+        return [train_steps - 1]
     offset = 1 if steps < train_steps else 0
     return [offset + i * train_steps // steps for i in reversed(range(steps))]
 
@@ -118,7 +121,7 @@ class PLMS:
     def __init__(self, scheduler: Any, steps: int, skip: int = 0, eta: float = 0.0) -> None:
         passed = spread_timesteps(steps, scheduler.config.num_train_timesteps)[skip:]
         self._levels = _levels(scheduler, passed)
-        again = passed[1:2] or passed  # a single step is repeated at its own timestep
+        again = passed[1:2] or [0] * len(passed)  # where the first step ends
         self.timesteps = passed[:1] + again + passed[1:] if passed else []
         self._at = _levels(scheduler, self.timesteps)
         self._v = _predicts_v(scheduler)

@@ -13,6 +13,7 @@ from typing import Any
 
 from sdpet.files.atomic import write_atomic
 from sdpet.files.hashing import hash_text
+from sdpet.files.plain_json import finite, to_json
 from sdpet.models.base import BaseModel
 from sdpet.sampling.loop import SamplerConfig, StepCallback
 from sdpet.scoring.evaluate import evaluate_run, protocol
@@ -84,8 +85,8 @@ def guidance_points(
                 done = evaluate_run(base, task, scorers, at_scale, seed, plan, progress(f"{model} guidance {scale:g}"))
             except FloatingPointError:
                 continue
-            stored[key] = {"model": model, "guidance": float(scale), **done.metrics}
-            lines = "".join(json.dumps({"key": k, **row}) + "\n" for k, row in stored.items())
+            stored[key] = {"model": model, "guidance": float(scale), **finite(done.metrics)}
+            lines = "".join(to_json({"key": k, **row}) + "\n" for k, row in stored.items())
             write_atomic(file, functools.partial(Path.write_text, data=lines, encoding="utf-8"))
         rows.append({**stored[key], "model": model})
     return rows

@@ -58,7 +58,7 @@ def frechet_infinity(a: torch.Tensor, b: torch.Tensor, points: int = 15) -> floa
     Returns
     -------
     float
-        nan where there are too few rows for two sizes. It can be below 0.
+        nan for a handful of rows, which have fewer than `points` sizes: a line says nothing there. It can be below 0.
 
     References
     ----------
@@ -66,7 +66,7 @@ def frechet_infinity(a: torch.Tensor, b: torch.Tensor, points: int = 15) -> floa
     """
     sizes = np.unique(np.rint(np.linspace(0.5, 1, points) * min(len(a), len(b))).astype(int))
     sizes = sizes[sizes >= 2]
-    if len(sizes) < 2:
+    if len(sizes) < points:
         return float("nan")
     values = []
     for size in sizes:

@@ -12,6 +12,7 @@ from typing import Any
 
 from sdpet.files.atomic import write_atomic
 from sdpet.files.hashing import hash_text
+from sdpet.files.plain_json import finite, to_json
 from sdpet.models.base import BaseModel
 from sdpet.sampling.loop import SamplerConfig, StepCallback
 from sdpet.scoring.evaluate import Evaluation, evaluate_run, protocol, save_noise_map, save_samples
@@ -96,11 +97,12 @@ def _cached(folder: Path | None, key: dict[str, Any], compute: Callable[[], dict
         return compute()
     file = folder / f"{hash_text(json.dumps(key, sort_keys=True))}.json"
     try:
-        return json.loads(file.read_text(encoding="utf-8"))["scores"]
+        return finite(json.loads(file.read_text(encoding="utf-8"))["scores"])
     except (OSError, ValueError, KeyError):  # missing or damaged: computed again
         scores = compute()
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"scores": scores, "key": key}, indent=1)
+    scores = finite(scores)
+    text = to_json({"scores": scores, "key": key}, indent=1)
     write_atomic(file, lambda partial: partial.write_text(text, encoding="utf-8"))
     return scores
 

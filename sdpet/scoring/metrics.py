@@ -107,7 +107,7 @@ def fid(
     a = scorers.features(name, images, raw)
     if fewest <= a.shape[1]:
         warnings.warn(
-            f"FID of {fewest} images in {a.shape[1]} features is singular; draw more images.",
+            f"FID of {fewest} images is singular, as features are as many or more; draw more images.",
             stacklevel=2,
         )
     return frechet(a, scorers.reference_features(name, references, raw))

@@ -26,12 +26,15 @@ class PromptSet:
         Prompts, or texts of images; if it is empty, nothing that needs text is measured.
     references : ndarray of uint8, (N, H, W, 3)
         Reference images.
+    personal : bool
+        Whether the images are of a personalised model and have its roles: images of the subject are compared with the
+        references, those of its class give the drift.
     """
 
     name = "prompts"
 
-    def __init__(self, prompts: Sequence[str], references: np.ndarray):
-        self.prompts, self.references = list(prompts), references
+    def __init__(self, prompts: Sequence[str], references: np.ndarray, personal: bool = False):
+        self.prompts, self.references, self.personal = list(prompts), references, personal
 
     def eval_images(self, plan: EvalPlan) -> list[EvalImage]:
         """plan.images of the prompts, a random part of the whole set (see `part`); see `EvalTask.eval_images`."""
@@ -40,8 +43,10 @@ class PromptSet:
     def measures(self, scorers: Scorers, plan: EvalPlan) -> list[Measure]:
         """All measures: similarity to the references, distances from them, fidelity to the prompts, diversity.
 
-        See `EvalTask.measures`.
+        Those of personalisation where the images have its roles. See `EvalTask.measures`.
         """
+        if self.personal:
+            return personalisation_measures(scorers)
         names = [CLIP, *(name for name in scorers if name not in NOT_SIMILARITY), DIVERSITY]
         likeness = [m for m in personalisation_measures(scorers) if m.scorer in names and m.roles == ("subject",)]
         on_prompts = [Measure(m.metrics, m.scorer, ("prompt",), m.against, m.compute, m.raw) for m in likeness]

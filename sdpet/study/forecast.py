@@ -47,8 +47,13 @@ def levels_of(jobs: Sequence[Job]) -> tuple[list[dict[str, Any]], list[str]]:
             name = key.rpartition(".")[2]
             if key not in UNSWEPT and not key.startswith("hydra") and name not in row:
                 row[name] = value
+        if row["mid_dim"] is None and job.config.adapter.params is not None:
+            row["mid_dim"] = "null"  # derived from the number of parameters: a level like any other
         row["design"] = row["placement"] or row["method"]
         rows.append(row)
+    if any(row["mid_dim"] == "null" for row in rows):
+        for row in rows:
+            row["mid_dim"] = None if row["mid_dim"] is None else str(row["mid_dim"])  # levels of one type
     names = [name for name in dict.fromkeys(key for row in rows for key in row) if _count(rows, [name]) > 1]
     placements = {row["placement"] for row in rows}
     if None in placements:

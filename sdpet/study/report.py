@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ def scores_table(record: Record) -> str:
     rows = [("", "score", "floor", "ceiling")]
     for name in names:
         found = record.anchors.get(name, {})
-        rows.append((name, _number(record.metrics[name]), _number(found.get("floor")), _number(found.get("ceiling"))))
+        shown = _rough if _is_rough(name, record) else _number
+        rows.append((name, shown(record.metrics[name]), shown(found.get("floor")), shown(found.get("ceiling"))))
     width = max(len(row[0]) for row in rows)
     return "\n".join(f"  {row[0]:<{width}}" + "".join(f"{cell:>10}" for cell in row[1:]) for row in rows)
 
@@ -154,4 +156,15 @@ def study_report(
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def _rough(value: float | None) -> str:
+    """Two digits at most, and a sign that the number is rough."""
+    return "-" if value is None or math.isnan(value) else f"~{value:.2g}"
+
+
+def _is_rough(name: str, record: Record) -> bool:
+    """Whether a distance is of a handful of images, whose covariance is singular: then it has no extrapolation."""
+    endless = record.metrics.get(f"{name}_infinity", 0.0)
+    return endless is None or math.isnan(endless)

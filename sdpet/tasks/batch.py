@@ -89,7 +89,8 @@ def make_noisy_batch(
         The run's seed and the training step.
     min_snr : float, optional
         Gamma of min-SNR weighting: the weight is multiplied by min(SNR, gamma) / SNR for noise prediction, and by
-        min(SNR, gamma) / (SNR + 1) for velocity prediction. None leaves it out.
+        min(SNR, gamma) / (SNR + 1) for velocity prediction. Where a schedule ends at SNR 0, the first is 1, its limit.
+        None leaves it out.
     noise_offset : float
         Each channel of each image's noise is shifted by this times a normal number, so that the model learns to change
         an image's mean brightness.
@@ -116,7 +117,7 @@ def make_noisy_batch(
     if min_snr is not None:
         alphas_cumprod = scheduler.alphas_cumprod.to(t.device)[t]
         snr = alphas_cumprod / (1 - alphas_cumprod)
-        weight = weight * (snr.clamp(max=min_snr) / (snr + 1 if velocity else snr))
+        weight = weight * (snr.clamp(max=min_snr) / (snr + 1) if velocity else (min_snr / snr).clamp(max=1))
     return Batch(scheduler.add_noise(latents, noise, t), t, text, target, weight, tuple(prompts))
 
 

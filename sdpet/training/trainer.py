@@ -30,6 +30,7 @@ from sdpet.training.peak_memory import PeakMemory
 if TYPE_CHECKING:
     from sdpet.training.rank import Rank
 
+_LOOKED_AT, _NOTHING = 4096, 1e-9  # numbers of each tensor, and by how much weights change that do not move
 TIMEOUT = timedelta(minutes=10)  # collective timeout; generous, since rank 0 may be writing a checkpoint
 
 
@@ -49,6 +50,8 @@ class FitResult:
         Peak memory of the GPU or, on the CPU, of the process.
     diverged : bool
         Whether training ended because a loss was not finite.
+    moved : bool
+        Whether training changed the weights; True as well where it was resumed, as that is not known then.
     """
 
     loss: list[float] = field(repr=False)
@@ -56,6 +59,7 @@ class FitResult:
     seconds_per_step: float
     peak_memory_bytes: int
     diverged: bool
+    moved: bool = True
 
 
 def fit(
@@ -144,6 +148,7 @@ def fit_together(
     start_at, steps = _check_members(members, fleet)
     module = TrainingModule(base, members, fleet or SingleRun(), task, save, rank, validate)
     memory = PeakMemory(base.device)
+    before_training = [_some_weights(member) for member in members]
     start = time.perf_counter()
     with _quiet(), _ctrl_c_passes(), _process_group_ended(rank), _prepared(base.unet, first):
         trainer = Trainer(
@@ -171,9 +176,20 @@ def fit_together(
             seconds_per_step=statistics.median(module.times[i]),
             peak_memory_bytes=peak,
             diverged=module.diverged[i],
+            moved=start_at > 0 or _have_moved(before_training[i], _some_weights(members[i])),
         )
         for i in range(len(members))
     ]
+
+
+def _some_weights(member: Member) -> list[torch.Tensor]:
+    """Copies of the first numbers of each trained tensor."""
+    return [p.detach().flatten()[:_LOOKED_AT].clone() for p in member.handle.parameters()]
+
+
+def _have_moved(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> bool:
+    """Whether training changed any of these numbers by more than nothing."""
+    return any(bool(((b - a).abs() > _NOTHING).any()) for a, b in zip(before, after, strict=True))
 
 
 def _check_members(members: Sequence[Member], fleet: FleetMembers | None) -> tuple[int, int]:

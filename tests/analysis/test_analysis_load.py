@@ -157,5 +157,7 @@ def test_guidance_of_later_scores_is_that_of_their_samples(tmp_path):
         file.write_text(json.dumps(record))
     frame = analysis.load_results(tmp_path, scores="last").set_index("run_id")
     assert frame["guidance"].to_dict() == {"a": 4.0, "b": 2.5} and "guidance" in analysis.factor_columns(frame)
+    (note,) = frame.attrs["notes"]
+    assert "Only 1 of 2 runs were scored again" in note and "guidance 2.5 instead of 4" in note
     both = analysis.load_results(tmp_path, scores="sampler.guidance=4 eval=lab")
     assert list(both["clip_i"]) == [0.7]

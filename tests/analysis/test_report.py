@@ -341,3 +341,19 @@ def test_the_model_asked_for_is_the_model_tested(tmp_path):
     assert table["F"].to_list()[1:4] == pytest.approx(expected["F"].to_list()[1:4])
     with pytest.raises(ValueError, match="activation, scale"):
         write_report(tmp_path / "form.csv", out=tmp_path / "wrong", model="clip_i ~ activation + nose")
+
+
+def test_designs_go_their_share_of_the_way_from_their_own_floor(tmp_path: Path) -> None:
+    """Under guidance 4 the untuned model scores 0.2 higher: a design that starts there went less of the way."""
+    rows = [
+        {"guidance": g, "seed": s, "clip_i": score + 0.001 * s, "clip_i_floor": floor, "clip_i_ceiling": 0.9}
+        for g, score, floor in ((2.5, 0.6, 0.1), (4.0, 0.65, 0.5))
+        for s in range(4)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "strengths.csv", index=False)
+    report = write_report(tmp_path / "strengths.csv", "clip_i", ["guidance"])
+    table = pd.read_csv(report.page.parent / "tables" / "ranking.csv").set_index("design")
+    words = Page(report.page.read_text(encoding="utf-8")).words
+    assert [round(v, 3) for v in table["share"]] == [0.379, 0.627], "the higher score went less far"
+    assert "guidance 2.5 goes furthest, 63%, and guidance 4 least, 38%" in words
+    assert "from its own floor to its own ceiling" in words and "the mean floor" in words

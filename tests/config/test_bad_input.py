@@ -108,6 +108,33 @@ def test_a_folder_without_images(tiny_folder, subject_folders, tmp_path):
         validate(composed(*given, f"data.class_dir={tmp_path / 'empty'}"))
 
 
+def test_photos_are_looked_at_before_the_base_model_is_fetched(tmp_path, monkeypatch):
+    def fetched(*given):
+        raise AssertionError("the base model was asked for")
+
+    monkeypatch.setattr("sdpet.config.checks.source_of", fetched)
+    (tmp_path / "0.png").write_bytes(b"no picture")
+    given = [f"data.subject={tmp_path}", "data.class_word=dog", "task.reg_weight=0"]
+    with pytest.raises(ValueError, match=r"none of the 1 files in .* is a readable image"):
+        validate(composed("unet=sd15", "data=folder", *given))
+
+
+def test_callbacks_of_hydra_see_the_end_of_a_run(tiny_folder, subject_folders, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from hydra.experimental.callback import Callback\n"
+        "class Told(Callback):\n"
+        "    def on_job_end(self, config, job_return, **more):\n"
+        "        print('job', job_return.status.name, job_return.return_value)\n"
+        "    def on_run_end(self, config, **more):\n"
+        "        print('run', 'ended')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    given = tiny_overrides(tiny_folder, subject_folders, tmp_path / "out")
+    ended = train(*given, "+hydra.callbacks.mine._target_=mine.Told")
+    assert ended.returncode == 0, ended.stderr
+    assert "job COMPLETED True" in ended.stdout and "run ended" in ended.stdout
+
+
 COMMANDS = [
     # in a study, the wrong value is in the last of many jobs
     (["-m", "seed=range(0,20)", "adapter.activation=relu,sig,tanh"], "relu, sig, silu, ident"),
@@ -118,6 +145,13 @@ COMMANDS = [
     (["-m", "seed=0,1", "hydra.sweeper.fracton=0.5"], "did you mean fraction"),
     (["-m", "seed=0,1", "hydra.sweeper.fraction=2"], "hydra.sweeper.fraction must be a number from 0 to 1"),
     (["-m", "+sweeps=placemen"], "placement, smoke"),
+    (["-m", "seed=choice(0,1),2"], "seed=choice(0,1),2 holds a list inside a list"),
+    (["-m", "seed=0,1", "seed=2"], "seed is given twice, seed=0,1 and seed=2"),
+    (["-m", "study=a,b"], "give study one value"),
+    (["-m", "~trainer.clip"], "~trainer.clip has nothing to delete"),
+    (["-m", "~trainer.lr"], "trainer.lr must be given"),
+    (["data.prompt=a sks star, red"], "quotes for one text, 'KEY=\"A, B\"'"),
+    (["-m", "data.prompt=a sks star, red"], "one text with commas is 'data.prompt=\"A, B\"'"),
     (["trainer.steps=-5"], "at least 1"),
     (["seed=(1"], "seed=(1"),
     (["trainer.device=cuda"], "no usable CUDA device; choose trainer=cpu"),

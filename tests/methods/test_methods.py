@@ -120,6 +120,17 @@ def test_lora_is_its_formula(tiny_base, fresh):
     handle.detach()
 
 
+def test_lora_is_refused_past_fused_projections(fresh):
+    """It would train weights that no forward pass reads."""
+    fresh.unet.fuse_qkv_projections()
+    try:
+        with pytest.raises(ValueError, match="unfuse_qkv_projections"):
+            build(fresh, LORA, 0)
+    finally:
+        fresh.unet.unfuse_qkv_projections()
+    build(fresh, LORA, 0).detach()
+
+
 def test_lora_files_go_into_a_diffusers_pipeline(tiny_base, fresh, tmp_path):
     handle = build(tiny_base, LORA, 0)
     with torch.no_grad():

@@ -227,3 +227,22 @@ def test_captions_from_metadata_and_from_text_files(tmp_path, noise_images):
 def test_dreambooth_errors(tiny_base, subject_folders, options, words):
     with pytest.raises(ValueError, match=words):
         dreambooth(tiny_base, subject_folders, **options)
+
+
+def test_what_a_text_encoder_does_not_read_is_said_once(tiny_base, caplog):
+    """By what is encoded for training and sampling, and by the scorer of texts; short texts are not mentioned."""
+    from sdpet.lab import load_scorer
+
+    room = tiny_base.tokenizer.model_max_length - 2
+    texts = ["red star " * (room // 2) + "red" * (room % 2), "red star " * (room // 2) + "red blue ring"]
+    with caplog.at_level("INFO", "sdpet"):
+        for _ in range(2):
+            tiny_base.encode_text(texts)
+    (said,) = [record.message for record in caplog.records]
+    assert said.startswith("The text encoder reads the beginning of 'red star") and "ring'" in said
+    caplog.clear()
+    scorer = load_scorer()
+    with caplog.at_level("INFO", "sdpet"):
+        for _ in range(2):
+            scorer.encode_text(["red star", "a green ring " * scorer.tokenizer.model_max_length])
+    assert len(caplog.records) == 1 and "scorer" in caplog.records[0].message

@@ -63,7 +63,7 @@ def guided(x, t, scale):
 
 def published_timesteps(steps):
     """1 + every (1000 / steps)-th, ascending, rounded down where steps does not divide 1000."""
-    return [1 + int(np.floor(1000 * i / steps + 1e-9)) for i in range(steps)]
+    return [1 + int(np.floor(1000 * i / steps + 1e-9)) for i in range(steps)] if steps > 1 else [999]
 
 
 def published_ddim(x, steps, scale, eta, fresh, skip=0):
@@ -90,7 +90,7 @@ def published_plms(x, steps, scale):
     for i in reversed(range(steps)):
         e = guided(x, ascending[i], scale)
         if len(old) == 0:
-            following = guided(transfer(x, i, e), ascending[max(i - 1, 0)], scale)
+            following = guided(transfer(x, i, e), ascending[i - 1] if i else 0, scale)
             mixed = (e + following) / 2
         elif len(old) == 1:
             mixed = (3 * e - old[-1]) / 2
@@ -123,7 +123,7 @@ def published_dpm(x, steps, scale):
     raise AssertionError
 
 
-@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("steps", [*STEPS, 1])
 @pytest.mark.parametrize("eta", [0.0, 0.6])
 def test_ddim_follows_its_published_rule(steps, eta):
     start, *fresh = noises(steps + 1)
@@ -168,7 +168,9 @@ def test_timesteps_for_every_number_of_steps():
         ascending = spread_timesteps(steps)[::-1]
         assert len(ascending) == len(set(ascending)) == steps and ascending[0] >= 0 and ascending[-1] <= 999
         assert ascending[-1] >= 1000 - 1000 / steps, "begins within one step of the end, where images are pure noise"
-        if 1000 % steps == 0 and steps < 1000:
+        if steps == 1:
+            assert ascending == [999], "pure noise is denoised at the noisiest timestep"
+        elif 1000 % steps == 0 and steps < 1000:
             assert ascending == list(range(1, 1001, 1000 // steps)), "the published ones"
 
 

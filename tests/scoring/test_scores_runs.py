@@ -6,6 +6,7 @@ import dataclasses
 import html
 import json
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -268,15 +269,50 @@ def test_folders_are_scored_and_wrong_ones_get_one_sentence(tmp_path, capsys):
     stored = json.loads(next((tmp_path / "out").glob("*.json")).read_text())
     expected = Scorers.of(load_scorer())
     task = PromptSet(prompts, lab_pictures(7, 5)[0])
-    assert stored["metrics"] == pytest.approx(
-        task.scores(images, task.eval_images(EvalPlan(images=6)), expected, EvalPlan()), abs=1e-6
-    )
+    made = task.scores(images, task.eval_images(EvalPlan(images=6)), expected, EvalPlan())
+    assert np.isnan(made.pop("fid_infinity")) and stored["metrics"].pop("fid_infinity") is None, "of a handful"
+    assert stored["metrics"] == pytest.approx(made, abs=1e-6)
     for number, (damage, more, says) in enumerate(WRONG):
         folder = folder_of(tmp_path / str(number), images)
         damage(folder)
         with pytest.raises(Exception) as caught:
             evaluate_images(again(f"images={folder}", *common, *more)[0])
         assert all(part in str(caught.value) for part in says), (more, str(caught.value))
+
+
+def test_a_handful_of_images_has_one_note_no_extrapolation_and_plain_json(tmp_path, capsys):
+    from sdpet.commands.evaluate_images import evaluate_images
+
+    images = lab_pictures(6, 4)[0]
+    same = [folder_of(tmp_path / name, images) for name in ("a", "b")]
+    given = [f"images={same[0]}", f"reference={same[1]}", f"out={tmp_path / 'out'}"]
+    judged = "+eval.similarity.judge._target_=judge"
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        for _ in range(2):  # made, and read again
+            evaluate_images(again(*given, judged)[0])
+            table = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()[1:]}
+            assert table["fid_infinity"][0] == "-" and table["fid"][0].startswith("~") and len(table["fid"][0]) <= 8
+    text = next((tmp_path / "out").glob("*.json")).read_text()
+    stored = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert stored["metrics"]["fid_infinity"] is None and stored["metrics"]["judge_fid_infinity"] is None
+    assert len([w for w in said if "singular" in str(w.message)]) == 1
+
+
+def test_samples_of_a_run_are_scored_by_their_roles(study, subject_folders, tmp_path, capsys):
+    """As the record has them: of all images only those of the subject are compared with its photos."""
+    from sdpet.commands.evaluate_images import evaluate_images
+
+    scorer = [text for text in tiny_overrides("", subject_folders, tmp_path) if text.startswith("eval.scorer")]
+    out = tmp_path / "out"
+    given = [f"images={study[0] / 'samples'}", f"reference={subject_folders['subject']}", f"out={out}", *scorer]
+    evaluate_images(again(*given)[0])
+    stored = json.loads(next(out.glob("*.json")).read_text())
+    record = Record.read(study[0])
+    assert stored["metrics"]["clip_t"] == pytest.approx(record.metrics["clip_t"], abs=1e-6), "without the token"
+    ours, theirs = (stored["protocol"]["scores"], record.protocol["scores"])
+    assert {name: entry["images"] for name, entry in ours.items()} == {name: theirs[name]["images"] for name in ours}
+    assert "clip_i" in ours and "fid" not in ours and " subject, " in capsys.readouterr().out
 
 
 def test_a_main_scorer_that_is_not_here_ends_training_before_it_begins(tiny_folder, subject_folders, tmp_path):

@@ -5,16 +5,21 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import special
 from study_tools import ROOT, composed, tiny_overrides, train
 
 import analysis
+from analysis.planning.dry_run import foresee
+from analysis.variance.effect_size import effect_interval, noncentrality
 from sdpet.adapters import PLACEMENTS
 from sdpet.config import run_id, validate
 from sdpet.runs.record import Record, factors
+from sdpet.study.forecast import levels_of
 from sdpet.study.options import SweepOptions
 from sdpet.study.plan import Composer, in_random_order, make_plan, training_first
 
@@ -233,6 +238,50 @@ def test_what_stays_estimable_is_named():
     table = analysis.estimable(grid, ["din", "dout"])
     assert table.loc[["din", "dout", "residual"], "df"].tolist() == [7, 4, 6]
     assert table.loc["din", "aliased"] == "dout" and "parts that share no level" in table.attrs["notes"][0]
+
+
+def test_a_thousand_seeds_are_planned_at_once_and_counted_exactly():
+    """The few seeds that are looked at stand for all: compared with counting every run, in a small study."""
+    cells = [(p, *p.split("-"), seed) for p in PLACEMENTS for seed in range(1000)]
+    frame = pd.DataFrame(cells, columns=["placement", "din", "dout", "seed"])
+    started = time.monotonic()
+    lines = "\n".join(foresee(frame, ["placement", "din", "dout", "seed"]))
+    assert time.monotonic() - started < 20
+    for text in ("placement: 19 of 19 df", "seed: 999 of 999 df", "residual: 18981 df", "din: 7 of 9 df, partly"):
+        assert text in lines, lines
+    small = frame[frame["seed"] < 25]
+    counted = analysis.anova(small.assign(y=np.arange(len(small)) % 7), "y", ["din", "dout", "seed"])["df"]
+    assert analysis.estimable(small, ["din", "dout", "seed"])["df"].to_dict() == counted.to_dict()
+
+
+def test_an_interval_of_a_huge_effect_is_near_one():
+    """Beyond what the noncentral F can be computed for; where it can, both ways agree."""
+    low, high = effect_interval(1e10, 19, 18981)
+    assert 1 - 1e-6 < low < high <= 1
+    near = noncentrality(1e5, 3, 8, 0.975)
+    assert near == pytest.approx(1e5 * 3 * special.chdtri(8, 0.975) / 8, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("given", "left", "dropped"),
+    [
+        (["sampler=ddim,plms", "sampler.eta=0,0.5"], 3, ["plms with eta 0.5"]),
+        (["adapter=full,attn2o-ffni", "adapter.mid_dim=4,8"], 2, ["full with mid_dim 4", "full with mid_dim 8"]),
+        (["sampler=ddim,dpm", "sampler.steps=50,1000"], 3, ["dpm with 1000 steps"]),
+    ],
+)
+def test_cells_that_cannot_be_are_left_out_one_by_one(plan_of, given, left, dropped):
+    plan = plan_of(*given)
+    assert (len(plan.jobs), plan.dropped) == (left, dropped)
+    with pytest.raises(ValueError):  # the same cell alone is an error
+        validate(composed(*(text.replace("0,0.5", "0.5").replace("ddim,", "").replace("50,1000", "1000").replace(
+            "full,attn2o-ffni", "full").replace("4,8", "4") for text in given)))  # fmt: skip
+
+
+def test_a_width_left_to_the_number_of_parameters_is_a_level(plan_of):
+    rows, names = levels_of(plan_of("adapter.mid_dim=null,4,8", "seed=0,1").jobs)
+    assert names == ["mid_dim", "seed"]
+    assert "mid_dim: 2 of 2 df" in "\n".join(foresee(pd.DataFrame(rows), names))
 
 
 def test_a_dry_run_says_all_and_does_nothing(tiny_folder, subject_folders, tmp_path):

@@ -1,11 +1,13 @@
 """Options of training: each against its formula or an independent implementation, alone and in a fleet."""
 
 import copy
+import dataclasses
 import math
 from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from study_tools import composed, tiny_overrides
@@ -16,6 +18,7 @@ from sdpet.methods import Design, build, build_fleet
 from sdpet.runs import Record, run_together
 from sdpet.seeds import generator
 from sdpet.tasks import Batch, DreamBoothTask
+from sdpet.tasks.batch import make_noisy_batch
 from sdpet.training import Member, TrainConfig, fit, fit_together
 
 SPECS = [AdapterSpec.parse("attn2o-ffni", mid_dim=4), AdapterSpec.parse("resi-reso", mid_dim=2)]
@@ -193,6 +196,18 @@ def test_offset_noise_and_min_snr_are_their_formulas(tiny_base, subject_folders,
         torch.testing.assert_close(snr.weight, plain.weight * torch.minimum(ratio, torch.tensor(5.0)) / ratio)
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_min_snr_has_finite_weights_where_the_schedule_ends_without_signal(tiny_base, prediction):
+    schedule = DDPMScheduler(rescale_betas_zero_snr=True, beta_schedule="scaled_linear", prediction_type=prediction)
+    schedule.alphas_cumprod[-1] = 0.0  # as published; diffusers may keep a trace of signal
+    base, latents = dataclasses.replace(tiny_base, scheduler=schedule), torch.zeros(1000, 4, 1, 1)
+    seen = torch.cat([torch.stack([b.timesteps.float(), b.weight]) for b in (
+        make_noisy_batch(base, latents, torch.zeros(1), [""], torch.ones(1000), 0, step, 5.0) for step in range(8)
+    )], dim=1)  # fmt: skip
+    last = seen[1, seen[0] == 999]
+    assert len(last) and torch.isfinite(seen[1]).all() and last.unique().tolist() == [float(prediction == "epsilon")]
+
+
 def test_8_bit_adamw_needs_its_package(tiny_folder, subject_folders, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install bitsandbytes"):
@@ -261,3 +276,13 @@ def test_fit_takes_the_options_of_the_config(tiny_base, task):
     for wrong in ({"accumulate": 0}, {"ema": 1.0}, {"optimizer": "sgd"}, {"validate_every": 0}, {"schedule": "step"}):
         with pytest.raises(ValueError, match=f"trainer.{next(iter(wrong))}"):
             TrainConfig(1, 1e-3, **wrong)
+
+
+def test_weights_that_never_moved_are_told(tiny_folder, subject_folders, tmp_path, caplog):
+    given = tiny_overrides(tiny_folder, subject_folders, tmp_path)
+    with caplog.at_level("INFO", "sdpet"):
+        still, moved = run_together(
+            [composed(*given, "trainer.warmup=0", f"trainer.lr={lr}") for lr in ("1e-30", "1e-5")]
+        )
+    assert still.reason == "the weights never moved: trainer.lr 1e-30 is too small for them" and moved.reason is None
+    assert still.status == "finished" and sum("never moved" in r.message for r in caplog.records) == 1

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.conclusions.floor import own_floors, shares_of_way
 from analysis.figures.ranking import Panel, Row, beside, ranking
 from analysis.figures.style import save
 from analysis.report.page import Block, FigureBlock, Section, TableBlock, Text
@@ -26,6 +27,7 @@ def ranking_section(study: Study, means: pd.DataFrame, out: Path) -> Section:
         points = singles[r["design"]] if r["n"] > 1 else ()
         rows.append(Row(study.label(r["design"]), r["mean"], r["low"], r["high"], points, r["among_best"]))
     floor, ceiling = study.mean_anchor("floor"), study.mean_anchor("ceiling")
+    own = own_floors(study.done, study.metric, study.design, study.block)
     drawing = save(ranking(rows, study.words.axis, floor, ceiling), "ranking", out / "figures")
     caption = f"Designs by mean {label}, best at the top."
     if means["low"].notna().any():
@@ -37,14 +39,16 @@ def ranking_section(study: Study, means: pd.DataFrame, out: Path) -> Section:
     if tested and not means["among_best"].all():
         caption += " Filled marks: with 95% confidence the best is among these (Hsu)."
     if floor == floor or ceiling == ceiling:
-        caption += " Dashed: the floor (base model, untuned)"
+        caption += f" Dashed: the {'mean ' if own else ''}floor (base model, untuned)"
         caption += " and the ceiling (real images)." if ceiling == ceiling else "."
     frame = means.assign(interval=intervals(means["low"], means["high"], digits))
     for end in ("floor", "ceiling"):
-        frame[end] = study.mean_anchor(end)
-    if floor == floor and ceiling == ceiling and ceiling != floor:
-        frame["share"] = (frame["mean"] - floor) / (ceiling - floor)
-    what = ", and the share of the way from floor to ceiling." if "share" in frame else "."
+        frame[end] = frame["design"].map(study.anchors_of(end))
+    shares = shares_of_way(study.done, study.metric, study.design, study.block)
+    if len(shares):
+        frame["share"] = frame["design"].map(shares)
+    whose = "its own floor to its own ceiling" if own else "floor to ceiling"
+    what = f", and the share of the way from {whose}." if "share" in frame else "."
     table = make_table("ranking", f"Every design with its interval{what}", frame, {
         "design": Column("design", study.label, numeric=False),
         "mean": Column(label, lambda v: number(v, digits)),

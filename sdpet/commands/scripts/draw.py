@@ -246,10 +246,10 @@ def _bar(total: int, quiet: bool) -> Any:
 
 
 def _note_cut_prompts(base: BaseModel, batches: Sequence[Sequence[ImageRequest]], output: Output) -> None:
-    room = base.tokenizer.model_max_length - 2  # without the start and end tokens
+    from sdpet.models.text import left_out, note_cut
+
     for prompt in dict.fromkeys(request.prompt for batch in batches for request in batch):
-        if (tokens := len(base.tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids)) > room:
-            output.note(f"the model reads only {room} of the {tokens} tokens of the prompt {prompt[:40]!r}...")
+        note_cut(prompt, left_out(base.tokenizer, prompt), "The text encoder", output.note)
 
 
 def _summary(output: Output, grid: Path | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -13,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from tqdm import tqdm
+
+from sdpet.files.plain_json import to_json
 
 
 def log(work: Path, stage: str, **figures: object) -> None:
@@ -28,7 +29,7 @@ def log(work: Path, stage: str, **figures: object) -> None:
         The figures by name.
     """
     with open(work / "figures.jsonl", "a") as file:
-        file.write(json.dumps({"stage": stage, **figures}) + "\n")
+        file.write(to_json({"stage": stage, **figures}) + "\n")
     print(stage, " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in figures.items()))
 
 

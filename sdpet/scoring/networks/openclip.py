@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sdpet.models.text import note_cut
 from sdpet.scoring.networks import fetch
 
 
@@ -74,7 +75,17 @@ class OpenClipScorer:
     @torch.no_grad()
     def encode_text(self, texts: list[str]) -> torch.Tensor:
         """Unit vectors (N, D) of texts."""
+        for text, end in zip(texts, self._left_out(texts), strict=True):
+            note_cut(text, end, "The scorer's text encoder")
         return self._clip.encode_text(self._tokenize(texts).to(self._device), normalize=True).float()
+
+    def _left_out(self, texts: list[str]) -> list[str]:
+        """The end of each text that does not fit; empty for tokenizers that cannot say."""
+        read, length = getattr(self._tokenize, "encode", None), getattr(self._tokenize, "context_length", None)
+        if read is None or length is None:
+            return [""] * len(texts)
+        rest = [read(text)[length - 2 :] for text in texts]
+        return [self._tokenize.decode(ids).strip() if ids else "" for ids in rest]
 
 
 def _need(source: dict[str, Any]) -> None:
