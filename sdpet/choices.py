@@ -16,6 +16,11 @@ SUITES = ("objects", "living")  # files of sdpet/scoring/suites
 PLACEHOLDERS = ("{prompt}", "{subject}")  # of a template for prompts
 DTYPES = ("float32", "float16", "bfloat16")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+OTHER_IMAGE_SUFFIXES = (  # pictures that are not read; a message names them
+    ".avif", ".heic", ".heif", ".jfif", ".jpe", ".jp2", ".jxl", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".svg", ".tga",
+    ".arw", ".cr2", ".dng", ".nef",
+)  # fmt: skip
+CAPTION_KEYS = ("text", "caption", "prompt")  # columns of metadata.jsonl and of data sets, the first that is there
 
 # Scorers by their short names. A run's id hashes the name on the right, which never changes: it is the Python path that
 # version 0.1.0 hashed, wherever the code stands now.

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
+
 from sdpet.commands.progress_bar import Bar
-from sdpet.config import name_of, run_folder, validate
+from sdpet.config import name_of, run_folder, say_unused, validate
 from sdpet.runs.distributed import external_rank
 from sdpet.runs.record import Record
 from sdpet.study.report import outcome, run_report
@@ -32,6 +34,8 @@ class TrainCommand:
         self.bar = Bar(self.config.quiet)
         rank = external_rank(self.config)
         self._is_first = rank is None or rank.rank == 0
+        if self._is_first and HydraConfig.initialized():
+            say_unused(self.config, HydraConfig.get().overrides.task)
         before = Record.find(self.folder)
         self.already = before is not None and before.status != "failed"
 

@@ -9,6 +9,7 @@ from sdpet.config.ids import (
     run_folder,
     run_id,
     sampling_key,
+    say_unused,
     scoring_key,
     training_id,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "run_folder",
     "run_id",
     "sampling_key",
+    "say_unused",
     "scoring_key",
     "training_id",
     "validate",

@@ -14,6 +14,7 @@ from sdpet.choices import DTYPES, IMAGE_SUFFIXES, TASKS
 from sdpet.config.ids import cache_key
 from sdpet.config.run_config import LAB, LoggerSettings, RunConfig, SamplerSettings, TrainerSettings, lacking_key
 from sdpet.config.schema import check_group, check_values
+from sdpet.files.folders import image_files, metadata_file
 from sdpet.files.hashing import once
 from sdpet.models.source import source_of
 
@@ -233,8 +234,8 @@ def _check_task(config: RunConfig) -> None:
             raise ValueError(f"data.{key}: the folder {folder} does not exist; give a folder of images.")
         if data.name in ("dataset", "flowers"):
             continue
-        files = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
-        if not files:
+        files = image_files(folder)
+        if not files and not (kind == "captions" and metadata_file(folder)):
             raise ValueError(f"data.{key}: the folder {folder} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
         if data.name == "folder" and not once(f"photos {folder}", partial(_any_opens, files)):
             raise ValueError(f"data.{key}: none of the {len(files)} files in {folder} is a readable image.")

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sdpet.choices import IMAGE_SUFFIXES, SCORERS
 from sdpet.config.run_config import LAB, SCORER_KEYS, RunConfig
-from sdpet.files.hashing import CAPTIONS, DATASETS, WEIGHTS, hash_folder, once
+from sdpet.files.folders import counted_files
+from sdpet.files.hashing import CAPTIONS, DATASETS, WEIGHTS, hash_files, hash_folder, once
 from sdpet.models.source import source_of
 
 CLASS_IMAGE_KEYS = ("class_images", "class_sampler", "class_steps", "class_guidance")  # of data
@@ -98,8 +100,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
         Plain values by group of the config. A folder is represented by the hash of its content.
     """
     values, unet, data = config.values, config.values["unet"], config.values["data"]
-    endings = IMAGE_SUFFIXES + CAPTIONS + (DATASETS if config.data.name in ("dataset", "flowers") else ())
-    content = {key: hash_folder(path, endings) for key, path in config.data.folders.items()}
+    content = {key: _content(path, config) for key, path in config.data.folders.items()}
     unused = () if config.draws_class_images else CLASS_IMAGE_KEYS  # the options that draw class images identify them
     weights = once(cache_key("weights", unet), lambda: source_of(unet).content_hash())
     size = {key: unet[key] for key in ("image_size",) if unet.get(key) is not None}
@@ -115,9 +116,32 @@ def identity(config: RunConfig) -> dict[str, Any]:
     }
 
 
+def _content(folder: Path, config: RunConfig) -> str:
+    """A hash of the files that can change the result. Other files beside the images change nothing."""
+    if config.data.name in ("dataset", "flowers"):
+        return hash_folder(folder, IMAGE_SUFFIXES + CAPTIONS + DATASETS)
+    captioned = config.data.kind == "captions"
+
+    def make() -> str:
+        return hash_files(folder, sorted(file for file in counted_files(folder, captioned) if file.is_file()))
+
+    return once(("content", folder, captioned), make)
+
+
 def cache_key(what: str, values: Mapping[str, Any]) -> str:
     """A key for the cache `sdpet.files.hashing.once`; `what` names the kind of value that is computed from `values`."""
     return json.dumps([what, values], sort_keys=True, default=str)
+
+
+def say_unused(config: RunConfig, overrides: Sequence[str]) -> None:
+    """Warn of overrides that say how class images are drawn, where the base model draws none."""
+    if config.draws_class_images:
+        return
+    drawing = {f"data.{key}" for key in CLASS_IMAGE_KEYS}
+    given = [key for key in (override.lstrip("+").partition("=")[0] for override in overrides) if key in drawing]
+    if given:
+        why = "the class images are those of data.class_dir" if config.task.reg_weight > 0 else "task.reg_weight=0"
+        warnings.warn(f"{', '.join(given)} changes nothing, since {why}.", stacklevel=2)
 
 
 def _sampled_alike(values: Mapping[str, Any]) -> dict[str, Any]:

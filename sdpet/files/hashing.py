@@ -40,7 +40,7 @@ def hash_folder(folder: Path, endings: tuple[str, ...], parts: tuple[str, ...] =
 
 def _hash_folder(folder: Path, endings: tuple[str, ...], parts: tuple[str, ...]) -> str:
     found = [file for part in parts for file in sorted((folder / part).rglob("*"))]
-    return hash_files(folder, [file for file in found if file.name.lower().endswith(endings)])
+    return hash_files(folder, [file for file in found if file.name.lower().endswith(endings) and file.is_file()])
 
 
 _remembered: dict[Hashable, Any] | None = None

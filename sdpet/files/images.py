@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 import warnings
 from collections.abc import Iterable
@@ -12,10 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sdpet.choices import IMAGE_SUFFIXES
+from sdpet.choices import CAPTION_KEYS, IMAGE_SUFFIXES
+from sdpet.files.folders import captioned_files, image_files, metadata_file, unread_pictures
 
 # What PIL raises for files that are not images or are truncated (DecompressionBombError derives from Exception).
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+ANIMATED = ("GIF", "PNG", "TIFF", "WEBP")  # not MPO: a phone's JPEG with a preview as its second frame
 
 
 def list_images(folder: str | Path, what: str = "image") -> list[Path]:
@@ -30,7 +31,7 @@ def list_images(folder: str | Path, what: str = "image") -> list[Path]:
     Returns
     -------
     list of Path
-        Sorted by name.
+        Sorted by name, without hidden files. A warning names pictures of other kinds.
 
     Raises
     ------
@@ -40,10 +41,21 @@ def list_images(folder: str | Path, what: str = "image") -> list[Path]:
     folder, suffixes = Path(folder).expanduser(), ", ".join(IMAGE_SUFFIXES)
     if not folder.is_dir():
         raise ValueError(f"the {what} folder {folder} does not exist; give a folder of images ({suffixes}).")
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+    files = image_files(folder)
     if not files:
         raise ValueError(f"the {what} folder {folder} holds no image; expected are files with {suffixes}.")
+    _say_unread(folder, what)
     return files
+
+
+def _say_unread(folder: Path, what: str) -> None:
+    unread = unread_pictures(folder)
+    if unread:
+        kinds = ", ".join(IMAGE_SUFFIXES)
+        warnings.warn(
+            f"left out of the {what} folder {folder}, as only files with {kinds} are read: {', '.join(unread)}",
+            stacklevel=4,
+        )
 
 
 def load_folder(folder: str | Path, size: int, what: str = "image") -> np.ndarray:
@@ -57,8 +69,8 @@ def load_captioned(folder: str | Path, size: int) -> tuple[np.ndarray, list[str]
     Parameters
     ----------
     folder : str or Path
-        Captions are read from its metadata.jsonl (lines ``{"file_name": ..., "text": ...}``), or from a .txt file
-        beside each image.
+        Captions are read from its metadata.jsonl (lines ``{"file_name": ..., "text": ...}``, or caption or prompt in
+        place of text) or metadata.csv, or from a .txt file beside each image.
     size : int
         Side in pixels.
 
@@ -70,26 +82,23 @@ def load_captioned(folder: str | Path, size: int) -> tuple[np.ndarray, list[str]
     Raises
     ------
     ValueError
-        If an image has no caption.
+        If an image has no caption, or the metadata cannot be read.
     """
-    files = list_images(folder, "training")
-    metadata = Path(folder).expanduser() / "metadata.jsonl"
-    captions: dict[Path, str] = {}
-    if metadata.exists():
-        lines = [json.loads(line) for line in metadata.read_text(encoding="utf-8").splitlines() if line.strip()]
-        texts = {line["file_name"]: line["text"] for line in lines}
-        captions = {file: texts[file.name] for file in files if file.name in texts}
+    folder = Path(folder).expanduser()
+    if metadata_file(folder) is None:
+        list_images(folder, "training")  # says what is wrong with the folder
     else:
-        beside = {file: file.with_suffix(".txt") for file in files}
-        captions = {file: text.read_text(encoding="utf-8").strip() for file, text in beside.items() if text.exists()}
-    bare = [file.name for file in files if file not in captions]
+        _say_unread(folder, "training")
+    captions = captioned_files(folder)
+    bare = [str(file.relative_to(folder)) for file, caption in captions.items() if caption is None]
     if bare:
         raise ValueError(
             f"{len(bare)} images of {folder} have no caption, first {bare[0]}; captions are read from metadata.jsonl "
-            "(keys file_name, text) or from a .txt file beside each image."
+            f"or metadata.csv (keys file_name, and one of {', '.join(CAPTION_KEYS)}) or from a .txt file beside each "
+            "image."
         )
-    images, readable = read(files, size, "training")
-    return images, [captions[file] for file in readable]
+    images, readable = read(list(captions), size, "training")
+    return images, [str(captions[file]) for file in readable]
 
 
 def read(files: list[Path], size: int, what: str = "image") -> tuple[np.ndarray, list[Path]]:
@@ -123,8 +132,8 @@ def readable(contents: Iterable[tuple[str, Any]], size: int, where: str) -> tupl
 
     Parameters
     ----------
-    contents : iterable of (str, file or stream)
-        With the name that the warning uses.
+    contents : iterable of (str, file, stream or None)
+        With the name that the warning uses; None where there is no picture.
     size : int
         Side in pixels.
     where : str
@@ -143,10 +152,12 @@ def readable(contents: Iterable[tuple[str, Any]], size: int, where: str) -> tupl
     """
     images, kept, broken = [], [], []
     for number, (name, content) in enumerate(contents):
+        if content is None:
+            broken.append(f"{name} (no picture)")
+            continue
         try:
-            with Image.open(content) as image:
-                images.append(square(image, size))
-                kept.append(number)
+            images.append(read_image(content, size))
+            kept.append(number)
         except UNREADABLE as error:
             broken.append(f"{name} ({type(error).__name__})")
     if not images:
@@ -154,6 +165,32 @@ def readable(contents: Iterable[tuple[str, Any]], size: int, where: str) -> tupl
     if broken:
         warnings.warn(f"left out as unreadable in {where}: {', '.join(broken)}", stacklevel=4)
     return np.stack(images), kept
+
+
+def read_image(content: Any, size: int | None = None) -> np.ndarray:
+    """Read one image as it should be seen, see `upright`. Every image that a user gives is read here.
+
+    Parameters
+    ----------
+    content : path or binary stream
+    size : int, optional
+        Side in pixels of the square that `square` makes of it; None keeps its size.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+
+    Raises
+    ------
+    UNREADABLE
+        It is not an image, or it is cut short.
+    """
+    with Image.open(content) as image:
+        frames = getattr(image, "n_frames", 1) if image.format in ANIMATED else 1
+        if frames > 1:
+            name = getattr(content, "name", "an image")
+            warnings.warn(f"only the first of {name}'s {frames} frames is used", stacklevel=3)
+        return np.array(upright(image)) if size is None else square(image, size)
 
 
 def square(image: Any, size: int) -> np.ndarray:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sdpet.choices import CAPTION_KEYS
+from sdpet.files.folders import caption_of, natural_order
 from sdpet.files.hashing import hash_images
 from sdpet.scoring.measures import DIVERSITY, NOT_SIMILARITY, Measure, personalisation_measures, score, set_measures
 from sdpet.scoring.plan import EvalImage, EvalPlan
 from sdpet.scoring.scorers import CLIP, Scorer, Scorers
+from sdpet.scoring.spread import part
 
 
 class PromptSet:
@@ -35,8 +37,8 @@ class PromptSet:
         self.prompts, self.references, self.personal = list(prompts), references, personal
 
     def eval_images(self, plan: EvalPlan) -> list[EvalImage]:
-        """The prompts in turn, plan.images of them; see `EvalTask.eval_images`."""
-        return [EvalImage(p, "prompt", p) for p in itertools.islice(itertools.cycle(self.prompts), plan.images)]
+        """plan.images of the prompts, a random part of the whole set (see `part`); see `EvalTask.eval_images`."""
+        return [EvalImage(self.prompts[i], "prompt", self.prompts[i]) for i in part(self.prompts, plan.images)]
 
     def measures(self, scorers: Scorers, plan: EvalPlan) -> list[Measure]:
         """All measures: similarity to the references, distances from them, fidelity to the prompts, diversity.
@@ -116,14 +118,20 @@ def read_prompts(source: str | Path) -> list[str]:
         raise ValueError(f"{path} is not a folder that datasets saved ({type(error).__name__}).") from None
     if hasattr(stored, "keys"):
         stored = stored[next(iter(stored.keys()))]  # of several splits the first
-    column = next((name for name in ("text", "caption", "prompt") if name in stored.column_names), None)
+    column = next((name for name in CAPTION_KEYS if name in stored.column_names), None)
     if column is None:
-        raise ValueError(f"{path} has no column text, caption or prompt, but {', '.join(stored.column_names)}.")
-    return [str(text[0] if isinstance(text, list) else text) for text in stored[column]]
+        raise ValueError(f"{path} has no column {', '.join(CAPTION_KEYS)}, but {', '.join(stored.column_names)}.")
+    try:
+        found = [caption_of(text) for text in stored[column]]
+    except TypeError as error:
+        raise ValueError(f"the column {column} of {path} cannot be used: {error}.") from None
+    if None in found:
+        raise ValueError(f"row {found.index(None)} of {path} has no prompt in the column {column}; fill or remove it.")
+    return [text for text in found if text is not None]
 
 
 def read_set(folder: str | Path, what: str, size: int | None = None) -> tuple[np.ndarray, list[Path]]:
-    """Read all images of a folder, in the order of their names.
+    """Read all images of a folder, in the order of their names; numbers count as numbers, so 2.png is before 10.png.
 
     Parameters
     ----------
@@ -144,17 +152,14 @@ def read_set(folder: str | Path, what: str, size: int | None = None) -> tuple[np
     ValueError
         One sentence: no folder, no image, an unreadable one, or several sizes where `size` is None.
     """
-    from PIL import Image
+    from sdpet.files.images import UNREADABLE, list_images, read_image
 
-    from sdpet.files.images import list_images, square
-
-    files = list_images(folder, what)
+    files = sorted(list_images(folder, what), key=natural_order)
     images: list[np.ndarray] = []
     for file in files:
         try:
-            with Image.open(file) as image:
-                images.append(np.asarray(image.convert("RGB")) if size is None else square(image, size))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            images.append(read_image(file, size))
+        except UNREADABLE as error:
             raise ValueError(
                 f"{file} cannot be read as an image ({type(error).__name__}); repair or remove it."
             ) from None

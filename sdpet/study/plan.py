@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from sdpet.config import InadmissibleCell, RunConfig, name_of, run_folder, training_id, validate
+from sdpet.config import InadmissibleCell, RunConfig, name_of, run_folder, say_unused, training_id, validate
 from sdpet.files.hashing import unchanging
 from sdpet.runs.record import Record
 
@@ -227,6 +227,7 @@ def make_plan(composer: Composer, sweep: Iterable[Sequence[str]]) -> Plan:
             except InadmissibleCell as error:
                 dropped[error.cell] = None
                 continue
+            say_unused(checked, overrides)
             folder = run_folder(checked)
             if folder in jobs:
                 doubled += 1

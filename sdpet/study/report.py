@@ -9,6 +9,7 @@ from typing import Any
 
 from sdpet.runs.record import Record
 
+NO_LIKENESS = ("clip_t", "prior_drift", "noise_difference", "kid_deviation")  # real images are not their best value
 TABLE_ORDER = ("clip_i", "clip_t", "prior_drift", "fid")
 
 
@@ -70,10 +71,27 @@ def run_report(name: str, record: Record, folder: Path, already: bool) -> str:
         f"{name}: {cost}" + (" (already complete; not run again)" if already else ""),
         scores_table(record),
         "  floor: the untuned base model, same prompts and noise; ceiling: real images",
+        *_beyond_ceiling(record),
         f"  samples   {folder / 'samples'}",
         f"  record    {folder / 'record.json'}",
     ]
     return "\n".join(lines)
+
+
+def _beyond_ceiling(record: Record) -> list[str]:
+    """A line that names the scores that are better than those of real images."""
+    found = []
+    for name, score in record.metrics.items():
+        floor, ceiling = (record.anchors.get(name, {}).get(end) for end in ("floor", "ceiling"))
+        if name in NO_LIKENESS or floor is None or ceiling is None:
+            continue
+        if (score - ceiling) * (ceiling - floor) > 0:
+            found.append(name)
+    if not found:
+        return []
+    return [
+        f"  beyond the ceiling: {', '.join(found)}; copies of the training images score there, so look at the samples"
+    ]
 
 
 def study_report(

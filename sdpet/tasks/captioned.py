@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from sdpet.files.folders import caption_of
 from sdpet.files.images import load_captioned, readable, square
+from sdpet.scoring.spread import spread
+from sdpet.tasks.image_folder import read_image_folder
 
 Set = tuple[np.ndarray, list[str]]  # images uint8 (N, size, size, 3) and their captions
 
@@ -66,7 +70,7 @@ def read_captioned(
 
 
 def hold_out(images: np.ndarray, captions: list[str], heldout_share: float) -> tuple[Set, Set]:
-    """Hold out a share of the images, the same one in every call.
+    """Hold out a share of the images, the same one in every call; images that share a caption are split in proportion.
 
     Parameters
     ----------
@@ -90,7 +94,7 @@ def hold_out(images: np.ndarray, captions: list[str], heldout_share: float) -> t
     kept = round(len(images) * heldout_share)
     if kept < 1 or kept == len(images):
         raise ValueError(f"{len(images)} images cannot be split for training and scoring; give more of them.")
-    order = np.random.default_rng(0).permutation(len(images))
+    order = spread(captions)
     held, trained = np.sort(order[:kept]), np.sort(order[kept:])
     return (images[trained], [captions[i] for i in trained]), (images[held], [captions[i] for i in held])
 
@@ -100,11 +104,7 @@ def _dataset(folder: Path, size: int, heldout_share: float, image_column: str, c
 
     try:
         saved = (folder / "state.json").exists() or (folder / "dataset_dict.json").exists()
-        found = (
-            datasets.load_from_disk(str(folder))
-            if saved
-            else datasets.load_dataset("imagefolder", data_dir=str(folder))
-        )
+        found = datasets.load_from_disk(str(folder)) if saved else read_image_folder(folder)
     except Exception as error:
         raise ValueError(
             f"the data set {folder} cannot be read ({' '.join(str(error).split())}); give a folder that datasets' "
@@ -143,21 +143,38 @@ def _rows(part: Any, folder: Path, size: int, image_column: str, caption_column:
                 f"{', '.join(part.column_names)}."
             )
     label = part.features[caption_column]
-    part = part.cast_column(image_column, datasets.Image(decode=False))  # decoded here, like images of folders
-    images, captions = part.select_columns([image_column]), part.select_columns([caption_column])
-    texts = [_caption(row[caption_column], label) for row in captions]
-    contents = ((f"row {i}", _file(row[image_column])) for i, row in enumerate(images))
+    try:
+        texts = [_caption(row[caption_column], label) for row in part.select_columns([caption_column])]
+    except TypeError as error:
+        raise ValueError(
+            f"the column {caption_column!r} of {folder} cannot be used: {error}; data.caption_column must be one with "
+            f"texts or class labels, of {', '.join(part.column_names)}."
+        ) from None
+    if None in texts:
+        rows = [f"row {i}" for i, text in enumerate(texts) if text is None]
+        warnings.warn(f"left out of {folder}, as they have no caption: {', '.join(rows)}", stacklevel=4)
+    if all(text is None for text in texts):
+        raise ValueError(f"the column {caption_column!r} of {folder} holds no caption; set data.caption_column.")
+    try:
+        part = part.cast_column(image_column, datasets.Image(decode=False))  # decoded here, like images of folders
+    except (TypeError, ValueError, NotImplementedError):
+        raise ValueError(f"the column {image_column!r} of {folder} holds no pictures; set data.image_column.") from None
+    where = [i for i, text in enumerate(texts) if text is not None]
+    pictures = part.select_columns([image_column]).select(where)
+    contents = ((f"row {i}", _file(row[image_column])) for i, row in zip(where, pictures, strict=True))
     found, kept = readable(contents, size, str(folder))
-    return found, [texts[i] for i in kept]
+    return found, [str(texts[where[place]]) for place in kept]
 
 
-def _caption(value: Any, feature: Any) -> str:
-    if hasattr(feature, "int2str"):  # a class label
-        return f"a photo of a {feature.int2str(value).replace('_', ' ')}"
-    return value[0] if isinstance(value, list) else str(value)
+def _caption(value: Any, feature: Any) -> str | None:
+    if hasattr(feature, "int2str"):  # a class label; -1 where there is none
+        return None if value is None or value < 0 else f"a photo of a {feature.int2str(value).replace('_', ' ')}"
+    return caption_of(value)
 
 
-def _file(value: dict[str, Any]) -> Any:
+def _file(value: dict[str, Any] | None) -> Any:
+    if value is None or (value["bytes"] is None and value["path"] is None):
+        return None
     return value["path"] if value["bytes"] is None else io.BytesIO(value["bytes"])
 
 

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 
 from sdpet.files.hashing import hash_images
-from sdpet.files.images import load_folder
+from sdpet.files.images import load_folder, read
 from sdpet.models.base import BaseModel
 from sdpet.scoring.measures import Measure, personalisation_measures, score
 from sdpet.scoring.plan import EvalImage, EvalPlan, fill
 from sdpet.scoring.scorers import Scorer, Scorers
 from sdpet.seeds import generator
 from sdpet.tasks.batch import Batch, epoch_indices, make_noisy_batch, weighted_mse
+from sdpet.tasks.class_images import class_files
 from sdpet.tasks.latent_cache import LatentCache
 
 
@@ -106,7 +107,7 @@ class DreamBoothTask:
         self.class_hash: str | None = None  # of the class images' pixels
         if reg_weight > 0:
             assert class_dir is not None
-            class_images = load_folder(class_dir, size, "class")
+            class_images = read(class_files(class_dir), size, "class")[0]
             self.class_hash = hash_images(class_images)
             self._class = _latents_and_mirrored(latent_cache, class_images)
         states = latent_cache.text([prompt, class_prompt])

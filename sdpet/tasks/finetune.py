@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from sdpet.models.base import BaseModel
 from sdpet.scoring.measures import Measure, score, set_measures
 from sdpet.scoring.plan import EvalImage, EvalPlan
 from sdpet.scoring.scorers import Scorer, Scorers
+from sdpet.scoring.spread import part
 from sdpet.seeds import generator
 from sdpet.tasks.batch import Batch, epoch_indices, make_noisy_batch, weighted_mse
 from sdpet.tasks.captioned import read_captioned
@@ -134,8 +134,8 @@ class FinetuneTask:
         return weighted_mse(prediction, batch)
 
     def eval_images(self, plan: EvalPlan) -> list[EvalImage]:
-        """The held-out captions in turn, plan.images of them; see `EvalTask.eval_images`."""
-        captions = itertools.islice(itertools.cycle(self.heldout_captions), plan.images)
+        """plan.images of the held-out captions, a random part of the whole set; see `EvalTask.eval_images`."""
+        captions = [self.heldout_captions[i] for i in part(self.heldout_captions, plan.images)]
         return [EvalImage(caption, "prompt", caption) for caption in captions]
 
     def measures(self, scorers: Scorers, plan: EvalPlan) -> list[Measure]:
@@ -158,13 +158,18 @@ class FinetuneTask:
 
         A model that has learned the training set perfectly would reach them.
         """
-        real = self.base.through_vae(self.images[: plan.images])
-        eval_images = [EvalImage(caption, "prompt", caption) for caption in self.captions[: plan.images]]
+        rows = self._ceiling_rows(plan)
+        real = self.base.through_vae(self.images[rows])
+        eval_images = [EvalImage(self.captions[i], "prompt", self.captions[i]) for i in rows]
         return self.scores(real, eval_images, scorer, plan)
 
     def ceiling_hash(self, plan: EvalPlan) -> str | None:
         """Hash of the training images behind the ceiling."""
-        return hash_images(self.images[: plan.images])
+        return hash_images(self.images[self._ceiling_rows(plan)])
+
+    def _ceiling_rows(self, plan: EvalPlan) -> list[int]:
+        """As many training images as are drawn, or all of them: a random part of the whole set."""
+        return part(self.captions, min(plan.images, len(self.captions)))
 
     def reference_protocol(self) -> dict[str, Any]:
         """Identify the references; see `EvalTask.reference_protocol`."""

@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,16 @@ import torch
 from PIL import Image
 from study_tools import composed, tiny_overrides
 
+from sdpet.commands.scripts.init_image import read_init
 from sdpet.config import identity, run_id, validate
 from sdpet.files.images import load_folder
 from sdpet.models import load_base
-from sdpet.runs import Resources, run
+from sdpet.runs import Record, Resources, run
 from sdpet.sampling import SamplerConfig
-from sdpet.seeds import generator
-from sdpet.tasks import DreamBoothTask, FinetuneTask, LatentCache, class_folder
+from sdpet.scoring import read_set
+from sdpet.study.plan import make_plan
+from sdpet.study.report import run_report
+from sdpet.tasks import DreamBoothTask, LatentCache, class_folder
 
 DOG = Path(__file__).parents[1] / "data" / "dog"
 WORDS = ("a photo of a sks dog", "a photo of a dog")
@@ -45,6 +49,22 @@ def test_photos_of_every_kind_look_alike(tmp_path):
     for other in found[1:5]:
         assert abs(other - found[0]).mean() < 6, "turned, clipped or in other colours, it would differ by far more"
     assert abs(found[5].mean(-1) - found[0].mean(-1)).mean() < 12 and np.ptp(found[5], axis=-1).max() == 0
+
+
+def test_training_evaluation_and_init_images_see_the_same_picture(tmp_path):
+    seen = Image.effect_noise((32, 32), 80).convert("RGB")
+    turned, exif = seen.transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "a.png", exif=exif)
+    deep = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "b.png")
+    Image.fromarray(np.zeros((32, 32, 4), np.uint8)).save(tmp_path / "c.png")  # hidden black
+    trained = load_folder(tmp_path, 32)
+    assert np.array_equal(trained[0], np.asarray(seen)) and (trained[2] == 255).all()
+    assert abs(trained[1][..., 0] - deep / 257).max() <= 0.5
+    for size in (None, 32):
+        assert np.array_equal(read_set(tmp_path, "reference", size)[0], trained)
+    assert np.array_equal(np.stack([read_init(str(tmp_path / f"{name}.png")) for name in "abc"]), trained)
 
 
 def test_a_broken_photo_is_named_and_the_others_train(tiny_folder, subject_folders, tmp_path, capfd):
@@ -96,13 +116,39 @@ def test_class_images_are_drawn_once_however_many_ask(drawn, tiny_folder, monkey
     images = load_folder(found[0], 32, "class")
     rows = [json.loads(line) for line in (found[0] / "index.jsonl").read_text().splitlines()]
     assert len(images) == 11 and len({row["seed"] for row in rows}) == 11 and rows[0]["prompt"] == "a photo of a star"
-    (found[0] / "index.jsonl").unlink()  # interrupted: the two last are missing
+    lines = (found[0] / "index.jsonl").read_text().splitlines(keepends=True)
+    (found[0] / "index.jsonl").write_text("".join(lines[:8]))  # interrupted after the first chunk
     (found[0] / "00009.png").unlink()
     (found[0] / "00010.png").unlink()
-    assert ask() == found[0] and calls == [8, 3, 2]
+    assert ask() == found[0] and calls == [8, 3, 3]
     assert np.array_equal(load_folder(found[0], 32, "class"), images)
     task = Resources().task(config)
-    assert calls == [8, 3, 2] and task.describe()["class_images"] == 11
+    assert calls == [8, 3, 3] and task.describe()["class_images"] == 11
+
+
+def test_changed_class_images_are_drawn_again_and_foreign_ones_left_out(drawn):
+    config = drawn()
+    first = Resources().task(config)
+    folder = next((config.output_root / ".cache" / "class").glob("*/index.jsonl")).parent
+    whole = {file.name: file.read_bytes() for file in folder.glob("*.png")}
+    (folder / "00001.png").unlink()
+    (folder / "00002.png").write_bytes(whole["00002.png"][:-40])
+    shutil.copy(folder / "00004.png", folder / "00003.png")
+    shutil.copy(DOG / "class" / "00000.jpg", folder / "mine.jpg")
+    with pytest.warns(UserWarning) as said:
+        again = Resources().task(config)
+    texts = [str(warning.message) for warning in said]
+    assert sum("drawn again: 00001.png, 00002.png, 00003.png." in text for text in texts) == 1
+    assert sum("did not draw them: mine.jpg." in text for text in texts) == 1
+    assert again.class_hash == first.class_hash and again.describe()["class_images"] == 11
+    assert (folder / "mine.jpg").exists()
+    assert {file.name: file.read_bytes() for file in folder.glob("*.png")} == whole
+    rows = [json.loads(line) for line in (folder / "index.jsonl").read_text().splitlines()]
+    old = "".join(json.dumps({key: row[key] for key in ("file", "prompt", "seed")}) + "\n" for row in rows)
+    (folder / "index.jsonl").write_text(old)  # as earlier versions wrote it
+    shutil.copy(folder / "00004.png", folder / "00003.png")
+    with pytest.warns(UserWarning, match="holds no digests"):
+        assert Resources().task(config).class_hash == first.class_hash
 
 
 def test_drawn_class_images_are_in_the_run_id_by_how_they_are_made(drawn, tiny_folder, subject_folders, tmp_path):
@@ -189,94 +235,62 @@ def test_a_run_keeps_its_latents_under_the_output_root(drawn, subject_folders, m
     assert len(list(root.glob("*.safetensors"))) == 5  # two views of subject and class, and the text
 
 
-@pytest.fixture(scope="module")
-def captioned():
-    """30 images uint8 (32, 32, 3), each of one grey, and captions that name it."""
-    images = [np.full((40, 32, 3), 8 * i, np.uint8) for i in range(30)]
-    return images, [f"grey number {i}" for i in range(30)]
+def test_foreign_files_change_no_run_id_and_are_no_pictures(drawn, tiny_base, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(3):
+        Image.new("RGB", (32, 32), (80 * i, 0, 0)).save(photos / f"{i}.png")
+    config = [f"data.subject={photos}", f"data.class_dir={DOG / 'class'}"]
+    name = run_id(drawn(*config))
+    (photos / "notes.txt").write_text("from the garden")
+    (photos / "unused").mkdir()
+    shutil.copy(photos / "0.png", photos / "unused" / "0.png")
+    (photos / "._0.png").write_bytes(b"Mac OS X")
+    (photos / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (photos / "phone.heic").write_bytes(b"")
+    Image.new("RGB", (8, 8)).save(photos / "scan.ppm")
+    assert run_id(drawn(*config)) == name
+    with pytest.warns(UserWarning) as said:
+        assert len(load_folder(photos, 32, "subject")) == 3
+    texts = "\n".join(str(warning.message) for warning in said)
+    assert "only files with .png" in texts and "are read: phone.heic, scan.ppm" in texts
+    assert "gone.jpg (FileNotFoundError)" in texts and "._0" not in texts
+    frames = [Image.new("L", (32, 32), 60 * i) for i in range(4)]
+    frames[0].save(photos / "moving.gif", save_all=True, append_images=frames[1:])
+    assert run_id(drawn(*config)) != name
+    with pytest.warns(UserWarning, match=r"only the first of .*moving\.gif's 4 frames is used"):
+        assert len(load_folder(photos, 32, "subject")) == 4
 
 
-def pairs(task):
-    """grey level / 8 and caption of every image of the training and the held-out split."""
-    trained = zip(task.images[:, 0, 0, 0] // 8, task.captions, strict=True)
-    return list(trained), list(zip(task.references[:, 0, 0, 0] // 8, task.heldout_captions, strict=True))
+def test_images_are_paired_with_prompts_as_people_count(tmp_path):
+    for i in range(12):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    images, files = read_set(tmp_path, "image")
+    assert images[:, 0, 0, 0].tolist() == list(range(12)) == [int(file.stem) for file in files]
 
 
-def test_datasets_on_disk_are_a_task(tiny_base, captioned, tmp_path):
-    import datasets
+def test_overrides_about_class_images_that_change_nothing_are_said(drawn):
+    def said(*overrides):
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            make_plan(lambda given: drawn(*given).values, [overrides])
+        return [str(warning.message) for warning in found]
 
-    images, captions = captioned
-    columns = {"image": [Image.fromarray(image) for image in images], "said": captions}
-    whole = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
-    whole.save_to_disk(str(tmp_path / "one"))
-    task = FinetuneTask(tiny_base, tmp_path / "one", source="dataset", caption_column="said", heldout_share=0.2)
-    assert datasets.is_progress_bar_enabled(), "off while the set is read, and then as before"
-    trained, held = pairs(task)
-    assert (len(trained), len(held)) == (24, 6) and not set(trained) & set(held)
-    assert all(caption == f"grey number {grey}" for grey, caption in trained + held)
-    again = FinetuneTask(tiny_base, tmp_path / "one", source="dataset", caption_column="said", heldout_share=0.2)
-    assert pairs(again) == (trained, held)
-    with pytest.raises(ValueError, match=r"no column 'text'.*image, said"):
-        FinetuneTask(tiny_base, tmp_path / "one", source="dataset")
-    parted = datasets.DatasetDict({"train": whole.select(range(20)), "test": whole.select(range(20, 30))})
-    parted.save_to_disk(str(tmp_path / "two"))
-    trained, held = pairs(FinetuneTask(tiny_base, tmp_path / "two", source="dataset", caption_column="said"))
-    assert [grey for grey, _ in trained] == list(range(20)) and [grey for grey, _ in held] == list(range(20, 30))
-    with pytest.raises(ValueError, match="cannot be read"):
-        FinetuneTask(tiny_base, tmp_path, source="dataset")
+    given = f"data.class_dir={DOG / 'class'}"
+    assert said(given, "data.class_images=5", "data.class_steps=3") == [
+        "data.class_images, data.class_steps changes nothing, since the class images are those of data.class_dir."
+    ]
+    assert said("task.reg_weight=0", "data.class_images=5")[0].endswith("since task.reg_weight=0.")
+    assert said(given) == said("data.class_images=5") == []
 
 
-def test_labels_become_captions_and_a_broken_row_is_named(tiny_base, captioned, tmp_path):
-    import datasets
-
-    rows = [{"bytes": (DOG / "class" / f"0000{i}.jpg").read_bytes(), "path": None} for i in (0, 1, 2)]
-    rows[1]["bytes"] = b"nothing"
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "big_dog"])})
-    part = datasets.Dataset.from_dict({"image": rows, "label": [1, 0, 0]}, features=features)
-    part.save_to_disk(str(tmp_path / "set"))
-    with pytest.warns(UserWarning, match=r"left out as unreadable in .*: row 1 \(UnidentifiedImageError\)"):
-        task = FinetuneTask(tiny_base, tmp_path / "set", source="dataset", caption_column="label", heldout_share=0.5)
-    assert sorted(task.captions + task.heldout_captions) == ["a photo of a big dog", "a photo of a cat"]
-
-
-def test_flowers_of_torchvision_are_a_task(tiny_base, tmp_path, monkeypatch):
-    from scipy.io import savemat
-    from torchvision.datasets import flowers102
-
-    with pytest.raises(ValueError, match="does not contain Flowers102"):
-        FinetuneTask(tiny_base, tmp_path, source="flowers")
-    folder = tmp_path / "flowers-102"
-    (folder / "jpg").mkdir(parents=True)
-    for i in range(1, 13):
-        Image.new("RGB", (40, 32), (20 * i, 0, 0)).save(folder / "jpg" / f"image_{i:05d}.jpg")
-    savemat(folder / "imagelabels.mat", {"labels": np.array([i % 3 + 1 for i in range(1, 13)])})
-    savemat(folder / "setid.mat", {"trnid": [1, 5, 9, 12], "valid": [2, 6, 10, 11], "tstid": [3, 4, 7, 8]})
-    monkeypatch.setattr(flowers102, "check_integrity", lambda *_: True)  # sums of the true files
-    task = FinetuneTask(tiny_base, tmp_path, source="flowers", heldout_share=0.25)
-    assert len(task.images) == 9 and len(task.references) == 3
-    names = ["pink primrose", "hard-leaved pocket orchid", "canterbury bells"]
-    for image, caption in [*zip(task.images, task.captions), *zip(task.references, task.heldout_captions)]:  # noqa: B905
-        number = round(image[..., 0].mean() / 20)
-        assert caption == f"a photo of a {names[number % 3]}"
-    config = [f"output_root={tmp_path / 'out'}", "task=finetune", "data=flowers", f"data.folder={tmp_path}"]
-    name = run_id(validate(composed(*config)))
-    savemat(folder / "imagelabels.mat", {"labels": np.array([1] * 12)})
-    assert run_id(validate(composed(*config))) != name
-
-
-def test_a_tenth_of_the_captions_is_dropped_from_a_folder(tiny_base, captioned, tmp_path):
-    images, captions = captioned
-    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        Image.fromarray(image).save(tmp_path / f"{i:02d}.png")
-        (tmp_path / f"{i:02d}.txt").write_text(caption)
-    task = FinetuneTask(tiny_base, tmp_path, batch_size=20, heldout_share=0.1, cache=tmp_path / "cache")
-    assert len(task.images) == 27 and not set(task.captions) & set(task.heldout_captions)
-    prompts = [prompt for step in range(60) for prompt in task.batch(0, step).prompts]
-    share = sum(prompt == "" for prompt in prompts) / len(prompts)
-    assert 0.07 < share < 0.13 and set(prompts) == {"", *task.captions}
-    batch = task.batch(0, 0)
-    assert torch.equal(
-        batch.text, tiny_base.encode_text(["", *task._unique[1:]])[[task._unique.index(p) for p in batch.prompts]]
-    )
-    dropped = torch.rand(20, generator=generator(0, 0, "captions and flips")) < 0.1
-    assert [prompt == "" for prompt in batch.prompts] == dropped.tolist()
+@pytest.mark.parametrize(
+    ("scores", "beyond"),
+    [({"clip_i": 0.95, "fid": 0.05, "clip_t": 0.05}, "clip_i, fid"), ({"clip_i": 0.9, "fid": 0.2}, None)],
+)
+def test_scores_beyond_the_ceiling_are_said(scores, beyond, tmp_path):
+    anchors = {"clip_i": {"floor": 0.2, "ceiling": 0.93}, "fid": {"floor": 1.3, "ceiling": 0.09}}
+    anchors["clip_t"] = {"floor": 0.4, "ceiling": 0.1}
+    record = Record("", "", "finished", {}, {}, metrics=scores, anchors=anchors, sizes={"trainable_params": 1})
+    text = run_report("a run", record, tmp_path, False)
+    assert (f"beyond the ceiling: {beyond}; copies" in text) if beyond else "beyond the ceiling" not in text

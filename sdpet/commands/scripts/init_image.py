@@ -25,17 +25,14 @@ def read_init(file: str) -> np.ndarray:
     ValueError
         The file does not exist or is not an image.
     """
-    from PIL import Image
-
-    from sdpet.files.images import upright
+    from sdpet.files.images import UNREADABLE, read_image
 
     path = Path(file).expanduser()
     if not path.is_file():
         raise ValueError(f"--init-img {file} does not exist; give an image file.")
     try:
-        with Image.open(path) as image:
-            return np.array(upright(image))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return read_image(path)
+    except UNREADABLE as error:
         raise ValueError(f"--init-img {file} cannot be read as an image ({type(error).__name__}).") from error
 
 

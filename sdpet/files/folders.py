@@ -1,0 +1,136 @@
+"""Which files of a folder of images count: images, and the captions that belong to them. Free of numpy, and quick."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sdpet.choices import CAPTION_KEYS, IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES
+
+METADATA = ("metadata.jsonl", "metadata.csv")
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images of a folder, sorted by name; without hidden files (such as "._0.jpg", which macOS leaves behind)."""
+    return sorted(file for file in _visible(folder) if file.suffix.lower() in IMAGE_SUFFIXES and not file.is_dir())
+
+
+def unread_pictures(folder: Path) -> list[str]:
+    """Names of pictures of kinds that are not read, such as .heic."""
+    return sorted(file.name for file in _visible(folder) if file.suffix.lower() in OTHER_IMAGE_SUFFIXES)
+
+
+def captioned_files(folder: Path) -> dict[Path, str | None]:
+    """The images of a folder with their captions, sorted by path; None for an image without caption.
+
+    Captions are read from the folder's metadata.jsonl or metadata.csv, which may also name images in its subfolders, or
+    from a .txt file beside each image.
+
+    Raises
+    ------
+    ValueError
+        One sentence: the metadata cannot be read, or names a file outside the folder.
+    """
+    found: dict[Path, str | None] = dict.fromkeys(image_files(folder))
+    metadata = metadata_file(folder)
+    if metadata is not None:
+        known = {folder / name: text for name, text in _named(metadata).items()}
+        gone = [str(file.relative_to(folder)) for file in known if not file.is_file()]
+        if gone:
+            warnings.warn(f"{metadata} names files that do not exist: {', '.join(gone)}", stacklevel=3)
+        found |= {file: text for file, text in known.items() if file.is_file()}
+    else:
+        found |= {file: text.read_text(encoding="utf-8").strip() for file, text in _beside(found) if text.is_file()}
+    return dict(sorted(found.items()))
+
+
+def counted_files(folder: Path, captioned: bool) -> set[Path]:
+    """The files of a folder that can change a result: its images and, if `captioned`, what holds their captions."""
+    images = image_files(folder)
+    if not captioned:
+        return set(images)
+    metadata = metadata_file(folder)
+    if metadata is None:
+        return {*images, *(text for _, text in _beside(images))}
+    return {*images, metadata, *(folder / name for name in _named(metadata))}
+
+
+def metadata_file(folder: Path) -> Path | None:
+    """The folder's metadata.jsonl or metadata.csv; None where there is neither."""
+    return next((folder / name for name in METADATA if (folder / name).is_file()), None)
+
+
+def caption_of(value: Any) -> str | None:
+    """The caption that a column holds: a text, a number, or the first of several texts; None where there is none.
+
+    Raises
+    ------
+    TypeError
+        The value is no text, such as a dict.
+    """
+    if isinstance(value, list | tuple):
+        value = next((item for item in value if item is not None), None)
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int | float):
+        return None if value != value else str(value)
+    raise TypeError(f"a caption must be a text, not {type(value).__name__}")
+
+
+def natural_order(file: Path) -> list[tuple[bool, int, str]]:
+    """Key for sorting file names as people count: 2.png before 10.png."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", file.name)
+    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+
+
+def _beside(images: Any) -> list[tuple[Path, Path]]:
+    return [(file, file.with_suffix(".txt")) for file in images]
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [file for file in folder.iterdir() if not file.name.startswith(".")]
+
+
+def _named(metadata: Path) -> dict[str, str | None]:
+    """File name (with "/") and caption of each row."""
+    named: dict[str, str | None] = {}
+    for number, row in _rows(metadata):
+        key = next((key for key in CAPTION_KEYS if key in row), None)
+        name = row.get("file_name")
+        if not isinstance(name, str) or key is None:
+            raise ValueError(
+                f"line {number} of {metadata} must have file_name and one of {', '.join(CAPTION_KEYS)}, "
+                f"but has {', '.join(map(str, row)) or 'nothing'}."
+            )
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"line {number} of {metadata} names {name}, which is not below its folder.")
+        try:
+            named[name] = caption_of(row[key])
+        except TypeError as error:
+            raise ValueError(f"line {number} of {metadata}: {error}.") from None
+    return named
+
+
+def _rows(metadata: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number and content of each row."""
+    text = metadata.read_text(encoding="utf-8-sig")
+    if metadata.suffix == ".csv":
+        yield from enumerate(
+            ({k: v or None for k, v in row.items()} for row in csv.DictReader(text.splitlines(True))), 2
+        )
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise ValueError(f"line {number} of {metadata} is no JSON object.")
+        yield number, row
