@@ -53,7 +53,11 @@ def factors_of(terms: Sequence[str]) -> list[str]:
 
 
 def designs(frame: pd.DataFrame, factors: Sequence[str]) -> pd.Series:
-    """A name for each run's combination of levels, as "attn2o-ffni, relu, scale 2"."""
+    """A name for each run's combination of levels, as "attn2o-ffni, relu, scale 2".
+
+    >>> designs(pd.DataFrame({"placement": ["attn2o-ffni"], "scale": [2.0]}), ["placement", "scale"]).tolist()
+    ['attn2o-ffni, scale 2']
+    """
     words = [frame[f].map(lambda level, f=f: _level(level) if f in NAMED else f"{f} {_level(level)}") for f in factors]
     return pd.Series([", ".join(parts) for parts in zip(*words, strict=True)], index=frame.index, dtype=str)
 

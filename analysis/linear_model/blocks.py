@@ -26,6 +26,10 @@ def block_of(frame: pd.DataFrame, factor: str) -> Blocking:
     used with one level only tells nothing about differences between levels once seeds are blocks: its runs are set
     aside and named, and the block is kept. Where most runs have such a seed, seeds only tell replicates apart; then
     there is no block and nothing is set aside.
+
+    >>> runs = pd.DataFrame({"placement": ["a", "b", "a", "b"], "seed": [0, 0, 1, 1], "score": [1.0, 2.0, 1.5, 2.0]})
+    >>> block_of(runs, "placement").block
+    'seed'
     """
     name = frame.attrs.get("block", SEED)
     if name is None or factor == name or name not in frame or frame[name].nunique() < 2 or frame[name].isna().any():

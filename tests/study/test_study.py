@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from study_tools import ROOT, composed, records, start, tiny_overrides, train
@@ -267,11 +268,12 @@ def test_two_processes_on_one_study_share_it(undisturbed, overrides, out):
 def test_a_failing_run_stops_no_other_and_shows_in_the_exit_status(overrides, out, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
-    (photos / "broken.png").write_text("no image")
+    good = next(override.split("=")[1] for override in overrides if override.startswith("data.class_dir"))
+    whole = sorted(Path(good).glob("*.png"))[0].read_bytes()
+    (photos / "broken.png").write_bytes(whole[: len(whole) // 2])  # it opens, but cannot be read to its end
     ended = train("-m", *overrides, f"data.class_dir={photos},{out.parent / 'class_copy'}", "study=mixed", "quiet=true")
     assert ended.returncode == 1  # class_copy does not exist: refused before any work
     assert not (out / "mixed").exists()
-    good = next(override.split("=")[1] for override in overrides if override.startswith("data.class_dir"))
     ended = train("-m", *overrides, f"data.class_dir={photos},{good}", "study=mixed", "hydra.launcher.workers=1")
     assert ended.returncode == 1
     assert len(records_by_status(out / "mixed", "finished")) == 1
