@@ -128,7 +128,7 @@ class GridSweeper(Sweeper):
         return plan, [f"{plan.jobs[0].folder.parent}: {len(plan.jobs)}{part} runs{cells}", *lines]
 
     def combinations(self, arguments: list[str], replicates: int | None = None) -> list[list[str]]:
-        """The overrides of each job. The first sweep varies slowest; if a key is given twice, the last one counts."""
+        """The overrides of each job. The first sweep varies slowest; a later value of a key replaces an earlier one."""
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         levels: dict[str, list[str]] = {}
@@ -142,7 +142,7 @@ class GridSweeper(Sweeper):
             key = override.get_key_element()
             if number >= len(given):
                 before = asked.setdefault(key, override)
-                if before is not override and (before.is_sweep_override() or override.is_sweep_override()):
+                if before is not override and before.is_sweep_override():  # its levels would be lost
                     raise ValueError(
                         f"{key} is given twice, {before.input_line} and {override.input_line}; list its values once."
                     )
