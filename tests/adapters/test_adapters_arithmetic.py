@@ -9,8 +9,8 @@ from diffusers import UNet2DConditionModel
 
 import sdpet.adapters.positions
 from sdpet import AdapterSpec, attach
-from sdpet.adapters import matching_blocks
-from sdpet.adapters.positions import PLACEMENTS, POSITIONS, Tap, component
+from sdpet.adapters import PLACEMENTS, POSITIONS, Tap, matching_blocks
+from sdpet.adapters.positions import component
 
 NEAR = {"rtol": 1e-10, "atol": 1e-10}
 

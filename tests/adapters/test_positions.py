@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from sdpet.adapters import AdapterSpec
-from sdpet.adapters.positions import INPUTS, OUTPUTS, PLACEMENTS, component
+from sdpet.adapters import INPUTS, OUTPUTS, PLACEMENTS, AdapterSpec
+from sdpet.adapters.positions import component
 
 PUBLISHED = [
     "attn1i-attn1i", "attn1i-attn2i", "attn1i-ffni", "attn1i-transo", "attn1o-attn2i", "attn1o-ffni", "attn1o-transo",

@@ -18,7 +18,7 @@ import analysis
 from analysis.conclusions.claims import Conclusion
 from analysis.linear_model.units import with_units
 from analysis.report import write_report
-from sdpet.adapters.positions import PLACEMENTS
+from sdpet.adapters import PLACEMENTS
 
 CASES = Path(__file__).parents[1] / "data" / "cases"
 BENCH = Path(__file__).parents[2] / "bench" / "claims.py"

@@ -13,8 +13,8 @@ from adapter_tools import run, small_unet, write_reference
 from PIL import Image
 
 from sdpet import AdapterSpec, attach, load_adapters
-from sdpet.adapters import matching_blocks
-from sdpet.adapters.positions import PLACEMENTS, component
+from sdpet.adapters import PLACEMENTS, matching_blocks
+from sdpet.adapters.positions import component
 from sdpet.commands.adapters import main
 from sdpet.commands.cli import main as sdpet
 from sdpet.runs import Record

@@ -16,8 +16,8 @@ import sdpet.models.estimate
 from sdpet import AdapterSpec, attach
 from sdpet.adapters import count_parameters, matching_blocks
 from sdpet.commands.doctor_model import model_checks
-from sdpet.models import ARCHITECTURES, Source
-from sdpet.models.estimate import activation_bytes, count, on_meta
+from sdpet.models import ARCHITECTURES, Source, activation_bytes
+from sdpet.models.estimate import count, on_meta
 
 
 def said(*overrides):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sdpet.files.images import load_captioned, load_folder
+from sdpet.files import load_captioned, load_folder
 from sdpet.models import find_source, load_base
 from sdpet.tasks import DreamBoothTask, FinetuneTask, epoch_indices
 

@@ -21,7 +21,7 @@ from study_tools import ROOT, composed, environment, tiny_overrides
 from sdpet.commands.errors import sentence
 from sdpet.config import run_folder, validate
 from sdpet.files import lock as claims
-from sdpet.files.lock import run_lock
+from sdpet.files import run_lock
 from sdpet.runs import Record, Resources, run
 from sdpet.runs.checkpoint import read_checkpoint, write_checkpoints
 

@@ -12,10 +12,11 @@ import pytest
 from study_tools import ROOT, composed, environment, tiny_overrides
 
 from sdpet import choices
-from sdpet.adapters.positions import INPUTS, OUTPUTS, PLACEMENTS, POSITIONS
+from sdpet.adapters import INPUTS, OUTPUTS, PLACEMENTS, POSITIONS
 from sdpet.config import identity, run_id, validate
 from sdpet.config.ids import NEUTRAL_DEFAULTS
-from sdpet.runs.record import FILE, Record, bin_loss, factors
+from sdpet.runs import Record, bin_loss, factors
+from sdpet.runs.record import FILE
 
 KEYS = [
     "format", "run_id", "study", "status", "factors", "task", "reason", "metrics", "anchors", "protocol", "missing",

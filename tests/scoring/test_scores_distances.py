@@ -15,8 +15,8 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from sdpet.lab import JudgeScorer
-from sdpet.scoring import EvalImage, EvalPlan, PromptSet, distances
-from sdpet.scoring.scorers import CLIP, Scorers
+from sdpet.scoring import EvalImage, EvalPlan, PromptSet, Scorers, distances
+from sdpet.scoring.scorers import CLIP
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ from sdpet.config import run_folder, validate
 from sdpet.lab import JudgeScorer, load_scorer
 from sdpet.methods import Design, build
 from sdpet.runs import Record, Resources, run_together
-from sdpet.scoring import EvalPlan, PromptSet, Scorers, feature_cache, scorers
-from sdpet.scoring.noise import LEVELS, noise_differences
+from sdpet.scoring import EvalPlan, PromptSet, Scorers, feature_cache, noise_differences, scorers
+from sdpet.scoring.noise import LEVELS
 from sdpet.seeds import generator
 from sdpet.tasks import DreamBoothTask
 

@@ -16,8 +16,8 @@ from study_tools import composed, records, tiny_overrides, train
 
 from sdpet.commands.study_progress import StudyProgressBar
 from sdpet.config import RunConfig, run_folder, validate
-from sdpet.files.lock import run_lock
-from sdpet.runs.record import Record, factors
+from sdpet.files import run_lock
+from sdpet.runs import Record, factors
 from sdpet.study import Job
 from sdpet.study.other_launchers import launch_in_fleets, run_fleet_job
 from sdpet.study.run_queue import pack

@@ -18,10 +18,10 @@ from analysis.planning.dry_run import foresee
 from analysis.variance.effect_size import effect_interval, noncentrality
 from sdpet.adapters import PLACEMENTS
 from sdpet.config import run_id, validate
-from sdpet.runs.record import Record, factors
+from sdpet.runs import Record, factors
+from sdpet.study import Composer, SweepOptions, make_plan
 from sdpet.study.forecast import levels_of
-from sdpet.study.options import SweepOptions
-from sdpet.study.plan import Composer, in_random_order, make_plan, training_first
+from sdpet.study.plan import in_random_order, training_first
 
 
 class FakeLauncher:

@@ -15,10 +15,11 @@ from scipy import stats
 from study_tools import environment
 
 import analysis
-from sdpet.files.lock import run_lock
+from sdpet.files import run_lock
 from sdpet.runs import Record
+from sdpet.study import status_text, study_status
 from sdpet.study.manifest import FILE
-from sdpet.study.status import HEAD, Ended, _end_of, _pace, status_text, study_status
+from sdpet.study.status import HEAD, Ended, _end_of, _pace
 
 
 @pytest.fixture

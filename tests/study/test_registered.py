@@ -9,7 +9,7 @@ from test_planning import FakeLauncher, sweeper_of  # noqa: F401 (a fixture)
 
 from analysis.planning.registered import FILE, Question, read_registration, register
 from analysis.report import write_report
-from sdpet.study.plan import make_plan
+from sdpet.study import make_plan
 
 SWEEP = ["adapter.din=attn1i,attn2i", "adapter.dout=ffni,transo", "study=asked", "seed=0,1"]
 LEVEL = {"attn1i": 0.3, "attn2i": 0.6}

@@ -15,7 +15,7 @@ from study_tools import ROOT, composed, records, start, tiny_overrides, train
 
 from sdpet.adapters import PLACEMENTS
 from sdpet.config import run_folder, run_id, validate
-from sdpet.files.lock import run_lock
+from sdpet.files import run_lock
 from sdpet.runs import Record, Resources, run
 
 SIX = ("-m", "+sweeps=smoke", "hydra/launcher=local")  # one by one: equal to the last bit

@@ -12,12 +12,12 @@ from PIL import Image
 from study_tools import composed
 
 from sdpet.config import run_id, validate
-from sdpet.files.images import load_captioned
+from sdpet.files import load_captioned
 from sdpet.scoring import EvalPlan, PromptSet, Scorers, read_prompts
 from sdpet.scoring.spread import spread
 from sdpet.seeds import generator
-from sdpet.tasks import FinetuneTask
-from sdpet.tasks.captioned import hold_out, read_captioned
+from sdpet.tasks import FinetuneTask, read_captioned
+from sdpet.tasks.captioned import hold_out
 
 DOG = Path(__file__).parents[1] / "data" / "dog"
 

@@ -14,12 +14,12 @@ from study_tools import composed, tiny_overrides
 
 from sdpet.commands.scripts.init_image import read_init
 from sdpet.config import identity, run_id, validate
-from sdpet.files.images import load_folder
+from sdpet.files import load_folder
 from sdpet.models import load_base
 from sdpet.runs import Record, Resources, run
 from sdpet.sampling import SamplerConfig
 from sdpet.scoring import read_set
-from sdpet.study.plan import make_plan
+from sdpet.study import make_plan
 from sdpet.study.report import run_report
 from sdpet.tasks import DreamBoothTask, LatentCache, class_folder
 

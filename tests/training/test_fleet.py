@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdpet.adapters import PLACEMENTS
-from sdpet.adapters.spec import AdapterSpec
+from sdpet.adapters import PLACEMENTS, AdapterSpec
 from sdpet.choices import ACTIVATIONS
 from sdpet.methods import Design, build, build_fleet, load
 from sdpet.sampling import SamplerConfig

@@ -17,8 +17,7 @@ from sdpet.config import fleet_key, run_folder, run_id, validate
 from sdpet.methods import Design, build, build_fleet
 from sdpet.runs import Record, run_together
 from sdpet.seeds import generator
-from sdpet.tasks import Batch, DreamBoothTask
-from sdpet.tasks.batch import make_noisy_batch
+from sdpet.tasks import Batch, DreamBoothTask, make_noisy_batch
 from sdpet.training import Member, TrainConfig, fit, fit_together
 
 SPECS = [AdapterSpec.parse("attn2o-ffni", mid_dim=4), AdapterSpec.parse("resi-reso", mid_dim=2)]
