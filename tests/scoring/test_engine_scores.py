@@ -14,6 +14,7 @@ from sdpet.adapters import AdapterSpec
 from sdpet.methods import Design, build
 from sdpet.sampling import SamplerConfig
 from sdpet.scoring import EvalPlan, clip_i, clip_t, evaluate_run, fid, protocol, reference_scores, save_samples
+from sdpet.scoring.spread import part
 from sdpet.tasks import DreamBoothTask, FinetuneTask
 
 SAMPLER = SamplerConfig("dpm", 2, 2.0)
@@ -164,9 +165,10 @@ def test_finetuning_is_scored_by_distance(tiny_base):
         found = reference_scores(tiny_base, task, scorer, SAMPLER, 0, PLAN)
     assert set(found) == {"fid", "fid_infinity", "clip_t"}
     assert found["fid"]["ceiling"] == pytest.approx(
-        fid(tiny_base.through_vae(pictures(20)[:9]), pictures(20, 1), scorer)
+        fid(tiny_base.through_vae(pictures(20)[part(captions, 9)]), pictures(20, 1), scorer)
     )
-    assert [item.prompt for item in task.eval_images(PLAN)] == captions[:9]
+    drawn = [item.prompt for item in task.eval_images(PLAN)]
+    assert sorted(map(drawn.count, set(captions))) == [4, 5], "each class its share"
 
 
 @pytest.mark.parametrize("wrong", [{"subject_images": 0}, {"chunk": 1.5}, {"prompts": ["on a red background"]}])

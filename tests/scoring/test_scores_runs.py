@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import json
+import shlex
 import shutil
 import warnings
 
@@ -180,7 +181,7 @@ def test_a_report_of_later_scores_shows_their_numbers_and_images(study, tmp_path
         assert first.bases[row.seed] == root / "base" / f"seed{row.seed}" != base
     report = write_report(root, "clip_i", scores=" ".join(asked))
     page = html.unescape(report.page.read_text())
-    assert f'--scores "{" ".join(asked)}"' in page, "how to make the report again"
+    assert f"--scores {shlex.quote(' '.join(asked))}" in page, "how to make the report again"
     with pytest.raises(ValueError, match=r"choose from first, last, eval.subject_images=2 sampler.guidance=5, or"):
         read_study(root, scores="eval=paper")
 
