@@ -234,7 +234,7 @@ def _check_task(config: RunConfig) -> None:
             raise ValueError(f"data.{key}: the folder {folder} does not exist; give a folder of images.")
         if data.name in ("dataset", "flowers"):
             continue
-        files = image_files(folder)
+        files = once(f"images {folder}", partial(image_files, folder))
         if not files and not (kind == "captions" and metadata_file(folder)):
             raise ValueError(f"data.{key}: the folder {folder} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
         if data.name == "folder" and not once(f"photos {folder}", partial(_any_opens, files)):
