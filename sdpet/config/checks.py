@@ -10,19 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from sdpet.adapters.positions import PLACEMENTS, check_placement
-from sdpet.choices import DTYPES, IMAGE_SUFFIXES, TASKS
+from sdpet.choices import DIFFUSION_SAMPLERS, DTYPES, FLOW_SAMPLERS, IMAGE_SUFFIXES, TASKS
 from sdpet.config.ids import cache_key
-from sdpet.config.run_config import LAB, LoggerSettings, RunConfig, SamplerSettings, TrainerSettings, lacking_key
+from sdpet.config.run_config import (
+    LAB,
+    LoggerSettings,
+    ModelSettings,
+    RunConfig,
+    SamplerSettings,
+    TrainerSettings,
+    lacking_key,
+)
 from sdpet.config.schema import check_group, check_values
 from sdpet.files.folders import image_files, metadata_file
 from sdpet.files.hashing import once
-from sdpet.models.source import source_of
+from sdpet.models.source import Source, source_of
 
 DATA_FOR_TASK = {
     "subject": "data=lab or data=folder",
     "captions": "data=digits, data=captions, data=dataset or data=flowers",
 }
-MOST_STEPS = {"dpm": 999, "ddim": 1000, "plms": 1000}  # the largest number of steps of each sampler
+MOST_STEPS = {"dpm": 999, "ddim": 1000, "plms": 1000, "euler": 1000}  # the largest number of steps of each sampler
 COMPILERS = ("g++", "c++", "clang++")
 FORM = ("din", "dout", "activation", "scale", "init")
 METHOD_KEYS = {
@@ -186,8 +194,10 @@ def _check_base(config: RunConfig) -> None:
     source = once(cache_key("source", config.values["unet"]), lambda: source_of(config.values["unet"], config.quiet))
     if unet.image_size is not None:
         step = 2 ** (len(source.config("vae")["block_out_channels"]) - 1)
+        step *= 2 if source.denoiser == "transformer" else 1  # a token is 2 x 2 latents
         if unet.image_size % step:
             raise ValueError(f"unet.image_size must be a multiple of {step}, not {unet.image_size}.")
+    _check_process(config, source)
     device, processes = trainer.device, trainer.world_size
     if device != "cpu" and device.split(":")[0] != "cuda":
         raise ValueError(f"trainer.device must be cpu, cuda or cuda:N, not {device!r}.")
@@ -200,6 +210,33 @@ def _check_base(config: RunConfig) -> None:
         )
     if device == "cpu" and unet.dtype != "float32":
         raise ValueError(f"unet.dtype {unet.dtype} needs a GPU; on the CPU use float32 (of {', '.join(DTYPES)}).")
+
+
+def _check_process(config: RunConfig, source: Source) -> None:
+    """What goes with diffusion, and what with flow matching."""
+    unet, sampler = config.unet, config.sampler
+    known, kind = (FLOW_SAMPLERS, "flow matching") if source.is_flow else (DIFFUSION_SAMPLERS, "diffusion")
+    if sampler.name not in known:
+        raise InadmissibleCell(
+            f"sampler={sampler.name} does not go with {unet.name}, a {kind} model; choose {' or '.join(known)}.",
+            f"{sampler.name} with {unet.name}",
+        )
+    if config.draws_class_images and (drawn := config.data.class_sampler) not in known:
+        raise InadmissibleCell(
+            f"data.class_sampler={drawn} does not go with {unet.name}, a {kind} model; choose {' or '.join(known)}.",
+            f"{drawn} with {unet.name}",
+        )
+    if source.is_flow and config.task.options.get("min_snr") is not None:
+        raise InadmissibleCell(
+            f"task.min_snr weights the loss of diffusion models, and {unet.name} is trained by flow matching.",
+            f"min_snr with {unet.name}",
+        )
+    changed = [key for key in ("noise_levels", "shift") if getattr(unet, key) != getattr(ModelSettings, key)]
+    if changed and not source.is_flow:
+        raise InadmissibleCell(
+            f"unet.{changed[0]} belongs to flow matching, and {unet.name} is a diffusion model.",
+            f"{changed[0]} with {unet.name}",
+        )
 
 
 def _check_trainer(trainer: TrainerSettings) -> None:

@@ -23,6 +23,7 @@ CLASS_IMAGE_KEYS = ("class_images", "class_sampler", "class_steps", "class_guida
 # Values at which an option changes nothing. They are left out of the hash, so ids from before the option stay valid.
 NEUTRAL_DEFAULTS: dict[str, dict[str, Any]] = {
     "task": {"noise_offset": 0.0},
+    "unet": {"noise_levels": "logit_normal", "shift": None},
     "trainer": {"accumulate": 1, "optimizer": "adamw", "ema": None, "grad_checkpointing": False, "compile": False},
 }
 PER_RUN_OPTIONS = (
@@ -103,7 +104,8 @@ def identity(config: RunConfig) -> dict[str, Any]:
     content = {key: _content(path, config) for key, path in config.data.folders.items()}
     unused = () if config.draws_class_images else CLASS_IMAGE_KEYS  # the options that draw class images identify them
     weights = once(cache_key("weights", unet), lambda: source_of(unet).content_hash())
-    size = {key: unet[key] for key in ("image_size",) if unet.get(key) is not None}
+    chosen = ("image_size", *(key for key in NEUTRAL_DEFAULTS["unet"] if key not in _neutral("unet", values)))
+    size = {key: unet[key] for key in chosen if unet.get(key) is not None}
     return {
         "seed": config.seed,
         "adapter": values["adapter"],

@@ -15,6 +15,7 @@ from sdpet.choices import (
     INITS,
     LOGGERS,
     METHODS,
+    NOISE_LEVELS,
     OPTIMIZERS,
     PLACEHOLDERS,
     PRECISIONS,
@@ -209,6 +210,10 @@ RULES: dict[str, dict[str, Rule]] = {
         "use_ema": boolean,
         "config": optional(string),
         "image_size": optional(integer(8)),
+        "pooled": boolean,
+        "t5": boolean,
+        "noise_levels": choice(NOISE_LEVELS),
+        "shift": optional(number(0, above=True)),
     },
     "task": {
         "_target_": former_target("sdpet.tasks.DreamBoothTask", "sdpet.tasks.FinetuneTask"),
