@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +113,7 @@ class PeftTuning:
             model: Any = get_peft_model(base.unet, self._config, _NAME)  # type: ignore[arg-type]
         self._layers: dict[str, Any] = {path: base.unet.get_submodule(path) for path in paths}
         for layer in self._layers.values():
-            layer.to(base.device)
+            layer.to(base.device).eval()  # in training mode some draw from the global generator, for a dropout of 0
         self._weights = [p for layer in self._layers.values() for p in layer.parameters() if p.requires_grad]
         found = get_peft_model_state_dict(model, state_dict=model.state_dict(keep_vars=True), adapter_name=_NAME)
         self._saved: dict[str, torch.Tensor] = dict(found)
@@ -181,7 +183,7 @@ class PeftTuning:
         tensors = {key: value.detach().cpu().contiguous() for key, value in self._saved.items()}
         for name, content in ((self.CONFIG, theirs), (self.DESIGN, ours)):
             text = json.dumps(content, indent=1, default=str) + "\n"
-            write_atomic(folder / name, lambda file, text=text: file.write_text(text, encoding="utf-8"))
+            write_atomic(folder / name, partial(Path.write_text, data=text, encoding="utf-8"))
         write_atomic(folder / self.FILE, lambda file: save_file(tensors, file, {"format": "pt"}))
 
     @classmethod
@@ -350,7 +352,7 @@ def nearest_spec(unet: nn.Module, spec: PeftSpec, params: int) -> PeftSpec:
         def specimen(size: int, options: Mapping[str, Any] = options) -> PeftSpec:
             return PeftSpec(**{**vars(spec), "size": size, "options": options})
 
-        sizes = _divisors(shapes) if kind.size == "oft_block_size" else _around(specimen, shapes, params)
+        sizes = _block_sizes(shapes) if kind.size == "oft_block_size" else _around(specimen, shapes, params)
         for size in sizes:
             found = specimen(size)
             distance = abs(count_parameters(found, shapes) - params)
@@ -405,9 +407,17 @@ def _around(specimen: Any, shapes: Mapping[tuple[int, int], int], params: int) -
     return [low, high]
 
 
-def _divisors(shapes: Mapping[tuple[int, int], int]) -> list[int]:
-    """Sizes of blocks that divide the input of a layer, without 1, which has no parameters."""
-    return sorted({n for width, _ in shapes for n in range(2, width + 1) if width % n == 0})
+def _block_sizes(shapes: Mapping[tuple[int, int], int]) -> list[int]:
+    """The smallest size of each range of sizes that gives the same blocks.
+
+    peft takes the nearest divisor of a layer's width, the lower of two that are equally near. A size of 1 has no
+    parameters.
+    """
+    found = {2}
+    for width in {width for width, _ in shapes}:
+        divisors = [n for n in range(1, width + 1) if width % n == 0]
+        found |= {(lower + upper) // 2 + 1 for lower, upper in pairwise(divisors)}
+    return sorted(found - {1})
 
 
 def _ends_with(path: str, target: str) -> bool:
