@@ -61,7 +61,7 @@ def test_lokr_splits_matrices_so_that_it_can_have_as_many_parameters(tiny_base):
 
 @pytest.mark.parametrize("method", PEFT_METHODS)
 def test_peft_itself_reads_the_files(tiny_base, fresh, tmp_path, method):
-    handle = build(tiny_base, design(method), 3)
+    handle = build(tiny_base, design(method, 4), 3)
     with torch.no_grad():
         for parameter in handle.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)), alpha=0.02)
@@ -109,7 +109,8 @@ def test_a_run_is_recorded_scored_again_and_shown(tiny_folder, subject_folders, 
     folder = tmp_path / "single" / record.run_id
     assert record.status == "finished" and record.factors["method"] == method, record.reason
     assert (record.factors["mid_dim"] is None) == (method == "ia3")
-    evaluate_again(OmegaConf.create({"run": str(folder), "quiet": True, "sampler": {"steps": 3}}), ["sampler.steps=3"])
+    given = OmegaConf.create({"run": str(folder), "quiet": True, "trust": True, "sampler": {"steps": 3}})
+    evaluate_again(given, ["sampler.steps=3"])
     assert len(Record.read(folder).evaluations) == 1
     adapters_command(["show", str(folder)])
     shown, number = capsys.readouterr().out, f"{record.sizes['trainable_params']:,}"
