@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sdpet.adapters.edges import Attachment, Edge
 from sdpet.adapters.format import save_adapters
 from sdpet.adapters.hooks import all_hooks, connect
-from sdpet.adapters.positions import position
+from sdpet.adapters.routes import Route
 from sdpet.adapters.spec import AdapterSpec, finite
 
 
@@ -118,10 +118,9 @@ class Adapters(nn.Module):
         """
         save_adapters(folder, self.spec, list(self.blocks), self.state_dict())
 
-    def _connect(self, blocks: Mapping[str, nn.Module]) -> None:
-        din, dout = position(self.spec.din), position(self.spec.dout)
-        for path, block in blocks.items():
-            connect(block, path, Edge((din.reads,), dout.writes, self._delta(path), self._attachment))
+    def _connect(self, routes: Mapping[str, Route]) -> None:
+        for path, route in routes.items():
+            connect(route.block, path, Edge((route.source,), route.target, self._delta(path), self._attachment))
 
     def _delta(self, path: str) -> AdapterDelta:
         return AdapterDelta(self.spec, self.by_block[path], self._attachment)
