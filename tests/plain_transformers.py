@@ -8,15 +8,17 @@ import torch
 
 
 class At:
-    """Reads at spec.din and writes at spec.dout what `adapter` makes of it."""
+    """Designs, each with the function of its adapter: they read at spec.din and write at spec.dout."""
 
-    def __init__(self, spec, adapter):
-        self.spec, self.adapter = spec, adapter
+    def __init__(self, *designs):
+        self.designs = designs
+        self.deltas = {}
 
     def __call__(self, name, value):
-        if self.spec.din == name:
-            self.delta = self.spec.scale * self.adapter(value)
-        return value + self.delta if self.spec.dout == name else value
+        for number, (spec, adapter) in enumerate(self.designs):
+            if spec.din == name:
+                self.deltas[number] = spec.scale * adapter(value)
+        return value + sum(self.deltas[n] for n, (spec, _) in enumerate(self.designs) if spec.dout == name)
 
 
 def joint(block, at, image, text, temb):

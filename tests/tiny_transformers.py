@@ -56,14 +56,15 @@ def tiny_transformer(family, **config):
     return model
 
 
-def run(family, model, rows=2, dtype=torch.float64):
-    """The model's output for inputs that are always the same."""
-    generator = torch.Generator().manual_seed(3)
+def run(family, model, copies=1, dtype=torch.float64):
+    """The model's output for two inputs that are always the same, repeated for the members of a fleet."""
+    generator, rows = torch.Generator().manual_seed(3), 2 * copies
 
     def normal(*shape):
-        return torch.randn(rows, *shape, generator=generator, dtype=torch.float64).to(dtype)
+        one = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
+        return torch.cat([one] * copies).to(dtype)
 
-    time, text, pooled = torch.tensor([10.0, 500.0] * rows)[:rows].to(dtype), normal(5, 20), normal(12)
+    time, text, pooled = torch.tensor([10.0, 500.0] * copies).to(dtype), normal(5, 20), normal(12)
     if family.startswith("sd3"):
         return model(normal(4, 8, 8), text, pooled, time).sample
     if family == "flux":

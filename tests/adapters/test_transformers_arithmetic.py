@@ -51,21 +51,24 @@ def outputs(family, block, clean, at):
     return [[x for x in (r if isinstance(r, tuple) else (r,)) if x is not None] for r in results]
 
 
-def differences(family, spec):
-    """Largest relative difference in each block that carries an adapter."""
+def differences(family, *specs):
+    """Largest relative difference in each block that carries adapters of these designs."""
     model = tiny(family)
     clean = copy.deepcopy(model)
-    adapters = attach(model, spec, seed=1)
+    handles = [attach(model, spec, seed=seed, alongside=True) for seed, spec in enumerate(specs)]
     torch.manual_seed(2)
     try:
         found = {}
-        for path, route in find_routes(model, spec.din, spec.dout).items():
-            at = plain.At(spec, adapters.by_block[path])
+        for path, route in find_routes(model, specs[0].din, specs[0].dout).items():
+            if not all(path in handle.by_block for handle in handles):
+                continue
+            at = plain.At(*((spec, handle.by_block[path]) for spec, handle in zip(specs, handles, strict=True)))
             pairs = zip(*outputs(family, route.block, clean.get_submodule(path), at), strict=True)
             found[path] = max(((got - expected).abs().max() / expected.abs().max()).item() for got, expected in pairs)
         return found
     finally:
-        adapters.detach()
+        for handle in handles:
+            handle.detach()
 
 
 def placements(family):
@@ -86,6 +89,22 @@ def test_every_placement_in_every_block(family, placement):
         blocks = 2  # the last block has no text stream after attention
     assert len(found) == blocks
     assert max(found.values()) < (1e-6 if family == "wan" else 1e-9), found  # Wan computes norms in float32
+
+
+@pytest.mark.parametrize(
+    ("family", "together"),
+    [
+        ("sd35", "ffni-ffni transo-transo ffno-transo dualo-ffni attn1o-transo ffni-transo"),
+        ("flux", "text_ffni-text_ffni text_transo-text_transo text_ffno-text_transo ffni-transo"),
+        ("flux", "joint_attn1i-joint_attn1i joint_attn1i-joint_transo joint_transo-joint_transo"),
+        ("pixart", "attn2i-attn2i attn2o-ffni attn2i-ffni ffni-ffni attn2c-attn2c ffni-transo"),
+        ("wan", "attn1o-attn2i attn2o-ffni attn2i-ffni ffni-ffni"),
+    ],
+)
+def test_adapters_alongside_each_other_see_what_was_written_earlier_on_the_datapath(family, together):
+    specs = [AdapterSpec.parse(p, mid_dim=3, init="default", activation="silu") for p in together.split()]
+    for order in (specs, specs[::-1]):
+        assert max(differences(family, *order).values()) < (1e-6 if family == "wan" else 1e-9)
 
 
 def test_the_placements_of_each_family():
