@@ -51,9 +51,9 @@ def _base_of_run(folder: Path) -> dict[str, Any] | None:
     """The base model of the run in the folder; None if the folder has adapters only."""
     if not (folder / "config.yaml").is_file():
         return None
-    from sdpet.runs.stored import stored_config
+    from sdpet.runs.stored import untrusted_config
 
-    return {key: value for key, value in stored_config(folder).unet.arguments.items() if value is not None}
+    return {key: value for key, value in untrusted_config(folder).unet.arguments.items() if value is not None}
 
 
 def load(options: argparse.Namespace) -> tuple[BaseModel, Path | None]:
@@ -124,12 +124,16 @@ def _attach(base: BaseModel, folder: Path, strength: float) -> None:
         for layer in base.unet.modules():
             if hasattr(layer, "lora_A"):
                 layer.scale_layer(strength)
+    elif isinstance(handle, methods.PeftTuning) and handle.spec.scale is not None:
+        handle.scale(strength)
     elif strength == 0:
         handle.disable()
     elif strength != 1:
-        kind = (
-            "a token's embedding" if isinstance(handle, methods.EmbeddingTuning) else "the weights of full fine-tuning"
-        )
+        kind = "the weights of full fine-tuning"
+        if isinstance(handle, methods.EmbeddingTuning):
+            kind = "a token's embedding"
+        elif isinstance(handle, methods.PeftTuning):
+            kind = f"weights of {handle.spec.method}"
         raise ValueError(f"--adapter-scale must be 0 or 1 for {folder}, which holds {kind}, not adapters.")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny_transformers
+import tiny_pipelines
 import torch
 
 from sdpet.models import load_base
@@ -29,9 +29,9 @@ def latents_of(pipe, base, guidance: float, steps: int) -> torch.Tensor:
     return pipe(PROMPTS, latents=noise, **options, **size, **more).images
 
 
-@pytest.mark.parametrize("kind", tiny_transformers.KINDS)
+@pytest.mark.parametrize("kind", tiny_pipelines.KINDS)
 def test_latents_equal_those_of_diffusers_pipeline(kind: str, tmp_path: Path):
-    pipe = tiny_transformers.write_folder(tmp_path / "model", kind)
+    pipe = tiny_pipelines.write_folder(tmp_path / "model", kind)
     base = load_base("model", tmp_path / "model", image_size=64)
     sampler = SamplerConfig("dpm" if kind == "pixart" else "euler", steps=4, guidance=3.0)
     if kind == "pixart":  # its timesteps as sdpet's dpm takes them
@@ -49,7 +49,7 @@ def test_latents_equal_those_of_diffusers_pipeline(kind: str, tmp_path: Path):
 
 
 def test_dpm_for_flows_agrees_with_euler_for_many_steps(tmp_path: Path):
-    tiny_transformers.write_folder(tmp_path / "model", "sd3")
+    tiny_pipelines.write_folder(tmp_path / "model", "sd3")
     base = load_base("model", tmp_path / "model", image_size=64)
     with torch.no_grad():
         states = base.encode_text(["", PROMPTS[0]])
@@ -63,21 +63,21 @@ def test_dpm_for_flows_agrees_with_euler_for_many_steps(tmp_path: Path):
 
 
 def test_parts_that_are_left_out_change_the_identity(tmp_path: Path):
-    tiny_transformers.write_folder(tmp_path / "model", "sd3")
+    tiny_pipelines.write_folder(tmp_path / "model", "sd3")
     whole = load_base("model", tmp_path / "model", image_size=64)
     small = load_base("model", tmp_path / "model", image_size=64, t5=False)
     assert small.text_encoder_3 is None and whole.weight_hash != small.weight_hash
     with torch.no_grad():
         first, second = (base.encode_text(PROMPTS) for base in (whole, small))
     assert torch.equal(first[:, :77], second[:, :77]) and not second[:, 77:-1].any() and first[:, 77:-1].any()
-    tiny_transformers.write_folder(tmp_path / "pixart", "pixart")
+    tiny_pipelines.write_folder(tmp_path / "pixart", "pixart")
     with pytest.raises(ValueError, match=r"unet\.t5=false leaves out the third text encoder"):
         load_base("model", tmp_path / "pixart", t5=False)
 
 
 @pytest.mark.parametrize("levels", ["logit_normal", "uniform"])
 def test_noise_levels_of_training(levels: str, tmp_path: Path):
-    tiny_transformers.write_folder(tmp_path / "model", "sd3")
+    tiny_pipelines.write_folder(tmp_path / "model", "sd3")
     base = load_base("model", tmp_path / "model", image_size=64, noise_levels=levels, shift=2.0)
     process = base.process
     t = process.draw(20_000, generator(0))
