@@ -5,10 +5,10 @@
     optimizer = AdamW(adapters.parameters())
     adapters.save(folder); adapters.detach()
 
-Files: positions (the table, free of torch), spec (the design, free of torch), modules (the adapter's function), edges
-and hooks (the table as forward hooks), attachment (attach), attached (the handle that it returns), compiled (UNets that
-torch.compile compiled before), format (sdpet's folder), load, paper_format (the public code's folder), fleet and
-stacked (adapters of many designs on one UNet).
+Files: positions (the table, free of torch), spec (the design, free of torch), forms (the adapter's function), edges
+and hooks (the table as forward hooks), inputs (the model's timesteps and size), attachment (attach), attached (the
+handle that it returns), compiled (UNets that torch.compile compiled before), format (sdpet's folder), load,
+paper_format (the public code's folder), fleet and stacked (adapters of many designs on one UNet).
 """
 
 import lazy_loader

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from sdpet.adapters.attached import Adapters
-from sdpet.adapters.attachment import matching_blocks, refuse_second
+from sdpet.adapters.attached import Adapters, grid_of, only, watched
+from sdpet.adapters.attachment import refuse_second, sites_of
 from sdpet.adapters.compiled import forget_compiled
 from sdpet.adapters.edges import Attachment, Edge, RowShares
+from sdpet.adapters.forms import Site
 from sdpet.adapters.hooks import connect
+from sdpet.adapters.inputs import ModelInputs
 from sdpet.adapters.positions import position
-from sdpet.adapters.spec import AdapterSpec
+from sdpet.adapters.spec import ALWAYS, AdapterSpec
 from sdpet.adapters.stacked import Stack
 
 
@@ -43,12 +45,13 @@ class Fleet:
 
     def __init__(self, unet: nn.Module, members: Sequence[Adapters]) -> None:
         self.members = list(members)
-        self._blocks: list[Mapping[str, nn.Module]] = [matching_blocks(unet, member.spec) for member in members]
+        self._model: nn.Module | None = unet
+        self._sites: list[Mapping[str, Site]] = [sites_of(unet, member.spec) for member in members]
         refuse_second(unet)
         groups: dict[tuple, list[int]] = {}
         for index, member in enumerate(members):
-            groups.setdefault(_shape(member.spec), []).append(index)
-        self._groups = [sorted(group, key=lambda i: self.members[i].spec.din) for group in groups.values()]
+            groups.setdefault(_shape(member.spec, self._sites[index]), []).append(index)
+        self._groups = [sorted(group, key=lambda i: _dins(self.members[i].spec)) for group in groups.values()]
         self._vectors: dict[int, Tensor] = {}
         self._attachment = Attachment()
         self._connect()
@@ -59,7 +62,7 @@ class Fleet:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._blocks = [{} for _ in self.members]
+        self._model, self._sites = None, [{} for _ in self.members]
         self._vectors, self._attachment = {}, Attachment()
         self._connect()
 
@@ -109,17 +112,22 @@ class Fleet:
 
     def _connect(self) -> None:
         self.detach()
-        dins = [_runs([self.members[i].spec.din for i in group]) for group in self._groups]
+        dins = [_runs([_dins(self.members[i].spec) for i in group]) for group in self._groups]
         shares = RowShares([count for runs in dins for _, count in runs])
-        first = 0
+        inputs = None
+        if self._model is not None and self._groups:
+            inputs = watched(self._model, self._attachment, [self.members[i] for i in self.active])
+        first = members = 0
         for group, runs in zip(self._groups, dins, strict=True):
-            stack = self._stack(group)
-            reads = tuple(position(din).reads for din, _ in runs)
-            writes = position(self.members[group[0]].spec.dout).writes
-            for path, block in self._blocks[group[0]].items():
-                delta = partial(stack.delta, path)
-                connect(block, path, Edge(reads, writes, delta, self._attachment, shares, first))
-            first += len(runs)
+            stack, leader = self._stack(group), self.members[group[0]].spec
+            whens = [self.members[i].spec.when for i in group]
+            for key, site in self._sites[group[0]].items():
+                part = leader.parts.index(site.spec)
+                reads = tuple(position(names[part]).reads for names, _ in runs)
+                delta = GroupDelta(stack, key, whens, members, inputs)
+                writes = position(str(site.spec.dout)).writes
+                connect(site.block, site.path, Edge(reads, writes, delta, self._attachment, shares, first))
+            first, members = first + len(runs), members + len(group)
         forget_compiled()
 
     def _stack(self, group: Sequence[int]) -> Stack:
@@ -131,15 +139,56 @@ class Fleet:
         return stack
 
 
-def _shape(spec: AdapterSpec) -> tuple:
-    """Members with equal results are computed together. Equal names of widths in a block mean equal widths."""
-    source = position(spec.din)
-    return (spec.dout, source.width, source.groups, spec.mid_dim, spec.activation)
+class GroupDelta:
+    """What the adapters of some neighbouring members add at one place of the model; copied with the model.
+
+    Parameters
+    ----------
+    stack : Stack
+        Their adapters.
+    key : str
+        Of `Adapters.by_block`, of the first of them.
+    whens : sequence of pairs of float
+        `AdapterSpec.when` of each.
+    first : int
+        How many members have rows before them.
+    inputs : ModelInputs, optional
+        For forms that need the tokens' grid, and members that act at some noise only.
+    """
+
+    def __init__(
+        self, stack: Stack, key: str, whens: Sequence[tuple[float, float]], first: int, inputs: ModelInputs | None
+    ) -> None:
+        self.stack, self.key, self.first, self.inputs = stack, key, first, inputs
+        self.whens = None if all(when == ALWAYS for when in whens) else torch.tensor(whens)  # (M, 2)
+
+    def __call__(self, read: Tensor, dtype: torch.dtype) -> Tensor:
+        """(M * R, N, c_in) -> (M * R, N, c_out), or the same with maps, from which its R rows each member has."""
+        inside = None
+        if self.whens is not None:
+            assert self.inputs is not None
+            whens, rows = self.whens.to(read.device), len(read) // len(self.whens)
+            inside = self.inputs.inside(whens, slice(self.first * rows, self.first * rows + len(read)), len(read))
+            if inside is None:
+                return read.new_zeros((), dtype=dtype)
+        grid = grid_of(self.inputs, self.stack.form(self.key), read)
+        added = self.stack.delta(self.key, read, dtype, grid)
+        return added if inside is None else only(inside, added)
 
 
-def _runs(names: Sequence[str]) -> list[tuple[str, int]]:
-    """("a", "a", "b") -> [("a", 2), ("b", 1)]"""
-    runs: list[tuple[str, int]] = []
+def _shape(spec: AdapterSpec, sites: Mapping[str, Site]) -> tuple:
+    """Members with equal forms at equal places are computed together, wherever in the block they read."""
+    places = tuple((site.path, site.spec.dout, site.shape) for site in sites.values())
+    return (places, spec.form, repr(sorted(spec.options.items())), spec.mid_dim, spec.activation)
+
+
+def _dins(spec: AdapterSpec) -> tuple[str, ...]:
+    return tuple(str(part.din) for part in spec.parts)
+
+
+def _runs(names: Sequence[tuple[str, ...]]) -> list[tuple[tuple[str, ...], int]]:
+    """("a",), ("a",), ("b",) -> [(("a",), 2), (("b",), 1)]"""
+    runs: list[tuple[tuple[str, ...], int]] = []
     for name in names:
         if runs and runs[-1][0] == name:
             runs[-1] = (name, runs[-1][1] + 1)

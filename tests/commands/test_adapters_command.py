@@ -90,8 +90,9 @@ def test_export_for_stable_diffusion_v1_needs_no_weights_of_it(tmp_path):
     unet = shape_of_unet(None, tmp_path)
     assert sum(parameter.numel() for parameter in unet.parameters()) == 859_520_964
     spec = AdapterSpec.parse("attn2o-ffni", mid_dim=2)
-    from sdpet.adapters import Adapters
     from sdpet.adapters.modules import build_adapter
+
+    from sdpet.adapters import Adapters
 
     Adapters(spec, {p: build_adapter(spec, b) for p, b in matching_blocks(unet, spec).items()}).save(tmp_path / "own")
     main(["export-reference", str(tmp_path / "own"), str(tmp_path / "0-adapters"), "--model", "sd15"])
