@@ -13,7 +13,6 @@ from sdpet.adapters.format import save_adapters
 from sdpet.adapters.forms import Site, compute, takes_grid
 from sdpet.adapters.hooks import all_hooks, connect
 from sdpet.adapters.inputs import ModelInputs, find_inputs
-from sdpet.adapters.positions import position
 from sdpet.adapters.spec import ALWAYS, AdapterSpec, finite
 
 
@@ -67,7 +66,7 @@ class Adapters(nn.Module):
     @property
     def blocks(self) -> tuple[str, ...]:
         """Paths in the UNet of the blocks that have an adapter."""
-        several = len(self.spec.parts) > 1
+        several = bool(self.spec.placements)
         return tuple(dict.fromkeys(key.rpartition(".")[0] if several else key for key in self.by_block))
 
     @property
@@ -124,9 +123,9 @@ class Adapters(nn.Module):
     def _connect(self, model: nn.Module, sites: Mapping[str, Site]) -> None:
         inputs = watched(model, self._attachment, [self])
         for key, site in sites.items():
-            din, dout = position(str(site.spec.din)), position(str(site.spec.dout))
             delta = AdapterDelta(self.spec, self.by_block[key], self._attachment, key, inputs)
-            connect(site.block, site.path, Edge((din.reads,), dout.writes, delta, self._attachment))
+            route = site.route
+            connect(route.block, site.path, Edge((route.source,), route.target, delta, self._attachment))
 
     def extra_repr(self) -> str:
         return f"{self.spec}, strength={self.strength}, attached={self.attached}"

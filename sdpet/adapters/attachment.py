@@ -10,20 +10,17 @@ from dataclasses import replace
 from functools import cache
 
 import torch
-from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
 from sdpet.adapters.attached import Adapters
 from sdpet.adapters.compiled import forget_compiled
-from sdpet.adapters.forms import Site, make_form, shape_of
+from sdpet.adapters.forms import Site, make_form
 from sdpet.adapters.hooks import all_hooks
-from sdpet.adapters.positions import position
+from sdpet.adapters.routes import Route, find_routes
 from sdpet.adapters.spec import AdapterSpec
 from sdpet.choices import BLOCKS
 
 _WIDEST = 1 << 16  # mid_dim up to which a width is searched for
-_BLOCKS: dict[str, type[nn.Module]] = {"transformer": BasicTransformerBlock, "resnet": ResnetBlock2D}
 
 
 def attach(unet: nn.Module, spec: AdapterSpec, *, seed: int | None = None, alongside: bool = False) -> Adapters:
@@ -108,16 +105,15 @@ def sites_of(unet: nn.Module, spec: AdapterSpec) -> dict[str, Site]:
         As `matching_blocks`.
     """
     if not spec.placements:
-        blocks = matching_blocks(unet, spec)
-        return {path: Site(path, block, spec, shape_of(spec, block)) for path, block in blocks.items()}
-    found = [(path, block, part) for part in spec.parts for path, block in matching_blocks(unet, part).items()]
+        return {path: Site(path, route, spec) for path, route in matching_routes(unet, spec).items()}
+    found = [(path, route, part) for part in spec.parts for path, route in matching_routes(unet, part).items()]
     order = {path: number for number, (path, _) in enumerate(getattr(unet, "_orig_mod", unet).named_modules())}
-    found.sort(key=lambda item: order[item[0]])  # stable: placements in their order
-    return {f"{path}.{part.placement}": Site(path, block, part, shape_of(part, block)) for path, block, part in found}
+    found.sort(key=lambda item: order[item[0]])  # stable: in a block, placements keep their order
+    return {f"{path}.{part.placement.replace('.', '_')}": Site(path, route, part) for path, route, part in found}
 
 
 def matching_blocks(unet: nn.Module, spec: AdapterSpec) -> dict[str, nn.Module]:
-    """Find the blocks of a UNet that get an adapter of a design.
+    """Find the blocks of a UNet or transformer that get an adapter of a design.
 
     Parameters
     ----------
@@ -127,7 +123,7 @@ def matching_blocks(unet: nn.Module, spec: AdapterSpec) -> dict[str, nn.Module]:
     Returns
     -------
     dict of str to nn.Module
-        By path: every transformer block, or every ResBlock that does not change the resolution, as far as the
+        By path: every block that has both positions of a placement and does not change the resolution, as far as the
         design's `blocks` names it.
 
     Raises
@@ -135,38 +131,17 @@ def matching_blocks(unet: nn.Module, spec: AdapterSpec) -> dict[str, nn.Module]:
     ValueError
         If there is none, or one that cannot carry this adapter.
     """
-    if not isinstance(unet, nn.Module):
-        raise ValueError(f"Adapters attach to a UNet, not to {type(unet).__name__}; of a pipeline pass `pipe.unet`.")
-    unet = getattr(unet, "_orig_mod", unet)  # the module inside the wrapper that torch.compile returns
-    din, dout = position(str(spec.din)), position(str(spec.dout))
-    kind = _BLOCKS[din.block]
-    blocks: dict[str, nn.Module] = {}
-    for path, module in unet.named_modules():
-        resamples = getattr(module, "up", False) or getattr(module, "down", False)
-        if not path or not isinstance(module, kind) or resamples:
-            continue
-        variant = getattr(module, "norm_type", "layer_norm")
-        if variant != "layer_norm":
-            raise ValueError(f"{path} normalises with {variant!r}; adapters support blocks with 'layer_norm' only.")
-        for tap in (*din.reads, *dout.writes):
-            if tap.path and getattr(module, tap.path, None) is None:
-                raise ValueError(f"{path} has no {tap.path}, which an adapter at {spec.placement} needs.")
-        blocks[path] = module
-    if not blocks:
-        raise ValueError(
-            f"No block of this {type(unet).__name__} matches {spec.placement}, which needs a {kind.__name__}; "
-            "choose a placement of another kind of block or another UNet."
-        )
-    return chosen(blocks, spec)
+    return {site.path: site.route.block for site in sites_of(unet, spec).values()}
 
 
-def chosen(blocks: Mapping[str, nn.Module], spec: AdapterSpec) -> dict[str, nn.Module]:
-    """Of the blocks that could carry an adapter, those that the design names; ValueError if there is none."""
+def matching_routes(unet: nn.Module, spec: AdapterSpec) -> dict[str, Route]:
+    """The ways of a design with one placement, by path of the block; raises as `matching_blocks`."""
+    routes = find_routes(unet, str(spec.din), str(spec.dout))
     pattern = re.compile(BLOCKS.get(spec.blocks, spec.blocks))
-    found = {path: block for path, block in blocks.items() if pattern.search(path)}
+    found = {path: route for path, route in routes.items() if pattern.search(path)}
     if not found:
         raise ValueError(
-            f"No block that {spec.placement} needs matches blocks={spec.blocks}; their paths are {', '.join(blocks)}."
+            f"No block that {spec.placement} needs matches blocks={spec.blocks}; their paths are {', '.join(routes)}."
         )
     return found
 
@@ -250,7 +225,7 @@ def _build(sites: Mapping[str, Site], seed: int | None) -> dict[str, nn.Module]:
     with torch.random.fork_rng(devices=[]) if seed is not None else nullcontext():
         if seed is not None:
             torch.manual_seed(seed)
-        return {key: _placed(make_form(site.spec, site.shape), site.block) for key, site in sites.items()}
+        return {key: _placed(make_form(site.spec, site.shape), site.route.block) for key, site in sites.items()}
 
 
 def _placed(adapter: nn.Module, block: nn.Module) -> nn.Module:

@@ -16,9 +16,9 @@ from sdpet.adapters.edges import Attachment, Edge, RowShares
 from sdpet.adapters.forms import Site
 from sdpet.adapters.hooks import connect
 from sdpet.adapters.inputs import ModelInputs
-from sdpet.adapters.positions import position
 from sdpet.adapters.spec import ALWAYS, AdapterSpec
 from sdpet.adapters.stacked import Stack
+from sdpet.adapters.tables import Place
 
 
 class Fleet:
@@ -119,16 +119,20 @@ class Fleet:
             inputs = watched(self._model, self._attachment, [self.members[i] for i in self.active])
         first = members = 0
         for group, runs in zip(self._groups, dins, strict=True):
-            stack, leader = self._stack(group), self.members[group[0]].spec
+            stack, sources = self._stack(group), self._sources(group, runs)
             whens = [self.members[i].spec.when for i in group]
-            for key, site in self._sites[group[0]].items():
-                part = leader.parts.index(site.spec)
-                reads = tuple(position(names[part]).reads for names, _ in runs)
+            for number, (key, site) in enumerate(self._sites[group[0]].items()):
                 delta = GroupDelta(stack, key, whens, members, inputs)
-                writes = position(str(site.spec.dout)).writes
-                connect(site.block, site.path, Edge(reads, writes, delta, self._attachment, shares, first))
+                edge = Edge(sources[number], site.route.target, delta, self._attachment, shares, first)
+                connect(site.route.block, site.path, edge)
             first, members = first + len(runs), members + len(group)
         forget_compiled()
+
+    def _sources(self, group: Sequence[int], runs: Sequence[tuple[Any, int]]) -> list[tuple[Place, ...]]:
+        """For each site, where each run of neighbouring members that read alike reads."""
+        firsts = [group[sum(count for _, count in runs[:run])] for run in range(len(runs))]
+        sites = [list(self._sites[index].values()) for index in firsts]
+        return [tuple(site.route.source for site in alike) for alike in zip(*sites, strict=True)]
 
     def _stack(self, group: Sequence[int]) -> Stack:
         members = [self.members[index] for index in group]

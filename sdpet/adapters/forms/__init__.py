@@ -12,7 +12,7 @@ from sdpet.adapters.forms.convolution import Conv
 from sdpet.adapters.forms.make import FORM_CLASSES, form_class, make_form
 from sdpet.adapters.forms.pointwise import Gated, LowRank, ScaleShift
 from sdpet.adapters.forms.protocol import Form
-from sdpet.adapters.forms.shape import FormShape, Site, shape_of
+from sdpet.adapters.forms.shape import FormShape, Site
 from sdpet.adapters.forms.stacking import vmapped
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "compute_stacked",
     "form_class",
     "make_form",
-    "shape_of",
     "takes_grid",
     "vmapped",
 ]

@@ -45,8 +45,8 @@ def make_form(spec: AdapterSpec, shape: FormShape) -> nn.Module:
     """
     kind = form_class(spec.form)
     grid = "grid" in inspect.signature(kind.forward).parameters
-    if shape.text and grid:
-        raise ValueError(f"the form {spec.form} needs tokens on a grid, and at {spec.placement} the tokens are text.")
+    if grid and not shape.on_a_grid:
+        raise ValueError(f"the form {spec.form} needs the image's tokens, and at {spec.placement} there are others.")
     options = _options(kind, spec, shape)
     try:
         form = kind(shape.c_in, shape.c_out, spec.mid_dim or 1, **options)

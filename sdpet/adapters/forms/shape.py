@@ -1,17 +1,14 @@
-"""What an adapter connects: a place in a block, with the numbers of channels on both sides."""
+"""What a form must fit: the channels and the layout of what it reads and writes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import attrgetter
-from typing import Literal
 
-from torch import nn
-
-from sdpet.adapters.positions import position
+from sdpet.adapters.routes import Route
 from sdpet.adapters.spec import AdapterSpec
 
 _GROUPS = 32  # of the group norm, as in the reference code
+_ON_A_GRID = ("transformer", "resnet")  # streams of image tokens alone
 
 
 @dataclass(frozen=True)
@@ -27,15 +24,15 @@ class FormShape:
     groups : int, optional
         Of a group norm of what is read, for maps: 32, or where 32 does not divide c_in, as many as the block's own norm
         of those channels.
-    text : bool
-        Whether the tokens are text: they lie on a line and not on a grid.
+    on_a_grid : bool
+        Whether the tokens are those of the image, in rows and columns, and not text.
     """
 
     c_in: int
     c_out: int
-    layout: Literal["tokens", "map"]
+    layout: str
     groups: int | None = None
-    text: bool = False
+    on_a_grid: bool = True
 
 
 @dataclass(frozen=True)
@@ -46,22 +43,20 @@ class Site:
     ----------
     path : str
         Of its block.
-    block : nn.Module
+    route : Route
+        Its way through the block.
     spec : AdapterSpec
         The design with the one placement that this adapter has.
-    shape : FormShape
     """
 
     path: str
-    block: nn.Module
+    route: Route
     spec: AdapterSpec
-    shape: FormShape
 
-
-def shape_of(spec: AdapterSpec, block: nn.Module) -> FormShape:
-    """The place of an adapter of a design with one placement in a block."""
-    source, target = position(str(spec.din)), position(str(spec.dout))
-    c_in, c_out = attrgetter(source.width)(block), attrgetter(target.width)(block)
-    if source.groups is None:
-        return FormShape(c_in, c_out, "tokens", text=source.component == "context")
-    return FormShape(c_in, c_out, "map", _GROUPS if c_in % _GROUPS == 0 else attrgetter(source.groups)(block))
+    @property
+    def shape(self) -> FormShape:
+        """What its form must fit."""
+        c_in, c_out, layout, own_groups = self.route.shape
+        on_a_grid = self.route.source.stream in _ON_A_GRID
+        groups = None if layout == "tokens" else _GROUPS if c_in % _GROUPS == 0 else own_groups or 1
+        return FormShape(c_in, c_out, layout, groups, on_a_grid)
