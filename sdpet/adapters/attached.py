@@ -208,7 +208,6 @@ def _nest(root: nn.Module, path: str, module: nn.Module) -> None:
     """Register `module` in `root` under a dotted path, with plain modules in between, so that keys are dotted paths."""
     *parents, name = path.split(".")
     for parent in parents:
-        if parent not in root._modules:
-            root.add_module(parent, nn.Module())
-        root = root.get_submodule(parent)
-    root.add_module(name, module)
+        # not add_module and get_submodule, as a path may begin with the name of a method here, such as `blocks`
+        root = root._modules.setdefault(parent, nn.Module())  # type: ignore[assignment]
+    root._modules[name] = module
