@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from sdpet.adapters.positions import PLACEMENTS, check_placement
-from sdpet.choices import DIFFUSION_SAMPLERS, DTYPES, FLOW_SAMPLERS, IMAGE_SUFFIXES, TASKS, check_peft_options
-from sdpet.config.ids import cache_key
+from sdpet.choices import IMAGE_SUFFIXES, TASKS, check_peft_options
+from sdpet.config.cells import InadmissibleCell
+from sdpet.config.model_checks import check_model
 from sdpet.config.run_config import (
     LAB,
     LoggerSettings,
-    ModelSettings,
     RunConfig,
     SamplerSettings,
     TrainerSettings,
     lacking_key,
 )
-from sdpet.config.schema import check_group, check_values
+from sdpet.config.schema import RULES, check_group, check_values
 from sdpet.files.folders import image_files, metadata_file
 from sdpet.files.hashing import once
-from sdpet.models.source import Source, source_of
 
 DATA_FOR_TASK = {
     "subject": "data=lab or data=folder",
@@ -45,24 +46,6 @@ METHOD_KEYS = {
     "ia3": ("targets", "options"),
     "vera": ("mid_dim", "params", "targets", "options"),
 }  # the keys of the group adapter that a method takes; method adapter takes all of them
-
-
-class InadmissibleCell(ValueError):
-    """Each level exists, but their combination does not, such as a task with data of another kind.
-
-    A sweep leaves such cells out.
-
-    Parameters
-    ----------
-    sentence : str
-        The error message.
-    cell : str
-        A short name of the combination, for the report of a sweep.
-    """
-
-    def __init__(self, sentence: str, cell: str) -> None:
-        super().__init__(sentence)
-        self.cell = cell
 
 
 def validate(config: Any) -> RunConfig:
@@ -96,7 +79,7 @@ def validate(config: Any) -> RunConfig:
     _check_design(values["adapter"])
     checked = RunConfig(values)
     _check_task(checked)  # before a base model of several GB is fetched
-    _check_base(checked)
+    check_model(checked)
     _check_trainer(checked.trainer)
     if checked.adapter.method == "embedding" and checked.task.name != "dreambooth":
         raise InadmissibleCell(
@@ -150,7 +133,38 @@ def _plain(config: Any) -> dict[str, Any]:
             raise ValueError(f"{missing} must be given: {missing}=VALUE.") from None
         raise ValueError(f"{error.full_key or 'the config'}: {problem}.") from None
     assert isinstance(plain, dict)
+    if "asked" not in plain and (given := _asked_of_hydra()) is not None:
+        plain["asked"] = given
     return {str(key): value for key, value in plain.items() if key != "hydra"}
+
+
+def _asked_of_hydra() -> dict[str, Any] | None:
+    """The groups and keys that were chosen for the one run of this process; None where Hydra does not run it."""
+    if (module := sys.modules.get("hydra.core.hydra_config")) is None or not module.HydraConfig.initialized():
+        return None
+    hydra = module.HydraConfig.get()
+    return asked_for(hydra.runtime.choices, hydra.overrides.task)
+
+
+def asked_for(choices: Mapping[Any, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """What was chosen when a config was composed, as its key `asked` stores it.
+
+    Parameters
+    ----------
+    choices : mapping
+        The chosen option of each group, as Hydra has it.
+    overrides : sequence of str
+        The overrides of the run.
+
+    Returns
+    -------
+    dict
+        "groups": the option of each group that can change a result. "keys": the groups and keys that were given.
+    """
+    groups = {str(group): str(name) for group, name in choices.items() if group in RULES and name is not None}
+    groups = {group: name for group, name in groups.items() if group not in ("adapter", "logger")}
+    given = [override.lstrip("+~").partition("=")[0].partition("@")[0] for override in overrides]
+    return {"groups": groups, "keys": sorted({key for key in given if key.partition(".")[0] in RULES})}
 
 
 @cache  # remembers folders that could be written; errors are not cached
@@ -197,56 +211,6 @@ def _check_design(adapter: dict[str, Any]) -> None:
             check_placement(adapter["din"], adapter["dout"])
         except ValueError as error:
             raise InadmissibleCell(str(error), f"{adapter['din']}-{adapter['dout']}") from None
-
-
-def _check_base(config: RunConfig) -> None:
-    unet, trainer = config.unet, config.trainer
-    source = once(cache_key("source", config.values["unet"]), lambda: source_of(config.values["unet"], config.quiet))
-    if unet.image_size is not None:
-        step = 2 ** (len(source.config("vae")["block_out_channels"]) - 1)
-        step *= 2 if source.denoiser == "transformer" else 1  # a token is 2 x 2 latents
-        if unet.image_size % step:
-            raise ValueError(f"unet.image_size must be a multiple of {step}, not {unet.image_size}.")
-    _check_process(config, source)
-    device, processes = trainer.device, trainer.world_size
-    if device != "cpu" and device.split(":")[0] != "cuda":
-        raise ValueError(f"trainer.device must be cpu, cuda or cuda:N, not {device!r}.")
-    if processes > 1 and ":" in device:
-        raise ValueError(f"trainer.device {device} is one GPU; with trainer.devices above 1 give cuda (or cpu).")
-    if trainer.batch_size % processes:
-        raise ValueError(
-            f"trainer.batch_size {trainer.batch_size} must be a multiple of trainer.devices x trainer.num_nodes, "
-            f"{processes}: it counts the images of a step on all of them together."
-        )
-    if device == "cpu" and unet.dtype != "float32":
-        raise ValueError(f"unet.dtype {unet.dtype} needs a GPU; on the CPU use float32 (of {', '.join(DTYPES)}).")
-
-
-def _check_process(config: RunConfig, source: Source) -> None:
-    """What goes with diffusion, and what with flow matching."""
-    unet, sampler = config.unet, config.sampler
-    known, kind = (FLOW_SAMPLERS, "flow matching") if source.is_flow else (DIFFUSION_SAMPLERS, "diffusion")
-    if sampler.name not in known:
-        raise InadmissibleCell(
-            f"sampler={sampler.name} does not go with {unet.name}, a {kind} model; choose {' or '.join(known)}.",
-            f"{sampler.name} with {unet.name}",
-        )
-    if config.draws_class_images and (drawn := config.data.class_sampler) not in known:
-        raise InadmissibleCell(
-            f"data.class_sampler={drawn} does not go with {unet.name}, a {kind} model; choose {' or '.join(known)}.",
-            f"{drawn} with {unet.name}",
-        )
-    if source.is_flow and config.task.options.get("min_snr") is not None:
-        raise InadmissibleCell(
-            f"task.min_snr weights the loss of diffusion models, and {unet.name} is trained by flow matching.",
-            f"min_snr with {unet.name}",
-        )
-    changed = [key for key in ("noise_levels", "shift") if getattr(unet, key) != getattr(ModelSettings, key)]
-    if changed and not source.is_flow:
-        raise InadmissibleCell(
-            f"unet.{changed[0]} belongs to flow matching, and {unet.name} is a diffusion model.",
-            f"{changed[0]} with {unet.name}",
-        )
 
 
 def _check_trainer(trainer: TrainerSettings) -> None:

@@ -28,7 +28,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         "python -m sdpet.lab.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", nargs="*", help="the base model: unet=lab (default), or unet=lab_dit [unet.pooled=false]")
+    parser.add_argument(
+        "model", nargs="*", help="the base model: unet=lab (default), or unet=lab_dit [unet.pooled=false]"
+    )
     parser.add_argument(
         "--study", type=Path, help="folder of the study of gates 4, 5 (default: outputs/lab_check and the model's name)"
     )
