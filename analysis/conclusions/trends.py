@@ -30,8 +30,7 @@ def trend_table(
     runs, given, own = stratum_of(frame, metric, factor, terms, block)
     levels = pd.to_numeric(runs[factor])
     log = bool(levels.min() > 0 and levels.max() / levels.min() >= _WIDE)
-    others = [t for t in given if factor not in t.split(":")]
-    return trends(runs, metric, factor, others, block=own, log=log), log
+    return trends(runs, metric, factor, given, block=own, log=log), log
 
 
 def trend(frame: pd.DataFrame, metric: str, factor: str, terms: Sequence[str], block: str | None) -> Part:

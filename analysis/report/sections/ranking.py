@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.conclusions.floor import own_floors, shares_of_way
+from analysis.conclusions.words import named
 from analysis.figures.ranking import Panel, Row, beside, ranking
 from analysis.figures.style import save
 from analysis.report.page import Block, FigureBlock, Section, TableBlock, Text
@@ -78,7 +79,7 @@ def _best(study: Study, means: pd.DataFrame) -> str:
         return f"Designs differ, but none of the {len(means)} can be excluded as the best."
     if len(best) == 1:
         return f"With 95% confidence {best[0]} is the best of the {len(means)} designs."
-    return f"With 95% confidence the best of the {len(means)} designs is among {listing(best)}."
+    return f"With 95% confidence the best of the {len(means)} designs is among these {len(best)}: {named(best)}."
 
 
 def beside_section(study: Study, means: pd.DataFrame, out: Path) -> Section | None:

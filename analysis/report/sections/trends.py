@@ -17,7 +17,7 @@ from analysis.report.words import factor_words, number, p_cell
 def trends_table(study: Study, terms: Sequence[str], out: Path) -> Table | None:
     """The trends of every numeric factor."""
     runs, frames = study.modelled, []
-    for factor in (f for f in terms if is_numeric(runs, f)):
+    for factor in (f for f in terms if ":" not in f and is_numeric(runs, f)):
         table, log = trend_table(runs, study.metric, factor, terms, study.block)
         frames.append(table.reset_index().assign(factor=factor, over="logarithm" if log else "value"))
     if not frames:
