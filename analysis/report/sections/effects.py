@@ -13,7 +13,8 @@ from analysis.linear_model.units import strata_of
 from analysis.report.page import Block, FigureBlock, Section, TableBlock
 from analysis.report.sections.means import score_digits
 from analysis.report.sections.robustness import robust_table
-from analysis.report.sections.trends import trends_table
+from analysis.report.sections.surfaces import surface_blocks
+from analysis.report.sections.trends import steps_table, trends_table
 from analysis.report.study import Study
 from analysis.report.tables import Column, make_table
 from analysis.report.words import factor_words, intervals, level_words, listing, number, p_cell, readable
@@ -70,7 +71,9 @@ def levels_section(study: Study, out: Path) -> Section | None:
     }, out / "tables", tuple(notes), folded=True)  # fmt: skip
     blocks: list[Block] = [FigureBlock(drawing, caption, f"Marginal means of {listing(terms)}"), TableBlock(table)]
     rising = trends_table(study, joint, out)
-    blocks += [TableBlock(rising)] if rising else []
+    steps = steps_table(study, joint, out, digits)
+    blocks += [TableBlock(table) for table in (rising, steps) if table]
+    blocks += surface_blocks(study, joint, out)
     if len(terms) > 1:
         blocks += _interaction(study, terms, out)
     return Section("levels", "What each level does", blocks)
