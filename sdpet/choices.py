@@ -2,8 +2,46 @@
 
 from __future__ import annotations
 
-METHODS = ("adapter", "full", "lora", "embedding")
-ACTIVATIONS = ("relu", "sig", "silu", "ident")
+# Options of peft's methods that a config may set, and their types. What sdpet decides itself (size, strength, layers)
+# and what would break a promise (initial values that change the base model, dropout) is not among them.
+PEFT_OPTIONS: dict[str, dict[str, type]] = {
+    "dora": {},
+    "lokr": {"decompose_factor": int, "decompose_both": bool},
+    "loha": {},
+    "oft": {"coft": bool, "eps": float, "block_share": bool, "use_cayley_neumann": bool,
+            "num_cayley_neumann_terms": int},
+    "ia3": {},
+    "vera": {"d_initial": float, "projection_prng_key": int},
+}  # fmt: skip
+PEFT_METHODS = tuple(PEFT_OPTIONS)
+
+
+def check_peft_options(method: str, options: dict[str, object]) -> None:
+    """Raise ValueError (one sentence) if a method of peft does not take an option, or not with this type."""
+    known = PEFT_OPTIONS[method]
+    for key, value in options.items():
+        if known.get(key) is not type(value):
+            valid = ", ".join(f"{name} ({kind.__name__})" for name, kind in known.items()) or "none"
+            raise ValueError(f"method {method} takes no option {key}={value!r}; its options are: {valid}.")
+
+
+METHODS = ("adapter", "full", "lora", "embedding", *PEFT_METHODS)
+# Activations of torch.nn that act on every number by itself, in lower case; sig is Sigmoid and ident Identity.
+ACTIVATIONS = (
+    "relu", "sig", "silu", "ident", "celu", "elu", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh",
+    "leakyrelu", "logsigmoid", "mish", "prelu", "relu6", "selu", "softplus", "softshrink", "softsign", "tanh",
+    "tanhshrink",
+)  # fmt: skip
+ACTIVATION_ALIASES = {"sigmoid": "sig", "identity": "ident"}
+FORMS = {  # sdpet's own forms of an adapter, and what of the design they take
+    "bottleneck": ("activation", "mid_dim"),
+    "lowrank": ("mid_dim",),
+    "conv": ("activation", "mid_dim"),
+    "scale_shift": (),
+    "gated": ("activation", "mid_dim"),
+}
+DEFAULT_FORM, OWN_FORM = "bottleneck", "custom"  # the paper's; and a class of the user's, in the config
+BLOCKS = {"all": "", "down": r"^down_blocks\.", "mid": r"^mid_block\.", "up": r"^up_blocks\."}  # and their paths
 INITS = ("zero", "default")
 TASKS = {"dreambooth": "subject", "finetune": "captions"}  # task: the kind of data it takes
 SAMPLERS = ("dpm", "ddim", "plms")

@@ -43,7 +43,7 @@ class BlockHooks:
         self._clear()
 
     def _clear(self) -> None:
-        self._seen: dict[tuple[Tap, int], Tensor] = {}  # by tap and what the value contains (`Place.sees`)
+        self._seen: dict[tuple[Tap, int], Tensor] = {}  # by tap and order of the position that reads it
         self._parts: dict[tuple[Tap, int, RowShares], list[Tensor]] = {}  # values of _seen, divided by rows
         self._deltas: dict[Edge, Tensor] = {}  # of edges that write at several taps, one after another
         self._written: dict[Edge, int] = {}  # at how many of its taps an edge has written
@@ -146,19 +146,19 @@ class BlockHooks:
         """Store values for the edges that read them, and return those to which edges add.
 
         Positions that share a tap are served in datapath order, so that a value read at a later one contains what is
-        written at an earlier one.
+        written at an earlier one, unless the module's own value is asked for (`Tap.own`).
         """
         edges = [edge for edge in self.edges if edge.attachment.active]
         readers = {
-            (tap, place.sees): None for edge in edges for place in edge.sources for tap in place.reads if tap in values
+            (tap, place.order): None for edge in edges for place in edge.sources for tap in place.reads if tap in values
         }
         writers = [edge for edge in edges if any(tap in values for tap in edge.target.writes)]
         changed: dict[Tap, Tensor] = {}
-        for order in sorted({sees for _, sees in readers} | {edge.target.order for edge in writers}):
-            for tap, sees in readers:
-                if sees == order:
-                    self._seen[tap, sees] = self._checked(tap, sees, changed.get(tap, values[tap]))
-            for tap, value in self._additions([e for e in writers if e.target.order == order], {**values, **changed}):
+        for now in sorted({order for _, order in readers} | {edge.target.order for edge in writers}):
+            for tap, order in readers:
+                if order == now:
+                    self._seen[tap, order] = self._checked(tap, order, changed.get(tap, values[tap]))
+            for tap, value in self._additions([e for e in writers if e.target.order == now], {**values, **changed}):
                 changed[tap] = value
         return changed
 
@@ -188,6 +188,8 @@ class BlockHooks:
         place, dtype = edge.target, values[taps[0]].dtype
         if place.joined:
             delta = edge.delta(self._read(edge), dtype)
+            if delta.dim() == 0:
+                return [delta] * len(taps)
             return list(delta.split([values[tap].shape[1] for tap in taps], dim=1))
         if len(place.writes) == 1:
             return [edge.delta(self._read(edge), dtype)]
@@ -198,7 +200,7 @@ class BlockHooks:
     def _read(self, edge: Edge) -> Tensor:
         parts = []
         for share, place in enumerate(edge.sources, edge.first):
-            values = [self._part((tap, place.sees), edge, share) for tap in place.reads]
+            values = [self._part((tap, place.order), edge, share) for tap in place.reads]
             total = torch.cat(values, dim=1) if place.joined else values[0]
             for value in () if place.joined else values[1:]:
                 total = value + total
@@ -217,9 +219,9 @@ class BlockHooks:
             self._parts[*key, edge.shares] = edge.shares.split(self._seen[key])
         return self._parts[*key, edge.shares][share]
 
-    def _checked(self, tap: Tap, sees: int, value: Any) -> Tensor:
+    def _checked(self, tap: Tap, order: int, value: Any) -> Tensor:
         _require_tensor("reads", tap, self.name, value)
-        if (tap, sees) in self._seen:
+        if (tap, order) in self._seen:
             raise ValueError(
                 f"An adapter reads the {tap} in {self.name}, which was computed more than once in a forward pass; "
                 "switch feed-forward chunking off."

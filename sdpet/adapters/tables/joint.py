@@ -21,15 +21,17 @@ def _stream(
     stream = "text" if prefix else "transformer"
     width = "attn.add_q_proj.in_features" if prefix else "attn.to_q.in_features"
     start, after, end = Tap("", "in", argument), Tap(norm, "in"), Tap("", "out", index=index)
-    attention = Tap("attn", "out", index=1 - index)  # attention gives image, text; the block gives text, image
+    attention = Tap(
+        "attn", "out", index=1 - index, own=True
+    )  # attention gives image, text; the block gives text, image
     return (
         Place(f"{prefix}attn1i", (start,), (start,), width, stream=stream),
         *attention_projections(f"{prefix}attn1", "attn", added=bool(prefix)),
-        Place(f"{prefix}attn1o", (attention,), (), width, stream=stream, branch=True),
+        Place(f"{prefix}attn1o", (attention,), (), width, stream=stream),
         *second,
         Place(f"{prefix}ffni", (after,), (after, end), width, stream=stream),
         *feed_forward_projections(f"{prefix}ff", ff),
-        Place(f"{prefix}ffno", (Tap(ff, "out"),), (), width, stream=stream, branch=True),
+        Place(f"{prefix}ffno", (Tap(ff, "out", own=True),), (), width, stream=stream),
         # the text stream of SD3's last block ends before its feed-forward, so that the block gives None
         Place(f"{prefix}transo", (end,), (end,), width, stream=stream, needs=(ff,)),
     )
@@ -37,7 +39,7 @@ def _stream(
 
 _DUAL = (  # SD3.5: a second attention of the image alone, beside the joint one
     *attention_projections("dual", "attn2"),
-    Place("dualo", (Tap("attn2", "out"),), (), "attn.to_q.in_features", branch=True),
+    Place("dualo", (Tap("attn2", "out", own=True),), (), "attn.to_q.in_features"),
 )
 
 SD3 = BlockTable(

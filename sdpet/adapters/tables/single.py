@@ -17,7 +17,7 @@ FLUX = BlockTable(
         Place("joint_attn1i", _IN, _IN, _WIDTH, stream="joint", joined=True),
         *attention_projections("joint_attn1", "attn", layers="q k v"),
         projection("joint_ff.in", "proj_mlp"),
-        Place("joint_attn1o", (Tap("attn", "out"),), (), _WIDTH, stream="joint", branch=True),
+        Place("joint_attn1o", (Tap("attn", "out", own=True),), (), _WIDTH, stream="joint"),
         projection("joint_ff.out", "proj_out"),  # of attention and MLP together
         Place("joint_transo", _OUT, _OUT, _WIDTH, stream="joint", joined=True),
     ),

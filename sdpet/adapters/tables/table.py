@@ -27,6 +27,10 @@ class Tap:
         For an output that is a tuple, the index of the tensor. None where the output is one tensor.
     is_map : bool
         Whether the value is a feature map (B, C, H, W) that is read as tokens (B, H * W, C).
+    own : bool
+        Whether the value is read as the module computes it, without what adapters add to it: a branch that is still to
+        be added to the stream, and at which adapters write to the stream. Otherwise it is read with what adapters add
+        at earlier positions.
     """
 
     path: str
@@ -34,6 +38,7 @@ class Tap:
     argument: str = ""
     index: int | None = None
     is_map: bool = False
+    own: bool = False
 
     def __str__(self) -> str:
         """The tap in words, such as "output 1 of attn"."""
@@ -65,9 +70,6 @@ class Place:
         (B, N, channels) or (B, channels, H, W).
     groups : str
         Attribute of the block that holds the number of groups of its norm; "" without.
-    branch : bool
-        Whether the position is a branch of the residual stream before it is added, so that what adapters write to the
-        stream earlier on the datapath is no part of its value, although they may write at the same tap.
     joined : bool
         Whether the values of the taps are one sequence, in parts: they are read one after another, and what is added
         is divided into parts of their lengths. The taps to write at are of one module and side.
@@ -89,17 +91,11 @@ class Place:
     stream: str = "transformer"
     layout: Literal["tokens", "map"] = "tokens"
     groups: str = ""
-    branch: bool = False
     joined: bool = False
     needs: tuple[str, ...] = ()
     unless: str = ""
     meaning: str = ""
     order: int = -1
-
-    @property
-    def sees(self) -> int:
-        """Values read here contain what adapters write at positions whose order is below this number."""
-        return -1 if self.branch else self.order
 
     @property
     def paths(self) -> tuple[str, ...]:

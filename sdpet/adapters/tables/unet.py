@@ -28,14 +28,14 @@ TRANSFORMER = BlockTable(
     places=(
         Place("attn1i", _X0, _X0, "dim"),
         *attention_projections("attn1", "attn1"),
-        Place("attn1o", _SA, (), "dim", branch=True),
+        Place("attn1o", (Tap("attn1", "out", own=True),), (), "dim"),
         Place("attn2i", _X1, _SA, "dim"),
         Place("attn2c", _CONTEXT, _CONTEXT, "attn2.cross_attention_dim", stream="context"),
         *attention_projections("attn2", "attn2"),
-        Place("attn2o", _CA, (), "dim", branch=True),
+        Place("attn2o", (Tap("attn2", "out", own=True),), (), "dim"),
         Place("ffni", _X2, _CA, "dim"),
         *feed_forward_projections("ff", "ff"),
-        Place("ffno", (Tap("ff", "out"),), (), "dim", branch=True),
+        Place("ffno", (Tap("ff", "out", own=True),), (), "dim"),
         Place("transo", _OUT, _OUT, "dim"),
     ),
 )
