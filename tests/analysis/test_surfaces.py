@@ -102,7 +102,7 @@ def test_variances_of_pairs_agree_with_limma() -> None:
 
 def test_a_page_of_numeric_factors_has_surface_steps_and_sphericity(tmp_path) -> None:
     report = write_report(FOLDER / "data_grid.csv", out=tmp_path)
-    page, tables = report.page.read_text(), tmp_path / "tables"
+    page, tables = report.page.read_text().replace("\N{NO-BREAK SPACE}", " "), tmp_path / "tables"
     assert "has its maximum at width 4.50, rate 0.0108, within what was tried" in page
     assert "lack of fit, F(10, 45) = 1.10" in page and (tmp_path / "figures" / "surface.svg").is_file()
     surface = pd.read_csv(tables / "surface.csv", index_col="term")
