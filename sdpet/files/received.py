@@ -106,17 +106,21 @@ def parsed(where: object, text: str) -> Any:
 
 def read_yaml(path: Path, most: int = MOST_CONFIG_BYTES) -> Any:
     """Read YAML of plain values, with limits on size and depth, and without interpolation; raises as `read_text`."""
+    return parsed_yaml(path, read_text(path, most))
+
+
+def parsed_yaml(where: object, text: str) -> Any:
+    """Parse YAML of plain values; `where` is what errors (ValueError) call the text."""
     import yaml
 
-    text = read_text(path, most)
     try:
         found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except RecursionError:
-        raise ValueError(f"{path} is nested too deeply to be read.") from None
+        raise ValueError(f"{where} is nested too deeply to be read.") from None
     except (yaml.YAMLError, ValueError, AttributeError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read ({' '.join(str(error).split())}).") from None
-    _refuse_repetition(found, path)
-    _refuse_interpolation(found, path)
+        raise ValueError(f"{where} cannot be read ({' '.join(str(error).split())}).") from None
+    _refuse_repetition(found, where)
+    _refuse_interpolation(found, where)
     return found
 
 

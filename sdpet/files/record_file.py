@@ -147,6 +147,10 @@ _RECORD: dict[str, tuple[Check, str]] = {
     "loss": (_are_points, "pairs of a step and a loss"),
     "versions": _TEXTS,
     "evaluations": (_list(_is_dict), "a list of mappings"),
+    "settings": (
+        _mapping(lambda value: _is_plain(value) or _list(_is_plain)(value) or _is_dict(value)),
+        "values by key",
+    ),
     "digests": (_mapping(lambda value: _is_text(value) or _mapping(_is_text)(value)), "digests by file"),
 }
 _FACTORS: dict[str, tuple[Check, str]] = {

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdpet.config import RunConfig, training_id
+from sdpet.config import RunConfig, settings_of, training_id
 from sdpet.files.atomic import write_atomic
 from sdpet.files.digests import INDEX
 from sdpet.files.hashing import hash_file
@@ -122,6 +122,7 @@ def score_existing(
         loss=source.loss,
         peak_memory=source.peak_memory,
         trained_in=source.run_id,
+        settings=settings_of(config),
     )
     with open_log(config, folder) as log:
         for step, loss in source.loss:
