@@ -32,7 +32,7 @@ def training_section(study: Study, out: Path, order: list[object]) -> Section | 
         if len(points) < 2 or drawn >= MAX_CURVES:
             continue
         drawn += 1
-        name = study.label(by_id[run_id]) if run_id in by_id else f"{record['status']} runs"
+        name = study.label(by_id[run_id]) if run_id in by_id else f"{record.get('status')} runs"
         curves.setdefault(name, []).append(points)
     if not curves:
         return None

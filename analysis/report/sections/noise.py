@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from analysis.report.tables import Column, make_table
 from analysis.report.words import digits_for, level_words, number
 
 FILE, KEY = "noise_difference.npz", "map"  # written by sdpet.scoring, float32 (h, w) in latent pixels
+MOST_BYTES = 16 << 20
 BASE = "base model"
 
 
@@ -92,10 +95,18 @@ def _maps(files: Iterable[Path]) -> list[np.ndarray]:
     found: list[np.ndarray] = []
     for file in files:
         try:
-            with np.load(file) as content:
-                field = np.asarray(content[KEY], dtype=float)
-        except (OSError, ValueError, KeyError):
-            continue  # not written by this run, or cut short
+            field = _read(file)
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+            continue  # not written by this run, cut short, or not what it should be
         if field.ndim == 2 and np.isfinite(field).all() and (not found or field.shape == found[0].shape):
             found.append(field)
     return found
+
+
+def _read(file: Path) -> np.ndarray:
+    """The map in a file; ValueError where it would unpack to more than any map has."""
+    with zipfile.ZipFile(file) as archive:
+        if sum(item.file_size for item in archive.infolist()) > MOST_BYTES:
+            raise ValueError(f"{file} unpacks to more than {MOST_BYTES} bytes.")
+    with np.load(file) as content:
+        return np.asarray(content[KEY], dtype=float)
