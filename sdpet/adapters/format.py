@@ -93,7 +93,10 @@ def read_spec(path: Path) -> AdapterSpec:
 
 def read_design(path: Path) -> dict[str, Any]:
     """Read the content of adapters.json. Raises ValueError if it is damaged or of another format."""
-    design = read_json(path, MOST_BYTES)
+    try:
+        design = read_json(path, MOST_BYTES)
+    except ValueError as error:
+        raise ValueError(f"{path} does not describe adapters: {error}") from error
     if not isinstance(design, dict) or not isinstance(design.get("spec"), dict):
         raise ValueError(f"{path} does not describe adapters.")
     if design.get("format") != _FORMAT:
