@@ -121,8 +121,8 @@ def _winner(race: Raced, fresh: pd.DataFrame | None) -> Part:
     seeds = listing(map(str, sorted(scores["seed"])))
     said = (
         f"On {n} fresh {'seed' if n == 1 else 'seeds'} ({seeds}), which had no part in the race, the mean of "
-        f"{result.leader} is {mean:.3g}, with 95 % confidence between {mean - half:.3g} and {mean + half:.3g} for these "
-        "seeds."
+        f"{result.leader} is {mean:.3g}, with 95 % confidence between {mean - half:.3g} and {mean + half:.3g} for "
+        "these seeds."
     )
     return Part([said], [Claim("confirmed mean", str(result.leader), "yes", said, mean, mean - half, mean + half, 0.95,
                                units=n, method=METHOD)])  # fmt: skip
