@@ -85,7 +85,9 @@ def _said(study: Study, singles: dict[str, list[float]], frame: pd.DataFrame, di
         by_input = sorted(((np.mean(v), din) for din, v in of_input.items() if v), reverse=True)
         if len(by_input) > 1:
             first = [f"{level_words('din', din)} ({number(float(v), digits)})" for v, din in by_input[:2]]
-            said += f" By input, {first[0]} changes most, then {first[1]}; the paper names CA_c and CA_out."
+            said += f" By input, {first[0]} changes most, then {first[1]}"
+            there = {"attn2c", "attn2o"} <= {din for _, din in by_input}
+            said += "; the paper names CA_c and CA_out." if there else "."
     return said
 
 
