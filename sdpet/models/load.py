@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 
 from sdpet import choices
 from sdpet.models.base import BaseModel
-from sdpet.models.source import ARCHITECTURES, LAB_TRANSFORMER, PARTS_WITH_WEIGHTS, Source, source_of
+from sdpet.models.source import ARCHITECTURES, LAB_TRANSFORMER, PARTS_WITH_WEIGHTS, Source, read_config, source_of
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in choices.DTYPES}
 
@@ -78,6 +77,7 @@ def load_base(
         parts = (_read_checkpoint if source.is_checkpoint else _read_folder)(source, DTYPES[dtype])
     for part in PARTS_WITH_WEIGHTS:
         if part in parts:
+            _check_finite(parts[part], part, source)
             parts[part].requires_grad_(False).eval().to(device)
     if "transformer" in parts:
         parts["unet"] = parts.pop("transformer")
@@ -110,7 +110,7 @@ def _read_folder(source: Source, dtype: torch.dtype) -> dict[str, Any]:
             parts[part] = _tokenizer(folder)
         elif part != "scheduler":
             options = {"torch_dtype": dtype, "variant": source.variant(part), "local_files_only": True}
-            parts[part] = network_class(source, part).from_pretrained(folder, **options)
+            parts[part] = _read_network(network_class(source, part), part, source, options)
     if "text_encoder_2" in parts and "unet" in parts:
         parts["zero_empty"] = _zeros_for_empty(source.path)
     return parts
@@ -127,7 +127,7 @@ def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer, CLIPTokenizer
 
     own = folder / "tokenizer_config.json"
-    kind = json.loads(own.read_text(encoding="utf-8")).get("tokenizer_class", "") if own.is_file() else ""
+    kind = read_config(own).get("tokenizer_class", "") if own.is_file() else ""
     return (AutoTokenizer if kind.startswith("T5") else CLIPTokenizer).from_pretrained(folder, local_files_only=True)
 
 
@@ -155,7 +155,41 @@ def network_class(source: Source, part: str) -> Any:
 def _zeros_for_empty(folder: Path) -> bool:
     """Whether the pipeline in the folder takes zeros for the empty prompt, as Stable Diffusion XL does."""
     index = folder / "model_index.json"
-    return not index.is_file() or json.loads(index.read_text()).get("force_zeros_for_empty_prompt", True)
+    return not index.is_file() or read_config(index).get("force_zeros_for_empty_prompt", True)
+
+
+def _read_network(kind: Any, part: str, source: Source, options: dict[str, Any]) -> Any:
+    """One network of a pipeline folder; ValueError unless every one of its parameters got a value from its files."""
+    folder = source.folder(part)
+    try:
+        network, told = kind.from_pretrained(folder, **options, output_loading_info=True)
+    except Exception as error:  # the libraries raise many kinds, some of them for a tensor of another shape
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{part} of {source.path} cannot be loaded ({type(error).__name__}: {reason:.200})."
+        ) from error
+    # diffusers tells missing weights apart from those of another shape, transformers both by name.
+    missing = sorted(str(key) for key in told.get("missing_keys", ()))
+    unlike = sorted(str(key[0] if isinstance(key, tuple) else key) for key in told.get("mismatched_keys", ()))
+    if missing or unlike:
+        wrong = [*missing, *unlike]
+        raise ValueError(
+            f"{part} of {source.path} is incomplete: {len(wrong)} weights are missing or of another shape, first "
+            f"{wrong[0]}; get the model's files again."
+        )
+    return network
+
+
+def _check_finite(network: torch.nn.Module, part: str, source: Source) -> None:
+    """Raise ValueError for weights that are NaN or infinite; it names the first such tensor."""
+    for name, value in network.state_dict().items():
+        # The sum is quick and finite for nearly all tensors; only where it is not, every value is looked at.
+        if not value.is_floating_point() or torch.isfinite(value.sum(dtype=torch.float32)):
+            continue
+        if not torch.isfinite(value).all():
+            raise ValueError(
+                f"{part} of {source.path} holds weights that are NaN or infinite, in {name}; get its files again."
+            )
 
 
 def _read_checkpoint(source: Source, dtype: torch.dtype) -> dict[str, Any]:

@@ -6,7 +6,6 @@ network is asked) or one original CompVis checkpoint file.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import Any
 
 import sdpet
 from sdpet.files.hashing import PIPELINE_PARTS, WEIGHTS, hash_file, hash_files
+from sdpet.files.received import read_json
 from sdpet.models.compvis.scan import check_checkpoint
 
 LOG = logging.getLogger("sdpet")
@@ -26,9 +26,10 @@ LAB_TRANSFORMERS = {  # by unet.pooled; they share the other parts of the lab
     False: LAB_FOLDER.with_name("transformer_without_pooled"),
 }
 ARCHITECTURES = Path(sdpet.__file__).parent / "architectures"
-# name of a file in conf/unet -> folder of its architecture
 LAB_TRANSFORMER = "lab_dit"  # name in the group unet
+# name of a file in conf/unet -> folder of its architecture
 ARCHITECTURE_OF = {"sd14": "v1", "sd15": "v1", "ckpt": "v1", "sd21": "v21", "sdxl": "sdxl"}
+MOST_BYTES = 4 << 20  # of a config
 XL_PARTS = ("text_encoder_2", "tokenizer_2")
 THIRD_PARTS = ("text_encoder_3", "tokenizer_3")
 PARTS_WITH_WEIGHTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
@@ -70,7 +71,7 @@ class Source:
 
     def config(self, part: str) -> dict[str, Any]:
         """The config of a part, such as "vae"."""
-        return json.loads((self.folder(part) / "config.json").read_text(encoding="utf-8"))
+        return read_config(self.folder(part) / "config.json")
 
     @property
     def denoiser(self) -> str:
@@ -85,9 +86,8 @@ class Source:
     @property
     def is_flow(self) -> bool:
         """Whether the model was trained by flow matching, as its scheduler's config says."""
-        file = self.folder("scheduler") / "scheduler_config.json"
         try:
-            config = json.loads(file.read_text(encoding="utf-8"))
+            config = read_config(self.folder("scheduler") / "scheduler_config.json")
         except (OSError, ValueError):
             return False
         return "FlowMatch" in config.get("_class_name", "") or bool(config.get("use_flow_sigmas"))
@@ -156,7 +156,33 @@ def find_source(
     if not place.is_dir() and _looks_like_hub_id(text):
         place = _from_hub(text, quiet, fetch)
     _check_folder(place)
-    return Source(place, place)
+    source = Source(place, place)
+    _check_channels(source)
+    return source
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """Read the config of a part. FileNotFoundError where there is none, ValueError where it is no mapping."""
+    found = read_json(file, MOST_BYTES)
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} is not the config of a model.")
+    return found
+
+
+def _check_channels(source: Source) -> None:
+    """Raise ValueError unless the denoiser takes noisy latents of the VAE and nothing beside them."""
+    try:
+        unet, vae = source.config(source.denoiser), source.config("vae")
+    except FileNotFoundError:
+        return  # loading says which file is missing
+    takes, gives = unet.get("in_channels", 4), vae.get("latent_channels", 4)
+    if unet.get("_class_name") == "FluxTransformer2DModel":
+        takes //= 4  # its tokens are 2 x 2 latents
+    if takes != gives:
+        raise ValueError(
+            f"the {source.denoiser} of {source.path} takes {takes} channels, and its VAE makes latents of {gives}: models for "
+            "inpainting, upscaling or editing are not read; give unet.path a text-to-image model."
+        )
 
 
 def parts_of(folder: Path, shared: Path | None = None) -> tuple[str, ...]:
@@ -173,7 +199,7 @@ def parts_of(folder: Path, shared: Path | None = None) -> tuple[str, ...]:
         further = [] if shared is not None else [part for part in XL_PARTS + THIRD_PARTS if (folder / part).is_dir()]
         return ("transformer", *PIPELINE_PARTS[1:], *further)
     try:
-        unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+        unet = read_config(folder / "unet" / "config.json")
     except (OSError, ValueError):
         return PIPELINE_PARTS
     return PIPELINE_PARTS + (XL_PARTS if unet.get("addition_embed_type") == "text_time" else ())
@@ -189,7 +215,9 @@ def _checkpoint(file: Path, configs: Path, use_ema: bool) -> Source:
             "text_encoder in diffusers' format, or null for Stable Diffusion v1's."
         )
     check_checkpoint(file, use_ema)
-    return Source(file, configs, use_ema)
+    source = Source(file, configs, use_ema)
+    _check_channels(source)
+    return source
 
 
 def _check_folder(folder: Path) -> None:
@@ -212,8 +240,8 @@ def _check_folder(folder: Path) -> None:
 
 def _check_transformer(folder: Path) -> None:
     try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError):
+        kind = read_config(folder / "config.json")["_class_name"]
+    except (OSError, ValueError, KeyError):
         raise ValueError(f"{folder} has no config.json that names its class (_class_name).") from None
     if kind not in TRANSFORMERS:
         raise ValueError(f"{folder} is a {kind}; sdpet loads UNet2DConditionModel and {', '.join(TRANSFORMERS)}.")
