@@ -156,6 +156,7 @@ class GridSweeper(Sweeper):
                 raise ValueError(f"{override.input_line}: a sweep is one study in one folder; give {key} one value.")
             if not levels[key]:
                 raise ValueError(f"{override.input_line} gives no value; list at least one.")
+        _expand_subjects(levels)
         return [list(job) for job in itertools.product(*levels.values())]
 
     def _launch(self, composer: Composer, todo: Sequence[Job]) -> list[Any]:
@@ -282,6 +283,17 @@ class GridSweeper(Sweeper):
         return lines + forecast_lines(
             make_forecast(train, score, measured, where), len(train), len(score), workers, folder
         )
+
+
+def _expand_subjects(levels: dict[str, list[str]]) -> None:
+    """Replace data.subject=all by every subject of the data set."""
+    from sdpet.config.dreambench import ALL, read_dreambench
+
+    if levels.get("data.subject") == [f"data.subject={ALL}"] and "data=dreambench" in levels.get("data", []):
+        if len(roots := levels.get("data.root", [])) != 1:
+            raise ValueError("data.subject=all needs one data.root=FOLDER.")
+        root = roots[0].partition("=")[2].strip("'\"")
+        levels["data.subject"] = [f"data.subject='{name}'" for name in read_dreambench(root).classes]
 
 
 def _split_by_commas(said: str, sweep: Sequence[Sequence[str]]) -> str:

@@ -111,6 +111,8 @@ def _write(
     from analysis.report.sections.noise import noise_section
     from analysis.report.sections.ranking import beside_section, ranking_section
     from analysis.report.sections.registered import registered_section
+    from analysis.report.sections.settings import settings_section
+    from analysis.report.sections.subjects import subjects_section
 
     if out is not None:
         folder = Path(out)
@@ -138,6 +140,7 @@ def _write(
     sections = [
         *(first if study.is_of_placements else reversed(first)),
         mixed_section(study, folder, random),
+        subjects_section(study, folder),
         ranking_section(study, means, folder) if several else None,
         levels_section(study, folder) if several else None,
         claims_section(study, claimed, folder, type) if several else None,
@@ -146,6 +149,7 @@ def _write(
         pictures.samples_section(study, folder, order, score_digits(study)),
         noise_section(study, folder, order),
         compare_section(study, means, compare, folder),
+        settings_section(study, folder),
         details.costs_section(study, folder, means),
         details.sizes_section(study, folder),
         details.training_section(study, folder, [design for design, _ in order]),

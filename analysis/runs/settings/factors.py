@@ -99,3 +99,9 @@ def scoring_factors(frame: pd.DataFrame) -> list[str]:
     """The factors by which scores are made differently on purpose, such as the number of images of a score."""
     keys = frame.attrs.get("keys", {})
     return [name for name, key in keys.items() if name in frame and key.partition(".")[0] in _SCORING]
+
+
+def subject_factors(frame: pd.DataFrame) -> list[str]:
+    """The factors of data: subjects, data sets and class words, whose references are their own."""
+    keys = frame.attrs.get("keys", {})
+    return ["data", *(name for name, key in keys.items() if key.partition(".")[0] == "data")]
