@@ -16,7 +16,7 @@ from analysis.runs.names import with_short_names
 from analysis.runs.progress import confirming, under_way
 from analysis.runs.records import COMMON, FIRST, Told, read_records
 from analysis.runs.roles import FACTORS, Roles, guess_roles, is_of_records
-from analysis.runs.settings.factors import further_factors, scoring_factors, subject_factors
+from analysis.runs.settings.factors import RECORDS, further_factors, scoring_factors, subject_factors
 from analysis.runs.statuses import FINISHED, has_status, with_status
 from analysis.runs.table_file import read_text_table
 from analysis.runs.wide import as_long
@@ -133,8 +133,12 @@ def read_table(path: Path, notes: list[str]) -> pd.DataFrame:
     table = read_text_table(path)
     notes += table.notes
     columns, idle = {}, bookkeeping(table.names)
+    ours = set(table.names) >= RECORDS
     for position, name in enumerate(table.names):
         cells = [row[position] for row in table.rows]
+        if ours and "null" in cells:  # a setting that is null is a level
+            columns[name] = pd.Series(cells).where([bool(cell) for cell in cells])
+            continue
         columns[name], said = typed(name, cells, table.lines, table.separator)
         notes += [] if name in idle else said
     frame, said_wide = as_long(pd.DataFrame(columns))

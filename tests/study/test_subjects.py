@@ -167,5 +167,5 @@ def test_the_report_tests_over_subjects(study, tmp_path):
     assert "subjects like these" in page and "of the way" in page
     over = (tmp_path / "report" / "tables" / "over_subjects.csv").read_text()
     assert over.count("activation") >= 2  # of runs, and of images by prompt
-    runs = (tmp_path / "report" / "tables" / "runs.csv").read_text().splitlines()
+    runs = (tmp_path / "report" / "runs.csv").read_text().splitlines()
     assert len(runs) == 13 and {"subject", "activation", "clip_i_share"} <= set(runs[0].split(","))

@@ -18,11 +18,11 @@ MOST_SHOWN = 12  # levels of a factor on the page; the table's file has all
 
 
 def settings_section(study: Study, out: Path) -> Section | None:
-    """Every key of the config that the study varies; tables/runs.csv has the levels and scores of each run."""
+    """Every key of the config that the study varies; runs.csv has the levels and scores of each run."""
     names = factor_columns(study.runs, seed=True) if is_of_records(study.runs) else []
     if not names:
         return None
-    write_runs(study, names, out / "tables")
+    write_runs(study, names, out)
     keys = study.runs.attrs.get("keys", {})
     rows = []
     for name in names:
@@ -36,7 +36,7 @@ def settings_section(study: Study, out: Path) -> Section | None:
         "levels": Column("levels"), "which": Column("which", numeric=False),
     }, out / "tables", folded=True)  # fmt: skip
     apart = " Scores of one task are not compared with those of another." if "task" in names else ""
-    said = f"{len(names)} settings differ between the runs.{apart} tables/runs.csv has the levels and scores of each."
+    said = f"{len(names)} settings differ between the runs.{apart} runs.csv has the levels and scores of each."
     return Section("settings", "What varies", [Text(said), TableBlock(table)])
 
 

@@ -42,6 +42,10 @@ def load_image_scores(source: str | Path | pd.DataFrame, metrics: Sequence[str] 
     ------
     ValueError
         No run has scores of images; runs of older versions have none, evaluate.py makes them.
+
+    >>> load_image_scores(pd.DataFrame({"run_id": ["a"], "path": ["/nowhere"], "clip_i": [0.5]}))
+    Traceback (most recent call last):
+    ValueError: No run has scores of its images (1 runs); evaluate.py makes them for older runs.
     """
     runs = source if isinstance(source, pd.DataFrame) else load_results(source)
     if "path" not in runs:
