@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections import Counter
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sdpet.files.atomic import write_atomic
-from sdpet.files.hashing import hash_text
+from sdpet.files.hashing import hash_bytes, hash_text
 from sdpet.files.plain_json import finite
 from sdpet.models.base import BaseModel
 from sdpet.sampling.loop import NOT_FINITE, SamplerConfig, StepCallback, sample_together
@@ -207,7 +208,7 @@ def protocol(
 
 
 def save_samples(evaluation: Evaluation, folder: str | Path) -> None:
-    """Write the images as PNG files, then scores.jsonl with the scores of each, and last index.jsonl.
+    """Write the images as PNG files, scores.jsonl with the scores of each, and last index.jsonl with their digests.
 
     Parameters
     ----------
@@ -220,13 +221,16 @@ def save_samples(evaluation: Evaluation, folder: str | Path) -> None:
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    lines = ""
     for row, image in zip(evaluation.index, evaluation.images, strict=True):
-        Image.fromarray(image).save(folder / row["file"])
+        content = io.BytesIO()
+        Image.fromarray(image).save(content, "png")
+        (folder / row["file"]).write_bytes(content.getbuffer())
+        lines += json.dumps({**row, "digest": hash_bytes(content.getbuffer())}) + "\n"
     if evaluation.image_scores:
         scored = zip(evaluation.index, evaluation.image_scores, strict=True)
         table = "".join(json.dumps({**row, "scores": finite(scores)}) + "\n" for row, scores in scored)
         write_atomic(folder / IMAGE_SCORES, lambda file: file.write_text(table, encoding="utf-8"))
-    lines = "".join(json.dumps(row) + "\n" for row in evaluation.index)
     write_atomic(folder / "index.jsonl", lambda file: file.write_text(lines, encoding="utf-8"))
 
 
