@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
+import pandas as pd
+
 from analysis.comparisons.family import FAMILIES
 from analysis.comparisons.family import family as test_family
 from analysis.conclusions.floor import own_floors
 from analysis.conclusions.joint import ADJUSTED_FOR
 from analysis.report.page import Section, render
+from analysis.report.raced import race_conclusion
 from analysis.report.study import Study, read_study
 from analysis.report.words import counted, listing, number
 from analysis.runs.direction import directions
@@ -109,6 +112,7 @@ def _write(
     from analysis.report.sections.means import concluded, conclusion, design_means, score_digits
     from analysis.report.sections.mixed import mixed_section
     from analysis.report.sections.noise import noise_section
+    from analysis.report.sections.race import race_section, race_tests
     from analysis.report.sections.ranking import beside_section, ranking_section
     from analysis.report.sections.registered import registered_section
     from analysis.report.sections.settings import settings_section
@@ -128,7 +132,11 @@ def _write(
             f"Every test of the joint model is of type {'I' * type} (--type): {ADJUSTED_FOR[type]}. Which pairs of "
             "factors the model holds, means, trends and the set of the best do not depend on the type."
         )
-    claimed = concluded(study, type)
+    tests = race_tests(study) if study.raced else pd.DataFrame()
+    if study.raced and study.metric == study.raced.stored.score:
+        claimed = race_conclusion(study.raced, study.fresh, tests)
+    else:
+        claimed = concluded(study, type)
     said = conclusion(study, claimed)
     means = design_means(study)
     several = len(means) > 1
@@ -138,6 +146,7 @@ def _write(
         factors_section(study, folder, type) if several else None,
     ]
     sections = [
+        race_section(study, tests, folder),
         *(first if study.is_of_placements else reversed(first)),
         mixed_section(study, folder, random),
         subjects_section(study, folder),

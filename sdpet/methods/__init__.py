@@ -174,7 +174,7 @@ def build_fleet(base: BaseModel, designs: Sequence[Design], seeds: Sequence[int]
     return Fleet(base.unet, members)
 
 
-def load(base: BaseModel, folder: str | Path) -> TunedModel:
+def load(base: BaseModel, folder: str | Path, *, strict: bool = False) -> TunedModel:
     """Put a saved design of any method back on a base model.
 
     Parameters
@@ -182,6 +182,8 @@ def load(base: BaseModel, folder: str | Path) -> TunedModel:
     base : BaseModel
     folder : str or Path
         What `TunedModel.save` wrote.
+    strict : bool
+        Whether adapters that were made for another base model are an error; by default a warning says so.
 
     Returns
     -------
@@ -197,7 +199,7 @@ def load(base: BaseModel, folder: str | Path) -> TunedModel:
     if (folder / "adapters.json").exists():
         from sdpet import load_adapters
 
-        return load_adapters(base.unet, folder)
+        return load_adapters(base.unet, folder, strict=strict)
     methods = (FullTuning, LoraTuning, EmbeddingTuning, PeftTuning)
     for method in methods:
         if (folder / method.FILE).exists():
