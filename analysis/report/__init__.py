@@ -115,8 +115,8 @@ def _write(
     from analysis.report.sections.race import race_section, race_tests
     from analysis.report.sections.ranking import beside_section, ranking_section
     from analysis.report.sections.registered import registered_section
-    from analysis.report.sections.settings import settings_section
-    from analysis.report.sections.subjects import subjects_section
+    from analysis.report.sections.varying.settings import settings_section
+    from analysis.report.sections.varying.subjects import subjects_section
 
     if out is not None:
         folder = Path(out)
