@@ -14,6 +14,7 @@ from typing import Any
 from sdpet.adapters.positions import PLACEMENTS, check_placement
 from sdpet.choices import IMAGE_SUFFIXES, TASKS, check_peft_options
 from sdpet.config.cells import InadmissibleCell
+from sdpet.config.dreambench import filled
 from sdpet.config.model_checks import check_model
 from sdpet.config.run_config import (
     LAB,
@@ -28,7 +29,7 @@ from sdpet.files.folders import image_files, metadata_file
 from sdpet.files.hashing import once
 
 DATA_FOR_TASK = {
-    "subject": "data=lab or data=folder",
+    "subject": "data=lab, data=folder or data=dreambench",
     "captions": "data=digits, data=captions, data=dataset or data=flowers",
 }
 MOST_STEPS = {"dpm": 999, "ddim": 1000, "plms": 1000, "euler": 1000}  # the largest number of steps of each sampler
@@ -71,7 +72,7 @@ def validate(config: Any) -> RunConfig:
     """
     if isinstance(config, RunConfig):
         return config
-    values = check_values(_plain(config))
+    values = check_values(filled(_plain(config)))
     values["trainer"].pop("methods", None)  # the table from which conf/adapter takes lr and steps
     if (lacking := lacking_key(values)) is not None:
         raise ValueError(f"{lacking} must be given: {lacking}=VALUE.")
@@ -248,7 +249,7 @@ def _check_task(config: RunConfig) -> None:
         files = once(f"images {folder}", partial(image_files, folder))
         if not files and not (kind == "captions" and metadata_file(folder)):
             raise ValueError(f"data.{key}: the folder {folder} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
-        if data.name == "folder" and not once(f"photos {folder}", partial(_any_opens, files)):
+        if data.name in ("folder", "dreambench") and not once(f"photos {folder}", partial(_any_opens, files)):
             raise ValueError(f"data.{key}: none of the {len(files)} files in {folder} is a readable image.")
     if kind != "subject":
         return

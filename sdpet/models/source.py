@@ -179,8 +179,9 @@ def _check_channels(source: Source) -> None:
     if unet.get("_class_name") == "FluxTransformer2DModel":
         takes //= 4  # its tokens are 2 x 2 latents
     if takes != gives:
+        what = "UNet" if source.denoiser == "unet" else "transformer"
         raise ValueError(
-            f"the {source.denoiser} of {source.path} takes {takes} channels, and its VAE makes latents of {gives}: models for "
+            f"the {what} of {source.path} takes {takes} channels, and its VAE makes latents of {gives}: models for "
             "inpainting, upscaling or editing are not read; give unet.path a text-to-image model."
         )
 
