@@ -11,7 +11,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from sdpet.adapters.positions import PLACEMENTS, check_placement
+from sdpet.adapters.positions import PLACEMENTS, check_placement, placements_in
 from sdpet.choices import DTYPES, IMAGE_SUFFIXES, TASKS, check_peft_options
 from sdpet.config.dreambench import filled
 from sdpet.config.ids import cache_key
@@ -232,6 +232,7 @@ def _check_base(config: RunConfig) -> None:
         step = 2 ** (len(source.config("vae")["block_out_channels"]) - 1)
         if unet.image_size % step:
             raise ValueError(f"unet.image_size must be a multiple of {step}, not {unet.image_size}.")
+    _check_placement_of_model(config, source.config("unet").get("_class_name", "UNet2DConditionModel"))
     device, processes = trainer.device, trainer.world_size
     if device != "cpu" and device.split(":")[0] != "cuda":
         raise ValueError(f"trainer.device must be cpu, cuda or cuda:N, not {device!r}.")
@@ -244,6 +245,16 @@ def _check_base(config: RunConfig) -> None:
         )
     if device == "cpu" and unet.dtype != "float32":
         raise ValueError(f"unet.dtype {unet.dtype} needs a GPU; on the CPU use float32 (of {', '.join(DTYPES)}).")
+
+
+def _check_placement_of_model(config: RunConfig, model: str) -> None:
+    placement = config.adapter.placement
+    if placement is not None and placement not in placements_in(model):
+        valid = ", ".join(placements_in(model))
+        raise InadmissibleCell(
+            f"the base model, a {model}, has no placement {placement}; choose one of {valid}.",
+            f"{placement} on a {model}",
+        )
 
 
 def _check_trainer(trainer: TrainerSettings) -> None:

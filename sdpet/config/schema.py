@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from sdpet.adapters.positions import INPUTS, OUTPUTS
+from sdpet.adapters.positions import all_positions, valid_outputs
 from sdpet.choices import (
     ACTIVATIONS,
     DISTANCES,
@@ -80,6 +80,16 @@ def choice(options: Sequence[str]) -> Rule:
         return value
 
     return rule
+
+
+def position_name(value: Any) -> str:
+    """A position of the blocks of some model; whether the model of a run has it is checked with the model."""
+    return choice(tuple(all_positions()))(value)
+
+
+def output_name(value: Any) -> str:
+    """A position that can be written."""
+    return choice(tuple(name for name in all_positions() if name in valid_outputs(name)))(value)
 
 
 def string(value: Any) -> str:
@@ -209,8 +219,8 @@ RULES: dict[str, dict[str, Rule]] = {
     },
     "adapter": {
         "method": choice(METHODS),
-        "din": optional(choice(INPUTS), tell=False),
-        "dout": optional(choice(OUTPUTS), tell=False),
+        "din": optional(position_name, tell=False),
+        "dout": optional(output_name, tell=False),
         "activation": optional(choice(ACTIVATIONS), tell=False),
         "mid_dim": optional(integer(1)),
         "params": optional(integer(1)),

@@ -17,6 +17,11 @@ WRONG = [
     (["adapter.dout=attn2o"], ["adapter.dout", "ffni", "transo"]),  # can be read, not written
     (["adapter.din=ffni", "adapter.dout=attn1i"], ["attn1i comes before ffni", "transo"]),
     (["adapter.din=attn1i", "adapter.dout=reso"], ["resnet", "transformer"]),
+    (
+        ["adapter.din=text_attn1i", "adapter.dout=text_ffni"],
+        ["UNet2DConditionModel", "has no placement", "attn1i-ffni"],
+    ),
+    (["adapter.din=attn1.q", "adapter.dout=attn1.k"], ["a projection", "attn1.q"]),
     (["adapter.mid_dim=0"], ["adapter.mid_dim", "at least 1"]),
     (["adapter.mid_dim=2.5"], ["adapter.mid_dim", "whole number"]),
     (["adapter.params=0"], ["adapter.params", "at least 1"]),
