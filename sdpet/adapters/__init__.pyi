@@ -16,7 +16,6 @@ from .positions import OUTPUTS as OUTPUTS
 from .positions import PLACEMENTS as PLACEMENTS
 from .positions import POSITIONS as POSITIONS
 from .positions import Position as Position
-from .positions import placements_in as placements_in
 from .positions import position as position
 from .positions import split_placement as split_placement
 from .routes import placements_of as placements_of

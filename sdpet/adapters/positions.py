@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sdpet.adapters.tables import MODELS, TABLES, UNET_TABLES, Place
+from sdpet.adapters.tables import TABLES, UNET_TABLES, Place
 
 _WORDS = {  # position: (paper name, meaning)
     "attn1i": ("SA_in", "residual stream where the block begins"),
@@ -144,23 +144,6 @@ INPUTS: tuple[str, ...] = tuple(p.name for p in POSITIONS)
 PLACEMENTS: tuple[str, ...] = tuple(
     f"{name}-{dout}" for name in INPUTS for table in UNET_TABLES for dout in table.outputs(name)
 )
-
-
-def placements_in(model: str) -> tuple[str, ...]:
-    """The placements that models of a class may have, without loading one.
-
-    Parameters
-    ----------
-    model : str
-        Name of diffusers' class, such as "SD3Transformer2DModel".
-
-    Returns
-    -------
-    tuple of str
-        Those at projections are among them. For a class that is not known, the placements of all tables. A model may
-        lack some, as where it has no block with a second attention; `placements_of` tells of the model itself.
-    """
-    return tuple(dict.fromkeys(p for table in MODELS.get(model, tuple(TABLES)) for p in table.placements))
 
 
 def datapath_order(placement: str) -> tuple[int, int]:

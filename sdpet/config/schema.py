@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from sdpet.adapters.positions import all_positions, valid_outputs
+from sdpet.adapters.positions import INPUTS, OUTPUTS, all_positions, valid_outputs
 from sdpet.choices import (
     ACTIVATIONS,
     DISTANCES,
@@ -15,6 +15,7 @@ from sdpet.choices import (
     INITS,
     LOGGERS,
     METHODS,
+    NOISE_LEVELS,
     OPTIMIZERS,
     PLACEHOLDERS,
     PRECISIONS,
@@ -82,14 +83,25 @@ def choice(options: Sequence[str]) -> Rule:
     return rule
 
 
-def position_name(value: Any) -> str:
-    """A position of the blocks of some model; whether the model of a run has it is checked with the model."""
-    return choice(tuple(all_positions()))(value)
+def position(value: Any) -> str:
+    """A position of an adapter, on any model; which models have it is checked later."""
+    known = all_positions()
+    if value in known:
+        return value
+    near = get_close_matches(str(value), known, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    further = sum(name not in INPUTS for name in known)
+    raise ValueError(
+        f"must be one of {', '.join(INPUTS)}{hint}, or one of {further} further positions of transformers and "
+        "projections (sdpet adapters count lists them)"
+    )
 
 
-def output_name(value: Any) -> str:
+def output(value: Any) -> str:
     """A position that can be written."""
-    return choice(tuple(name for name in all_positions() if name in valid_outputs(name)))(value)
+    if position(value) not in valid_outputs(value):
+        raise ValueError(f"must be a position that can be written, such as {', '.join(OUTPUTS)}")
+    return value
 
 
 def string(value: Any) -> str:
@@ -219,8 +231,8 @@ RULES: dict[str, dict[str, Rule]] = {
     },
     "adapter": {
         "method": choice(METHODS),
-        "din": optional(position_name, tell=False),
-        "dout": optional(output_name, tell=False),
+        "din": optional(position, tell=False),
+        "dout": optional(output, tell=False),
         "activation": optional(choice(ACTIVATIONS), tell=False),
         "mid_dim": optional(integer(1)),
         "params": optional(integer(1)),
@@ -237,6 +249,10 @@ RULES: dict[str, dict[str, Rule]] = {
         "use_ema": boolean,
         "config": optional(string),
         "image_size": optional(integer(8)),
+        "pooled": boolean,
+        "t5": boolean,
+        "noise_levels": choice(NOISE_LEVELS),
+        "shift": optional(number(0, above=True)),
     },
     "task": {
         "_target_": former_target("sdpet.tasks.DreamBoothTask", "sdpet.tasks.FinetuneTask"),

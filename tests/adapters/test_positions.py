@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sdpet.adapters import INPUTS, OUTPUTS, PLACEMENTS, AdapterSpec
-from sdpet.adapters.positions import component, datapath_order, placements_in
+from sdpet.adapters.positions import component, datapath_order
 from sdpet.adapters.tables import UNET_TABLES, cross, joint, single
 
 PUBLISHED = [
@@ -98,9 +98,7 @@ def test_the_drawings_are_those_that_the_code_draws_and_show_every_position():
             assert {place.name for place in places if place.stream != place.name} == set(drawings.positions(name))
 
 
-def test_a_config_can_be_checked_before_a_model_is_loaded():
-    plain = [p for p in placements_in("UNet2DConditionModel") if "." not in p]
-    assert plain == list(PLACEMENTS)
-    assert "joint_attn1o-joint_transo" in placements_in("FluxTransformer2DModel")
-    assert not set(placements_in("PixArtTransformer2DModel")) & {"attn1o-text_ffni", "text_attn1i-text_ffni"}
+def test_several_placements_are_in_datapath_order():
     assert sorted(PLACEMENTS, key=datapath_order) == list(PLACEMENTS)
+    spec = AdapterSpec(placements=("attn2.q-attn2.q", "attn1.out-attn1.out", "attn1.q-attn1.q"), form="lowrank")
+    assert spec.placements == ("attn1.q-attn1.q", "attn1.out-attn1.out", "attn2.q-attn2.q")

@@ -17,11 +17,6 @@ WRONG = [
     (["adapter.dout=attn2o"], ["adapter.dout", "ffni", "transo"]),  # can be read, not written
     (["adapter.din=ffni", "adapter.dout=attn1i"], ["attn1i comes before ffni", "transo"]),
     (["adapter.din=attn1i", "adapter.dout=reso"], ["resnet", "transformer"]),
-    (
-        ["adapter.din=text_attn1i", "adapter.dout=text_ffni"],
-        ["UNet2DConditionModel", "has no placement", "attn1i-ffni"],
-    ),
-    (["adapter.din=attn1.q", "adapter.dout=attn1.k"], ["a projection", "attn1.q"]),
     (["adapter.mid_dim=0"], ["adapter.mid_dim", "at least 1"]),
     (["adapter.mid_dim=2.5"], ["adapter.mid_dim", "whole number"]),
     (["adapter.params=0"], ["adapter.params", "at least 1"]),
@@ -54,7 +49,7 @@ WRONG = [
     (["trainer.devices=2", "trainer.device=cuda:1", "trainer.batch_size=2"], ["cuda:1", "one GPU"]),
     (["seed=one"], ["seed", "whole number"]),
     (["seed=-1"], ["seed", "at least 0"]),
-    (["sampler.name=euler"], ["dpm, ddim, plms"]),
+    (["sampler.name=euler"], ["dpm or ddim or plms", "diffusion model"]),
     (["sampler.steps=0"], ["sampler.steps", "at least 1"]),
     (["sampler.steps=1000"], ["sampler.steps", "999", "dpm"]),
     (["sampler.guidance=-2"], ["sampler.guidance", "at least 0"]),

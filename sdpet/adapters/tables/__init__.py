@@ -10,7 +10,6 @@ from sdpet.adapters.tables.table import BlockTable, Place, Tap, attention_projec
 from sdpet.adapters.tables.table import projection as projection
 
 __all__ = [
-    "MODELS",
     "TABLES",
     "UNET_TABLES",
     "BlockTable",
@@ -36,16 +35,6 @@ TABLES: list[BlockTable] = [
     cross.SANA,
     cross.WAN,
 ]
-# the block classes of diffusers' models, so that a config can be checked before a model is loaded
-MODELS: dict[str, tuple[BlockTable, ...]] = {
-    "UNet2DConditionModel": UNET_TABLES,
-    "SD3Transformer2DModel": (joint.SD3,),
-    "FluxTransformer2DModel": (joint.FLUX, single.FLUX),
-    "QwenImageTransformer2DModel": (joint.QWEN,),
-    "PixArtTransformer2DModel": (cross.PIXART,),
-    "SanaTransformer2DModel": (cross.SANA,),
-    "WanTransformer3DModel": (cross.WAN,),
-}
 
 
 def add_table(table: BlockTable) -> None:
