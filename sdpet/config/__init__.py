@@ -13,6 +13,7 @@ from sdpet.config.ids import (
     scoring_key,
     training_id,
 )
+from sdpet.config.own_parts import accepted, check_arguments, load_named, require_methods
 from sdpet.config.run_config import LAB, RunConfig, ScorerSettings
 
 __all__ = [
@@ -20,11 +21,15 @@ __all__ = [
     "InadmissibleCell",
     "RunConfig",
     "ScorerSettings",
+    "accepted",
+    "check_arguments",
     "check_groups",
     "design_id",
     "fleet_key",
     "identity",
+    "load_named",
     "name_of",
+    "require_methods",
     "run_folder",
     "run_id",
     "sampling_key",

@@ -159,10 +159,10 @@ def denoise(
         Clean latents, at least float32.
     """
     start = start or Start()
-    make = SAMPLER_CLASSES[sampler.name]
-    passes = make(base.scheduler, sampler.steps, start.skipped(sampler.steps), sampler.eta)
+    passes = _passes(base, sampler, start.skipped(sampler.steps))
     sources = [generator(seed, "image") for seed in seeds]
     x = _starting_latents(base, start, passes, sources)
+    fresh = bool(sampler.eta) or getattr(passes, "needs_noise", False)
     guided = sampler.guidance != 1
     if guided:  # an image's two rows are adjacent, so that the rows of each member of a fleet stay together
         text = torch.stack([empty.expand(len(seeds), -1, -1), text], dim=1).flatten(0, 1)  # (2 N, L, D)
@@ -174,10 +174,17 @@ def denoise(
         if guided:
             without, with_text = out.unflatten(0, (-1, 2)).unbind(1)
             out = without + sampler.guidance * (with_text - without)
-        x = passes.step(out, i, x, _noise(base, sources, x.shape[1:]) if sampler.eta else None)
+        x = passes.step(out, i, x, _noise(base, sources, x.shape[1:]) if fresh else None)
         if progress:
             progress(i + 1, len(passes.timesteps))
     return x
+
+
+def _passes(base: BaseModel, sampler: SamplerConfig, skip: int) -> Sampler:
+    """The update rule of a sampler, sdpet's or the user's own."""
+    if sampler.make is None:
+        return SAMPLER_CLASSES[sampler.name](base.scheduler, sampler.steps, skip, sampler.eta)
+    return sampler.make(scheduler=base.scheduler, steps=sampler.steps, skip=skip, **sampler.options)
 
 
 def _starting_latents(
