@@ -6,6 +6,9 @@ from .attachment import count_parameters as count_parameters
 from .attachment import matching_blocks as matching_blocks
 from .attachment import mid_dim_for as mid_dim_for
 from .fleet import Fleet as Fleet
+from .forms import Form as Form
+from .forms import activation_layer as activation_layer
+from .forms import vmapped as vmapped
 from .load import load_adapters as load_adapters
 from .paper_format import export_reference as export_reference
 from .positions import INPUTS as INPUTS

@@ -1,6 +1,15 @@
 """Check a composed config, and derive the run's id from it. Nothing here imports torch."""
 
-from sdpet.config.checks import InadmissibleCell, check_groups, validate
+from sdpet.config.checks import InadmissibleCell, asked_for, check_groups, validate
+from sdpet.config.factors import (
+    FACTORS,
+    Varying,
+    given_factors,
+    level_text,
+    named_settings,
+    shown_name,
+    varying,
+)
 from sdpet.config.ids import (
     design_id,
     fleet_key,
@@ -15,26 +24,37 @@ from sdpet.config.ids import (
 )
 from sdpet.config.own_parts import accepted, check_arguments, load_named, require_methods
 from sdpet.config.run_config import LAB, RunConfig, ScorerSettings
+from sdpet.config.settings import plain_settings, settings_of
 
 __all__ = [
+    "FACTORS",
     "LAB",
     "InadmissibleCell",
     "RunConfig",
     "ScorerSettings",
+    "Varying",
     "accepted",
+    "asked_for",
     "check_arguments",
     "check_groups",
     "design_id",
     "fleet_key",
+    "given_factors",
     "identity",
+    "level_text",
     "load_named",
     "name_of",
+    "named_settings",
+    "plain_settings",
     "require_methods",
     "run_folder",
     "run_id",
     "sampling_key",
     "say_unused",
     "scoring_key",
+    "settings_of",
+    "shown_name",
     "training_id",
     "validate",
+    "varying",
 ]

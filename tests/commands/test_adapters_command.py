@@ -91,11 +91,11 @@ def test_export_for_stable_diffusion_v1_needs_no_weights_of_it(tmp_path):
     assert sum(parameter.numel() for parameter in unet.parameters()) == 859_520_964
     spec = AdapterSpec.parse("attn2o-ffni", mid_dim=2)
     from sdpet.adapters import Adapters
-    from sdpet.adapters.modules import build_adapter
-    from sdpet.adapters.routes import find_routes
+    from sdpet.adapters.attachment import sites_of
+    from sdpet.adapters.forms import make_form
 
-    routes = find_routes(unet, "attn2o", "ffni")
-    Adapters(spec, {p: build_adapter(spec, route) for p, route in routes.items()}).save(tmp_path / "own")
+    adapters = {key: make_form(spec, site.shape) for key, site in sites_of(unet, spec).items()}
+    Adapters(spec, adapters).save(tmp_path / "own")
     main(["export-reference", str(tmp_path / "own"), str(tmp_path / "0-adapters"), "--model", "sd15"])
     unet_of_run = {"name": "sd15", "path": str(tmp_path / "gone")}  # the model is no longer where the run had it
     (tmp_path / "own" / "config.yaml").write_text(yaml.safe_dump({"unet": unet_of_run}))
