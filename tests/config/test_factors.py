@@ -161,3 +161,12 @@ def test_ten_thousand_runs_are_judged_in_seconds(jobs_of):
     found = varying(many)
     assert list(found.levels) == ["min_snr", "ema"]
     assert time.process_time() - began < 3
+
+
+def test_a_class_of_the_users_own_and_its_options_are_factors(jobs_of):
+    """The class is the level of the optimiser, and its options are keys like any other."""
+    sgd = ["+trainer/optimizer=custom", "trainer.optimizer._target_=torch.optim.SGD"]
+    jobs = jobs_of(*sgd, "+trainer.optimizer.momentum=0,0.9", "seed=0,1")
+    assert planned(jobs) == loaded(write(jobs)) == {"optimizer.momentum": [0, 0.9]}
+    both = loaded(write(jobs_of("seed=0,1")))
+    assert both["optimizer"] == ["default", "torch.optim.SGD"]

@@ -9,6 +9,7 @@ import torch
 from study_tools import composed, tiny_overrides, train
 from transformers import Adafactor
 
+import analysis
 from sdpet.adapters import AdapterSpec
 from sdpet.config import own_parts, run_id, validate
 from sdpet.methods import Design, build, build_fleet
@@ -132,6 +133,8 @@ def test_a_study_of_own_parts_runs_in_fleets_and_is_scored_again_with_the_users_
     assert first["sampler"]["name"] == "their_lab.Straight" and "mean colour" in json.dumps(first["scores"])
     by_strength = {record.task["strength"]: record.loss[0][1] for record in found if record.factors["seed"] == 0}
     assert by_strength[2] == pytest.approx(2 * by_strength[1])
+    frame = analysis.load_results(tmp_path / "own")
+    assert analysis.factor_columns(frame) == ["strength"] and sorted(set(frame["strength"])) == [1, 2]
     again = ["run=" + str(folders[0]), "sampler.steps=3"]
     refused = train(*again, script="evaluate.py")
     assert refused.returncode == 1 and "their_lab" in refused.stderr and "trust=true" in refused.stderr
