@@ -3,6 +3,7 @@
 Works on a pandas frame with one row a run, from any source, and never imports torch. Public functions, by question:
 
     load_results(source, status="finished")                       a study folder, a CSV, W&B or a frame; one row a run
+    load_image_scores(source)                                     one row an image: its prompt, its noise, its scores
     load_paper_heatmap()                                          the paper's 20 placements, one value each
     factor_columns(frame), metric_columns(frame)                  which columns vary as factors / hold scores
 
@@ -31,6 +32,9 @@ Works on a pandas frame with one row a run, from any source, and never imports t
     choose(frame, size, terms), estimable(frame, terms)           a D-optimal fraction; what given runs can estimate
     rank_agreement(frame, by, metrics, split=None), pareto(frame, objectives, by), anova_all(frame, metrics, terms)
     trends(frame, metric, factor)                                 linear, quadratic, ... parts of a numeric factor
+    surface(frame, metric, [a, b])                                two numeric factors together: curvature and optimum
+    contrasts(..., method="steps")                                levels in order: steps, cuts and Helmert contrasts
+    sphericity(frame, metric, terms, block)                       Greenhouse-Geisser and Huynh-Feldt, term by term
     importance(frame, metric, factors)                            random-forest fANOVA, for orientation
     conclude(frame, metric, factor=None)                          the first paragraph of a report, and its claims
 
@@ -45,6 +49,7 @@ from typing import Any
 # No module is named like a public function: importing it would put the module in the place of the function.
 _MODULE_OF = {
     "load_results": "runs.load",
+    "load_image_scores": "runs.images.load",
     "load_paper_heatmap": "runs.load",
     "factor_columns": "runs.load",
     "metric_columns": "runs.load",
@@ -58,6 +63,9 @@ _MODULE_OF = {
     "marginal_means": "comparisons.means",
     "contrasts": "comparisons.means",
     "trends": "variance.trend",
+    "surface": "variance.surface",
+    "Surface": "variance.surface",
+    "sphericity": "variance.sphericity",
     "tukey": "comparisons.posthoc",
     "games_howell": "comparisons.posthoc",
     "dunnett": "comparisons.posthoc",

@@ -13,6 +13,7 @@ from analysis.conclusions.claims import Claim, Part
 from analysis.conclusions.words import f_words, listed, name_of, objection, omega_words, start, test_words
 from analysis.linear_model.units import observations
 from analysis.runs.load import factor_columns
+from analysis.runs.roles import is_of_records
 from analysis.variance.table import anova
 from analysis.variance.verdict import ALPHA, LEVEL, verdicts
 
@@ -38,6 +39,8 @@ def own_factors(frame: pd.DataFrame) -> list[str]:
     ['placement']
     """
     varying = factor_columns(frame) if len(frame) else []
+    if is_of_records(frame):  # tasks have scores of their own, which are not compared
+        varying = [f for f in varying if f != "task"]
     others = [f for f in varying if f not in DERIVED]
     kept = [f for f in varying if f in others or not _follows(frame, f, others)]
     if "placement" in kept and frame["placement"].isna().any():
@@ -178,9 +181,10 @@ def _found(
     more = [f"{_name(t)}, {omega_words(r)} ({test_words(r, family)})" for t, r in found.iloc[1:].iterrows()]
     said += [f"What matters, too: {'; '.join(more)}."] if more else []
     if together:
+        pairs = f"{together[0]} act together" if len(together) == 1 else f"factors act together ({'; '.join(together)})"
         said.append(
-            f"As {'; '.join(together)} act together, what one of them does depends on the other, and a test of one "
-            f"alone is about its average over the other{_weights(type)}."
+            f"As {pairs}, what one of them does depends on the other, and a test of one alone is about its "
+            f"average over the other{_weights(type)}."
         )
     return said
 

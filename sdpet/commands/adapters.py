@@ -9,9 +9,11 @@ from typing import Any
 
 HELP = """example: sdpet adapters show outputs/single/24f3670b880c
 
+  sdpet adapters count MODEL                      placements of a model, and their parameters
   sdpet adapters show FOLDER                      design, blocks, parameters, scores
   sdpet adapters export-reference FOLDER OUT      write the reference code's `<step>-adapters/`
   sdpet adapters import-reference FOLDER OUT --placement attn2o-ffni [--activation relu] [--scale 1]
+  sdpet adapters export-lora FOLDER FILE          write a run's LoRA as ComfyUI and other tools read it
   sdpet adapters push FOLDER USER/NAME            upload to the hub, with a model card made from the record
 """
 
@@ -25,9 +27,18 @@ def main(arguments: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    count = commands.add_parser("count", help="placements of a model, and the parameters of their adapters")
+    count.add_argument("model", help="sd15, sdxl, sd3_medium, sd35_large, flux_dev, ..., or a folder of diffusers'")
+    size = count.add_mutually_exclusive_group()
+    size.add_argument("--mid-dim", type=int, default=60, help="width (default 60)")
+    size.add_argument("--params", type=int, help="number of parameters instead: the nearest width is taken")
+    count.add_argument("--projections", action="store_true", help="also the linear layers, as for LoRA")
     show = commands.add_parser("show", help="design, blocks, parameters, scores")
     export = commands.add_parser("export-reference", help="convert to the reference code's format")
     read = commands.add_parser("import-reference", help="convert from the reference code's format, which has no design")
+    web = commands.add_parser("export-lora", help="write a run's LoRA as ComfyUI and other tools read it")
+    web.add_argument("folder", type=Path, help="the folder of a finished run with adapter=lora")
+    web.add_argument("out", type=Path, metavar="FILE", help="the .safetensors file to write")
     push = commands.add_parser("push", help="upload to the hub")
     for command in (show, export, read, push):
         command.add_argument("folder", type=Path, help="a folder of adapters, such as that of a finished run")
@@ -45,9 +56,23 @@ def main(arguments: Sequence[str]) -> int:
     push.add_argument("--samples", type=int, default=4, help="number of the run's samples to upload (default 4)")
     push.add_argument("--dry-run", type=Path, metavar="OUT", help="write the files into OUT instead of uploading them")
     given = parser.parse_args(list(arguments) or ["--help"])
-    return {"show": _show, "export-reference": _export, "import-reference": _import, "push": _push}[given.command](
-        given
-    )
+    run = {"count": _count, "show": _show, "export-reference": _export, "import-reference": _import,
+           "export-lora": _export_lora, "push": _push}  # fmt: skip
+    return run[given.command](given)
+
+
+def _count(given: argparse.Namespace) -> int:
+    from sdpet.commands.adapter_counts import counts
+    from sdpet.models import empty_denoiser
+
+    model = empty_denoiser(given.model)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{type(model).__name__}, {total:,} parameters")
+    print(f"{'placement':<34} {'adapters':>8} {'mid_dim':>8} {'parameters':>12} {'share':>9}")
+    for row in counts(model, given.mid_dim, given.params, given.projections):
+        share = f"{row.parameters / total:9.3%}"
+        print(f"{row.placement:<34} {row.adapters:>8} {row.mid_dim:>8} {row.parameters:>12,} {share}")
+    return 0
 
 
 def _show(given: argparse.Namespace) -> int:
@@ -98,6 +123,13 @@ def _export(given: argparse.Namespace) -> int:
     export_reference(unet, unattached_weights(unet, spec, tensors, given.folder), given.out)
     print(f"{given.out}: {spec.placement}, mid_dim {spec.mid_dim}; note scale {spec.scale:g} and {spec.activation}, "
           "which that format does not store")  # fmt: skip
+    return 0
+
+
+def _export_lora(given: argparse.Namespace) -> int:
+    from sdpet.methods import export_lora
+
+    print(f"{given.out}: LoRA of {export_lora(given.folder, given.out)} projections, with its strength in .alpha")
     return 0
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdpet.choices import SHARE_A_MODEL
 from sdpet.commands.progress_bar import Bar
 from sdpet.commands.study_progress import StudyProgressBar
 from sdpet.config import RunConfig, name_of, sampling_key, scoring_key, validate
@@ -121,7 +122,16 @@ def finished_jobs(given: Any, overrides: Sequence[str]) -> tuple[list[StoredJob]
     for folder in folders:
         config = changed(folder, given, overrides)
         record = Record.read(folder)
-        if record.status == "finished":
+        changed_since = record.changed(folder)
+        damaged = [text for text in changed_since if not text.endswith(("index.jsonl was changed", "is missing"))]
+        if damaged and record.status == "finished":
+            left_out.append(
+                f"{damaged[0]} since the run ended; put back the file as it was, or delete the key digests from "
+                f"{folder / FILE} to take what is there."
+            )
+        elif record.status == "finished":
+            for text in changed_since:
+                print(f"note: {text} since the run ended.", file=sys.stderr)
             jobs.append(StoredJob(folder, config, record))
         else:
             left_out.append(f"{folder} {record.status} ({record.reason}); only finished runs can be scored again.")
@@ -172,7 +182,7 @@ def _fleets(jobs: Sequence[StoredJob]) -> Iterator[list[StoredJob]]:
     """Group runs that can be sampled in one batch: adapters with equal `sampling_key`."""
     groups: dict[tuple[str, str | None], list[StoredJob]] = {}
     for job in jobs:
-        alone = None if job.config.adapter.method == "adapter" else str(job.folder)
+        alone = None if job.config.adapter.method in SHARE_A_MODEL else str(job.folder)
         groups.setdefault((sampling_key(job.config), alone), []).append(job)
     for group in groups.values():
         for start in range(0, len(group), MAX_RUNS):
