@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,12 @@ from sdpet.config.schema import OWN_PART_KEYS, is_own_part
 
 LAB = Path(sdpet.__file__).parent / "lab"
 LAB_IMAGES = {"subject_dir": "subject", "class_dir": "class", "heldout_dir": "subject_heldout"}
+LAB_CLASS_IMAGES = {  # by unet.name and unet.pooled, those of the lab's transformer
+    ("lab_dit", True): "class_transformer",
+    ("lab_dit", False): "class_transformer_without_pooled",
+}
 SCORER_KEYS = ("scorer", "features", "diversity")  # single scorers of eval; those of eval.similarity have names
+_OF_LOADING = ("use_ema", "config", "image_size", "pooled", "t5", "noise_levels", "shift")
 _APART = ("_target_", "strict", "similarity", *SCORER_KEYS)  # keys of eval that EvalPlan does not take
 
 Settings = TypeVar("Settings")
@@ -54,6 +59,18 @@ class ModelSettings:
     use_ema: bool = False
     config: str | None = None
     image_size: int | None = None
+    pooled: bool = True
+    t5: bool = True
+    noise_levels: str = "logit_normal"
+    shift: float | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `sdpet.models.load_base`, other than device and dtype; defaults are left out."""
+        name = self.name if self.path is not None or self.name == "lab_dit" else "lab"
+        chosen = {field.name: getattr(self, field.name) for field in fields(self)}
+        told = {key: chosen[key] for key in _OF_LOADING if chosen[key] != getattr(ModelSettings, key)}
+        return {"name": name, "path": self.path, **told}
 
 
 @dataclass(frozen=True)
@@ -96,6 +113,7 @@ class DataSettings:
     heldout_share: float | None = None
     target: str | None = None  # the Python path of data of the user's own, and its options
     options: Mapping[str, Any] = field(default_factory=dict)
+    lab_class: str = "class"  # folder of the lab's class images, which the base model drew
 
     @property
     def folders(self) -> dict[str, Path]:
@@ -108,7 +126,7 @@ class DataSettings:
             if given is not None:
                 found[key] = Path(given).expanduser()
             elif self.name == "lab" and self.target is None:
-                found[key] = LAB / "data" / name
+                found[key] = LAB / "data" / (self.lab_class if key == "class_dir" else name)
         return found
 
 
@@ -244,7 +262,9 @@ class RunConfig:
 
     @cached_property
     def data(self) -> DataSettings:
-        return _settings_of_part(DataSettings, "data", self.values["data"])
+        unet = self.values.get("unet", {})  # none where only some groups were checked
+        drawn_by = LAB_CLASS_IMAGES.get((unet.get("name"), unet.get("pooled", True)), LAB_IMAGES["class_dir"])
+        return replace(_settings_of_part(DataSettings, "data", self.values["data"]), lab_class=drawn_by)
 
     @cached_property
     def trainer(self) -> TrainerSettings:

@@ -50,14 +50,7 @@ class Resources:
         """The base model on the trainer's device."""
         from sdpet.models import load_base
 
-        unet = config.unet
-        arguments = {
-            "name": "lab" if unet.path is None else unet.name,
-            "path": unet.path,
-            "device": config.trainer.device,
-            "dtype": unet.dtype,
-            **{key: getattr(unet, key) for key in ("use_ema", "config", "image_size") if getattr(unet, key)},
-        }
+        arguments = {**config.unet.arguments, "device": config.trainer.device, "dtype": config.unet.dtype}
         return self._shared("base", arguments, lambda: load_base(**arguments))
 
     def scorers(self, config: RunConfig) -> Scorers:
