@@ -48,11 +48,10 @@ def composed(overrides: Sequence[str]) -> RunConfig:
         config.unet.path = ""
     unet = dict(OmegaConf.to_container(config.unet, resolve=True))  # type: ignore[arg-type]
     source = architecture_of(unet | {"config": unet.get("config")})
-    if source is not None:
-        return validate(config, source)
-    with open_dict(config):  # an unknown architecture: the other groups are checked with the lab's model
-        config.unet = unet | {"path": None, "use_ema": False, "config": None}
-    return validate(config).changed(unet=unet)
+    known = {"path": unet.get("path") or None}  # without the file, an architecture is enough
+    with open_dict(config):  # of an unknown architecture, the other groups are checked with the lab's model
+        config.unet = unet | (known if source is not None else {"path": None, "use_ema": False, "config": None})
+    return validate(config, source).changed(unet=unet)
 
 
 def _sizes(config: RunConfig, source: Source) -> Iterator[tuple[str, str, str]]:
