@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 from analysis import Race  # noqa: E402
 from analysis.sequential import LOOKS, World, critical_value, pooled_variance, simulate, summary  # noqa: E402
+from sdpet.adapters import PLACEMENTS  # noqa: E402
 
 MEANS = ROOT / "notebooks" / "lab_placement.csv"  # 20 placements x 5 seeds of the lab
 RESIDUAL_SD, SEED_SD = 0.033, 0.054  # of that table
@@ -149,17 +150,17 @@ def cpu_of(*arguments: str) -> float:
 
 def measure_costs(arguments: argparse.Namespace) -> None:
     """A run alone, and fleets of two sizes in one worker: a line through both gives a launch and a run."""
-    few, many = ["attn2o-ffni", "ffni-ffni"], ["glob(*-*)"]
+    few, many = ["attn2o-ffni", "ffni-ffni"], PLACEMENTS[:12]
     with tempfile.TemporaryDirectory() as folder:
         root = f"output_root={folder}"
         cpu_of(root, "study=warm", "adapter=attn2o-ffni", "trainer.steps=2")  # caches and anchors
         alone = cpu_of(root, "study=alone", "adapter=attn2o-ffni")
-        sizes = {2: few, 20: many}
+        sizes = {2: few, 12: many}
         found = {
             size: cpu_of("-m", root, f"study=fleet{size}", f"adapter={','.join(names)}", "hydra.launcher.workers=1")
             for size, names in sizes.items()
         }
-    run = (found[20] - found[2]) / 18
+    run = (found[12] - found[2]) / 10
     print(json.dumps({"alone": round(alone, 1), "launch": round(found[2] - 2 * run, 1), "run": round(run, 1)}))
 
 
