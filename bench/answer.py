@@ -7,7 +7,8 @@
 
 A replay draws the bank's seeds in random order, without training anything. For each d it gives the least fixed study
 20 x n that proves d in 90 % of the replays (Hsu's comparison with the best at 5 %: the leader is worse than the best by
-d at most), and what the race takes. False decisions are counted in worlds whose truth is known: null, hard, unequal.
+d at most), and what the race takes, with three fresh runs of the winner. False decisions are counted in worlds whose
+truth is known: null, hard, unequal.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ RESIDUAL_SD, SEED_SD = 0.033, 0.054  # of that table
 BANK = ROOT / "bench" / "bank.csv"
 COLUMNS = ["placement", "seed", "clip_i"]
 MOST_FIXED = 48  # seeds
+FRESH = 3  # runs of the winner after a race
+CORES = 2
 # CPU seconds: a process of one run; what a launch of a fleet takes whatever its size; what each of its runs adds.
 COSTS = {"alone": 23.8, "launch": 26.5, "run": 8.6}
 
@@ -77,9 +80,12 @@ def least_fixed(draw: Callable[[], np.ndarray], d: float, replays: int) -> int |
     return None
 
 
-def cpu_of_race(runs_at_looks: list[int], costs: dict[str, float]) -> float:
-    """Each look is a launch of its own."""
-    return sum(costs["launch"] + costs["run"] * runs for runs in runs_at_looks if runs)
+def cost_of_race(runs_at_looks: list[int], costs: dict[str, float], workers: int = 1) -> float:
+    """CPU seconds of a race in one worker, or wall seconds on so many cores.
+
+    Each look is a launch of its own, with the same share of its runs in each worker; so are the fresh seeds at the end.
+    """
+    return sum(costs["launch"] + costs["run"] * -(-runs // workers) for runs in [*runs_at_looks, FRESH])
 
 
 def looks_of(scores: np.ndarray, d: float) -> list[int]:
@@ -108,18 +114,21 @@ def replay(arguments: argparse.Namespace) -> None:
         return world.draw(rng) if scores is None else scores[rng.permutation(len(scores))]
 
     print(f"{arguments.replays} replays over {source}\nCPU seconds of a run: {json.dumps(costs)}\n")
-    head = ("d", "fixed", "CPU s", "race, mean runs", "90th", "CPU s", "fewer runs", "less CPU", "undecided", "false")
+    head = ("d", "least fixed study", "CPU s", "wall s", "race: mean runs", "90th", "CPU s", "wall s", "fewer runs",
+            "less CPU", "less wall", "undecided", "false")  # fmt: skip
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
     for d in arguments.d:
         n = least_fixed(draw, d, arguments.replays)
         studies = [draw() for _ in range(arguments.replays)]
         found = summary(tuple(means), iter(studies), d, most=max(n for n in LOOKS if n <= len(studies[0])))
-        cpu = float(np.mean([cpu_of_race(looks_of(study, d), costs) for study in studies[: arguments.costed]]))
+        races = [looks_of(study, d) for study in studies[: arguments.costed]]
+        cpu, wall = (float(np.mean([cost_of_race(race, costs, n) for race in races])) for n in (1, CORES))
         fixed = float("nan") if n is None else 20 * n
+        alone = fixed * costs["alone"]
         cells = (
-            f"{d:g}", "-" if n is None else f"20 x {n} = {fixed}", f"{fixed * costs['alone']:,.0f}",
-            f"{found.runs.mean():.0f}", f"{np.percentile(found.runs, 90):.0f}", f"{cpu:,.0f}",
-            f"{fixed / found.runs.mean():.1f}", f"{fixed * costs['alone'] / cpu:.1f}",
+            f"{d:g}", "-" if n is None else f"20 x {n} = {fixed}", f"{alone:,.0f}", f"{alone / CORES:,.0f}",
+            f"{found.runs.mean():.0f}", f"{np.percentile(found.runs, 90):.0f}", f"{cpu:,.0f}", f"{wall:,.0f}",
+            f"{fixed / found.runs.mean():.1f}", f"{alone / cpu:.1f}", f"{alone / CORES / wall:.1f}",
             f"{1 - found.decided.mean():.1%}", f"{found.false:.1%}",
         )  # fmt: skip
         print("| " + " | ".join(cells) + " |", flush=True)
