@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,14 +10,17 @@ from torch import Tensor, nn
 
 from sdpet.adapters.attached import Adapters
 from sdpet.adapters.attachment import attach, sites_of
-from sdpet.adapters.format import DESIGN, WEIGHTS, read_spec, read_weights
+from sdpet.adapters.format import DESIGN, WEIGHTS, read_design, read_spec, read_weights
 from sdpet.adapters.forms import make_form
+from sdpet.adapters.identity import is_other_model
 from sdpet.adapters.spec import AdapterSpec
 
 _SHOWN = 4  # how many blocks with missing or unknown keys an error names
 
 
-def load_adapters(unet: nn.Module, folder: str | Path, spec: AdapterSpec | None = None) -> Adapters:
+def load_adapters(
+    unet: nn.Module, folder: str | Path, spec: AdapterSpec | None = None, *, strict: bool = False
+) -> Adapters:
     """Attach saved adapters to a UNet.
 
     Parameters
@@ -26,6 +30,8 @@ def load_adapters(unet: nn.Module, folder: str | Path, spec: AdapterSpec | None 
         sdpet's own folder, or the reference code's ``<step>-adapters/``.
     spec : AdapterSpec, optional
         The design. Needed for the reference code's folder, which does not contain it.
+    strict : bool
+        Whether adapters that were made for another base model are an error. By default a warning says so.
 
     Returns
     -------
@@ -42,10 +48,18 @@ def load_adapters(unet: nn.Module, folder: str | Path, spec: AdapterSpec | None 
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}.")
     if (folder / DESIGN).is_file():
-        saved = read_spec(folder / DESIGN)
+        design, saved = read_design(folder / DESIGN), read_spec(folder / DESIGN)
         if spec is not None and spec != saved:
             raise ValueError(f"{folder} holds adapters of another design than spec: {saved}; leave spec out.")
-        return attach_weights(unet, saved, read_weights(folder / WEIGHTS), folder)
+        tensors = read_weights(folder / WEIGHTS, design.get("digest"))
+        other = is_other_model(design.get("base"), unet)
+        said = f"{folder} holds adapters of another base model: the weights of this one differ from those they were for"
+        if other and strict:
+            raise ValueError(f"{said}; load the model that they were trained on.")
+        adapters = attach_weights(unet, saved, tensors, folder)
+        if other:
+            warnings.warn(f"{said}.", stacklevel=2)
+        return adapters
     if any(folder.glob("*.pt")):
         if spec is None:
             raise ValueError(f"{folder} is the reference code's, which keeps no design; pass spec=AdapterSpec(...).")
