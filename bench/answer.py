@@ -41,7 +41,7 @@ MOST_FIXED = 48  # seeds
 FRESH = 3  # runs of the winner after a race
 CORES = 2
 # CPU seconds: a process of one run; what a launch of a fleet takes whatever its size; what each of its runs adds.
-COSTS = {"alone": 23.8, "launch": 26.5, "run": 8.6}
+COSTS = {"alone": 23.3, "launch": 14.7, "run": 7.7}  # `costs`, 2026-11-25, 2 shared CPU cores under load
 
 
 def lab_means() -> np.ndarray:
