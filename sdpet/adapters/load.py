@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -12,11 +12,15 @@ from sdpet.adapters.attachment import attach, sites_of
 from sdpet.adapters.format import DESIGN, WEIGHTS, read_spec, read_weights
 from sdpet.adapters.forms import make_form
 from sdpet.adapters.spec import AdapterSpec
+from sdpet.choices import FORMS
+from sdpet.files.trust import require_trust
 
 _SHOWN = 4  # how many blocks with missing or unknown keys an error names
 
 
-def load_adapters(unet: nn.Module, folder: str | Path, spec: AdapterSpec | None = None) -> Adapters:
+def load_adapters(
+    unet: nn.Module, folder: str | Path, spec: AdapterSpec | None = None, trust: bool | Collection[str] = False
+) -> Adapters:
     """Attach saved adapters to a UNet.
 
     Parameters
@@ -26,6 +30,9 @@ def load_adapters(unet: nn.Module, folder: str | Path, spec: AdapterSpec | None 
         sdpet's own folder, or the reference code's ``<step>-adapters/``.
     spec : AdapterSpec, optional
         The design. Needed for the reference code's folder, which does not contain it.
+    trust : bool or collection of str
+        Whether the folder may name a form that is not sdpet's own, whose class is then imported: True, or the paths of
+        the classes that it may name. The form of `spec` may be named anyway.
 
     Returns
     -------
@@ -35,8 +42,8 @@ def load_adapters(unet: nn.Module, folder: str | Path, spec: AdapterSpec | None 
     Raises
     ------
     ValueError
-        If the folder is missing, holds no adapters, is damaged, or does not fit the UNet or `spec`; keys that are
-        missing or unknown are named. The UNet is then as it was.
+        If the folder is missing, holds no adapters, is damaged, names a form that is not trusted, or does not fit the
+        UNet or `spec`; keys that are missing or unknown are named. The UNet is then as it was.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -45,6 +52,7 @@ def load_adapters(unet: nn.Module, folder: str | Path, spec: AdapterSpec | None 
         saved = read_spec(folder / DESIGN)
         if spec is not None and spec != saved:
             raise ValueError(f"{folder} holds adapters of another design than spec: {saved}; leave spec out.")
+        require_trusted_form(saved, folder / DESIGN, (saved.form,) if spec is not None else trust)
         return attach_weights(unet, saved, read_weights(folder / WEIGHTS), folder)
     if any(folder.glob("*.pt")):
         if spec is None:
@@ -53,6 +61,12 @@ def load_adapters(unet: nn.Module, folder: str | Path, spec: AdapterSpec | None 
 
         return attach_weights(unet, spec, read_reference(unet, folder, spec), folder)
     raise ValueError(f"{folder} holds neither {DESIGN} (sdpet) nor *.pt files (reference code).")
+
+
+def require_trusted_form(spec: AdapterSpec, where: Path, trust: bool | Collection[str] = False) -> None:
+    """Raise ValueError if a received file names a form of others and the user has not said that it may be imported."""
+    if spec.form not in FORMS:
+        require_trust(spec.form, where, trust is True, () if isinstance(trust, bool) else trust)
 
 
 def attach_weights(unet: nn.Module, spec: AdapterSpec, tensors: Mapping[str, Tensor], source: object) -> Adapters:

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdpet.choices import IMAGE_SUFFIXES, SCORERS
+from sdpet.adapters.spec import ALWAYS
+from sdpet.choices import DEFAULT_FORM, IMAGE_SUFFIXES, SCORERS
 from sdpet.config.run_config import LAB, SCORER_KEYS, RunConfig
 from sdpet.files.folders import counted_files
 from sdpet.files.hashing import CAPTIONS, DATASETS, WEIGHTS, hash_files, hash_folder, once
@@ -22,7 +23,7 @@ from sdpet.models.source import source_of
 CLASS_IMAGE_KEYS = ("class_images", "class_sampler", "class_steps", "class_guidance")  # of data
 # Values at which an option changes nothing. They are left out of the hash, so ids from before the option stay valid.
 NEUTRAL_DEFAULTS: dict[str, dict[str, Any]] = {
-    "adapter": {"targets": None, "options": None},
+    "adapter": {"placements": None, "blocks": "all", "when": [0.0, 1.0], "targets": None, "options": None},
     "task": {"noise_offset": 0.0},
     "trainer": {"accumulate": 1, "optimizer": "adamw", "ema": None, "grad_checkpointing": False, "compile": False},
 }
@@ -35,7 +36,10 @@ PER_RUN_OPTIONS = (
     "ema",
     "optimizer",
 )  # of trainer; runs of a fleet may differ in them
-UNNAMED = ("adapter", "adapter.din", "adapter.dout", "seed", "study", "output_root", "quiet", "logger", "sweeps")
+UNNAMED = (
+    "adapter", "adapter.din", "adapter.dout", "adapter.placements", "adapter.blocks", "adapter.when", "form", "seed",
+    "study", "output_root", "quiet", "logger", "sweeps",
+)  # fmt: skip
 
 
 def run_id(config: RunConfig) -> str:
@@ -108,6 +112,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
     return {
         "seed": config.seed,
         "adapter": _without(values["adapter"], *_neutral("adapter", values)),
+        **_form_identity(values),
         "unet": {"dtype": unet["dtype"], "weights": weights} | size,
         "task": _without(values["task"], *_neutral("task", values)),
         "data": _without(data, "noun", "subject", "class_word", *unused, *content) | content,
@@ -159,6 +164,12 @@ def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
+def _form_identity(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The group `form`, unless it is the paper's, which is not in ids of older versions."""
+    form = values.get("form") or {"name": DEFAULT_FORM}
+    return {} if form == {"name": DEFAULT_FORM} else {"form": form}
+
+
 def _eval_identity(group: Mapping[str, Any]) -> dict[str, Any]:
     """The group `eval` without `strict`, which changes no score: it only decides whether a score may be missing."""
     found = _without(group, "chunk", "strict")
@@ -199,9 +210,14 @@ def name_of(config: RunConfig, overrides: Sequence[str] = ()) -> str:
     str
         Such as "attn2o-ffni seed 1".
     """
-    parts = [config.adapter.placement or config.adapter.method, f"seed {config.seed}"]
+    adapter, form = config.adapter, config.form
+    parts = [adapter.placement or adapter.method]
+    parts += [form.label, *(f"{key} {value}" for key, value in form.options.items())] if not form.is_default else []
+    parts += [adapter.blocks] if adapter.blocks != "all" else []
+    parts += ["when {:g}-{:g}".format(*adapter.when)] if tuple(adapter.when) != ALWAYS else []
+    parts += [f"seed {config.seed}"]
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")
-        if key not in UNNAMED and not key.startswith("hydra"):
+        if key not in UNNAMED and not key.startswith(("hydra", "form.")):
             parts.append(f"{key.rpartition('.')[2]} {value}")
     return " ".join(parts)

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import sdpet
+from sdpet.adapters.spec import ALWAYS, JOIN
+from sdpet.choices import DEFAULT_FORM, FORMS
 
 LAB = Path(sdpet.__file__).parent / "lab"
 LAB_IMAGES = {"subject_dir": "subject", "class_dir": "class", "heldout_dir": "subject_heldout"}
@@ -33,13 +35,41 @@ class AdapterSettings:
     params: int | None
     scale: float | None
     init: str | None
+    placements: Sequence[str] | None = None
+    blocks: str = "all"
+    when: Sequence[float] = ALWAYS
     targets: Sequence[str] | None = None
     options: Mapping[str, Any] | None = None
 
     @property
     def placement(self) -> str | None:
-        """`din-dout`, or None for methods without positions."""
+        """`din-dout`, several joined by "+", or None for methods without positions."""
+        if self.placements:
+            return JOIN.join(self.placements)
         return None if self.din is None else f"{self.din}-{self.dout}"
+
+
+@dataclass(frozen=True)
+class FormSettings:
+    """The form of the adapter: a name of `sdpet.choices.FORMS` or the Python path of a class, and its options."""
+
+    kind: str = DEFAULT_FORM
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a class of the user's."""
+        return self.kind not in FORMS
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it is the paper's."""
+        return self.kind == DEFAULT_FORM
+
+    @property
+    def label(self) -> str:
+        """A short name."""
+        return self.kind.rpartition(".")[2]
 
 
 @dataclass(frozen=True)
@@ -225,6 +255,12 @@ class RunConfig:
     @cached_property
     def adapter(self) -> AdapterSettings:
         return _settings(AdapterSettings, self.values["adapter"])
+
+    @cached_property
+    def form(self) -> FormSettings:
+        group = self.values.get("form") or {}
+        options = {key: value for key, value in group.items() if key not in ("name", "_target_")}
+        return FormSettings(group.get("_target_") or group.get("name") or DEFAULT_FORM, options)
 
     @cached_property
     def unet(self) -> ModelSettings:

@@ -6,7 +6,7 @@ with peft), embedding (the embedding of the subject's token) and peft_tuning (do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -174,7 +174,7 @@ def build_fleet(base: BaseModel, designs: Sequence[Design], seeds: Sequence[int]
     return Fleet(base.unet, members)
 
 
-def load(base: BaseModel, folder: str | Path) -> TunedModel:
+def load(base: BaseModel, folder: str | Path, trust: bool | Collection[str] = False) -> TunedModel:
     """Put a saved design of any method back on a base model.
 
     Parameters
@@ -182,6 +182,8 @@ def load(base: BaseModel, folder: str | Path) -> TunedModel:
     base : BaseModel
     folder : str or Path
         What `TunedModel.save` wrote.
+    trust : bool or collection of str
+        See `sdpet.adapters.load_adapters`.
 
     Returns
     -------
@@ -197,7 +199,7 @@ def load(base: BaseModel, folder: str | Path) -> TunedModel:
     if (folder / "adapters.json").exists():
         from sdpet import load_adapters
 
-        return load_adapters(base.unet, folder)
+        return load_adapters(base.unet, folder, trust=trust)
     methods = (FullTuning, LoraTuning, EmbeddingTuning, PeftTuning)
     for method in methods:
         if (folder / method.FILE).exists():
