@@ -137,7 +137,7 @@ def test_callbacks_of_hydra_see_the_end_of_a_run(tiny_folder, subject_folders, t
 
 COMMANDS = [
     # in a study, the wrong value is in the last of many jobs
-    (["-m", "seed=range(0,20)", "adapter.activation=relu,sig,tanh"], "relu, sig, silu, ident"),
+    (["-m", "seed=range(0,20)", "adapter.activation=relu,sig,swish"], "relu, sig, silu, ident"),
     (["-m", "adapter=attn2o-ffni,ffni-ffno"], "attn2o-ffni"),
     (["-m", "seed=range(3,3)"], "no value"),
     (["-m", "adapter.din=ffno", "adapter.dout=attn1i,ffni"], "no run"),
