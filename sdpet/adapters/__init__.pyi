@@ -24,3 +24,6 @@ from .tables import BlockTable as BlockTable
 from .tables import Place as Place
 from .tables import Tap as Tap
 from .tables import add_table as add_table
+from .tables import attention_projections as attention_projections
+from .tables import feed_forward_projections as feed_forward_projections
+from .tables import projection as projection

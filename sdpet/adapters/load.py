@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from torch import Tensor, nn
 
 from sdpet.adapters.attached import Adapters
 from sdpet.adapters.attachment import attach, sites_of
-from sdpet.adapters.format import DESIGN, WEIGHTS, read_spec, read_weights
+from sdpet.adapters.format import DESIGN, WEIGHTS, read_design, read_spec, read_weights
 from sdpet.adapters.forms import make_form
+from sdpet.adapters.identity import is_other_model
 from sdpet.adapters.spec import AdapterSpec
 from sdpet.choices import FORMS
 from sdpet.files.trust import require_trust
@@ -19,7 +21,12 @@ _SHOWN = 4  # how many blocks with missing or unknown keys an error names
 
 
 def load_adapters(
-    unet: nn.Module, folder: str | Path, spec: AdapterSpec | None = None, trust: bool | Collection[str] = False
+    unet: nn.Module,
+    folder: str | Path,
+    spec: AdapterSpec | None = None,
+    *,
+    strict: bool = False,
+    trust: bool | Collection[str] = False,
 ) -> Adapters:
     """Attach saved adapters to a UNet.
 
@@ -30,6 +37,8 @@ def load_adapters(
         sdpet's own folder, or the reference code's ``<step>-adapters/``.
     spec : AdapterSpec, optional
         The design. Needed for the reference code's folder, which does not contain it.
+    strict : bool
+        Whether adapters that were made for another base model are an error. By default a warning says so.
     trust : bool or collection of str
         Whether the folder may name a form that is not sdpet's own, whose class is then imported: True, or the paths of
         the classes that it may name. The form of `spec` may be named anyway.
@@ -49,11 +58,19 @@ def load_adapters(
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}.")
     if (folder / DESIGN).is_file():
-        saved = read_spec(folder / DESIGN)
+        design, saved = read_design(folder / DESIGN), read_spec(folder / DESIGN)
         if spec is not None and spec != saved:
             raise ValueError(f"{folder} holds adapters of another design than spec: {saved}; leave spec out.")
         require_trusted_form(saved, folder / DESIGN, (saved.form,) if spec is not None else trust)
-        return attach_weights(unet, saved, read_weights(folder / WEIGHTS), folder)
+        tensors = read_weights(folder / WEIGHTS, design.get("digest"))
+        other = is_other_model(design.get("base"), unet)
+        said = f"{folder} holds adapters of another base model: the weights of this one differ from those they were for"
+        if other and strict:
+            raise ValueError(f"{said}; load the model that they were trained on.")
+        adapters = attach_weights(unet, saved, tensors, folder)
+        if other:
+            warnings.warn(f"{said}.", stacklevel=2)
+        return adapters
     if any(folder.glob("*.pt")):
         if spec is None:
             raise ValueError(f"{folder} is the reference code's, which keeps no design; pass spec=AdapterSpec(...).")

@@ -174,7 +174,9 @@ def build_fleet(base: BaseModel, designs: Sequence[Design], seeds: Sequence[int]
     return Fleet(base.unet, members)
 
 
-def load(base: BaseModel, folder: str | Path, trust: bool | Collection[str] = False) -> TunedModel:
+def load(
+    base: BaseModel, folder: str | Path, *, strict: bool = False, trust: bool | Collection[str] = False
+) -> TunedModel:
     """Put a saved design of any method back on a base model.
 
     Parameters
@@ -182,8 +184,10 @@ def load(base: BaseModel, folder: str | Path, trust: bool | Collection[str] = Fa
     base : BaseModel
     folder : str or Path
         What `TunedModel.save` wrote.
+    strict : bool
+        Whether adapters that were made for another base model are an error; by default a warning says so.
     trust : bool or collection of str
-        See `sdpet.adapters.load_adapters`.
+        Whether the folder may name a form that is not sdpet's own, see `sdpet.adapters.load_adapters`.
 
     Returns
     -------
@@ -199,7 +203,7 @@ def load(base: BaseModel, folder: str | Path, trust: bool | Collection[str] = Fa
     if (folder / "adapters.json").exists():
         from sdpet import load_adapters
 
-        return load_adapters(base.unet, folder, trust=trust)
+        return load_adapters(base.unet, folder, strict=strict, trust=trust)
     methods = (FullTuning, LoraTuning, EmbeddingTuning, PeftTuning)
     for method in methods:
         if (folder / method.FILE).exists():

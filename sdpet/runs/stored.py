@@ -105,12 +105,12 @@ def tuned(base: BaseModel, folders: Sequence[Path], forms: Collection[str] = ())
 
     with ExitStack() as stack:
         if len(folders) == 1:
-            stack.callback(load(base, folders[0], forms).detach)
+            stack.callback(load(base, folders[0], strict=True, trust=forms).detach)
             yield [0]
             return
         members: list[Any] = []
         for folder in folders:
-            members.append(load(base, folder, forms))
+            members.append(load(base, folder, strict=True, trust=forms))
             members[-1].detach()  # it keeps its weights
         fleet = Fleet(base.unet, members)
         stack.callback(fleet.detach)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import plain_blocks
@@ -189,3 +190,44 @@ def test_pushing_uploads_that_folder_and_says_why_it_could_not(finished, monkeyp
         sharing.push_to_hub(finished, "my-dog")
     with pytest.raises(ValueError, match="holds no adapters"):
         sharing.push_to_hub(finished / "samples", "me/my-dog")
+
+
+SIZES = {  # parameters; blocks and width of the image stream; blocks of the text stream, which may end one earlier
+    "sd3_medium": (2_028_328_000, 24, 1536, 23),
+    "sd35_medium": (2_243_171_520, 24, 1536, 23),
+    "sd35_large": (8_056_627_520, 38, 2432, 37),
+    "flux_dev": (11_901_408_320, 19, 3072, 19),
+    "pixart_sigma": (610_856_096, 28, 1152, 0),
+}
+
+
+@pytest.mark.parametrize("model", SIZES)
+def test_parameters_of_every_placement_of_the_transformers_are_those_on_the_page(model, capsys):
+    total, blocks, width, text_blocks = SIZES[model]
+    assert main(["count", model]) == 0
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    assert head.endswith(f", {total:,} parameters")
+    page = (Path(__file__).parents[2] / "docs/how-to/transformers.md").read_text()
+    assert f"{model} ({total:,})" in page
+    one = 2 * 60 * width + 60 + width  # of a bottleneck
+    for row in rows:
+        placement, adapters, mid_dim, parameters, _ = row.split()
+        expected = text_blocks if placement.startswith("text_") and placement != "text_attn1i-text_attn1i" else blocks
+        expected = {"dualo": 13, "joint": 38}.get(placement[:5], expected)
+        assert (int(adapters), mid_dim, parameters) == (expected, "60", f"{expected * one:,}"), row
+        assert f"| {expected} | {expected * one:,} |" in page
+    assert main(["count", model, "--params", "1511040"]) == 0
+    for row in capsys.readouterr().out.splitlines()[2:]:
+        _, adapters, mid_dim, parameters, _ = row.split()
+        assert abs(int(parameters.replace(",", "")) - 1_511_040) <= int(adapters) * width
+        assert f"| {int(mid_dim)} |" in page
+
+
+def test_count_of_a_folder_with_projections_and_of_what_is_none(model, capsys):
+    path, _ = model
+    assert main(["count", str(path), "--mid-dim", "2", "--projections"]) == 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split()[0] for row in rows if "." not in row.split()[0]] == [*PLACEMENTS]
+    assert "attn2.k-attn2.k" in {row.split()[0] for row in rows} and len(rows) == 20 + 10
+    with pytest.raises(ValueError, match=r"neither one of sd14, .*pixart_sigma nor a folder"):
+        main(["count", "sd99"])

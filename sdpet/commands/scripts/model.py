@@ -118,8 +118,14 @@ def _with_option_names(text: str, options: argparse.Namespace) -> str:
 def _attach(base: BaseModel, folder: Path, strength: float) -> None:
     from sdpet import methods
     from sdpet.adapters import Adapters
+    from sdpet.runs import Record
 
-    handle: Any = methods.load(base, folder)
+    record = Record.readable(folder)
+    if record is not None and (changed := record.changed_weights(folder)):
+        raise ValueError(
+            f"{changed[0]} since the run ended; put back the file as it was, or take it without record.json."
+        )
+    handle: Any = methods.load(base, folder, strict=True)
     if isinstance(handle, Adapters):
         handle.scale(strength)
     elif isinstance(handle, methods.LoraTuning):
