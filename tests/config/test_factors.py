@@ -15,7 +15,9 @@ from sdpet.config import FACTORS, run_id, settings_of, shown_name, varying
 from sdpet.config.schema import RULES
 from sdpet.runs import Record, factors
 from sdpet.study import Composer, make_plan
-from sdpet.study.forecast import levels_of
+from sdpet.study.forecast import factors_of, levels_of
+from sdpet.study.manifest import write_manifest
+from sdpet.study.status import status_text, study_status
 
 
 @pytest.fixture
@@ -171,3 +173,11 @@ def test_a_file_of_the_frame_has_the_same_factors(jobs_of, tmp_path):
     names = analysis.factor_columns(runs)
     assert set(names) == {"min_snr", "sampler", "subject_images"} == set(analysis.factor_columns(again))
     assert all(set(runs[name]) == set(again[name]) for name in names)
+
+
+def test_the_status_of_a_study_lists_its_factors(jobs_of):
+    jobs = jobs_of("task.min_snr=null,5", "seed=0,1")
+    folder = write(jobs)
+    write_manifest(folder, jobs, ["train.py", "-m"], factors=factors_of(jobs))
+    write_manifest(folder, jobs, ["train.py", "-m"])  # as when seeds are added
+    assert "  factors   min_snr (2), seed (2)" in status_text(study_status(folder))
