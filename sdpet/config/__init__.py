@@ -2,6 +2,7 @@
 
 from sdpet.config.checks import InadmissibleCell, asked_for, check_groups, validate
 from sdpet.config.factors import (
+    COMPUTED,
     FACTORS,
     Varying,
     given_factors,
@@ -26,6 +27,7 @@ from sdpet.config.run_config import LAB, RunConfig, ScorerSettings
 from sdpet.config.settings import plain_settings, settings_of
 
 __all__ = [
+    "COMPUTED",
     "FACTORS",
     "LAB",
     "InadmissibleCell",

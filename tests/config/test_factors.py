@@ -181,3 +181,14 @@ def test_the_status_of_a_study_lists_its_factors(jobs_of):
     write_manifest(folder, jobs, ["train.py", "-m"], factors=factors_of(jobs))
     write_manifest(folder, jobs, ["train.py", "-m"])  # as when seeds are added
     assert "  factors   min_snr (2), seed (2)" in status_text(study_status(folder))
+
+
+def test_how_runs_are_computed_is_a_factor_only_where_it_was_compared(jobs_of):
+    """Seeds that went on with other threads are replicates all the same, and a note says so."""
+    write(jobs_of("adapter.scale=1,2", "seed=0"))
+    folder = write(jobs_of("adapter.scale=1,2", "seed=1", "trainer.threads=2"))
+    frame = analysis.load_results(folder)
+    assert analysis.factor_columns(frame) == ["scale"]
+    assert any("trainer.threads" in note for note in frame.attrs["notes"])
+    write(jobs_of("adapter.scale=1,2", "seed=0", "trainer.threads=2"))
+    assert analysis.factor_columns(analysis.load_results(folder)) == ["scale", "threads"]
