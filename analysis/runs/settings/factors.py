@@ -79,9 +79,9 @@ def _say_following(found: Varying, notes: list[str]) -> None:
         if key not in EVERY.values() and group not in found.follow and group != decider.partition(".")[0]:
             by.setdefault(decider, []).append(key)
     if ways := by.pop(COMPUTED, []):
-        notes.append(
-            f"{', '.join(ways)} {'differs' if len(ways) == 1 else 'differ'} between the runs, but no design was run in several ways: no factors."
-        )
+        verb = "differs" if len(ways) == 1 else "differ"
+        why = "between the runs, but no design was run in several ways: no factor apart."
+        notes.append(f"{', '.join(ways)} {verb} {why}")
     for decider, keys in by.items():
         shown = ", ".join(keys[:_SHOWN]) + (f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else "")
         notes.append(f"{shown} {'differs' if len(keys) == 1 else 'differ'} only with {decider}: no factor apart.")
