@@ -192,3 +192,12 @@ def test_how_runs_are_computed_is_a_factor_only_where_it_was_compared(jobs_of):
     assert any("trainer.threads" in note for note in frame.attrs["notes"])
     write(jobs_of("adapter.scale=1,2", "seed=0", "trainer.threads=2"))
     assert analysis.factor_columns(analysis.load_results(folder)) == ["scale", "threads"]
+
+
+def test_a_class_of_the_users_own_and_its_options_are_factors(jobs_of):
+    """The class is the level of the optimiser, and its options are keys like any other."""
+    sgd = ["+trainer/optimizer=custom", "trainer.optimizer._target_=torch.optim.SGD"]
+    jobs = jobs_of(*sgd, "+trainer.optimizer.momentum=0,0.9", "seed=0,1")
+    assert planned(jobs) == loaded(write(jobs)) == {"optimizer.momentum": [0, 0.9]}
+    both = loaded(write(jobs_of("seed=0,1")))
+    assert both["optimizer"] == ["default", "torch.optim.SGD"]
