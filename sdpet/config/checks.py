@@ -232,8 +232,6 @@ def _check_base(config: RunConfig) -> None:
         if unet.image_size % step:
             raise ValueError(f"unet.image_size must be a multiple of {step}, not {unet.image_size}.")
     device, processes = trainer.device, trainer.world_size
-    if device != "cpu" and device.split(":")[0] != "cuda":
-        raise ValueError(f"trainer.device must be cpu, cuda or cuda:N, not {device!r}.")
     if processes > 1 and ":" in device:
         raise ValueError(f"trainer.device {device} is one GPU; with trainer.devices above 1 give cuda (or cpu).")
     if trainer.batch_size % processes:
