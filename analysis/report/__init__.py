@@ -115,6 +115,8 @@ def _write(
     from analysis.report.sections.race import race_section, race_tests
     from analysis.report.sections.ranking import beside_section, ranking_section
     from analysis.report.sections.registered import registered_section
+    from analysis.report.sections.varying.settings import settings_section
+    from analysis.report.sections.varying.subjects import subjects_section
 
     if out is not None:
         folder = Path(out)
@@ -147,6 +149,7 @@ def _write(
         race_section(study, tests, folder),
         *(first if study.is_of_placements else reversed(first)),
         mixed_section(study, folder, random),
+        subjects_section(study, folder),
         ranking_section(study, means, folder) if several else None,
         levels_section(study, folder) if several else None,
         claims_section(study, claimed, folder, type) if several else None,
@@ -155,6 +158,7 @@ def _write(
         pictures.samples_section(study, folder, order, score_digits(study)),
         noise_section(study, folder, order),
         compare_section(study, means, compare, folder),
+        settings_section(study, folder),
         costs.costs_section(study, folder, means),
         costs.sizes_section(study, folder),
         details.training_section(study, folder, [design for design, _ in order]),

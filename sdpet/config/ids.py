@@ -13,13 +13,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdpet.choices import IMAGE_SUFFIXES, SCORERS
+from sdpet.choices import IMAGE_SUFFIXES, SCORERS, SHARE_A_MODEL
 from sdpet.config.run_config import LAB, SCORER_KEYS, RunConfig
 from sdpet.files.folders import counted_files
 from sdpet.files.hashing import CAPTIONS, DATASETS, WEIGHTS, hash_files, hash_folder, once
 from sdpet.models.source import source_of
 
 CLASS_IMAGE_KEYS = ("class_images", "class_sampler", "class_steps", "class_guidance")  # of data
+# Keys of data from which others are made, which identify the run in their place.
+NAMES_OF_SUBJECT = ("noun", "subject", "class_word", "root", "living", "prompts")
 # Values at which an option changes nothing. They are left out of the hash, so ids from before the option stay valid.
 NEUTRAL_DEFAULTS: dict[str, dict[str, Any]] = {
     "adapter": {"targets": None, "options": None},
@@ -73,7 +75,7 @@ def design_id(config: RunConfig) -> str:
 def fleet_key(config: RunConfig) -> str:
     """A key that is equal for runs that can be trained together, as one fleet."""
     values, trainer = config.values, config.trainer
-    alone = config.adapter.method != "adapter" or trainer.precision == "16-mixed" or trainer.world_size > 1
+    alone = config.adapter.method not in SHARE_A_MODEL or trainer.precision == "16-mixed" or trainer.world_size > 1
     alone = alone or trainer.compile or trainer.optimizer == "adamw8bit"
     shared = _without(values["trainer"], *PER_RUN_OPTIONS)
     return json.dumps([_sampled_alike(values), shared, run_id(config) if alone else None], sort_keys=True)
@@ -110,7 +112,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
         "adapter": _without(values["adapter"], *_neutral("adapter", values)),
         "unet": {"dtype": unet["dtype"], "weights": weights} | size,
         "task": _without(values["task"], *_neutral("task", values)),
-        "data": _without(data, "noun", "subject", "class_word", *unused, *content) | content,
+        "data": _without(data, *NAMES_OF_SUBJECT, *unused, *content) | content,
         "trainer": _without(values["trainer"], "validate_every", *_neutral("trainer", values)),
         "sampler": values["sampler"],
         "eval": _eval_identity(values["eval"]),
