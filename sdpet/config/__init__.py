@@ -1,6 +1,7 @@
 """Check a composed config, and derive the run's id from it. Nothing here imports torch."""
 
-from sdpet.config.checks import InadmissibleCell, asked_for, check_groups, validate
+from sdpet.config.cells import InadmissibleCell
+from sdpet.config.checks import asked_for, check_groups, validate
 from sdpet.config.factors import (
     FACTORS,
     Varying,
@@ -22,6 +23,7 @@ from sdpet.config.ids import (
     scoring_key,
     training_id,
 )
+from sdpet.config.own_parts import accepted, check_arguments, load_named, require_methods
 from sdpet.config.run_config import LAB, RunConfig, ScorerSettings
 from sdpet.config.settings import plain_settings, settings_of
 
@@ -32,16 +34,20 @@ __all__ = [
     "RunConfig",
     "ScorerSettings",
     "Varying",
+    "accepted",
     "asked_for",
+    "check_arguments",
     "check_groups",
     "design_id",
     "fleet_key",
     "given_factors",
     "identity",
     "level_text",
+    "load_named",
     "name_of",
     "named_settings",
     "plain_settings",
+    "require_methods",
     "run_folder",
     "run_id",
     "sampling_key",

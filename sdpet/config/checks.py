@@ -12,20 +12,28 @@ from pathlib import Path
 from typing import Any
 
 from sdpet.adapters.positions import PLACEMENTS, check_placement
-from sdpet.choices import DTYPES, IMAGE_SUFFIXES, TASKS, check_peft_options
+from sdpet.choices import IMAGE_SUFFIXES, TASKS, check_peft_options
+from sdpet.config.cells import InadmissibleCell
 from sdpet.config.dreambench import filled
-from sdpet.config.ids import cache_key
-from sdpet.config.run_config import LAB, LoggerSettings, RunConfig, SamplerSettings, TrainerSettings, lacking_key
+from sdpet.config.model_checks import check_model
+from sdpet.config.own_parts import CAPTION_ARGUMENTS, SUBJECT_ARGUMENTS, check_arguments, load_named, require_plain_step
+from sdpet.config.run_config import (
+    LAB,
+    LoggerSettings,
+    RunConfig,
+    SamplerSettings,
+    TrainerSettings,
+    lacking_key,
+)
 from sdpet.config.schema import RULES, check_group, check_values
 from sdpet.files.folders import image_files, metadata_file
 from sdpet.files.hashing import once
-from sdpet.models.source import source_of
 
 DATA_FOR_TASK = {
     "subject": "data=lab, data=folder or data=dreambench",
     "captions": "data=digits, data=captions, data=dataset or data=flowers",
 }
-MOST_STEPS = {"dpm": 999, "ddim": 1000, "plms": 1000}  # the largest number of steps of each sampler
+MOST_STEPS = {"dpm": 999, "ddim": 1000, "plms": 1000, "euler": 1000}  # the largest number of steps of each sampler
 COMPILERS = ("g++", "c++", "clang++")
 FORM = ("din", "dout", "activation", "scale", "init")
 PEFT_KEYS = ("targets", "options")
@@ -40,24 +48,6 @@ METHOD_KEYS = {
     "ia3": ("targets", "options"),
     "vera": ("mid_dim", "params", "targets", "options"),
 }  # the keys of the group adapter that a method takes; method adapter takes all of them
-
-
-class InadmissibleCell(ValueError):
-    """Each level exists, but their combination does not, such as a task with data of another kind.
-
-    A sweep leaves such cells out.
-
-    Parameters
-    ----------
-    sentence : str
-        The error message.
-    cell : str
-        A short name of the combination, for the report of a sweep.
-    """
-
-    def __init__(self, sentence: str, cell: str) -> None:
-        super().__init__(sentence)
-        self.cell = cell
 
 
 def validate(config: Any) -> RunConfig:
@@ -91,9 +81,9 @@ def validate(config: Any) -> RunConfig:
     _check_design(values["adapter"])
     checked = RunConfig(values)
     _check_task(checked)  # before a base model of several GB is fetched
-    _check_base(checked)
+    check_model(checked)
     _check_trainer(checked.trainer)
-    if checked.adapter.method == "embedding" and checked.task.name != "dreambooth":
+    if checked.adapter.method == "embedding" and checked.data.kind != "subject":
         raise InadmissibleCell(
             "method embedding learns the subject's word, so it needs task=dreambooth.",
             f"embedding on {checked.task.name}",
@@ -225,26 +215,13 @@ def _check_design(adapter: dict[str, Any]) -> None:
             raise InadmissibleCell(str(error), f"{adapter['din']}-{adapter['dout']}") from None
 
 
-def _check_base(config: RunConfig) -> None:
-    unet, trainer = config.unet, config.trainer
-    source = once(cache_key("source", config.values["unet"]), lambda: source_of(config.values["unet"], config.quiet))
-    if unet.image_size is not None:
-        step = 2 ** (len(source.config("vae")["block_out_channels"]) - 1)
-        if unet.image_size % step:
-            raise ValueError(f"unet.image_size must be a multiple of {step}, not {unet.image_size}.")
-    device, processes = trainer.device, trainer.world_size
-    if processes > 1 and ":" in device:
-        raise ValueError(f"trainer.device {device} is one GPU; with trainer.devices above 1 give cuda (or cpu).")
-    if trainer.batch_size % processes:
-        raise ValueError(
-            f"trainer.batch_size {trainer.batch_size} must be a multiple of trainer.devices x trainer.num_nodes, "
-            f"{processes}: it counts the images of a step on all of them together."
-        )
-    if device == "cpu" and unet.dtype != "float32":
-        raise ValueError(f"unet.dtype {unet.dtype} needs a GPU; on the CPU use float32 (of {', '.join(DTYPES)}).")
-
-
 def _check_trainer(trainer: TrainerSettings) -> None:
+    if isinstance(trainer.optimizer, Mapping):
+        target, key = trainer.optimizer["_target_"], "trainer.optimizer._target_"
+        options = [name for name in trainer.optimizer if name != "_target_"]
+        make = load_named(target, "optimizer", key)
+        require_plain_step(make, target)
+        check_arguments(make, target, "optimizer", key, options)
     if trainer.optimizer == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
         raise ValueError("trainer.optimizer=adamw8bit needs the package bitsandbytes; pip install bitsandbytes.")
     if trainer.compile and trainer.device == "cpu" and not any(map(shutil.which, COMPILERS)):
@@ -252,6 +229,10 @@ def _check_trainer(trainer: TrainerSettings) -> None:
 
 
 def _check_sampler(sampler: SamplerSettings) -> None:
+    if sampler.target is not None:
+        make = load_named(sampler.target, "sampler", "sampler._target_")
+        check_arguments(make, sampler.target, "sampler", "sampler._target_", sampler.options)
+        return
     if sampler.eta and sampler.name != "ddim":
         raise InadmissibleCell("sampler.eta above 0 needs sampler=ddim.", f"{sampler.name} with eta {sampler.eta:g}")
     most = MOST_STEPS[sampler.name]
@@ -264,8 +245,16 @@ def _check_sampler(sampler: SamplerSettings) -> None:
 
 def _check_task(config: RunConfig) -> None:
     task, data = config.task, config.data
-    kind = TASKS[task.name]
-    if data.kind != kind:
+    kind = data.kind
+    if data.target is not None:
+        make = load_named(data.target, f"{kind} data", "data._target_")
+        check_arguments(make, data.target, f"{kind} data", "data._target_", data.options)
+    if task.target is not None:
+        make = load_named(task.target, "task", "task._target_")
+        more = SUBJECT_ARGUMENTS if kind == "subject" else CAPTION_ARGUMENTS
+        check_arguments(make, task.target, "task", "task._target_", task.options, more)
+    elif data.kind != TASKS[task.name]:
+        kind = TASKS[task.name]
         raise InadmissibleCell(
             f"task={task.name} does not go with data={data.name}; choose {DATA_FOR_TASK[kind]}.",
             f"{task.name} on {data.name}",
@@ -281,11 +270,12 @@ def _check_task(config: RunConfig) -> None:
             raise ValueError(f"data.{key}: the folder {folder} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
         if data.name in ("folder", "dreambench") and not once(f"photos {folder}", partial(_any_opens, files)):
             raise ValueError(f"data.{key}: none of the {len(files)} files in {folder} is a readable image.")
-    if kind != "subject":
+    if kind != "subject" or (task.target is not None and data.token is None):
         return
     if data.token not in (data.prompt or "").split():
         raise ValueError(f"data.token {data.token!r} must be a word of data.prompt, {data.prompt!r}.")
-    if task.reg_weight > 0 and "class_dir" not in folders and data.class_images is None:
+    drawn = data.class_images is not None or data.target is not None
+    if task.reg_weight > 0 and "class_dir" not in folders and not drawn:
         raise ValueError("data.class_dir (images of the class) must be given, or no prior: task.reg_weight=0.")
     most = MOST_STEPS[data.class_sampler or "ddim"]
     if (data.class_steps or 1) > most:

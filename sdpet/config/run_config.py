@@ -6,16 +6,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import sdpet
+from sdpet.config.schema import OWN_PART_KEYS, is_own_part
 
 LAB = Path(sdpet.__file__).parent / "lab"
 LAB_IMAGES = {"subject_dir": "subject", "class_dir": "class", "heldout_dir": "subject_heldout"}
+LAB_CLASS_IMAGES = {  # by unet.name and unet.pooled, those of the lab's transformer
+    ("lab_dit", True): "class_transformer",
+    ("lab_dit", False): "class_transformer_without_pooled",
+}
 SCORER_KEYS = ("scorer", "features", "diversity")  # single scorers of eval; those of eval.similarity have names
+_OF_LOADING = ("use_ema", "config", "image_size", "pooled", "t5", "noise_levels", "shift")
 _APART = ("_target_", "strict", "similarity", *SCORER_KEYS)  # keys of eval that EvalPlan does not take
 
 Settings = TypeVar("Settings")
@@ -53,14 +59,27 @@ class ModelSettings:
     use_ema: bool = False
     config: str | None = None
     image_size: int | None = None
+    pooled: bool = True
+    t5: bool = True
+    noise_levels: str = "logit_normal"
+    shift: float | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `sdpet.models.load_base`, other than device and dtype; defaults are left out."""
+        name = self.name if self.path is not None or self.name == "lab_dit" else "lab"
+        chosen = {field.name: getattr(self, field.name) for field in fields(self)}
+        told = {key: chosen[key] for key in _OF_LOADING if chosen[key] != getattr(ModelSettings, key)}
+        return {"name": name, "path": self.path, **told}
 
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """The name of a task, and the arguments of its class as `options`."""
+    """The name of a task, and the arguments of its class as `options`; `target` is the path of a user's own class."""
 
     name: str
     options: Mapping[str, Any]
+    target: str | None = None
 
     @property
     def reg_weight(self) -> float:
@@ -92,6 +111,9 @@ class DataSettings:
     token: str | None = None
     folder: str | None = None
     heldout_share: float | None = None
+    target: str | None = None  # the Python path of data of the user's own, and its options
+    options: Mapping[str, Any] = field(default_factory=dict)
+    lab_class: str = "class"  # folder of the lab's class images, which the base model drew
 
     @property
     def folders(self) -> dict[str, Path]:
@@ -103,8 +125,8 @@ class DataSettings:
             given = getattr(self, key)
             if given is not None:
                 found[key] = Path(given).expanduser()
-            elif self.name == "lab":
-                found[key] = LAB / "data" / name
+            elif self.name == "lab" and self.target is None:
+                found[key] = LAB / "data" / (self.lab_class if key == "class_dir" else name)
         return found
 
 
@@ -125,7 +147,7 @@ class TrainerSettings:
     devices: int = 1
     num_nodes: int = 1
     accumulate: int = 1
-    optimizer: str = "adamw"
+    optimizer: str | Mapping[str, Any] = "adamw"
     ema: float | None = None
     grad_checkpointing: bool = False
     compile: bool = False
@@ -145,6 +167,8 @@ class SamplerSettings:
     steps: int
     guidance: float
     eta: float = 0.0
+    target: str | None = None  # the Python path of a sampler of the user's own, and its options
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -233,12 +257,14 @@ class RunConfig:
 
     @cached_property
     def task(self) -> TaskSettings:
-        options = {key: value for key, value in self.values["task"].items() if key not in ("name", "_target_")}
-        return TaskSettings(self.values["task"]["name"], options)
+        target, options = own_part("task", self.values["task"])
+        return TaskSettings(self.values["task"]["name"], options, target)
 
     @cached_property
     def data(self) -> DataSettings:
-        return _settings(DataSettings, self.values["data"])
+        unet = self.values.get("unet", {})  # none where only some groups were checked
+        drawn_by = LAB_CLASS_IMAGES.get((unet.get("name"), unet.get("pooled", True)), LAB_IMAGES["class_dir"])
+        return replace(_settings_of_part(DataSettings, "data", self.values["data"]), lab_class=drawn_by)
 
     @cached_property
     def trainer(self) -> TrainerSettings:
@@ -246,7 +272,7 @@ class RunConfig:
 
     @cached_property
     def sampler(self) -> SamplerSettings:
-        return _settings(SamplerSettings, self.values["sampler"])
+        return _settings_of_part(SamplerSettings, "sampler", self.values["sampler"])
 
     @cached_property
     def eval(self) -> EvalSettings:
@@ -264,7 +290,7 @@ class RunConfig:
     def draws_class_images(self) -> bool:
         """Whether the run needs class images that the base model draws."""
         wanted = self.data.kind == "subject" and self.task.reg_weight > 0
-        return wanted and self.data.name != "lab" and self.data.class_dir is None
+        return wanted and self.data.name != "lab" and self.data.class_dir is None and self.data.target is None
 
     def changed(self, **given: Any) -> RunConfig:
         """A copy of the config with other values; nothing is checked.
@@ -294,7 +320,7 @@ def lacking_key(values: Mapping[str, Any]) -> str | None:
     needed += ["task.name"] if "name" not in values["task"] else []
     needed += [f"unet.{name}" for name in ("dtype", "guidance") if name not in values["unet"]]
     for group, kind in groups.items():
-        names = [field.name for field in fields(kind) if field.default is MISSING]
+        names = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
         needed += [f"{group}.{name}" for name in names if name not in values[group]]
     return next(iter(needed), None)
 
@@ -305,11 +331,27 @@ def scorer_items(group: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return single | {f"similarity.{name}": item for name, item in (group.get("similarity") or {}).items()}
 
 
+def own_part(group: str, values: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """The Python path of an object of the user's own (None for sdpet's), and the options of the group's object."""
+    own = is_own_part(group, values)
+    read = ("name", "_target_", *(OWN_PART_KEYS[group] if own else ()))
+    return values["_target_"] if own else None, {key: value for key, value in values.items() if key not in read}
+
+
 def _scorer(item: Mapping[str, Any]) -> ScorerSettings:
     return ScorerSettings(item["_target_"], {key: value for key, value in item.items() if key != "_target_"})
 
 
+def _settings_of_part(kind: type[Settings], group: str, values: Mapping[str, Any]) -> Settings:
+    target, options = own_part(group, values)
+    if target is None:
+        return _settings(kind, values)
+    read = {key: values[key] for key in ("name", *OWN_PART_KEYS[group]) if key in values}
+    made: Any = kind
+    return made(**read, target=target, options=options)
+
+
 def _settings(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
     """Make a settings object; unknown keys are ignored, since other versions may have stored them."""
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    known = {field.name for field in fields(kind)} - {"target"}  # type: ignore[arg-type]
     return kind(**{key: value for key, value in values.items() if key in known})
