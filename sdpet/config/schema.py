@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from sdpet.adapters.positions import INPUTS, all_positions
+from sdpet.adapters.positions import INPUTS, OUTPUTS, all_positions, valid_outputs
 from sdpet.choices import (
     ACTIVATIONS,
     DISTANCES,
@@ -106,6 +106,13 @@ def position(value: Any) -> str:
         f"must be one of {', '.join(INPUTS)}{hint}, or one of {further} further positions of transformers and "
         "projections (sdpet adapters count lists them)"
     )
+
+
+def output(value: Any) -> str:
+    """A position that can be written."""
+    if position(value) not in valid_outputs(value):
+        raise ValueError(f"must be a position that can be written, such as {', '.join(OUTPUTS)}")
+    return value
 
 
 def string(value: Any) -> str:
@@ -271,7 +278,7 @@ RULES: dict[str, dict[str, Rule]] = {
     "adapter": {
         "method": choice(METHODS),
         "din": optional(position, tell=False),
-        "dout": optional(position, tell=False),
+        "dout": optional(output, tell=False),
         "activation": optional(choice(ACTIVATIONS), tell=False),
         "mid_dim": optional(integer(1, MOST_WIDTH)),
         "params": optional(integer(1, 10**12)),
