@@ -3,6 +3,7 @@
 from sdpet.config.cells import InadmissibleCell
 from sdpet.config.checks import asked_for, check_groups, validate
 from sdpet.config.factors import (
+    COMPUTED,
     FACTORS,
     Varying,
     given_factors,
@@ -28,6 +29,7 @@ from sdpet.config.run_config import LAB, RunConfig, ScorerSettings
 from sdpet.config.settings import plain_settings, settings_of
 
 __all__ = [
+    "COMPUTED",
     "FACTORS",
     "LAB",
     "InadmissibleCell",

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import sdpet
+from sdpet.adapters.spec import ALWAYS, JOIN
+from sdpet.choices import DEFAULT_FORM, FORMS
 from sdpet.config.schema import OWN_PART_KEYS, is_own_part
 
 LAB = Path(sdpet.__file__).parent / "lab"
@@ -39,13 +41,41 @@ class AdapterSettings:
     params: int | None
     scale: float | None
     init: str | None
+    placements: Sequence[str] | None = None
+    blocks: str = "all"
+    when: Sequence[float] = ALWAYS
     targets: Sequence[str] | None = None
     options: Mapping[str, Any] | None = None
 
     @property
     def placement(self) -> str | None:
-        """`din-dout`, or None for methods without positions."""
+        """`din-dout`, several joined by "+", or None for methods without positions."""
+        if self.placements:
+            return JOIN.join(self.placements)
         return None if self.din is None else f"{self.din}-{self.dout}"
+
+
+@dataclass(frozen=True)
+class FormSettings:
+    """The form of the adapter: a name of `sdpet.choices.FORMS` or the Python path of a class, and its options."""
+
+    kind: str = DEFAULT_FORM
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a class of the user's."""
+        return self.kind not in FORMS
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it is the paper's."""
+        return self.kind == DEFAULT_FORM
+
+    @property
+    def label(self) -> str:
+        """A short name."""
+        return self.kind.rpartition(".")[2]
 
 
 @dataclass(frozen=True)
@@ -252,6 +282,12 @@ class RunConfig:
         return _settings(AdapterSettings, self.values["adapter"])
 
     @cached_property
+    def form(self) -> FormSettings:
+        group = self.values.get("form") or {}
+        options = {key: value for key, value in group.items() if key not in ("name", "_target_")}
+        return FormSettings(group.get("_target_") or group.get("name") or DEFAULT_FORM, options)
+
+    @cached_property
     def unet(self) -> ModelSettings:
         return _settings(ModelSettings, self.values["unet"])
 
@@ -317,6 +353,7 @@ def lacking_key(values: Mapping[str, Any]) -> str | None:
     }  # fmt: skip
     needed = [key for key in ("study", "seed", "output_root", "quiet") if key not in values]
     # Stored configs may lack these two, new ones may not.
+    needed += ["task.name"] if "name" not in values["task"] else []
     needed += [f"unet.{name}" for name in ("dtype", "guidance") if name not in values["unet"]]
     for group, kind in groups.items():
         names = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]

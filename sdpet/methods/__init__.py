@@ -7,7 +7,7 @@ and vera).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -181,7 +181,9 @@ def build_fleet(base: BaseModel, designs: Sequence[Design], seeds: Sequence[int]
     return Fleet(base.unet, members)
 
 
-def load(base: BaseModel, folder: str | Path, *, strict: bool = False) -> TunedModel:
+def load(
+    base: BaseModel, folder: str | Path, *, strict: bool = False, trust: bool | Collection[str] = False
+) -> TunedModel:
     """Put a saved design of any method back on a base model.
 
     Parameters
@@ -191,6 +193,8 @@ def load(base: BaseModel, folder: str | Path, *, strict: bool = False) -> TunedM
         What `TunedModel.save` wrote.
     strict : bool
         Whether adapters that were made for another base model are an error; by default a warning says so.
+    trust : bool or collection of str
+        Whether the folder may name a form that is not sdpet's own, see `sdpet.adapters.load_adapters`.
 
     Returns
     -------
@@ -206,7 +210,7 @@ def load(base: BaseModel, folder: str | Path, *, strict: bool = False) -> TunedM
     if (folder / "adapters.json").exists():
         from sdpet import load_adapters
 
-        return load_adapters(base.unet, folder, strict=strict)
+        return load_adapters(base.unet, folder, strict=strict, trust=trust)
     methods = (FullTuning, LoraTuning, EmbeddingTuning, PeftTuning)
     for method in methods:
         if (folder / method.FILE).exists():

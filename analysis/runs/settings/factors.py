@@ -10,8 +10,8 @@ import pandas as pd
 
 from analysis.runs.direction import COSTS
 from analysis.runs.settings.read import settings_of_record
+from sdpet.config import COMPUTED, Varying, varying
 from sdpet.config import FACTORS as EVERY
-from sdpet.config import Varying, varying
 
 BESIDE = (
     "study", "run_id", "trained_in", "status", "reason", "path", "protocol_hash", "component", "design", *COSTS,
@@ -78,6 +78,10 @@ def _say_following(found: Varying, notes: list[str]) -> None:
         group = key.partition(".")[0] if "." in key else ""
         if key not in EVERY.values() and group not in found.follow and group != decider.partition(".")[0]:
             by.setdefault(decider, []).append(key)
+    if ways := by.pop(COMPUTED, []):
+        verb = "differs" if len(ways) == 1 else "differ"
+        why = "between the runs, but no design was run in several ways: no factor apart."
+        notes.append(f"{', '.join(ways)} {verb} {why}")
     for decider, keys in by.items():
         shown = ", ".join(keys[:_SHOWN]) + (f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else "")
         notes.append(f"{shown} {'differs' if len(keys) == 1 else 'differ'} only with {decider}: no factor apart.")
