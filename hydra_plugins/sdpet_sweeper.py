@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +84,7 @@ class GridSweeper(Sweeper):
             print("\n".join([*summary, *_counts(len(before), len(failed), options.retry)]), flush=True)
         if options.register:
             self._register(plan, folder, options)
-        write_manifest(folder, plan.jobs, sys.argv)
+        write_manifest(folder, plan.jobs, sys.argv, ways=plan.asked)
         started = time.monotonic()
         results = self._launch(composer, todo)
         if options.until is not None:
@@ -123,9 +123,14 @@ class GridSweeper(Sweeper):
             plan, lines = replace(plan, jobs=[plan.jobs[i] for i in chosen]), [sentence]
         if options.order is not None:
             plan = replace(plan, jobs=in_random_order(plan.jobs, options.order))
+        plan = plan.with_known_runs()
         cells = f", {len(plan.dropped)} cells that cannot exist left out" if plan.dropped else ""
         part = f" of {total}" if size < total else ""
-        return plan, [f"{plan.jobs[0].folder.parent}: {len(plan.jobs)}{part} runs{cells}", *lines]
+        return plan, [
+            f"{plan.jobs[0].folder.parent}: {len(plan.jobs)}{part} runs{cells}",
+            *lines,
+            *_copies(plan.copies),
+        ]
 
     def combinations(self, arguments: list[str], replicates: int | None = None) -> list[list[str]]:
         """The overrides of each job. The first sweep varies slowest; a later value of a key replaces an earlier one."""
@@ -221,9 +226,9 @@ class GridSweeper(Sweeper):
                 sweep += [[*kept, f"seed={seed}"] for seed in range(first, first + count)]
             if not sweep:
                 return plan
-            added = make_plan(composer, sweep).jobs
+            added = replace(make_plan(composer, sweep), asked=plan.asked).with_known_runs().jobs
             plan = replace(plan, jobs=[*plan.jobs, *added])
-            write_manifest(folder, plan.jobs, sys.argv)
+            write_manifest(folder, plan.jobs, sys.argv, ways=plan.asked)
             self._launch(composer, [job for job in added if not job.complete])
 
     def _confirm(self, composer: Composer, plan: Plan, folder: Path, options: SweepOptions) -> list[Job]:
@@ -250,8 +255,8 @@ class GridSweeper(Sweeper):
             for design in best
             for seed in range(first, first + options.confirm)
         ]
-        fresh = make_plan(composer, sweep).jobs
-        write_manifest(folder, plan.jobs, sys.argv, fresh)
+        fresh = replace(make_plan(composer, sweep), asked=plan.asked).with_known_runs().jobs
+        write_manifest(folder, plan.jobs, sys.argv, fresh, plan.asked)
         self._launch(composer, [job for job in fresh if not job.complete])
         return fresh
 
@@ -296,6 +301,15 @@ def _split_by_commas(said: str, sweep: Sequence[Sequence[str]]) -> str:
                 f"one text with commas is '{key}=\"A, B\"'.)"
             )
     return ""
+
+
+def _copies(found: Mapping[Path, str]) -> list[str]:
+    """A line on the runs that the study has already, computed in another way."""
+    if not found:
+        return []
+    ways = ", or ".join(sorted(set(found.values())))
+    were = "was" if len(found) == 1 else "were"
+    return [f"  {len(found)} of them {were} computed with {ways}; again=true does them in this way as well"]
 
 
 def _counts(complete: int, failed: int, retry: bool) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.runs.columns import typed
+from analysis.runs.copies import without_copies
 from analysis.runs.direction import higher_is_better
 from analysis.runs.exports import bookkeeping
 from analysis.runs.load_wandb import PREFIX, offline_files, read_offline, read_project
@@ -109,6 +110,7 @@ def _read(
             raise ValueError(f"{path} holds no run with a readable record.json.")
         frame = pd.DataFrame(rows)
         notes += under_way(path, frame)
+        frame = without_copies(frame, notes)
         apart = confirming(path)
         fresh = frame["run_id"].astype(str).isin(apart) if apart else pd.Series(False, index=frame.index)
         if fresh.any() and not confirm:

@@ -6,12 +6,14 @@ from sdpet.config.ids import (
     fleet_key,
     identity,
     name_of,
+    question_of,
     run_folder,
     run_id,
     sampling_key,
     say_unused,
     scoring_key,
     training_id,
+    ways_of,
 )
 from sdpet.config.run_config import LAB, RunConfig, ScorerSettings
 
@@ -25,6 +27,7 @@ __all__ = [
     "fleet_key",
     "identity",
     "name_of",
+    "question_of",
     "run_folder",
     "run_id",
     "sampling_key",
@@ -32,4 +35,5 @@ __all__ = [
     "scoring_key",
     "training_id",
     "validate",
+    "ways_of",
 ]

@@ -34,7 +34,24 @@ PER_RUN_OPTIONS = (
     "ema",
     "optimizer",
 )  # of trainer; runs of a fleet may differ in them
-UNNAMED = ("adapter", "adapter.din", "adapter.dout", "seed", "study", "output_root", "quiet", "logger", "sweeps")
+# Keys of trainer that say how a run is computed, and not what. They enter the run id, because results may differ in the
+# last bits, but runs that differ in nothing else answer the same question.
+WAYS: dict[str, Any] = {
+    "device": None, "threads": None, "devices": 1, "num_nodes": 1, "precision": None, "grad_checkpointing": False,
+    "compile": False,
+}  # fmt: skip
+UNNAMED = (
+    "adapter",
+    "adapter.din",
+    "adapter.dout",
+    "seed",
+    "study",
+    "output_root",
+    "quiet",
+    "again",
+    "logger",
+    "sweeps",
+)
 
 
 def run_id(config: RunConfig) -> str:
@@ -57,6 +74,27 @@ def training_id(config: RunConfig) -> str:
         12 hexadecimal digits; equal for runs that train the same weights, whatever their sampler and evaluation.
     """
     return _digest({key: value for key, value in identity(config).items() if key not in ("sampler", "eval")})
+
+
+def question_of(found: Mapping[str, Any]) -> str:
+    """The id of a question: equal for runs that differ only in the way they are computed (`ways_of`).
+
+    Parameters
+    ----------
+    found : mapping
+        The `identity` of a run.
+
+    Returns
+    -------
+    str
+        12 hexadecimal digits.
+    """
+    return _digest({**found, "trainer": _without(found["trainer"], *WAYS)})
+
+
+def ways_of(found: Mapping[str, Any]) -> dict[str, Any]:
+    """How a run is computed (device, threads, processes, precision, ...) by the key in `trainer`, from its identity."""
+    return {key: found["trainer"].get(key, default) for key, default in WAYS.items()}
 
 
 def run_folder(config: RunConfig) -> Path:

@@ -207,6 +207,11 @@ class RunConfig:
         return self.values["quiet"]
 
     @property
+    def again(self) -> bool:
+        """Whether a run is done even if the study has it already, computed in another way; False in older configs."""
+        return self.values.get("again", False)
+
+    @property
     def checkpoint_seconds(self) -> float | None:
         """Seconds between checkpoints; None in configs of older versions, which did not store it."""
         return self.values.get("checkpoint_seconds")

@@ -189,6 +189,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "seed": integer(0),
         "output_root": string,
         "quiet": boolean,
+        "again": boolean,
         "checkpoint_seconds": number(0),
     },
     "adapter": {

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from sdpet.config import RunConfig
 from sdpet.runs.checkpoint import checkpoint_file
+from sdpet.runs.copies import write_identity
 from sdpet.runs.record import FILE, Record
 
 
 def prepare_run_folder(folder: Path, config: RunConfig, resumes: bool) -> None:
-    """Make the run's folder with only config.yaml in it.
+    """Make the run's folder with only config.yaml and identity.json in it.
 
     Files of an interrupted or failed run are deleted, its record first.
 
@@ -33,6 +34,7 @@ def prepare_run_folder(folder: Path, config: RunConfig, resumes: bool) -> None:
     (folder / "config.yaml").write_text(
         yaml.safe_dump(dict(config.values), sort_keys=False, allow_unicode=True), encoding="utf-8"
     )
+    write_identity(folder, config)
 
 
 def remove_incomplete(folders: Sequence[Path], keep_validation: bool = True) -> None:

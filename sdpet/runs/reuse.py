@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sdpet.scoring import Evaluation
 
 WEIGHTS = (".safetensors", ".json")
-NOT_WEIGHTS = ("record.json",)
+NOT_WEIGHTS = ("record.json", "identity.json")
 
 
 def register_training(folder: Path, config: RunConfig) -> None:

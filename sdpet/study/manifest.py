@@ -31,15 +31,20 @@ class Manifest:
         Time of the request, in seconds since the epoch.
     confirm : frozenset of str
         Those of the runs that confirm the best on fresh seeds; they are no part of the study otherwise.
+    ways : tuple of str
+        Ways of computing (keys of trainer, such as precision) that the study compares.
     """
 
     runs: dict[str, str]
     command: list[str]
     asked: float
     confirm: frozenset[str] = frozenset()
+    ways: tuple[str, ...] = ()
 
 
-def write_manifest(folder: Path, jobs: Iterable[Job], command: Sequence[str], confirm: Iterable[Job] = ()) -> None:
+def write_manifest(
+    folder: Path, jobs: Iterable[Job], command: Sequence[str], confirm: Iterable[Job] = (), ways: Sequence[str] = ()
+) -> None:
     """Store the requested runs and the command in the study's folder.
 
     Parameters
@@ -53,6 +58,8 @@ def write_manifest(folder: Path, jobs: Iterable[Job], command: Sequence[str], co
     confirm : iterable of Job
         Runs that confirm the best on fresh seeds. Those of earlier requests stay noted until the study itself asks for
         them.
+    ways : sequence of str
+        Ways of computing that the study compares. Those of earlier requests stay.
     """
     runs = {job.folder.name: job.name for job in jobs if job.folder.parent == folder}
     before = read_manifest(folder)
@@ -64,6 +71,7 @@ def write_manifest(folder: Path, jobs: Iterable[Job], command: Sequence[str], co
         "command": list(command),
         "runs": runs | apart,
         "confirm": sorted(apart),
+        "ways": sorted({*ways, *(before.ways if before else ())}),
     }
     write_atomic(folder / FILE, lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
 
@@ -77,6 +85,7 @@ def read_manifest(folder: Path) -> Manifest | None:
             list(content["command"]),
             float(content["asked"]),
             frozenset(content.get("confirm", ())),
+            tuple(map(str, content.get("ways", ()))),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

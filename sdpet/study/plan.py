@@ -6,7 +6,7 @@ import copy
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sdpet.config import InadmissibleCell, RunConfig, name_of, run_folder, say_unused, training_id, validate
 from sdpet.files.hashing import unchanging
+from sdpet.runs.copies import KnownRuns, asked_ways, different_way
 from sdpet.runs.record import Record
 
 
@@ -65,11 +66,32 @@ class Plan:
         Names of cells that cannot exist.
     doubled : int
         Number of jobs that were left out because another job is the same run.
+    asked : list of str
+        Ways of computing that the sweep compares, see `sdpet.runs.copies.asked_ways`.
+    copies : dict of Path to str
+        Runs that the study has already, computed in another way, and what differs in it.
     """
 
     jobs: list[Job]
     dropped: list[str]
     doubled: int
+    asked: list[str] = field(default_factory=list)
+    copies: dict[Path, str] = field(default_factory=dict)
+
+    def with_known_runs(self) -> Plan:
+        """The plan with the runs that the study has already, computed in another way, in the place of their jobs."""
+        known: dict[Path, KnownRuns] = {}
+        jobs: dict[Path, Job] = {}
+        copies: dict[Path, str] = {}
+        with unchanging():
+            for job in self.jobs:
+                study = job.folder.parent
+                folder = known.setdefault(study, KnownRuns(study, self.asked)).folder(job.config)
+                if folder != job.folder:
+                    copies[folder] = different_way(job.config, folder)
+                    job = replace(job, folder=folder)
+                jobs.setdefault(folder, job)
+        return replace(self, jobs=list(jobs.values()), copies=copies)
 
 
 Value = bool | int | float | str | None
@@ -234,7 +256,8 @@ def make_plan(composer: Composer, sweep: Iterable[Sequence[str]]) -> Plan:
             else:
                 named = name_of(checked, [override for override in overrides if override not in common])
                 jobs[folder] = Job(tuple(overrides), checked, folder, named)
-    return Plan(list(jobs.values()), list(dropped), doubled)
+    found = list(jobs.values())
+    return Plan(found, list(dropped), doubled, asked_ways([job.config for job in found]))
 
 
 def in_random_order(jobs: Sequence[Job], order: int) -> list[Job]:
