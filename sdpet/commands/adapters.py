@@ -129,12 +129,12 @@ def shape_of_unet(model: str | None, folder: Path) -> Any:
     from diffusers import UNet2DConditionModel
 
     from sdpet.models.source import ARCHITECTURE_OF, Source, architecture_of, find_source, source_of
-    from sdpet.runs import stored_config
+    from sdpet.runs.stored import untrusted_config
 
     source: Source | None
 
     if model is None and (folder / "config.yaml").is_file():
-        unet = asdict(stored_config(folder).unet)
+        unet = asdict(untrusted_config(folder).unet)
         try:
             source = source_of(unet, fetch=False)
         except ValueError:  # the weights are not available; the architecture is enough

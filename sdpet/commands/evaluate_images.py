@@ -115,10 +115,10 @@ def _drawn_for(given: Any, files: list[Path]) -> list[EvalImage]:
 
 def _token(samples: Path) -> str | None:
     """The subject's token, which scorers do not know, where the images are those of a run."""
-    from sdpet.runs.stored import stored_config
+    from sdpet.runs.stored import untrusted_config
 
     run = next((folder for folder in samples.parents[:3] if (folder / "config.yaml").is_file()), None)
-    return None if run is None else stored_config(run).data.token
+    return None if run is None else untrusted_config(run).data.token
 
 
 def _stored(file: Path, protocol: Mapping[str, Any]) -> dict[str, float] | None:

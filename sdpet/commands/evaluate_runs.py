@@ -14,19 +14,20 @@ from sdpet.commands.progress_bar import Bar
 from sdpet.commands.study_progress import StudyProgressBar
 from sdpet.config import RunConfig, name_of, sampling_key, scoring_key, validate
 from sdpet.files.lock import run_lock
+from sdpet.files.trust import require_trusted_targets, targets
 from sdpet.runs.execute import sampling_progress
 from sdpet.runs.libraries import torch_threads
 from sdpet.runs.record import FILE, Record
 from sdpet.runs.reference_scores import floor_folder, protocol_of, reference_scores
 from sdpet.runs.setup import Resources, make_plan, make_sampler
-from sdpet.runs.stored import find_runs, stored_config, tuned
+from sdpet.runs.stored import CONFIG, find_runs, tuned, untrusted_config
 from sdpet.study.report import scores_table
 
 if TYPE_CHECKING:
     from sdpet.scoring import Evaluation
 
 CHANGEABLE = ("sampler", "eval")
-COMMAND_KEYS = ("run", "quiet", "curve", "guidance", "out")  # keys of the command, not of a run's config
+COMMAND_KEYS = ("run", "quiet", "curve", "guidance", "out", "trust")  # keys of the command, not of a run's config
 MAX_RUNS = 8  # largest number of runs that are sampled in one batch
 
 
@@ -43,13 +44,13 @@ class StoredJob:
         return name_of(self.config)
 
 
-def changed(config: RunConfig, given: Any, overrides: Sequence[str]) -> RunConfig:
-    """Change sampler and eval of a stored config.
+def changed(folder: Path, given: Any, overrides: Sequence[str]) -> RunConfig:
+    """Read a stored config and change its sampler and eval.
 
     Parameters
     ----------
-    config : RunConfig
-        The stored config.
+    folder : Path
+        The run's folder.
     given : DictConfig
         The config of the command.
     overrides : sequence of str
@@ -63,11 +64,13 @@ def changed(config: RunConfig, given: Any, overrides: Sequence[str]) -> RunConfi
     Raises
     ------
     ValueError
-        An override names another group, or a value is invalid.
+        An override names another group, a value is invalid, or the stored config names code that is not sdpet's own
+        and that the user has not said to trust.
     """
     from omegaconf import OmegaConf
 
-    merged = OmegaConf.create(dict(config.values))
+    merged = OmegaConf.create(dict(untrusted_config(folder).values))
+    typed: list[str] = []  # names of code on the command line, which are the user's own word
     for override in overrides:
         key = override.lstrip("+").partition("=")[0]
         group = key.partition(".")[0]
@@ -79,10 +82,19 @@ def changed(config: RunConfig, given: Any, overrides: Sequence[str]) -> RunConfi
         if key == "sampler":  # sampler=NAME also sets the steps, but guidance stays that of the run
             value = OmegaConf.merge(value, {"guidance": merged.sampler.guidance})
         plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        typed += targets({key.rpartition(".")[2]: plain})
         OmegaConf.update(merged, key, plain, merge=False, force_add=True)
     plain_config = OmegaConf.to_container(merged, resolve=True)
     assert isinstance(plain_config, dict)
+    require_trusted_targets(plain_config, folder / CONFIG, _trusts(given), typed)
     return validate({str(key): value for key, value in plain_config.items()})
+
+
+def _trusts(given: Any) -> bool:
+    trust = given.get("trust", False)
+    if not isinstance(trust, bool):
+        raise ValueError(f"trust must be true or false, not {trust!r}.")
+    return trust
 
 
 def finished_jobs(given: Any, overrides: Sequence[str]) -> tuple[list[StoredJob], list[str]]:
@@ -107,7 +119,7 @@ def finished_jobs(given: Any, overrides: Sequence[str]) -> tuple[list[StoredJob]
     folders = find_runs(given.run)
     jobs, left_out = [], []
     for folder in folders:
-        config = changed(stored_config(folder), given, overrides)
+        config = changed(folder, given, overrides)
         record = Record.read(folder)
         if record.status == "finished":
             jobs.append(StoredJob(folder, config, record))

@@ -11,3 +11,9 @@ from .images import load_captioned as load_captioned
 from .images import load_folder as load_folder
 from .lock import RunLock as RunLock
 from .lock import run_lock as run_lock
+from .received import inside as inside
+from .received import read_json as read_json
+from .received import read_json_lines as read_json_lines
+from .received import read_yaml as read_yaml
+from .trust import require_trust as require_trust
+from .trust import require_trusted_targets as require_trusted_targets

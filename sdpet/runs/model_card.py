@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from sdpet.adapters.format import DESIGN, WEIGHTS, read_saved
-from sdpet.runs.stored import stored_config
+from sdpet.runs.stored import untrusted_config
 
 if TYPE_CHECKING:
     from sdpet.adapters.spec import AdapterSpec
@@ -174,4 +174,4 @@ def record_of(folder: Path) -> Record | None:
 
 
 def _unet(folder: Path) -> dict[str, Any]:
-    return asdict(stored_config(folder).unet) if (folder / "config.yaml").is_file() else {}
+    return asdict(untrusted_config(folder).unet) if (folder / "config.yaml").is_file() else {}

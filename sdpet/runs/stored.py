@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpet.config import RunConfig
+from sdpet.files.received import read_yaml
+from sdpet.files.trust import require_trusted_targets
 from sdpet.runs.record import FILE
 
 if TYPE_CHECKING:
     from sdpet.models import BaseModel
+
+CONFIG = "config.yaml"
+NEEDED = ("adapter", "unet", "task", "data", "trainer", "sampler", "eval")  # groups that every version stored
 
 
 def find_runs(given: Any) -> list[Path]:
@@ -49,13 +54,15 @@ def find_runs(given: Any) -> list[Path]:
     return runs
 
 
-def stored_config(folder: Path) -> RunConfig:
+def stored_config(folder: Path, trust: bool = False) -> RunConfig:
     """Read the stored config of a run; `validate(config.values)` checks it.
 
     Parameters
     ----------
     folder : Path
         The run's folder.
+    trust : bool
+        Whether the config may name code that is not sdpet's own, see `sdpet.files.require_trust`.
 
     Returns
     -------
@@ -65,20 +72,22 @@ def stored_config(folder: Path) -> RunConfig:
     Raises
     ------
     ValueError
-        The folder is not that of a run, or its config cannot be read.
+        The folder is not that of a run, or its config cannot be read, refers to something outside itself, or names
+        code that the user has not said to trust.
     """
-    import yaml
+    config = untrusted_config(folder)
+    require_trusted_targets(config.values, folder / CONFIG, trust)
+    return config
 
+
+def untrusted_config(folder: Path) -> RunConfig:
+    """`stored_config` for callers that create nothing that the config names by a Python path."""
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        config = read_yaml(folder / CONFIG)
     except FileNotFoundError:
-        raise ValueError(
-            f"{folder} holds no config.yaml; run must be a run's folder, outputs/<study>/<run_id>."
-        ) from None
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"{folder / 'config.yaml'} cannot be read ({' '.join(str(error).split())}).") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{folder / 'config.yaml'} is not the config of a run.")
+        raise ValueError(f"{folder} holds no {CONFIG}; run must be a run's folder, outputs/<study>/<run_id>.") from None
+    if not isinstance(config, dict) or not all(isinstance(config.get(group), dict) for group in NEEDED):
+        raise ValueError(f"{folder / CONFIG} is not the config of a run.")
     study = folder.resolve().parent
     if (Path(str(config.get("output_root"))).expanduser() / str(config.get("study"))).resolve() != study:
         config |= {"output_root": str(study.parent), "study": study.name}

@@ -251,7 +251,10 @@ def test_a_run_of_each_method_is_recorded_and_scored_again(tiny_folder, subject_
     if method == "lora":  # 24,000 parameters are asked for: no other rank comes nearer
         rank, each = record.factors["mid_dim"], record.sizes["trainable_params"] / record.factors["mid_dim"]
         assert abs(record.sizes["trainable_params"] - 24000) <= each / 2 and rank == int(rank) > 1
-    evaluate_again(OmegaConf.create({"run": str(folder), "quiet": True, "sampler": {"steps": 3}}), ["sampler.steps=3"])
+    evaluate_again(
+        OmegaConf.create({"run": str(folder), "quiet": True, "trust": True, "sampler": {"steps": 3}}),
+        ["sampler.steps=3"],
+    )
     assert len(Record.read(folder).evaluations) == 1
 
 

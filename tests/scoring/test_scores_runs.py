@@ -119,7 +119,7 @@ def test_noise_difference_is_that_of_the_two_prompts(tiny_base, subject_folders,
 
 def again(*overrides):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("evaluate", list(overrides)), list(overrides)
+        return compose("evaluate", ["trust=true", *overrides]), list(overrides)
 
 
 @pytest.fixture(scope="module")

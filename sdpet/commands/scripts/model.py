@@ -51,9 +51,9 @@ def _base_of_run(folder: Path) -> dict[str, Any] | None:
     """The base model of the run in the folder; None if the folder has adapters only."""
     if not (folder / "config.yaml").is_file():
         return None
-    from sdpet.runs.stored import stored_config
+    from sdpet.runs.stored import untrusted_config
 
-    unet = stored_config(folder).unet
+    unet = untrusted_config(folder).unet
     found = {key: getattr(unet, key) for key in ("name", "path", "use_ema", "config", "image_size")}
     return {key: value for key, value in found.items() if value} | ({} if unet.path else {"name": "lab"})
 
