@@ -67,9 +67,8 @@ class TrainCommand:
         if self._is_first and record is not None:
             print(run_report(name_of(self.config), record, self.folder, self.already))
             if self.copy is not None:
-                print(
-                    f"  computed  with {different_way(self.config, self.folder)}; again=true does it in this way as well"
-                )
+                way = different_way(self.config, self.folder)
+                print(f"  computed  with {way}; again=true does it in this way as well")
         return record is not None and record.status == "finished"
 
 
