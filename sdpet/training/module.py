@@ -203,7 +203,7 @@ class TrainingModule(LightningModule):
         for group in optimizer.param_groups:
             group["lr"] = config.lr_at(step)
         if config.clip is not None:
-            # Lightning's clip_gradients refuses fused optimisers, and would clip gradients that still have the loss scale.
+            # Lightning's clip_gradients refuses fused optimisers, and clips gradients that still have the loss scale.
             scaler = getattr(self.trainer.precision_plugin, "scaler", None)
             most = config.clip * (1.0 if scaler is None else scaler.get_scale())
             for weights in vectors or [[p for group in optimizer.param_groups for p in group["params"]]]:
