@@ -206,7 +206,8 @@ class TrainingModule(LightningModule):
             # Lightning's clip_gradients refuses fused optimisers, and clips gradients that still have the loss scale.
             scaler = getattr(self.trainer.precision_plugin, "scaler", None)
             most = config.clip * (1.0 if scaler is None else scaler.get_scale())
-            for weights in vectors or [[p for group in optimizer.param_groups for p in group["params"]]]:
+            apart = [[vector] for vector in vectors]  # each member's norm is its own
+            for weights in apart or [[p for group in optimizer.param_groups for p in group["params"]]]:
                 torch.nn.utils.clip_grad_norm_(weights, most)
         optimizer.step()
         optimizer.zero_grad(set_to_none=not vectors)
