@@ -8,12 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.runs.columns import typed
-from analysis.runs.copies import without_copies
 from analysis.runs.direction import higher_is_better
 from analysis.runs.exports import bookkeeping
 from analysis.runs.load_wandb import PREFIX, offline_files, read_offline, read_project
 from analysis.runs.names import with_short_names
-from analysis.runs.progress import confirming, under_way
+from analysis.runs.progress import confirming, under_way, without_copies
 from analysis.runs.records import FIRST, read_records
 from analysis.runs.roles import FACTORS, Roles, guess_roles, is_of_records
 from analysis.runs.statuses import FINISHED, has_status, with_status

@@ -1,6 +1,6 @@
 """Check a composed config, and derive the run's id from it. Nothing here imports torch."""
 
-from sdpet.config.checks import InadmissibleCell, check_groups, validate
+from sdpet.config.checks import InadmissibleCell, check_groups, sized, validate
 from sdpet.config.ids import (
     design_id,
     fleet_key,
@@ -33,6 +33,7 @@ __all__ = [
     "sampling_key",
     "say_unused",
     "scoring_key",
+    "sized",
     "training_id",
     "validate",
     "ways_of",

@@ -16,7 +16,7 @@ from sdpet.config.run_config import LAB, LoggerSettings, RunConfig, SamplerSetti
 from sdpet.config.schema import check_group, check_values
 from sdpet.files.folders import image_files, metadata_file
 from sdpet.files.hashing import once
-from sdpet.models.source import source_of
+from sdpet.models.source import Source, source_of
 
 DATA_FOR_TASK = {
     "subject": "data=lab or data=folder",
@@ -81,7 +81,7 @@ def validate(config: Any) -> RunConfig:
     _check_design(values["adapter"])
     checked = RunConfig(values)
     _check_task(checked)  # before a base model of several GB is fetched
-    _check_base(checked)
+    checked = sized(checked, _check_base(checked))
     _check_trainer(checked.trainer)
     if checked.adapter.method == "embedding" and checked.task.name != "dreambooth":
         raise InadmissibleCell(
@@ -94,6 +94,26 @@ def validate(config: Any) -> RunConfig:
     if lab_scorer and not (LAB / "scorer").is_dir():
         raise ValueError(f"the lab's scorer {LAB / 'scorer'} is missing; make it with python -m sdpet.lab.pretrain.")
     return checked
+
+
+def sized(config: RunConfig, source: Source) -> RunConfig:
+    """The config with the number of parameters that is usual for its base model, if neither it nor a width is given.
+
+    Parameters
+    ----------
+    config : RunConfig
+    source : Source
+        The base model's files, or its architecture.
+
+    Returns
+    -------
+    RunConfig
+    """
+    adapter = config.adapter
+    takes = "params" in METHOD_KEYS.get(adapter.method, ("params",))
+    if not takes or adapter.mid_dim is not None or adapter.params is not None:
+        return config
+    return config.changed(adapter={"params": source.usual_params})
 
 
 def check_groups(config: Any, *groups: str) -> RunConfig:
@@ -170,9 +190,7 @@ def _check_design(adapter: dict[str, Any]) -> None:
         raise ValueError(f"adapter.{missing[0]} must be given when adapter.method is {method}.")
     if not takes:
         return
-    if (adapter["mid_dim"] is None) == (adapter["params"] is None):
-        if adapter["mid_dim"] is None:
-            raise ValueError("adapter.mid_dim (a width) or adapter.params (a number of parameters) must be given.")
+    if adapter["mid_dim"] is not None:
         adapter["params"] = None  # an explicit width overrides the default number of parameters
     if method == "adapter" and f"{adapter['din']}-{adapter['dout']}" not in PLACEMENTS:
         try:
@@ -181,7 +199,8 @@ def _check_design(adapter: dict[str, Any]) -> None:
             raise InadmissibleCell(str(error), f"{adapter['din']}-{adapter['dout']}") from None
 
 
-def _check_base(config: RunConfig) -> None:
+def _check_base(config: RunConfig) -> Source:
+    """Check the base model and where it is trained; returns its files."""
     unet, trainer = config.unet, config.trainer
     source = once(cache_key("source", config.values["unet"]), lambda: source_of(config.values["unet"], config.quiet))
     if unet.image_size is not None:
@@ -200,6 +219,7 @@ def _check_base(config: RunConfig) -> None:
         )
     if device == "cpu" and unet.dtype != "float32":
         raise ValueError(f"unet.dtype {unet.dtype} needs a GPU; on the CPU use float32 (of {', '.join(DTYPES)}).")
+    return source
 
 
 def _check_trainer(trainer: TrainerSettings) -> None:

@@ -141,7 +141,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
     content = {key: _content(path, config) for key, path in config.data.folders.items()}
     unused = () if config.draws_class_images else CLASS_IMAGE_KEYS  # the options that draw class images identify them
     weights = once(cache_key("weights", unet), lambda: source_of(unet).content_hash())
-    size = {key: unet[key] for key in ("image_size",) if unet.get(key) is not None}
+    size = {key: unet[key] for key in ("image_size", "prediction") if unet.get(key) is not None}
     return {
         "seed": config.seed,
         "adapter": values["adapter"],

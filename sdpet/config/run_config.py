@@ -51,6 +51,8 @@ class ModelSettings:
     use_ema: bool = False
     config: str | None = None
     image_size: int | None = None
+    vae: str | None = None
+    prediction: str | None = None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from sdpet.choices import (
     OPTIMIZERS,
     PLACEHOLDERS,
     PRECISIONS,
+    PREDICTIONS,
     SAMPLERS,
     SCHEDULES,
     SCORERS,
@@ -210,6 +211,8 @@ RULES: dict[str, dict[str, Rule]] = {
         "use_ema": boolean,
         "config": optional(string),
         "image_size": optional(integer(8)),
+        "vae": optional(string),
+        "prediction": optional(choice(PREDICTIONS)),
     },
     "task": {
         "_target_": former_target("sdpet.tasks.DreamBoothTask", "sdpet.tasks.FinetuneTask"),

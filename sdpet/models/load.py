@@ -26,6 +26,8 @@ def load_base(
     use_ema: bool = False,
     config: str | Path | None = None,
     image_size: int | None = None,
+    vae: str | Path | None = None,
+    prediction: str | None = None,
 ) -> BaseModel:
     """Load a base model, frozen and in evaluation mode.
 
@@ -43,6 +45,10 @@ def load_base(
         For a checkpoint file, see `find_source`.
     image_size : int, optional
         Side of square images in pixels; None for the model's own.
+    vae : str or Path, optional
+        Another VAE than the model's own, see `find_source`.
+    prediction : {"epsilon", "v_prediction"}, optional
+        What the UNet predicts, if it differs from its scheduler's config: a checkpoint file does not say it.
 
     Returns
     -------
@@ -57,13 +63,20 @@ def load_base(
         raise ValueError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}.")
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device!r} was asked for, but this machine has no usable CUDA device; choose 'cpu'.")
-    source = find_source(name if path is None and name != "lab" else path, use_ema, config)
+    source = find_source(name if path is None and name != "lab" else path, use_ema, config, vae=vae)
     with no_progress_bars():
         parts = (_read_checkpoint if source.is_checkpoint else _read_folder)(source, DTYPES[dtype])
+        if source.vae is not None:
+            from sdpet.models.compvis.load import load_vae
+
+            parts["vae"] = load_vae(source, DTYPES[dtype])
+    if prediction is not None:
+        parts["scheduler"].register_to_config(prediction_type=prediction)
     for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
         if part in parts:
             parts[part].requires_grad_(False).eval().to(device)
-    base = BaseModel(name=name, weight_hash=source.content_hash(), side=image_size, **parts)
+    digest = source.content_hash() + ("" if prediction is None else f"-{prediction}")
+    base = BaseModel(name=name, weight_hash=digest, side=image_size, **parts)
     if base.prediction_type not in ("epsilon", "v_prediction"):
         raise ValueError(f"{source.path} predicts {base.prediction_type!r}; sdpet knows epsilon and v_prediction.")
     if base.image_size % base.downsampling:
@@ -90,7 +103,7 @@ def _read_folder(source: Source, dtype: torch.dtype) -> dict[str, Any]:
     for part in source.parts:
         if part.startswith("tokenizer"):
             parts[part] = classes[part].from_pretrained(source.path / part, local_files_only=True)
-        elif part != "scheduler":
+        elif part != "scheduler" and not (part == "vae" and source.vae is not None):
             options = {"torch_dtype": dtype, "variant": source.variant(part), "local_files_only": True}
             parts[part] = classes[part].from_pretrained(source.path / part, **options)
     if "text_encoder_2" in parts:
@@ -104,17 +117,20 @@ def _read_checkpoint(source: Source, dtype: torch.dtype) -> dict[str, Any]:
     from sdpet.models.compvis.load import load_checkpoint
     from sdpet.models.compvis.tokenizer import clip_tokenizer
 
-    networks = load_checkpoint(source, dtype)
+    parts = load_checkpoint(source, dtype)
     there = (source.configs / "scheduler").is_dir()
     schedule = (source.configs if there else ARCHITECTURES / "v1") / "scheduler"
-    if (source.configs / "tokenizer").is_dir():
-        from transformers import CLIPTokenizer
+    for part in [part for part in source.parts if part.startswith("tokenizer")]:
+        if (source.configs / part).is_dir():
+            from transformers import CLIPTokenizer
 
-        tokenizer = CLIPTokenizer.from_pretrained(source.configs / "tokenizer", local_files_only=True)
-    else:
-        tokenizer = clip_tokenizer()
-    scheduler = DDPMScheduler.from_pretrained(schedule)
-    return {**vars(networks), "tokenizer": tokenizer, "scheduler": scheduler}
+            parts[part] = CLIPTokenizer.from_pretrained(source.configs / part, local_files_only=True)
+        else:
+            openclip = part == "tokenizer_2" or source.configs == ARCHITECTURES / "v21"
+            parts[part] = clip_tokenizer("!" if openclip else None)
+    if "tokenizer_2" in parts:
+        parts["zero_empty"] = sdxl.zeros_for_empty(source.configs)
+    return parts | {"scheduler": DDPMScheduler.from_pretrained(schedule)}
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import Any
 
 import sdpet
 from sdpet.files.hashing import PIPELINE_PARTS, WEIGHTS, hash_file, hash_files
-from sdpet.models.compvis.scan import check_checkpoint
+from sdpet.models.compvis.scan import check_checkpoint, check_vae, input_channels_sentence
 
 LOG = logging.getLogger("sdpet")
 LAB_FOLDER = Path(sdpet.__file__).parent / "lab" / "pipeline"
@@ -27,6 +27,8 @@ ARCHITECTURE_OF = {"sd14": "v1", "sd15": "v1", "ckpt": "v1", "sd21": "v21", "sdx
 XL_PARTS = ("text_encoder_2", "tokenizer_2")
 PARTS_WITH_WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")  # parts with weights
 CHECKPOINTS = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
+USUAL_PARAMS = {"small": 24_000, "large": 1_511_040}  # of all adapters: in the lab; as in the paper, with mid_dim 60
+LARGE = 320  # channels of the first block of Stable Diffusion
 _VARIANT = re.compile(r"\.(fp16|bf16|non_ema|fp32)\b")
 _WHOLE = re.compile(r"^(diffusion_pytorch_model|model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)$")
 
@@ -44,11 +46,14 @@ class Source:
         the folder of its architecture.
     use_ema : bool
         For a checkpoint, use the averaged weights instead of the last ones.
+    vae : Path, optional
+        Another VAE than the model's own: a file, or a folder in diffusers' format.
     """
 
     path: Path
     configs: Path
     use_ema: bool = False
+    vae: Path | None = None
 
     @property
     def is_checkpoint(self) -> bool:
@@ -70,6 +75,20 @@ class Source:
 
     def content_hash(self) -> str:
         """Hash of the content of weights, configs and vocabulary, whatever their paths; hex digits."""
+        return self._own_hash() + ("" if self.vae is None else f"-vae{self._vae_hash(self.vae)[:16]}")
+
+    @property
+    def usual_params(self) -> int:
+        """The number of parameters that adapters of a model of this size usually have in all."""
+        widths = self.config("unet").get("block_out_channels") or [LARGE]
+        return USUAL_PARAMS["large" if widths[0] >= LARGE else "small"]
+
+    def _vae_hash(self, vae: Path) -> str:
+        if vae.is_file():
+            return hash_file(vae)
+        return hash_files(vae, [vae / "config.json", *(_weights(vae) or _weights(vae, "fp16"))])
+
+    def _own_hash(self) -> str:
         if not self.is_checkpoint:
             return hash_files(self.path, _loaded(self.path, self.parts))
         configs = hash_files(self.configs, [file for part in self.parts for file in _files(self.configs / part)])
@@ -82,6 +101,7 @@ def find_source(
     config: str | Path | None = None,
     quiet: bool = True,
     fetch: bool = True,
+    vae: str | Path | None = None,
 ) -> Source:
     """Find a base model's files. A hub id that is not in the local cache is downloaded.
 
@@ -92,12 +112,14 @@ def find_source(
     use_ema : bool
         For a checkpoint file, use its averaged weights.
     config : str or Path, optional
-        For a checkpoint file that does not have Stable Diffusion v1's sizes: a folder in diffusers' format with its
-        configs (``unet/config.json``, ...).
+        For a checkpoint file that does not have the sizes of Stable Diffusion v1, 2.1 or XL: a folder in diffusers'
+        format with its configs (``unet/config.json``, ...).
     quiet : bool
         Do not log a download.
     fetch : bool
         Whether to use the network.
+    vae : str or Path, optional
+        Another VAE than the model's own: a file, a folder with config.json and weights, or a pipeline's folder.
 
     Returns
     -------
@@ -109,17 +131,30 @@ def find_source(
         If files are missing, incomplete or unsafe to read; the message is one sentence.
     """
     text = str(LAB_FOLDER if path is None else path)
-    place = Path(text).expanduser()
+    place, other_vae = Path(text).expanduser(), None if vae is None else _vae(Path(vae).expanduser())
     if place.is_file() or (place.suffix.lower() in CHECKPOINTS and not place.is_dir()):
-        configs = ARCHITECTURES / "v1" if config is None else Path(config).expanduser()
-        return _checkpoint(place, configs, use_ema)
+        return _checkpoint(place, None if config is None else Path(config).expanduser(), use_ema, other_vae)
     if use_ema or config is not None:
         given = "use_ema" if use_ema else "config"
         raise ValueError(f"unet.{given} goes with a checkpoint file ({', '.join(CHECKPOINTS[:2])}), not with {text}.")
     if not place.is_dir() and _looks_like_hub_id(text):
         place = _from_hub(text, quiet, fetch)
     _check_folder(place)
-    return Source(place, place)
+    return Source(place, place, vae=other_vae)
+
+
+def _vae(place: Path) -> Path:
+    """A VAE's file, or the folder that holds its config and weights."""
+    if place.is_file():
+        check_vae(place)
+        return place
+    for folder in (place, place / "vae"):
+        if (folder / "config.json").is_file() and (_weights(folder) or _weights(folder, "fp16")):
+            return folder
+    raise ValueError(
+        f"unet.vae {place} is no VAE; give a .safetensors file, a folder with config.json and weights, or a pipeline's "
+        "folder."
+    )
 
 
 def parts_of(folder: Path) -> tuple[str, ...]:
@@ -131,17 +166,19 @@ def parts_of(folder: Path) -> tuple[str, ...]:
     return PIPELINE_PARTS + (XL_PARTS if unet.get("addition_embed_type") == "text_time" else ())
 
 
-def _checkpoint(file: Path, configs: Path, use_ema: bool) -> Source:
+def _checkpoint(file: Path, configs: Path | None, use_ema: bool, vae: Path | None) -> Source:
     if not file.is_file():
         raise ValueError(f"the checkpoint {file} does not exist; unet.path must be a .ckpt or .safetensors file.")
-    missing = [part for part in ("unet", "vae", "text_encoder") if not (configs / part / "config.json").is_file()]
+    parts = ("unet", "vae", "text_encoder") if configs is None else parts_of(configs)
+    needed = [part for part in parts if part in PARTS_WITH_WEIGHTS]
+    missing = [] if configs is None else [part for part in needed if not (configs / part / "config.json").is_file()]
     if missing:
         raise ValueError(
-            f"unet.config {configs} lacks {missing[0]}/config.json; give a folder with the configs of unet, vae and "
-            "text_encoder in diffusers' format, or null for Stable Diffusion v1's."
+            f"unet.config {configs} lacks {missing[0]}/config.json; give a folder with the configs of "
+            f"{', '.join(needed)} in diffusers' format, or null for those of Stable Diffusion v1, 2.1 or XL."
         )
-    check_checkpoint(file, use_ema)
-    return Source(file, configs, use_ema)
+    family = check_checkpoint(file, use_ema, vae is not None)
+    return Source(file, ARCHITECTURES / family if configs is None else configs, use_ema, vae)
 
 
 def _check_folder(folder: Path) -> None:
@@ -155,9 +192,21 @@ def _check_folder(folder: Path) -> None:
     missing = [part for part in parts if not (folder / part).is_dir()]
     if missing:
         raise ValueError(f"the base model's folder {folder} lacks {', '.join(missing)}; {format_} {', '.join(parts)}.")
+    _check_input(folder)
     for part in parts:
         if part in PARTS_WITH_WEIGHTS and not (_weights(folder / part) or _weights(folder / part, "fp16")):
             raise ValueError(f"the base model's folder {folder} has no weights in {part} (.safetensors or .bin).")
+
+
+def _check_input(folder: Path) -> None:
+    """Raise ValueError if the UNet takes more than noisy latents, as that of an inpainting model does."""
+    try:
+        unet, vae = (json.loads((folder / p / "config.json").read_text(encoding="utf-8")) for p in ("unet", "vae"))
+    except (OSError, ValueError):
+        return  # loading says what is wrong
+    channels = unet.get("in_channels", 4)
+    if channels != vae.get("latent_channels", 4):
+        raise ValueError(input_channels_sentence(folder, channels))
 
 
 def _weights(folder: Path, variant: str | None = None) -> list[Path]:
@@ -233,7 +282,7 @@ def _fetched(name: str, quiet: bool) -> Path:
 
 def source_of(unet: Mapping[str, Any], quiet: bool = True, fetch: bool = True) -> Source:
     """Find the base model that the group `unet` of a config names; see `find_source`."""
-    return find_source(unet["path"], unet.get("use_ema", False), unet.get("config"), quiet, fetch)
+    return find_source(unet["path"], unet.get("use_ema", False), unet.get("config"), quiet, fetch, unet.get("vae"))
 
 
 def architecture_of(unet: Mapping[str, Any]) -> Source | None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sdpet.training import TrainConfig
 
 ProgressCallback = Callable[..., None]  # ("train", step, steps, loss) or ("sample", done, total)
+MODEL_OPTIONS = ("use_ema", "config", "image_size", "vae", "prediction")
 SCORERS_UNUSED_BY = {"dreambooth": ("features",), "finetune": ("diversity",)}  # scorers in eval that a task ignores
 SCORE_PREFIXES = {"scorer": "clip"}  # prefix of a scorer's metrics, if it is not the scorer's key
 TRAINING_KEYS = (
@@ -54,7 +55,7 @@ class Resources:
             "path": unet.path,
             "device": config.trainer.device,
             "dtype": unet.dtype,
-            **{key: getattr(unet, key) for key in ("use_ema", "config", "image_size") if getattr(unet, key)},
+            **{key: getattr(unet, key) for key in MODEL_OPTIONS if getattr(unet, key)},
         }
         return self._shared("base", arguments, lambda: load_base(**arguments))
 

@@ -16,7 +16,7 @@ from sdpet.study.plan import make_plan
 
 GRID = ("adapter=attn2o-ffni,ffni-transo,resi-reso",)
 GPU = ("trainer.device=cuda", "trainer.precision=bf16-mixed", "trainer.threads=4", "trainer.grad_checkpointing=true")
-WAYS = ("trainer.devices=2", "trainer.num_nodes=2", "trainer.compile=true")
+WAYS = ("trainer.devices=2", "trainer.compile=true")
 
 
 class Launcher:

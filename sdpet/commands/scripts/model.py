@@ -54,7 +54,9 @@ def _base_of_run(folder: Path) -> dict[str, Any] | None:
     from sdpet.runs.stored import untrusted_config
 
     unet = untrusted_config(folder).unet
-    found = {key: getattr(unet, key) for key in ("name", "path", "use_ema", "config", "image_size")}
+    found = {
+        key: getattr(unet, key) for key in ("name", "path", "use_ema", "config", "image_size", "vae", "prediction")
+    }
     return {key: value for key, value in found.items() if value} | ({} if unet.path else {"name": "lab"})
 
 
