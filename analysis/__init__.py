@@ -16,6 +16,8 @@ Works on a pandas frame with one row a run, from any source, and never imports t
 
     verdicts(frame, metric, terms, block=None)                    F beside tests that assume less, Holm over the terms
     best_set(frame, metric, factor, maximize=True)                Hsu: the levels that cannot be told from the best
+    race(frame, metric, d, design="placement", block="seed")      the best within d, judged at fixed looks
+    Race(designs, d)                                              the same run by run: ask() for runs, tell() scores
     equivalence(frame, metric, factor, within)                    pairs of levels: equal within a margin, or undecided
     tukey(...), games_howell(...), dunnett(..., baseline=...)     after the test
     letters(pairs), adjust(p, method="holm")                      compact letters; Holm, Benjamini-Hochberg
@@ -93,6 +95,9 @@ _MODULE_OF = {
     "block_of": "linear_model.blocks",
     "conclude": "conclusions.conclude_runs",
     "designs": "conclusions.joint",
+    "race": "sequential.races",
+    "Race": "sequential.races",
+    "RaceResult": "sequential.result",
 }
 
 __all__ = sorted(_MODULE_OF)

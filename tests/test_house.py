@@ -33,6 +33,7 @@ STOREYS = {
         ["runs"],
         ["comparisons"],
         ["variance"],
+        ["sequential"],
         ["planning", "explore"],
         ["conclusions"],
         ["figures"],

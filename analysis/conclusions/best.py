@@ -10,7 +10,7 @@ from analysis.comparisons.moderated import moderated_differences, moderated_mean
 from analysis.comparisons.posthoc import best_set
 from analysis.conclusions.claims import Claim, Part
 from analysis.conclusions.confirmed import confirmed
-from analysis.conclusions.words import end, level_of, named, plural
+from analysis.conclusions.words import end, figure, level_of, named, plural
 from analysis.linear_model.quadrature import one_factor_ppf, studentized_range_ppf
 from analysis.linear_model.units import strata_of
 
@@ -68,8 +68,8 @@ def winner(frame: pd.DataFrame, metric: str, factor: str, block: str | None, fir
     seeds = " for these trainings" if inside else f" for these {block}s" if block else ""
     name = level_of(factor, first)
     said = (
-        f"{name} has the {end(metric)} mean, {mean:.3g}; as it was picked for that, expect {shrunk:.3g} of it, and "
-        f"with 95 % confidence between {low:.3g} and {high:.3g}{seeds}."
+        f"{name} has the {end(metric)} mean, {figure(mean)}; as it was picked for that, expect {figure(shrunk)} of it, "
+        f"and with 95 % confidence between {figure(low)} and {figure(high)}{seeds}."
     )
     claim = Claim("best mean", name, "yes", said, shrunk, low, high, 0.95, units=units,
                   method="The winner's mean")  # fmt: skip
@@ -100,7 +100,7 @@ def leader(
     name, what = level_of(factor, means.factor.levels[at]), f"{len(means.value)} {plural(factor)}"
     again = confirmed(frame, metric, factor, block, means.factor.levels[at], fresh) or Part()
     first = (
-        f"{name} has the {end(metric)} mean ({means.value[at]:.3g}); whether it is the best of the {what}, "
+        f"{name} has the {end(metric)} mean ({figure(means.value[at])}); whether it is the best of the {what}, "
         f"{why or 'the runs do not say'}."
     )
     return Part([first, *again.sentences], again.claims)

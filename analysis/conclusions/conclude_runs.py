@@ -23,7 +23,7 @@ from analysis.conclusions.joint import (
 )
 from analysis.conclusions.positions import positions
 from analysis.conclusions.trends import is_numeric, trend
-from analysis.conclusions.words import DESIGN, f_words, name_of, objection, omega_words, plural, start
+from analysis.conclusions.words import DESIGN, f_words, figure, name_of, objection, omega_words, plural, start
 from analysis.linear_model.blocks import block_of
 from analysis.linear_model.design import parse_terms
 from analysis.linear_model.units import UNIT, observations, strata_of, with_units
@@ -42,6 +42,7 @@ def conclude(
     terms: Sequence[str] | None = None,
     within: float | None = None,
     fresh: pd.DataFrame | None = None,
+    type: int = 2,
 ) -> Conclusion:
     """What the runs say about a metric, in a few plain sentences with numbers.
 
@@ -57,6 +58,8 @@ def conclude(
     fresh
         Runs of the best levels on seeds that had no part in choosing them (`load_results(..., confirm=True)`). They are
         in no test; where the winner has some, its mean is said by them alone.
+    type
+        Of the sums of squares that the tests of a joint model rest on, 1, 2 or 3, as in `anova`.
 
     Returns
     -------
@@ -80,14 +83,14 @@ def conclude(
         raise ValueError(f"The frame has no column {metric!r}; it has {', '.join(map(str, frame.columns))}.")
     if odd := {c: inner(str(c)) for c in frame.columns if inner(str(c)) != c}:
         terms = terms and [":".join(map(inner, term)) for term in parse_terms(terms, frame.columns)]
-        plain = conclude(frame.rename(columns=odd), inner(metric), factor and inner(factor), terms, within)
+        plain = conclude(frame.rename(columns=odd), inner(metric), factor and inner(factor), terms, within, fresh, type)
         claims = [replace(c, subject=outer(c.subject), text=outer(c.text)) for c in plain.claims]
         return Conclusion(outer(plain), claims)
     by = [c for c in ("task", "data") if is_of_records(frame) and c in frame and frame[c].nunique() > 1]
     by = [c for c in by if c not in {factor, *factors_of(terms or [])}]
     if by:
         parts = [
-            (name, conclude(part, metric, factor, terms, within, fresh))
+            (name, conclude(part, metric, factor, terms, within, fresh, type))
             for name, part in frame.dropna(subset=[metric]).groupby(by, sort=True)
         ]
         text = "\n".join(f"{'/'.join(map(str, name))}: {said}" for name, said in parts)
@@ -99,15 +102,15 @@ def conclude(
     if (
         terms is not None
         and len(factors_of(terms)) > 1
-        and (said := _together(used, metric, terms, asked, within, fresh))
+        and (said := _together(used, metric, terms, asked, within, fresh, type))
     ):
         return Conclusion.of(said)
     factor = factor or _main_factor(used, metric)
-    return _alone(used, metric, factor, within, fresh)
+    return _alone(used, metric, factor, within, fresh, type)
 
 
 def _alone(
-    used: pd.DataFrame, metric: str, factor: str | None, within: float | None, fresh: pd.DataFrame | None
+    used: pd.DataFrame, metric: str, factor: str | None, within: float | None, fresh: pd.DataFrame | None, type: int
 ) -> Conclusion:
     if factor is None:
         return Conclusion(f"No factor varies in these runs ({len(used)}), so there is nothing to compare.")
@@ -131,7 +134,7 @@ def _alone(
     else:
         parts.append(leader(runs, metric, factor, block, fresh=fresh))
     if factor == "placement" and (matters or not row["F"] >= 0):
-        parts.append(positions(runs, metric, block))
+        parts.append(positions(runs, metric, block, type))
     parts.append(Part([_ignored(runs, factor)]))
     parts += [anchors(runs, metric, factor, block), Part([blocking.said, units])]
     return Conclusion.of(parts)
@@ -144,6 +147,7 @@ def _together(
     asked: bool,
     within: float | None,
     fresh: pd.DataFrame | None = None,
+    type: int = 2,
 ) -> list[Part] | None:
     """What several factors say together; None where they leave no residual to test them with."""
     names = factors_of(terms)
@@ -159,7 +163,7 @@ def _together(
     if not leaves_residual(runs, metric, terms, block):
         return None
     terms = list(terms) if asked else default_terms(runs, metric, names, block)
-    said = explained(runs, metric, terms, block)
+    said = explained(runs, metric, terms, block, type)
     parts = [said, Part(aliased(runs, names))]
     found = [claim.subject for claim in said.claims if claim.verdict == "yes"]
     parts += [trend(runs, metric, t, terms, block) for t in found if is_numeric(runs, t)]
@@ -226,8 +230,8 @@ def _explained(frame: pd.DataFrame, metric: str, factor: str, block: str | None,
     limit = detectable(frame, metric, factor, block=block)
     said = (
         f"These {units} runs cannot tell whether {name} matters for {metric} ({f_words(row)}{after}): "
-        f"a study of this size finds, four times out of five, only differences of about {limit['range']:.2g} between "
-        f"the extreme levels, and the level means lie within {_spread(frame, metric, factor):.2g}."
+        f"a study of this size finds, four times out of five, only differences of about {figure(limit['range'], 2)} "
+        f"between the extreme levels, and the level means lie within {figure(_spread(frame, metric, factor), 2)}."
     )
     return Part([said], [claim])
 

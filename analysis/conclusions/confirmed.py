@@ -9,7 +9,7 @@ from scipy import stats
 from analysis.comparisons.means import fit_means
 from analysis.comparisons.moderated import moderated_means
 from analysis.conclusions.claims import Claim, Part
-from analysis.conclusions.words import level_of, listed
+from analysis.conclusions.words import figure, level_of, listed
 
 
 def confirmed(
@@ -33,9 +33,9 @@ def confirmed(
     name, seeds = level_of(factor, level), listed(sorted(scores["seed"].unique()))
     said = (
         f"{name} was trained again on {n} fresh {'seed' if n == 1 else 'seeds'} ({seeds}), which had no part in "
-        f"choosing it: its mean there is {mean:.3g}, with 95 % confidence between {mean - half:.3g} and "
-        f"{mean + half:.3g} for these seeds. This estimate is of these runs alone; the spread of a run is that of the "
-        "study."
+        f"choosing it: its mean there is {figure(mean)}, with 95 % confidence between {figure(mean - half)} and "
+        f"{figure(mean + half)} for these seeds. This estimate is of these runs alone; the spread of a run is that of "
+        "the study."
     )
     return Part([said], [Claim("confirmed mean", name, "yes", said, mean, mean - half, mean + half, 0.95, units=n,
                                method="The winner's mean")])  # fmt: skip

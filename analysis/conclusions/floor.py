@@ -9,7 +9,7 @@ from scipy import stats
 from analysis.comparisons.means import fit_means
 from analysis.comparisons.moderated import moderated_means
 from analysis.conclusions.claims import Claim, Part
-from analysis.conclusions.words import end, level_of, percent
+from analysis.conclusions.words import end, figure, level_of, percent
 from analysis.linear_model.blocks import SEED
 from analysis.linear_model.quadrature import one_factor_ppf
 
@@ -31,19 +31,19 @@ def anchors(frame: pd.DataFrame, metric: str, factor: str, block: str | None) ->
         if own_floors(frame, metric, factor, block):
             low, high = floor_of.min(), floor_of.max()
             said = (
-                f"Levels have floors of their own ({low:.3g} to {high:.3g}, the model untuned). Of the way from its "
-                f"floor to its ceiling {level_of(factor, share.idxmax())} goes furthest, {best}, and "
+                f"Levels have floors of their own ({figure(low)} to {figure(high)}, the model untuned). Of the way "
+                f"from its floor to its ceiling {level_of(factor, share.idxmax())} goes furthest, {best}, and "
                 f"{level_of(factor, share.idxmin())} least, {worst}."
             )
         else:
             said = (
-                f"The best mean lies {best} of the way from the floor ({floor:.3g}, the model untuned) to "
-                f"the ceiling ({ceiling:.3g}), the worst {worst}."
+                f"The best mean lies {best} of the way from the floor ({figure(floor)}, the model untuned) to "
+                f"the ceiling ({figure(ceiling)}), the worst {worst}."
             )
         if share.min() > _NEAR:
             said += " All means are at the ceiling, where the score can hardly tell levels apart."
     else:
-        said = f"The floor (the model untuned) is {floor:.3g}, the best mean {floor + sign * gain:.3g}."
+        said = f"The floor (the model untuned) is {figure(floor)}, the best mean {figure(floor + sign * gain)}."
     told = _gain(runs, metric, factor, block)
     return Part([said, *told.sentences], told.claims)
 
@@ -92,7 +92,7 @@ def _gain(runs: pd.DataFrame, metric: str, factor: str, block: str | None) -> Pa
     best, mean, low, high, least, units = bounds
     method = "Floor: bounds of the gain"
     if low > 0:
-        said = f"With 95 % confidence some level gained over its floor: {best} by at least {low:.2g}."
+        said = f"With 95 % confidence some level gained over its floor: {best} by at least {figure(low, 2)}."
         verdict = "yes"
     elif least < 0:
         said = f"With 95 % confidence every level is worse in {metric} than the model untuned."
@@ -100,7 +100,7 @@ def _gain(runs: pd.DataFrame, metric: str, factor: str, block: str | None) -> Pa
     else:
         said = (
             f"Whether training moved {metric} from its floor these runs cannot tell: gains of the best level "
-            f"({best}) between {low:.2g} and {high:.2g} agree with them."
+            f"({best}) between {figure(low, 2)} and {figure(high, 2)} agree with them."
         )
         verdict = "undecided"
     return Part([said], [Claim("above floor", str(best), verdict, said, mean, low, high, 0.95, units=units,

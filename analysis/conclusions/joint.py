@@ -21,6 +21,11 @@ NAMED = ("placement", "din", "dout", "activation", "init", "method")  # levels t
 _LEAST_DF = 5  # of the residual, below which no interaction is looked for
 _MOST_PAIRS = 28  # of eight factors
 METHOD = "Does a factor matter"
+ADJUSTED_FOR = {
+    1: "each term beyond those before it",
+    2: "each term beyond all others that do not contain it",
+    3: "each term beyond all others, also those that contain it",
+}
 
 
 def own_factors(frame: pd.DataFrame) -> list[str]:
@@ -58,8 +63,15 @@ def designs(frame: pd.DataFrame, factors: Sequence[str]) -> pd.Series:
     >>> designs(pd.DataFrame({"placement": ["attn2o-ffni"], "scale": [2.0]}), ["placement", "scale"]).tolist()
     ['attn2o-ffni, scale 2']
     """
-    words = [frame[f].map(lambda level, f=f: _level(level) if f in NAMED else f"{f} {_level(level)}") for f in factors]
+    words = [
+        frame[f].map(lambda level, f=f: _level(level) if _is_named(f, level) else f"{f} {_level(level)}")
+        for f in factors
+    ]
     return pd.Series([", ".join(parts) for parts in zip(*words, strict=True)], index=frame.index, dtype=str)
+
+
+def _is_named(factor: str, level: object) -> bool:
+    return factor in NAMED and isinstance(level, str)
 
 
 def _level(level: object) -> str:
@@ -120,15 +132,15 @@ def default_terms(frame: pd.DataFrame, metric: str, factors: Sequence[str], bloc
     return [*factors, *found]
 
 
-def explained(frame: pd.DataFrame, metric: str, terms: Sequence[str], block: str | None) -> Part:
-    """Each term of the joint model (type II): what matters, largest share first, then what does not show."""
-    table = verdicts(frame, metric, terms, block)
+def explained(frame: pd.DataFrame, metric: str, terms: Sequence[str], block: str | None, type: int = 2) -> Part:
+    """Each term of the joint model: what matters, largest share first, then what does not show."""
+    table = verdicts(frame, metric, terms, block, type)
     tested = table[table["F"] >= 0].sort_values("omega2_partial", ascending=False, kind="stable")
     family = len(tested)
     found = tested[tested["p_claim"] < ALPHA]
     disputed = tested[(tested["p"] < ALPHA) & ~(tested["p_claim"] < ALPHA)]
     rest = tested[~(tested["p"] < ALPHA)]
-    said = _found(found, metric, terms, block, family) if len(found) else []
+    said = _found(found, metric, terms, block, family, type) if len(found) else []
     for term, row in disputed.iterrows():
         said.append(f"Undecided: {_name(term)} ({f_words(row)}, but {objection(row, family)}).")
     if len(rest):
@@ -138,10 +150,16 @@ def explained(frame: pd.DataFrame, metric: str, terms: Sequence[str], block: str
         said.append(f"Not shown to matter: {tests}." if said else few)
     lost = [_name(t) for t in table.index if t not in tested.index]
     said += [f"These runs cannot test {listed(lost, 'or')}."] if lost else []
+    if lost and type == 3:
+        said += [str(n) for n in table.loc[[t for t in table.index if t not in tested.index], "note"] if n]
+    if type != 2:
+        said.append(f"Tests of the joint model are of type {'I' * type}, {ADJUSTED_FOR[type]}.")
     return Part(said, [claim_of(str(t), row, metric) for t, row in tested.iterrows()])
 
 
-def _found(found: pd.DataFrame, metric: str, terms: Sequence[str], block: str | None, family: int) -> list[str]:
+def _found(
+    found: pd.DataFrame, metric: str, terms: Sequence[str], block: str | None, family: int, type: int
+) -> list[str]:
     """What matters: the term with the largest share, the others, and which factors act together."""
     first = str(found.index[0])
     row = found.loc[first]
@@ -152,7 +170,7 @@ def _found(found: pd.DataFrame, metric: str, terms: Sequence[str], block: str | 
         head = f"Of {listed(factors_of(terms))}, {_name(first)} matters for {metric}, with the largest estimated share:"
     else:
         head = f"{_name(first)} matters for {metric}, with an estimated share of"
-    others = f"the other terms{f' and the {block}' if block else ''} leave"
+    others = f"the {'terms before it' if type == 1 else 'other terms'}{f' and the {block}' if block else ''} leave"
     said = [
         f"{head} {omega_words(row)} of the variance that {others} (omega squared, 90 % interval; "
         f"{test_words(row, family)})."
@@ -162,9 +180,14 @@ def _found(found: pd.DataFrame, metric: str, terms: Sequence[str], block: str | 
     if together:
         said.append(
             f"As {'; '.join(together)} act together, what one of them does depends on the other, and a test of one "
-            "alone is about its average over the other."
+            f"alone is about its average over the other{_weights(type)}."
         )
     return said
+
+
+def _weights(type: int) -> str:
+    """Over which levels a main effect beside its interaction is averaged; in balanced studies it is all the same."""
+    return ", each of its levels counted alike" if type == 3 else ""
 
 
 def claim_of(term: str, row: pd.Series, metric: str) -> Claim:

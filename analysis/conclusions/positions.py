@@ -10,12 +10,12 @@ from analysis.conclusions.words import f_words, name_of, objection, omega_words,
 from analysis.variance.verdict import ALPHA, LEVEL, verdicts
 
 
-def positions(frame: pd.DataFrame, metric: str, block: str | None) -> Part:
+def positions(frame: pd.DataFrame, metric: str, block: str | None, type: int = 2) -> Part:
     """din and dout together in the additive model, where it leaves a residual, with Holm over the two."""
     names = [c for c in ("din", "dout") if c in frame and frame[c].nunique() > 1]
     if len(names) < 2:
         return Part()
-    table = verdicts(frame, metric, names, block)
+    table = verdicts(frame, metric, names, block, type)
     if not table["F"].notna().all():  # few placements, in which one determines the other: the placement says it all
         return Part()
     texts = []
@@ -28,7 +28,9 @@ def positions(frame: pd.DataFrame, metric: str, block: str | None) -> Part:
             texts.append(f"{name_of(str(name))} is undecided ({f_words(row)}, but {objection(row, 2)})")
         else:
             texts.append(f"{name_of(str(name))} cannot be shown to matter ({f_words(row)})")
-    text = "With each adjusted for the other, " + " and ".join(texts)
+    text = (
+        "With the output adjusted for the input, " if type == 1 else "With each adjusted for the other, "
+    ) + " and ".join(texts)
     if table.attrs["components"] > 1:
         text += (
             f"; this compares levels only within the {table.attrs['components']} parts of the design that share no "

@@ -31,9 +31,18 @@ def start(text: str) -> str:
 
 def level_of(factor: str, level: object) -> str:
     """A level in a sentence: numbers with the name of their factor."""
-    if isinstance(level, bool) or not isinstance(level, int | float):
+    if isinstance(level, bool | np.bool_) or not isinstance(level, int | float | np.number):
         return str(level)
     return f"{factor} {level:g}"
+
+
+def figure(value: float, digits: int = 3) -> str:
+    """A number in a sentence with so many significant digits; whole where it has more of them.
+
+    >>> [figure(v) for v in (0.81234, 68.07, 6807.4, 1234567.0, 0.00001234)]
+    ['0.812', '68.1', '6807', '1234567', '1.23e-05']
+    """
+    return f"{value:.0f}" if 10**digits <= abs(value) < 10**9 else f"{value:.{digits}g}"
 
 
 def plural(factor: str) -> str:
@@ -74,10 +83,17 @@ def test_words(row: pd.Series, family: int) -> str:
 
 def objection(row: pd.Series, family: int) -> str:
     """Why a term with p below 5 % is not claimed to matter."""
-    if row["p_seed"] >= ALPHA:
+    after = "" if family < 2 and current().kind != "scores" else f", {row['p_claim']:.2g} after {current().method}"
+    if current().kind == "terms" and after:
+        after += f" over {family} terms"
+    p_seed, p_wild = (row[c] if row[c] == row[c] else 0.0 for c in ("p_seed", "p_wild"))
+    if p_seed >= max(row["p"], p_wild):
+        if p_seed < ALPHA:
+            return f"against its change from seed to seed it has {p_value(row['p_seed'])}{after}"
         return f"its effect varies so much from seed to seed that against this variation {p_value(row['p_seed'])}"
-    if row["p_wild"] >= ALPHA:
-        return f"a test that does not need equal variances (wild bootstrap) has {p_value(row['p_wild'])}"
+    if p_wild > row["p"]:
+        after = "" if p_wild >= ALPHA else after
+        return f"a test that does not need equal variances (wild bootstrap) has {p_value(row['p_wild'])}{after}"
     if current().kind == "scores":
         return f"with {current().method}, it has {p_value(row['p_claim'])}"
     return f"as one of {family} terms tested together it has {p_value(row['p_claim'])} (Holm)"

@@ -114,16 +114,6 @@ def run_columns(model: Model, term: Term) -> np.ndarray:
     return out[model.cell_of_run]
 
 
-def run_bases(model: Model, term: Term) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Orthonormal bases over the runs for a type II test: the terms it is adjusted for, what it adds, the rest."""
-    others = [()] + [t for t in model.terms if t != term and not set(term) < set(t)]
-    base = orthonormal(np.concatenate([run_columns(model, t) for t in others], axis=1))
-    added = orthonormal(run_columns(model, term), base)
-    rest = [run_columns(model, t) for t in model.terms if set(term) < set(t)]
-    both = np.concatenate([base, added], axis=1)
-    return base, added, orthonormal(np.concatenate(rest, axis=1), both) if rest else both[:, :0]
-
-
 def _dense(blocks: dict, columns: dict[Term, np.ndarray], width: int, rows: slice, out: np.ndarray) -> None:
     out[:, :width] = 0.0
     for term, (group, _, values, _) in blocks.items():

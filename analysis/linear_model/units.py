@@ -6,6 +6,7 @@ varies inside units (the guidance of a run's samples, say) is tested within them
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,10 +21,30 @@ UNIT = "(unit)"  # the column of units in the frames made here
 # Columns that name a unit, where they do: a column "run" that counts 0, 1, 2 in every cell names replicates instead.
 _NAMES = ("run_id", "run", "unit", "unit_id", "training")
 # Columns that tell apart what one run gave: its images, prompts or points of its curve.
-OBSERVATIONS = (
-    "image", "images", "image_id", "img", "prompt", "prompt_id", "sample", "sample_id", "step", "epoch", "iteration",
-    "file", "filename", "noise_seed",
-)  # fmt: skip
+_OBSERVATIONS = frozenset("image images img prompt sample step epoch iteration file filename noise_seed".split())
+# These words name settings as well, so they count only with a number or an id in the name, or with many values.
+_THINGS = (
+    frozenset(
+        """caption example question item document doc sentence utterance clip frame photo picture video query instance
+    observation patch text word""".split()
+    )
+    | _OBSERVATIONS
+)
+_NUMBERED = frozenset("id idx index no nr num number name path file".split())
+_MANY = 6  # values from which a caption or a question is taken to tell rows apart
+
+
+def tells_rows_apart(name: str, levels: int) -> bool:
+    """Whether a column, by its name and its number of values, only tells apart what one run gave.
+
+    >>> tells_rows_apart("img_idx", 40), tells_rows_apart("caption", 30), tells_rows_apart("image_size", 3)
+    (True, True, False)
+    """
+    words = re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower().replace("-", "_").replace(" ", "_").replace(".", "_")
+    head, _, last = words.rpartition("_")
+    if words in _OBSERVATIONS or (head in _THINGS | {"noise", "eval"} and last in _NUMBERED):
+        return True
+    return words.rstrip("s") in _THINGS and levels >= _MANY
 
 
 @dataclass(frozen=True)
@@ -89,7 +110,7 @@ def with_units(frame: pd.DataFrame, factors: Sequence[str]) -> tuple[pd.DataFram
 
 def observations(frame: pd.DataFrame, factors: Sequence[str]) -> list[str]:
     """Those of the factors that only tell apart what one run gave (its images, say) and so are no factors of runs."""
-    named = [name for name in factors if name in OBSERVATIONS]
+    named = [name for name in factors if name in frame and tells_rows_apart(name, frame[name].nunique())]
     if not named or "seed" not in frame or frame["seed"].nunique() < 2:
         return []
     keys = [name for name in dict.fromkeys([*factors, "seed"]) if name not in named]
@@ -101,7 +122,11 @@ def _by_shape(frame: pd.DataFrame, factors: Sequence[str]) -> pd.Series | None:
         return None
     if any(name in frame and not frame[name].duplicated().any() for name in _NAMES):
         return None
-    keys = [name for name in dict.fromkeys([*factors, "seed", *_settings(frame)]) if name not in OBSERVATIONS]
+    keys = [
+        name
+        for name in dict.fromkeys([*factors, "seed", *_settings(frame)])
+        if name == "seed" or not tells_rows_apart(name, frame[name].nunique())
+    ]
     if keys == ["seed"] or not frame.duplicated(keys).any():
         return None
     return frame.groupby(keys, dropna=False, sort=False).ngroup().astype(str)

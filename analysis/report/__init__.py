@@ -11,6 +11,7 @@ from pathlib import Path
 from analysis.comparisons.family import FAMILIES
 from analysis.comparisons.family import family as test_family
 from analysis.conclusions.floor import own_floors
+from analysis.conclusions.joint import ADJUSTED_FOR
 from analysis.report.page import Section, render
 from analysis.report.study import Study, read_study
 from analysis.report.words import counted, listing, number
@@ -122,10 +123,10 @@ def _write(
 
     if type != 2 and len(study.model_terms) > 1:
         study.notes.append(
-            f"The conclusion and its claims are by tests of type II; the type {'I' * type} that was asked for is in "
-            "the table of the joint model."
+            f"Every test of the joint model is of type {'I' * type} (--type): {ADJUSTED_FOR[type]}. Which pairs of "
+            "factors the model holds, means, trends and the set of the best do not depend on the type."
         )
-    claimed = concluded(study)
+    claimed = concluded(study, type)
     said = conclusion(study, claimed)
     means = design_means(study)
     several = len(means) > 1
@@ -139,7 +140,7 @@ def _write(
         mixed_section(study, folder, random),
         ranking_section(study, means, folder) if several else None,
         levels_section(study, folder) if several else None,
-        claims_section(study, claimed, folder) if several else None,
+        claims_section(study, claimed, folder, type) if several else None,
         registered_section(study, folder) if several else None,
         beside_section(study, means, folder) if len(means) else None,
         pictures.samples_section(study, folder, order, score_digits(study)),
@@ -149,7 +150,7 @@ def _write(
         details.sizes_section(study, folder),
         details.training_section(study, folder, [design for design, _ in order]),
         details.failures_section(study, folder),
-        assumptions_section(study, folder) if several else None,
+        assumptions_section(study, folder, type) if several else None,
         details.protocol_section(study, folder),
         details.reproduce_section(study, command),
     ]

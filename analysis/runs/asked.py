@@ -181,7 +181,9 @@ def runs_to_compare(runs: pd.DataFrame, metric: str, block: str | None = None) -
             counts = ", ".join(
                 f"{n} {value}" for value, n in runs.loc[other, "status"].value_counts(dropna=False).items()
             )
-            notes.append(f"{int(other.sum())} of {len(runs)} runs are left out, as they did not finish: {counts}.")
+            many = int(other.sum())
+            verb, who = ("is", "it") if many == 1 else ("are", "they")
+            notes.append(f"{many} of {len(runs)} runs {verb} left out, as {who} did not finish: {counts}.")
         finished = runs[~other]
     score = finished[metric].astype(float)
     infinite, missing = np.isinf(score), score.isna()
@@ -213,8 +215,9 @@ def _lost_levels(runs: pd.DataFrame, done: pd.DataFrame, factors: Sequence[str])
             said.append(f"No run that is compared has {outer(name)} {named}.")
         empty = int(done[name].isna().sum())
         if empty and name not in reference:
+            have, are = ("has", "is") if empty == 1 else ("have", "are")
             said.append(
-                f"{empty} of {len(done)} runs have no {outer(name)} and are left out where {outer(name)} is tested."
+                f"{empty} of {len(done)} runs {have} no {outer(name)} and {are} left out where {outer(name)} is tested."
             )
     return said
 

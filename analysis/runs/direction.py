@@ -19,8 +19,8 @@ SMALLER = frozenset(
     """
     loss losses logloss error errors err errs errorrate mistake mistakes misclassification misclassified false
     mse rmse mae medae mape smape wape rmsle msle nmse nrmse sse rss rse rae mre rmsd rms mpe male epe aee ade fde mpjpe
-    wer cer ter der eer hter fer ser mer fpr fnr fdr fnmr fmr far frr miss missed misses
-    perplexity ppl nll nelbo bpd bpc bpb bits crossentropy xent bce deviance aic bic
+    hamming levenshtein wer cer ter der eer hter fer ser mer fpr fnr fdr fnmr fmr far frr miss missed misses
+    perplexity ppl nll nelbo bpd bpc bpb bits nats crossentropy xent bce deviance aic bic
     kl kld jsd divergence distance distances dist emd wasserstein chamfer hausdorff hd95 assd asd mmd cmmd
     fid kid sfid fvd fad fdd cfid lpips dists niqe brisque piqe mcd ece mce ace brier
     latency latencies time times seconds secs sec minutes hours ms duration runtime walltime elapsed delay lag ttft tpot

@@ -29,7 +29,7 @@ def as_long(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         mark = marks[0]
         left = [part for part in (told[: mark.start()].strip(_JOINTS), told[mark.end() :].strip(_JOINTS)) if part]
         found.setdefault((mark[1].lower(), "_".join(left)), {}).setdefault(int(mark[2]), column)
-    scores = {key: columns for key, columns in found.items() if len(columns) > 1}
+    scores = {key: columns for key, columns in found.items() if len(columns) > 1} or _bare(frame)
     words = {word for word, _ in scores}
     if len(words) != 1:
         return frame, ""
@@ -53,6 +53,15 @@ def as_long(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         f"columns {word} and {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}."
     )
     return long, said
+
+
+def _bare(frame: pd.DataFrame) -> dict[tuple[str, str], dict[int, str]]:
+    """Columns called 0, 1, 2, ... (or 1, 2, 3, ...), as a table pivoted by its seeds has them; none where any lacks."""
+    columns = {int(c): c for c in map(str, frame.columns) if c.isdecimal() and c.isascii()}
+    first = min(columns, default=-1)
+    whole = first in (0, 1) and sorted(columns) == list(range(first, first + len(columns)))
+    numbers = all(pd.api.types.is_float_dtype(frame[c]) for c in columns.values())
+    return {("seed", ""): columns} if whole and numbers and len(columns) > 2 else {}
 
 
 def _free(name: str, frame: pd.DataFrame, word: str) -> str:

@@ -48,6 +48,8 @@ def _said(name: str) -> str:
     if not heads:
         return ""
     last = heads[-1]
+    if heads[:2] in (["bits", "per"], ["nats", "per"]):
+        return "score"
     scores = [w for w in heads if w in _SCORES or w.endswith(("loss", "error", "acc"))]
     if last in _SETTINGS:
         return "factor"

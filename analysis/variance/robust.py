@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import special, stats
 
 from analysis.linear_model.design import Model, Terms, build, interactions
-from analysis.linear_model.solve import run_bases
+from analysis.linear_model.hypotheses import run_bases
 from analysis.variance.table import anova
 
 
@@ -72,13 +72,14 @@ def permutation(
     numeric: Sequence[str] | Mapping[str, int] = (),
     n_permutations: int = 9999,
     seed: int = 0,
+    type: int = 2,
 ) -> pd.DataFrame:
-    """Type II F tests whose p values come from permuted residuals (Freedman & Lane, J. Bus. Econ. Stat. 1 (1983) 292).
+    """F tests whose p values come from permuted residuals (Freedman & Lane, J. Bus. Econ. Stat. 1 (1983) 292).
 
     For each term the residuals of the model without it are permuted, within the blocks where a block is given (the
     block is kept in the model), and F is computed anew: p = (1 + number of F* >= F) / (1 + n_permutations), so it is
-    never below 1 / (1 + n_permutations). Index term; columns F, df, df_residual, p (permutation), p_f (from the
-    F distribution), note. The same seed gives the same p.
+    never below 1 / (1 + n_permutations). type: of the sums of squares, 1, 2 or 3, as in `anova`. Index term; columns F,
+    df, df_residual, p (permutation), p_f (from the F distribution), note. The same seed gives the same p.
 
     >>> frame = pd.DataFrame({"g": list("aaabbbccc"), "y": [1, 2, 3, 2, 3, 5, 8, 9, 13.0]})
     >>> float(permutation(frame, "y", ["g"], n_permutations=999).loc["g", "p"]) < 0.02
@@ -90,7 +91,7 @@ def permutation(
     strata = None if block is None else model.factors[block].codes[model.cell_of_run]
     y, rows = model.response, {}
     for term in (t for t in model.terms if t != (block,)):
-        base, added, rest = run_bases(model, term)
+        base, added, rest = run_bases(model, term, type)
         df, df2 = added.shape[1], model.n - base.shape[1] - added.shape[1] - rest.shape[1]
         row: dict[str, float | str] = {"df": float(df), "df_residual": float(df2), "note": ""}
         rows[":".join(term)] = row
@@ -165,13 +166,14 @@ def robust_anova(
     block: str | Sequence[str] | None = None,
     numeric: Sequence[str] | Mapping[str, int] = (),
     covariance: str = "hc3",
+    type: int = 2,
 ) -> pd.DataFrame:
-    """Type II Wald F tests with a heteroscedasticity-consistent covariance (White 1980; Long & Ervin 2000).
+    """Wald F tests with a heteroscedasticity-consistent covariance (White 1980; Long & Ervin 2000).
 
     covariance: hc0 (squared residuals e^2), hc1 (times n / (n - rank)), hc2 (e^2 / (1 - h)) or hc3 (e^2 / (1 - h)^2)
     with leverage h. A term that others contain is tested free of their coefficients in the metric of that covariance,
-    as R's car::Anova(type = 2, white.adjust = "hc3"). Index term; columns F, df, df_residual, p, note; hc2 and hc3 are
-    refused where a run is fitted exactly (alone in its cell).
+    as R's car::Anova(type = 2, white.adjust = "hc3"). type: 2 or 3, as in `anova`. Index term; columns F, df,
+    df_residual, p, note; hc2 and hc3 are refused where a run is fitted exactly (alone in its cell).
 
     >>> frame = pd.DataFrame({"g": list("aaabbbccc"), "y": [1, 2, 3, 2, 3, 5, 8, 9, 13.0]})
     >>> robust_anova(frame, "y", ["g"])[["F", "p"]].astype(float).round(3).values.tolist()
@@ -179,10 +181,12 @@ def robust_anova(
     """
     if covariance not in ("hc0", "hc1", "hc2", "hc3"):
         raise ValueError(f"The covariance {covariance!r} is unknown; choose hc0, hc1, hc2 or hc3.")
+    if type not in (2, 3):
+        raise ValueError(f"type is {type!r}; choose 2 or 3.")
     model = build(frame, metric, terms, numeric, block)
     y, rows = model.response, {}
     for term in model.terms:
-        base, added, rest = run_bases(model, term)
+        base, added, rest = run_bases(model, term, type)
         q = np.concatenate([base, added, rest], axis=1)
         df, df2 = added.shape[1], model.n - q.shape[1]
         row: dict[str, float | str] = {"df": float(df), "df_residual": float(df2), "note": ""}

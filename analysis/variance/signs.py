@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.linear_model.design import Model, Terms, build
-from analysis.linear_model.solve import run_bases
+from analysis.linear_model.hypotheses import run_bases
 
 # Signs beyond the levels below which no effect, however large, would get a p well below 0.05: an effect without noise
 # is matched by every set of signs that is the same in all runs of a level, of which there are 2^levels among 2^signs.
@@ -24,8 +24,9 @@ def wild_bootstrap(
     groups: Mapping[str, pd.Series] | None = None,
     flips: int = 1999,
     seed: int = 0,
+    type: int = 2,
 ) -> pd.DataFrame:
-    """Type II F tests whose p values come from residuals with flipped signs: variances may differ from run to run.
+    """F tests whose p values come from residuals with flipped signs: variances may differ from run to run.
 
     For each term the residuals of the model without it keep their sizes and get random signs, and F is computed anew;
     p = (1 + number of F* >= F) / (1 + flips). Where errors are symmetric about zero this holds at any size of study,
@@ -40,6 +41,8 @@ def wild_bootstrap(
         (one seed and one level of a factor, say). Default: each run by itself.
     flips, seed
         How many sets of signs, and the seed they are drawn with: the same seed gives the same p.
+    type
+        Of the sums of squares, 1, 2 or 3, as in `anova`.
 
     Returns
     -------
@@ -63,15 +66,17 @@ def wild_bootstrap(
         name = ":".join(term)
         given = (groups or {}).get(name)
         of_run = np.arange(model.n) if given is None else pd.factorize(given.iloc[model.rows])[0]
-        rows[name] = _flipped(model, term, of_run, flips, seed)
+        rows[name] = _flipped(model, term, of_run, flips, seed, type)
     out = pd.DataFrame.from_dict(rows, orient="index", columns=["F", "df", "df_residual", "p", "groups", "note"])
     out.index.name = "term"
     out.attrs = {"metric": metric, "flips": flips, "notes": model.notes}
     return out
 
 
-def _flipped(model: Model, term: tuple[str, ...], group: np.ndarray, flips: int, seed: int) -> dict[str, float | str]:
-    base, added, rest = run_bases(model, term)
+def _flipped(
+    model: Model, term: tuple[str, ...], group: np.ndarray, flips: int, seed: int, type: int
+) -> dict[str, float | str]:
+    base, added, rest = run_bases(model, term, type)
     df, df2 = added.shape[1], model.n - base.shape[1] - added.shape[1] - rest.shape[1]
     count = int(group.max()) + 1
     row: dict[str, float | str] = {"df": float(df), "df_residual": float(df2), "groups": float(count), "note": ""}

@@ -9,6 +9,7 @@ import pandas as pd
 from scipy import special
 
 from analysis.linear_model.design import Model, Term, Terms, build, components, parse_terms
+from analysis.linear_model.hypotheses import sum_coding
 from analysis.linear_model.solve import Reduced, orthonormal
 from analysis.linear_model.units import Stratum, strata_of
 from analysis.variance.effect_size import effect_interval, effect_sizes
@@ -178,18 +179,6 @@ def _type3(reduced: Reduced, term: Term) -> tuple[np.ndarray, str]:
         text = f"The type III test of {':'.join(term)} is not estimable: an interaction with it has empty cells."
         return q[:, :0], text
     return q, ""
-
-
-def sum_coding(model: Model, term: Term, levels: np.ndarray) -> np.ndarray:
-    """Matrix (columns of the term, coded columns) from indicator to sum-to-zero coding, by R's rule for margins."""
-    flags = dict(zip(term, model.contrasts(term), strict=True))
-    code = np.ones((len(levels), 1))
-    for j, name in enumerate(f for f in term if not model.factors[f].degree):
-        k = len(model.factors[name].levels)
-        table = np.vstack([np.eye(k - 1), -np.ones(k - 1)]) if flags[name] else np.eye(k)
-        code = (code[:, :, None] * table[levels[:, j]][:, None, :]).reshape(len(levels), -1)
-    trends = int(np.prod([model.factors[f].degree for f in term if model.factors[f].degree] or [1]))
-    return np.kron(code, np.eye(trends))
 
 
 def _row(

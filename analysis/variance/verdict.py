@@ -31,8 +31,10 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def verdicts(frame: pd.DataFrame, metric: str, terms: Sequence[str], block: str | None = None) -> pd.DataFrame:
-    """Whether each term of a model matters (type II), by F and by tests that assume less.
+def verdicts(
+    frame: pd.DataFrame, metric: str, terms: Sequence[str], block: str | None = None, type: int = 2
+) -> pd.DataFrame:
+    """Whether each term of a model matters, by F and by tests that assume less.
 
     Parameters
     ----------
@@ -41,6 +43,8 @@ def verdicts(frame: pd.DataFrame, metric: str, terms: Sequence[str], block: str 
         another.
     block
         The seed, where it is one. Rows of one unit count as one, as in `anova`.
+    type
+        Of the sums of squares, 1, 2 or 3, as in `anova`; every test is of that hypothesis.
 
     Returns
     -------
@@ -56,10 +60,10 @@ def verdicts(frame: pd.DataFrame, metric: str, terms: Sequence[str], block: str 
     >>> analysis.verdicts(runs, "y", ["din"])[["F", "p"]].round(4).values.tolist()
     [[11.9746, 0.0003]]
     """
-    table = anova(frame, metric, list(terms), block=block, level=LEVEL)
+    table = anova(frame, metric, list(terms), type, block=block, level=LEVEL)
     rows: dict[str, dict[str, float | str]] = {}
     for stratum in strata_of(frame, metric, list(terms), block):
-        rows |= _of_stratum(stratum, metric, table)
+        rows |= _of_stratum(stratum, metric, table, type)
     out = pd.DataFrame.from_dict(rows, orient="index", columns=list(COLUMNS))
     out = out.loc[[t for t in table.index if t in rows]]
     out.index.name = "term"
@@ -69,14 +73,16 @@ def verdicts(frame: pd.DataFrame, metric: str, terms: Sequence[str], block: str 
     return out
 
 
-def _of_stratum(stratum: Stratum, metric: str, table: pd.DataFrame) -> dict[str, dict[str, float | str]]:
+def _of_stratum(stratum: Stratum, metric: str, table: pd.DataFrame, type: int) -> dict[str, dict[str, float | str]]:
     frame, terms, block = stratum.frame, stratum.terms, stratum.block
     seed = SEED if block == UNIT else block
     shared = seed if seed is not None and seed in frame and frame[seed].nunique() > 1 else None
     groups = {term: _sharing(frame, term, shared) for term in terms}
     tested = [t for t in terms if table.loc[t, "F"] >= 0]
     wild = (
-        wild_bootstrap(frame, metric, terms, block=block, groups={t: g for t, g in groups.items() if g is not None})
+        wild_bootstrap(
+            frame, metric, terms, block=block, groups={t: g for t, g in groups.items() if g is not None}, type=type
+        )
         if tested and len(frame) <= _LARGEST
         else None
     )
@@ -92,7 +98,7 @@ def _of_stratum(stratum: Stratum, metric: str, table: pd.DataFrame) -> dict[str,
         if wild is not None:
             rows[term]["p_wild"] = wild.loc[term, "p"]
         if shared and len(frame) <= _LARGEST:
-            rows[term]["p_seed"] = _against_seeds(frame, metric, terms, block, term, shared)
+            rows[term]["p_seed"] = _against_seeds(frame, metric, terms, block, row, shared)
     return rows
 
 
@@ -114,10 +120,10 @@ def _sharing(frame: pd.DataFrame, term: str, shared: str | None) -> pd.Series | 
 
 
 def _against_seeds(
-    frame: pd.DataFrame, metric: str, terms: Sequence[str], block: str | None, term: str, seed: str
+    frame: pd.DataFrame, metric: str, terms: Sequence[str], block: str | None, own: pd.Series, seed: str
 ) -> float:
     """p of F against the interaction of the term with the seed; NaN where that is not more than noise."""
-    parts = _parts(frame, term)
+    parts = _parts(frame, str(own.name))
     if any(":" in name for name in [seed, *parts]):  # a name that no term can hold
         return float("nan")
     inner = ":".join([seed, *parts])
@@ -126,6 +132,5 @@ def _against_seeds(
     row, rest = table.loc[inner], table.loc["residual"]
     if not (row["df"] > 0 and rest["df"] > 0 and row["p"] < _POOL):
         return float("nan")
-    own = table.loc[term]
     F = float(own["mean_sq"] / row["mean_sq"])
     return float(special.fdtrc(own["df"], row["df"], F))

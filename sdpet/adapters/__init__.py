@@ -1,12 +1,13 @@
-"""Adapters for diffusers' unmodified UNets: their design, and attaching, saving and loading them.
+"""Adapters for diffusers' unmodified UNets and transformers: their design, and attaching, saving and loading them.
 
     spec = AdapterSpec.parse("attn2o-ffni", mid_dim=60)
     adapters = attach(unet, spec)      # one in every matching block; forward hooks are the only change
     optimizer = AdamW(adapters.parameters())
     adapters.save(folder); adapters.detach()
 
-Files: positions (the table, free of torch), spec (the design, free of torch), modules (the adapter's function), edges
-and hooks (the table as forward hooks), attachment (attach), attached (the handle that it returns), compiled (UNets that
+Files: tables (where the positions of each block class are, free of torch), positions (their vocabulary, free of torch),
+spec (the design, free of torch), routes (a placement in a model's blocks), modules (the adapter's function), edges and
+hooks (a route as forward hooks), attachment (attach), attached (the handle that it returns), compiled (UNets that
 torch.compile compiled before), format (sdpet's folder), load, paper_format (the public code's folder), fleet and
 stacked (adapters of many designs on one UNet).
 """

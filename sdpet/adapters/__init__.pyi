@@ -13,7 +13,11 @@ from .positions import OUTPUTS as OUTPUTS
 from .positions import PLACEMENTS as PLACEMENTS
 from .positions import POSITIONS as POSITIONS
 from .positions import Position as Position
-from .positions import Tap as Tap
 from .positions import position as position
 from .positions import split_placement as split_placement
+from .routes import placements_of as placements_of
 from .spec import AdapterSpec as AdapterSpec
+from .tables import BlockTable as BlockTable
+from .tables import Place as Place
+from .tables import Tap as Tap
+from .tables import add_table as add_table

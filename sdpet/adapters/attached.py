@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sdpet.adapters.edges import Attachment, Edge
 from sdpet.adapters.format import save_adapters
 from sdpet.adapters.hooks import all_hooks, connect
-from sdpet.adapters.positions import position
+from sdpet.adapters.routes import Route
 from sdpet.adapters.spec import AdapterSpec, finite
 
 
@@ -118,10 +118,9 @@ class Adapters(nn.Module):
         """
         save_adapters(folder, self.spec, list(self.blocks), self.state_dict())
 
-    def _connect(self, blocks: Mapping[str, nn.Module]) -> None:
-        din, dout = position(self.spec.din), position(self.spec.dout)
-        for path, block in blocks.items():
-            connect(block, path, Edge((din.reads,), dout.writes, self._delta(path), self._attachment))
+    def _connect(self, routes: Mapping[str, Route]) -> None:
+        for path, route in routes.items():
+            connect(route.block, path, Edge((route.source,), route.target, self._delta(path), self._attachment))
 
     def _delta(self, path: str) -> AdapterDelta:
         return AdapterDelta(self.spec, self.by_block[path], self._attachment)
@@ -209,7 +208,6 @@ def _nest(root: nn.Module, path: str, module: nn.Module) -> None:
     """Register `module` in `root` under a dotted path, with plain modules in between, so that keys are dotted paths."""
     *parents, name = path.split(".")
     for parent in parents:
-        if parent not in root._modules:
-            root.add_module(parent, nn.Module())
-        root = root.get_submodule(parent)
-    root.add_module(name, module)
+        # not add_module and get_submodule, as a path may begin with the name of a method here, such as `blocks`
+        root = root._modules.setdefault(parent, nn.Module())  # type: ignore[assignment]
+    root._modules[name] = module

@@ -7,18 +7,14 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
-from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
 from sdpet.adapters.attached import Adapters
 from sdpet.adapters.compiled import forget_compiled
 from sdpet.adapters.hooks import all_hooks
 from sdpet.adapters.modules import build_adapter
-from sdpet.adapters.positions import position
+from sdpet.adapters.routes import Route, find_routes
 from sdpet.adapters.spec import AdapterSpec
-
-_BLOCKS: dict[str, type[nn.Module]] = {"transformer": BasicTransformerBlock, "resnet": ResnetBlock2D}
 
 
 def attach(unet: nn.Module, spec: AdapterSpec, *, seed: int | None = None, alongside: bool = False) -> Adapters:
@@ -54,11 +50,11 @@ def attach(unet: nn.Module, spec: AdapterSpec, *, seed: int | None = None, along
     ----------
     Xiang et al. 2023, arXiv 2303.18181.
     """
-    blocks = matching_blocks(unet, spec)
+    routes = find_routes(unet, spec.din, spec.dout)
     if not alongside:
         refuse_second(unet)
-    adapters = Adapters(spec, _build(blocks, spec, seed))
-    adapters._connect(blocks)
+    adapters = Adapters(spec, _build(routes, spec, seed))
+    adapters._connect(routes)
     forget_compiled()
     return adapters
 
@@ -81,11 +77,11 @@ def build_unattached(unet: nn.Module, spec: AdapterSpec) -> Adapters:
     ValueError
         If no block of the UNet matches.
     """
-    return Adapters(spec, _build(matching_blocks(unet, spec), spec, None))
+    return Adapters(spec, _build(find_routes(unet, spec.din, spec.dout), spec, None))
 
 
 def matching_blocks(unet: nn.Module, spec: AdapterSpec) -> dict[str, nn.Module]:
-    """Find the blocks of a UNet that get an adapter of a design.
+    """Find the blocks of a UNet or transformer that get an adapter of a design.
 
     Parameters
     ----------
@@ -95,36 +91,14 @@ def matching_blocks(unet: nn.Module, spec: AdapterSpec) -> dict[str, nn.Module]:
     Returns
     -------
     dict of str to nn.Module
-        By path: every transformer block, or every ResBlock that does not change the resolution.
+        By path: every block that has both positions, and does not change the resolution.
 
     Raises
     ------
     ValueError
         If there is none, or one that cannot carry this adapter.
     """
-    if not isinstance(unet, nn.Module):
-        raise ValueError(f"Adapters attach to a UNet, not to {type(unet).__name__}; of a pipeline pass `pipe.unet`.")
-    unet = getattr(unet, "_orig_mod", unet)  # the module inside the wrapper that torch.compile returns
-    din, dout = position(spec.din), position(spec.dout)
-    kind = _BLOCKS[din.block]
-    blocks = {}
-    for path, module in unet.named_modules():
-        resamples = getattr(module, "up", False) or getattr(module, "down", False)
-        if not path or not isinstance(module, kind) or resamples:
-            continue
-        variant = getattr(module, "norm_type", "layer_norm")
-        if variant != "layer_norm":
-            raise ValueError(f"{path} normalises with {variant!r}; adapters support blocks with 'layer_norm' only.")
-        for tap in (*din.reads, *dout.writes):
-            if tap.path and getattr(module, tap.path, None) is None:
-                raise ValueError(f"{path} has no {tap.path}, which an adapter at {spec.placement} needs.")
-        blocks[path] = module
-    if not blocks:
-        raise ValueError(
-            f"No block of this {type(unet).__name__} matches {spec.placement}, which needs a {kind.__name__}; "
-            "choose a placement of another kind of block or another UNet."
-        )
-    return blocks
+    return {path: route.block for path, route in find_routes(unet, spec.din, spec.dout).items()}
 
 
 def count_parameters(unet: nn.Module, spec: AdapterSpec) -> int:
@@ -146,7 +120,7 @@ def count_parameters(unet: nn.Module, spec: AdapterSpec) -> int:
         If no block of the UNet matches.
     """
     with torch.device("meta"):
-        modules = [build_adapter(spec, block) for block in matching_blocks(unet, spec).values()]
+        modules = [build_adapter(spec, route) for route in find_routes(unet, spec.din, spec.dout).values()]
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
@@ -188,12 +162,12 @@ def refuse_second(unet: nn.Module) -> None:
         )
 
 
-def _build(blocks: Mapping[str, nn.Module], spec: AdapterSpec, seed: int | None) -> dict[str, nn.Sequential]:
+def _build(routes: Mapping[str, Route], spec: AdapterSpec, seed: int | None) -> dict[str, nn.Sequential]:
     """Draw weights on the CPU in float32, so that a seed gives the same ones for every device and dtype."""
     with torch.random.fork_rng(devices=[]) if seed is not None else nullcontext():
         if seed is not None:
             torch.manual_seed(seed)
-        return {path: _placed(build_adapter(spec, block), block) for path, block in blocks.items()}
+        return {path: _placed(build_adapter(spec, route), route.block) for path, route in routes.items()}
 
 
 def _placed(adapter: nn.Sequential, block: nn.Module) -> nn.Sequential:

@@ -10,7 +10,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from sdpet.adapters.positions import Tap
+from sdpet.adapters.tables import Place, Tap
 
 if TYPE_CHECKING:
     from sdpet.adapters.hooks import BlockHooks
@@ -123,15 +123,15 @@ class Attachment:
 
 @dataclass(eq=False)
 class Edge:
-    """A path through a block: reads the sum of the values at some taps, and adds to the values at others.
+    """A path through a block: reads at a position, and adds at another.
 
     Parameters
     ----------
-    reads : tuple of tuple of Tap
-        The taps to sum, one tuple for each share of the batch that the edge gets: one for the whole batch, several
-        where members of a fleet read at different taps and write at the same ones.
-    writes : tuple of Tap
-        The taps to whose values the edge adds.
+    sources : tuple of Place
+        Where it reads: one place for each share of the batch that the edge gets, which is one for the whole batch, and
+        several where members of a fleet read at different positions and write at the same one.
+    target : Place
+        Where it adds.
     delta : callable
         ``delta(read, dtype)`` gives what is added, in that dtype. To be copied and pickled with the block, it must be
         a picklable object.
@@ -142,17 +142,14 @@ class Edge:
         Index of the first share that the edge gets.
     """
 
-    reads: tuple[tuple[Tap, ...], ...]
-    writes: tuple[Tap, ...]
+    sources: tuple[Place, ...]
+    target: Place
     delta: Callable[[Tensor, torch.dtype], Tensor]
     attachment: Attachment
     shares: RowShares | None = None
     first: int = 0
 
     @property
-    def read_taps(self) -> list[Tap]:
-        return [tap for taps in self.reads for tap in taps]
-
-    @property
     def taps(self) -> list[Tap]:
-        return [*self.read_taps, *self.writes]
+        """All taps at which it reads or writes."""
+        return [*(tap for place in self.sources for tap in place.reads), *self.target.writes]

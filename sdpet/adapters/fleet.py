@@ -10,11 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from sdpet.adapters.attached import Adapters
-from sdpet.adapters.attachment import matching_blocks, refuse_second
+from sdpet.adapters.attachment import refuse_second
 from sdpet.adapters.compiled import forget_compiled
 from sdpet.adapters.edges import Attachment, Edge, RowShares
 from sdpet.adapters.hooks import connect
-from sdpet.adapters.positions import position
+from sdpet.adapters.routes import Route, find_routes
 from sdpet.adapters.spec import AdapterSpec
 from sdpet.adapters.stacked import Stack
 
@@ -43,11 +43,13 @@ class Fleet:
 
     def __init__(self, unet: nn.Module, members: Sequence[Adapters]) -> None:
         self.members = list(members)
-        self._blocks: list[Mapping[str, nn.Module]] = [matching_blocks(unet, member.spec) for member in members]
+        self._routes: list[Mapping[str, Route]] = [
+            find_routes(unet, member.spec.din, member.spec.dout) for member in members
+        ]
         refuse_second(unet)
         groups: dict[tuple, list[int]] = {}
         for index, member in enumerate(members):
-            groups.setdefault(_shape(member.spec), []).append(index)
+            groups.setdefault(_shape(member.spec, self._routes[index]), []).append(index)
         self._groups = [sorted(group, key=lambda i: self.members[i].spec.din) for group in groups.values()]
         self._vectors: dict[int, Tensor] = {}
         self._attachment = Attachment()
@@ -59,7 +61,7 @@ class Fleet:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._blocks = [{} for _ in self.members]
+        self._routes = [{} for _ in self.members]
         self._vectors, self._attachment = {}, Attachment()
         self._connect()
 
@@ -114,11 +116,14 @@ class Fleet:
         first = 0
         for group, runs in zip(self._groups, dins, strict=True):
             stack = self._stack(group)
-            reads = tuple(position(din).reads for din, _ in runs)
-            writes = position(self.members[group[0]].spec.dout).writes
-            for path, block in self._blocks[group[0]].items():
+            for path, route in self._routes[group[0]].items():
+                sources, members = [], iter(group)
+                for _, count in runs:  # members that read at one position are neighbours
+                    sources.append(self._routes[next(members)][path].source)
+                    for _ in range(count - 1):
+                        next(members)
                 delta = partial(stack.delta, path)
-                connect(block, path, Edge(reads, writes, delta, self._attachment, shares, first))
+                connect(route.block, path, Edge(tuple(sources), route.target, delta, self._attachment, shares, first))
             first += len(runs)
         forget_compiled()
 
@@ -131,10 +136,10 @@ class Fleet:
         return stack
 
 
-def _shape(spec: AdapterSpec) -> tuple:
-    """Members with equal results are computed together. Equal names of widths in a block mean equal widths."""
-    source = position(spec.din)
-    return (spec.dout, source.width, source.groups, spec.mid_dim, spec.activation)
+def _shape(spec: AdapterSpec, routes: Mapping[str, Route]) -> tuple:
+    """Members with equal results are computed together."""
+    shapes = tuple((path, route.shape) for path, route in routes.items())
+    return (spec.dout, shapes, spec.mid_dim, spec.activation)
 
 
 def _runs(names: Sequence[str]) -> list[tuple[str, int]]:

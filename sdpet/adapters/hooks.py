@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sdpet.adapters.edges import Edge, RowShares
-from sdpet.adapters.positions import Tap
+from sdpet.adapters.tables import Tap
 
 
 class BlockHooks:
@@ -39,9 +39,14 @@ class BlockHooks:
     def __init__(self, name: str) -> None:
         self.name = name
         self.edges: list[Edge] = []
-        self._handles: dict[Tap | str, RemovableHandle] = {}
-        self._seen: dict[Tap, Tensor] = {}
-        self._parts: dict[tuple[Tap, RowShares], list[Tensor]] = {}  # values of _seen, divided by rows
+        self._handles: dict[tuple[str, str] | str, RemovableHandle] = {}
+        self._clear()
+
+    def _clear(self) -> None:
+        self._seen: dict[tuple[Tap, int], Tensor] = {}  # by tap and order of the position that reads it
+        self._parts: dict[tuple[Tap, int, RowShares], list[Tensor]] = {}  # values of _seen, divided by rows
+        self._deltas: dict[Edge, Tensor] = {}  # of edges that write at several taps, one after another
+        self._written: dict[Edge, int] = {}  # at how many of its taps an edge has written
 
     def __getstate__(self) -> dict[str, Any]:
         # The handles are part of the state, as torch then gives hooks that come later other ids.
@@ -49,7 +54,7 @@ class BlockHooks:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._seen, self._parts = {}, {}
+        self._clear()
         for edge in self.edges:
             edge.attachment.carriers.add(self)
 
@@ -59,14 +64,19 @@ class BlockHooks:
         edge.attachment.carriers.add(self)
         self._remove_handles(list(self._handles))
         self._handles["begin"] = block.register_forward_pre_hook(self._begin)
-        for tap in dict.fromkeys(tap for edge in self.edges for tap in edge.taps):
-            module = block.get_submodule(tap.path)
-            if tap.side == "in":
-                index = list(inspect.signature(type(module).forward).parameters).index(tap.argument) - 1
-                hook = partial(self._intercept_input, tap, index)
-                self._handles[tap] = module.register_forward_pre_hook(hook, with_kwargs=True)
+        sides: dict[tuple[str, str], dict[Tap, None]] = {}
+        for tap in (tap for edge in self.edges for tap in edge.taps):
+            sides.setdefault((tap.path, tap.side), {})[tap] = None
+        for (path, side), taps in sides.items():
+            module = block.get_submodule(path)
+            if side == "in":
+                arguments = {tap: _argument(module, tap) for tap in taps}
+                hook = partial(self._intercept_inputs, arguments)
+                self._handles[path, side] = module.register_forward_pre_hook(hook, with_kwargs=True)
             else:
-                self._handles[tap] = module.register_forward_hook(partial(self._intercept_output, tap))
+                hook = partial(self._intercept_outputs, tuple(taps))
+                self._handles[path, side] = module.register_forward_hook(hook)
+        self._handles["missed"] = block.register_forward_hook(self._refuse_missed)  # not called if an exception ends it
         self._handles["end"] = block.register_forward_hook(self._end, always_call=True)
 
     def remove(self, edges: list[Edge]) -> None:
@@ -75,15 +85,15 @@ class BlockHooks:
         for edge in edges:
             if not any(other.attachment is edge.attachment for other in self.edges):
                 edge.attachment.carriers.discard(self)
-        needed: set[Tap | str] = {tap for edge in self.edges for tap in edge.taps}
+        needed: set[tuple[str, str] | str] = {(tap.path, tap.side) for edge in self.edges for tap in edge.taps}
         if self.edges:
-            needed |= {"begin", "end"}
+            needed |= {"begin", "missed", "end"}
         self._remove_handles([key for key in self._handles if key not in needed])
 
-    def _remove_handles(self, keys: list[Tap | str]) -> None:
+    def _remove_handles(self, keys: list[tuple[str, str] | str]) -> None:
         for key in keys:
             self._handles.pop(key).remove()
-        self._forget()
+        self._clear()
 
     def _begin(self, module: nn.Module, args: Any) -> None:
         self._forget()
@@ -91,63 +101,148 @@ class BlockHooks:
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
         self._forget()
 
+    def _refuse_missed(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Raise ValueError if an active edge did not write at all of its taps."""
+        for edge in self.edges:
+            if edge.attachment.active and self._written.get(edge, 0) < len(edge.target.writes):
+                raise ValueError(
+                    f"The adapter at {edge.target.name} in {self.name} has no effect: the block ran without the "
+                    f"{' or the '.join(map(str, edge.target.writes))}; if its projections are fused, call "
+                    "unfuse_qkv_projections()."
+                )
+
     def _forget(self) -> None:
-        self._seen.clear()
-        self._parts.clear()
+        for kept in (self._seen, self._parts, self._deltas, self._written):
+            kept.clear()
 
-    def _intercept_input(self, tap: Tap, index: int, module: nn.Module, args: tuple, kwargs: dict) -> tuple:
-        if tap.argument in kwargs:
-            return args, {**kwargs, tap.argument: self._intercept(tap, kwargs[tap.argument])}
-        if index < len(args):
-            return (*args[:index], self._intercept(tap, args[index]), *args[index + 1 :]), kwargs
-        return args, {**kwargs, tap.argument: self._intercept(tap, None)}
-
-    def _intercept_output(self, tap: Tap, module: nn.Module, args: Any, output: Any) -> Any:
-        return self._intercept(tap, output)
-
-    def _intercept(self, tap: Tap, value: Any) -> Any:
-        """Store the value at a tap for the edges that read it, and return it with the additions of those that write."""
-        edges = [edge for edge in self.edges if edge.attachment.active]
-        if any(tap in edge.read_taps for edge in edges):
-            self._seen[tap] = self._checked(tap, value)
-        spans, deltas = [], []
-        for edge in edges:
-            if tap not in edge.writes:
-                continue
-            if edge.shares is None:
-                value = value + edge.delta(self._read(edge), value.dtype)
+    def _intercept_inputs(
+        self, arguments: dict[Tap, tuple[str, int]], module: nn.Module, args: tuple, kwargs: dict
+    ) -> Any:
+        values = {}
+        for tap, (name, index) in arguments.items():
+            values[tap] = args[index] if name not in kwargs and index < len(args) else kwargs.get(name)
+        for tap, value in self._intercept(values).items():
+            name, index = arguments[tap]
+            if name not in kwargs and index < len(args):
+                args = (*args[:index], value, *args[index + 1 :])
             else:
-                spans.append(edge.shares.span(value, edge.first, len(edge.reads)))
-                deltas.append(edge.delta(self._read(edge), value.dtype))
-        return _AddToRows.apply(value, spans, *deltas) if spans else value
+                kwargs = {**kwargs, name: value}
+        return args, kwargs
+
+    def _intercept_outputs(self, taps: tuple[Tap, ...], module: nn.Module, args: Any, output: Any) -> Any:
+        elements = output if isinstance(output, tuple | list) else ()
+        values = {}
+        for tap in taps:
+            if tap.index is None:
+                values[tap] = output
+            else:
+                values[tap] = elements[tap.index] if tap.index < len(elements) else None
+        for tap, value in self._intercept(values).items():
+            i = tap.index
+            output = value if i is None else (*output[:i], value, *output[i + 1 :])
+        return output
+
+    def _intercept(self, values: dict[Tap, Any]) -> dict[Tap, Tensor]:
+        """Store values for the edges that read them, and return those to which edges add.
+
+        Positions that share a tap are served in datapath order, so that a value read at a later one contains what is
+        written at an earlier one, unless the module's own value is asked for (`Tap.own`).
+        """
+        edges = [edge for edge in self.edges if edge.attachment.active]
+        readers = {
+            (tap, place.order): None for edge in edges for place in edge.sources for tap in place.reads if tap in values
+        }
+        writers = [edge for edge in edges if any(tap in values for tap in edge.target.writes)]
+        changed: dict[Tap, Tensor] = {}
+        for now in sorted({order for _, order in readers} | {edge.target.order for edge in writers}):
+            for tap, order in readers:
+                if order == now:
+                    self._seen[tap, order] = self._checked(tap, order, changed.get(tap, values[tap]))
+            for tap, value in self._additions([e for e in writers if e.target.order == now], {**values, **changed}):
+                changed[tap] = value
+        return changed
+
+    def _additions(self, edges: list[Edge], values: dict[Tap, Any]) -> list[tuple[Tap, Tensor]]:
+        """The values to which edges add, with their additions. All of them write at one position."""
+        spans: dict[Tap, list[tuple[int, int]]] = {}
+        deltas: dict[Tap, list[Tensor]] = {}
+        for edge in edges:
+            taps = [tap for tap in edge.target.writes if tap in values]
+            for tap in taps:
+                _require_tensor("writes", tap, self.name, values[tap])
+            for tap, delta in zip(taps, self._delta(edge, taps, values), strict=True):
+                if edge.shares is None:
+                    values[tap] = values[tap] + delta
+                    deltas.setdefault(tap, [])
+                else:
+                    spans.setdefault(tap, []).append(edge.shares.span(values[tap], edge.first, len(edge.sources)))
+                    deltas.setdefault(tap, []).append(delta)
+            self._written[edge] = self._written.get(edge, 0) + len(taps)
+        return [
+            (tap, _AddToRows.apply(values[tap], spans[tap], *parts) if parts else values[tap])
+            for tap, parts in deltas.items()
+        ]
+
+    def _delta(self, edge: Edge, taps: list[Tap], values: dict[Tap, Any]) -> list[Tensor]:
+        """What an edge adds at taps. It is computed once a pass, also where the taps are of several modules."""
+        place, dtype = edge.target, values[taps[0]].dtype
+        if place.joined:
+            delta = edge.delta(self._read(edge), dtype)
+            if delta.dim() == 0:
+                return [delta] * len(taps)
+            return list(delta.split([values[tap].shape[1] for tap in taps], dim=1))
+        if len(place.writes) == 1:
+            return [edge.delta(self._read(edge), dtype)]
+        if edge not in self._deltas:
+            self._deltas[edge] = edge.delta(self._read(edge), dtype)
+        return [self._deltas[edge].to(values[tap].dtype) for tap in taps]
 
     def _read(self, edge: Edge) -> Tensor:
         parts = []
-        for share, (first, *others) in enumerate(edge.reads, edge.first):
-            total = self._part(first, edge, share)
-            for tap in others:
-                total = self._part(tap, edge, share) + total
+        for share, place in enumerate(edge.sources, edge.first):
+            values = [self._part((tap, place.order), edge, share) for tap in place.reads]
+            total = torch.cat(values, dim=1) if place.joined else values[0]
+            for value in () if place.joined else values[1:]:
+                total = value + total
             parts.append(total)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _part(self, tap: Tap, edge: Edge, share: int) -> Tensor:
+    def _part(self, key: tuple[Tap, int], edge: Edge, share: int) -> Tensor:
         """The value at a tap: of the whole batch, or of one of the edge's shares."""
-        if edge.shares is None:
-            return self._seen[tap]
-        if (tap, edge.shares) not in self._parts:
-            self._parts[tap, edge.shares] = edge.shares.split(self._seen[tap])
-        return self._parts[tap, edge.shares][share]
-
-    def _checked(self, tap: Tap, value: Any) -> Tensor:
-        place = f"{tap.side}put {tap.argument}".strip() + f" of {tap.path or 'the block'} in {self.name}"
-        if not isinstance(value, Tensor):
-            raise ValueError(f"An adapter reads the {place}, which must be one tensor but is {type(value).__name__}.")
-        if tap in self._seen:
+        if key not in self._seen:
             raise ValueError(
-                f"An adapter reads the {place}, which was computed more than once in a forward pass; "
+                f"An adapter reads the {key[0]} in {self.name}, which this pass did not compute before it is needed."
+            )
+        if edge.shares is None:
+            return self._seen[key]
+        if (*key, edge.shares) not in self._parts:
+            self._parts[*key, edge.shares] = edge.shares.split(self._seen[key])
+        return self._parts[*key, edge.shares][share]
+
+    def _checked(self, tap: Tap, order: int, value: Any) -> Tensor:
+        _require_tensor("reads", tap, self.name, value)
+        if (tap, order) in self._seen:
+            raise ValueError(
+                f"An adapter reads the {tap} in {self.name}, which was computed more than once in a forward pass; "
                 "switch feed-forward chunking off."
             )
-        return value
+        return value.flatten(2).transpose(1, 2) if tap.is_map else value
+
+
+def _argument(module: nn.Module, tap: Tap) -> tuple[str, int]:
+    """Name and index of an input's argument. Raises ValueError if the module's forward has no such argument."""
+    names = list(inspect.signature(type(module).forward).parameters)[1:]
+    name = tap.argument or names[0]
+    if name not in names:
+        raise ValueError(f"{type(module).__name__}.forward has no argument {name}, which an adapter needs.")
+    return name, names.index(name)
+
+
+def _require_tensor(does: str, tap: Tap, name: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise ValueError(
+            f"An adapter {does} the {tap} in {name}, which must be one tensor but is {type(value).__name__}."
+        )
 
 
 class _AddToRows(torch.autograd.Function):

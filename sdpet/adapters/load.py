@@ -8,9 +8,10 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from sdpet.adapters.attached import Adapters
-from sdpet.adapters.attachment import attach, matching_blocks
+from sdpet.adapters.attachment import attach
 from sdpet.adapters.format import DESIGN, WEIGHTS, read_spec, read_weights
 from sdpet.adapters.modules import build_adapter
+from sdpet.adapters.routes import find_routes
 from sdpet.adapters.spec import AdapterSpec
 
 _SHOWN = 4  # how many blocks with missing or unknown keys an error names
@@ -90,7 +91,8 @@ def unattached_weights(unet: nn.Module, spec: AdapterSpec, tensors: Mapping[str,
 
     Parameters, result and errors are those of `attach_weights`.
     """
-    adapters = Adapters(spec, {path: build_adapter(spec, block) for path, block in matching_blocks(unet, spec).items()})
+    routes = find_routes(unet, spec.din, spec.dout)
+    adapters = Adapters(spec, {path: build_adapter(spec, route) for path, route in routes.items()})
     _fill(adapters, tensors, source)
     return adapters
 

@@ -6,12 +6,11 @@ Layers stand in one `nn.Sequential`, so that the keys of a state dict are the re
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import attrgetter
 
 import torch
 from torch import nn
 
-from sdpet.adapters.positions import position
+from sdpet.adapters.routes import Route
 from sdpet.adapters.spec import AdapterSpec
 
 ACTIVATION_LAYERS: dict[str, type[nn.Module]] = {
@@ -23,18 +22,18 @@ ACTIVATION_LAYERS: dict[str, type[nn.Module]] = {
 _GROUPS = 32  # of the group norm, as in the reference code
 
 
-def build_adapter(spec: AdapterSpec, block: nn.Module) -> nn.Sequential:
-    """Build an adapter that fits a block.
+def build_adapter(spec: AdapterSpec, route: Route) -> nn.Sequential:
+    """Build an adapter that fits a route through a block.
 
-    Transformer blocks: (B, N, c_in) -> Linear -> activation -> Linear -> (B, N, c_out).
-    ResBlocks: (B, c_in, H, W) -> GroupNorm -> SiLU -> Conv3x3 -> activation -> Conv3x3 -> (B, c_out, H, W). The norm
+    Tokens: (B, N, c_in) -> Linear -> activation -> Linear -> (B, N, c_out).
+    Feature maps: (B, c_in, H, W) -> GroupNorm -> SiLU -> Conv3x3 -> activation -> Conv3x3 -> (B, c_out, H, W). The norm
     has 32 groups, or where 32 does not divide c_in, as many as the block's own norm of those channels.
 
     Parameters
     ----------
     spec : AdapterSpec
-    block : nn.Module
-        diffusers' BasicTransformerBlock or ResnetBlock2D.
+    route : Route
+        It gives widths and layout.
 
     Returns
     -------
@@ -45,13 +44,12 @@ def build_adapter(spec: AdapterSpec, block: nn.Module) -> nn.Sequential:
     ----------
     Xiang et al. 2023, arXiv 2303.18181, and its published code.
     """
-    source, target = position(spec.din), position(spec.dout)
-    c_in, c_out = attrgetter(source.width)(block), attrgetter(target.width)(block)
+    c_in, c_out, layout, own_groups = route.shape
     activation = ACTIVATION_LAYERS[spec.activation]()
-    if source.groups is None:
+    if layout == "tokens":
         layers: list[nn.Module] = [nn.Linear(c_in, spec.mid_dim), activation, nn.Linear(spec.mid_dim, c_out)]
     else:
-        groups = _GROUPS if c_in % _GROUPS == 0 else attrgetter(source.groups)(block)
+        groups = _GROUPS if c_in % _GROUPS == 0 else own_groups or 1
         down = nn.Conv2d(c_in, spec.mid_dim, 3, padding=1)
         up = nn.Conv2d(spec.mid_dim, c_out, 3, padding=1)
         layers = [nn.GroupNorm(groups, c_in), nn.SiLU(), down, activation, up]

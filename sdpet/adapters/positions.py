@@ -1,17 +1,8 @@
-"""The positions where an adapter may read and write, as one table in datapath order. Free of torch.
+"""The vocabulary of positions, and which pairs of them are placements. Free of torch.
 
-A position is data. Its *taps* say where its value can be read in diffusers' block: the path of a submodule inside the
-block, the side (its input or its output) and, for an input, the name of the argument. The code that attaches adapters
-(sdpet.adapters) interprets taps and knows no position by name.
-
-Two facts about diffusers' blocks shape the table (names as in the datapath of `BasicTransformerBlock`):
-
-    x1 = attn1(norm1(x0)) + x0;  x2 = attn2(norm2(x1), context) + x1;  x3 = ff(norm3(x2)) + x2
-
-- x1 and x2 exist only inside `forward`. They are *read* as the sum of their terms: x1 is the input of norm1
-  plus the output of attn1.
-- A *write* to x1 has to reach the branch (norm2) and the skip (the "+ x1"). Addition commutes, so adding to
-  the output of attn1 is adding to x1. Changing the input of norm2 would miss the skip, and would be wrong.
+A position is a named place on the datapath of a block. Where it is in the blocks of a class, the class's table says
+(sdpet.adapters.tables); names mean the same in all of them. `POSITIONS`, `INPUTS`, `OUTPUTS` and `PLACEMENTS` are the
+paper's, on the blocks of a UNet, without the projections.
 
 Names, paper names and the 20 placements: Xiang et al., arXiv 2303.18181, and its published configuration files.
 """
@@ -19,26 +10,23 @@ Names, paper names and the 20 placements: Xiang et al., arXiv 2303.18181, and it
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
+from sdpet.adapters.tables import TABLES, UNET_TABLES, Place
 
-@dataclass(frozen=True)
-class Tap:
-    """A place in a block where a tensor can be read or changed.
-
-    Parameters
-    ----------
-    path : str
-        Submodule inside the block; "" for the block itself.
-    side : {"in", "out"}
-        Input or output of that submodule.
-    argument : str
-        For an input, the name of the argument of its `forward`. An output must be one tensor.
-    """
-
-    path: str
-    side: Literal["in", "out"]
-    argument: str = ""
+_WORDS = {  # position: (paper name, meaning)
+    "attn1i": ("SA_in", "residual stream where the block begins"),
+    "attn1o": ("SA_out", "output of self-attention (joint attention), before it is gated or added"),
+    "attn2i": ("CA_in", "residual stream after self-attention was added"),
+    "attn2c": ("CA_c", "context (text embedding) that this block's cross-attention reads"),
+    "attn2o": ("CA_out", "output of cross-attention, before it is added"),
+    "ffni": ("FFN_in", "residual stream before the feed-forward, after all attention was added"),
+    "ffno": ("FFN_out", "output of the feed-forward layer, before it is gated or added"),
+    "transo": ("Trans_out", "residual stream at the end of the block"),
+    "resi": ("Res_in", "input of the ResBlock, branch and skip"),
+    "reso": ("Res_out", "output of the ResBlock"),
+    "dualo": ("", "output of the second attention, of the image alone (SD3.5), before it is gated"),
+}
+_STREAMS = {"text_": "of the text stream: ", "joint_": "of text and image as one sequence: "}
 
 
 @dataclass(frozen=True)
@@ -48,72 +36,51 @@ class Position:
     Parameters
     ----------
     name, paper_name : str
-        Its names here and in the paper.
+        Its names here and in the paper; "" if it is not in the paper.
     block : {"transformer", "resnet"}
         Kind of block that it belongs to.
-    component : {"transformer", "context", "resnet"}
-        Which tokens flow there. An adapter connects positions of one component, because tokens of another differ in
-        width or number; so placements form components that are not connected.
-    reads : tuple of Tap
-        The sum of their values is the value at the position.
-    writes : tuple of Tap
-        An addition to their values is an addition at the position. Empty where it would be the same as writing at
-        the next position (addition commutes).
-    width : str
-        Attribute of the block that holds the number of channels.
-    groups : str, optional
-        Attribute of the block that holds the number of groups of its norm.
+    component : str
+        Which tensors flow there: "transformer" (the image's), "context", "resnet", "text", "joint", or a projection's
+        own name. An adapter connects positions of one component, because tensors of another differ in width or
+        number; so placements form components that are not connected.
     meaning : str
         The position in words.
+    is_projection : bool
+        Whether it is a linear layer, read at its input and written at its output.
     """
 
     name: str
     paper_name: str
-    block: Literal["transformer", "resnet"]
-    component: Literal["transformer", "context", "resnet"]
-    reads: tuple[Tap, ...]
-    writes: tuple[Tap, ...]
-    width: str
-    groups: str | None = None
+    block: str
+    component: str
     meaning: str = ""
+    is_projection: bool = False
 
 
-_X0 = Tap("", "in", "hidden_states")
-_SA = Tap("attn1", "out")
-_CONTEXT = Tap("attn2", "in", "encoder_hidden_states")
-_CA = Tap("attn2", "out")
-_FF = Tap("ff", "out")
-_OUT = Tap("", "out")
-_X1 = (Tap("norm1", "in", "input"), _SA)
-_X2 = (Tap("norm2", "in", "input"), _CA)
-_RES_IN = Tap("", "in", "input_tensor")
+def _described(place: Place) -> Position:
+    kind = "resnet" if place.stream == "resnet" else "transformer"
+    prefix = next((prefix for prefix in _STREAMS if place.name.startswith(prefix)), "")
+    paper_name, meaning = _WORDS.get(place.name.removeprefix(prefix), ("", ""))
+    meaning = place.meaning or (_STREAMS.get(prefix, "") + meaning)
+    return Position(place.name, "" if prefix else paper_name, kind, place.stream, meaning, place.stream == place.name)
 
-POSITIONS: tuple[Position, ...] = (
-    Position("attn1i", "SA_in", "transformer", "transformer", (_X0,), (_X0,), "dim",
-             meaning="residual stream where the block begins"),
-    Position("attn1o", "SA_out", "transformer", "transformer", (_SA,), (), "dim",
-             meaning="output of self-attention, before it is added"),
-    Position("attn2i", "CA_in", "transformer", "transformer", _X1, (_SA,), "dim",
-             meaning="residual stream after self-attention was added"),
-    Position("attn2c", "CA_c", "transformer", "context", (_CONTEXT,), (_CONTEXT,), "attn2.cross_attention_dim",
-             meaning="context (text embedding) that this block's cross-attention reads"),
-    Position("attn2o", "CA_out", "transformer", "transformer", (_CA,), (), "dim",
-             meaning="output of cross-attention, before it is added"),
-    Position("ffni", "FFN_in", "transformer", "transformer", _X2, (_CA,), "dim",
-             meaning="residual stream after cross-attention was added"),
-    Position("ffno", "FFN_out", "transformer", "transformer", (_FF,), (), "dim",
-             meaning="output of the feed-forward layer, before it is added"),
-    Position("transo", "Trans_out", "transformer", "transformer", (_OUT,), (_OUT,), "dim",
-             meaning="residual stream at the end of the block"),
-    Position("resi", "Res_in", "resnet", "resnet", (_RES_IN,), (_RES_IN,), "in_channels", "norm1.num_groups",
-             meaning="input of the ResBlock, branch and skip"),
-    Position("reso", "Res_out", "resnet", "resnet", (_OUT,), (_OUT,), "out_channels", "norm2.num_groups",
-             meaning="output of the ResBlock"),
+
+def all_positions() -> dict[str, Position]:
+    """All positions of all tables by name, those of the UNet first."""
+    found: dict[str, Position] = {}
+    for table in TABLES:
+        for place in table.places:
+            if place.name not in found:
+                found[place.name] = _described(place)
+    return found
+
+
+POSITIONS: tuple[Position, ...] = tuple(
+    position
+    for table in UNET_TABLES
+    for position in map(_described, table.places)
+    if not position.is_projection
 )  # fmt: skip
-
-INPUTS: tuple[str, ...] = tuple(p.name for p in POSITIONS)
-OUTPUTS: tuple[str, ...] = tuple(p.name for p in POSITIONS if p.writes)
-_INDEX = {p.name: i for i, p in enumerate(POSITIONS)}
 
 
 def position(name: str) -> Position:
@@ -126,48 +93,58 @@ def position(name: str) -> Position:
     Returns
     -------
     Position
-        A row of the table.
 
     Raises
     ------
     ValueError
         If there is none with that name; the message names the valid ones.
     """
-    if name not in _INDEX:
-        by_paper_name = {p.paper_name.lower(): p.name for p in POSITIONS}
+    known = all_positions()
+    if name not in known:
+        by_paper_name = {p.paper_name.lower(): p.name for p in known.values() if p.paper_name}
         hint = by_paper_name.get(str(name).lower())
         hint = f" (the paper's {name} is {hint})" if hint else ""
-        raise ValueError(f"Unknown position {name!r}{hint}; the positions are {', '.join(INPUTS)}.")
-    return POSITIONS[_INDEX[name]]
+        projections = [p.name for p in known.values() if p.is_projection]
+        others = [p.name for p in known.values() if not p.is_projection]
+        raise ValueError(
+            f"Unknown position {name!r}{hint}; the positions are {', '.join(others)}, and the projections "
+            f"{', '.join(projections)}."
+        )
+    return known[name]
 
 
-def valid_outputs(din: Position) -> tuple[str, ...]:
-    """Names of the positions where an adapter that reads at `din` may write.
+def valid_outputs(din: str) -> tuple[str, ...]:
+    """Names of the positions where an adapter that reads at `din` may write, in the blocks of some class.
 
     They are in the same component and not before `din` on the datapath.
     """
-    later = POSITIONS[_INDEX[din.name] :]
-    return tuple(p.name for p in later if p.writes and p.component == din.component)
+    return tuple(dict.fromkeys(dout for table in TABLES for dout in table.outputs(din)))
 
 
 def check_placement(din: str, dout: str) -> None:
     """Raise ValueError with cause and valid choices unless an adapter can read at `din` and write at `dout`."""
     source, target = position(din), position(dout)
-    valid = valid_outputs(source)
+    valid = valid_outputs(din)
     if dout in valid:
         return
     if source.block != target.block:
         cause = f"{din} is in the {source.block} block and {dout} in the {target.block} block"
+    elif source.is_projection or target.is_projection:
+        cause = "a projection is read at its input and written at its output, and at no other position"
     elif source.component != target.component:
         cause = f"{din} and {dout} have different tokens (image and text), which do not mix"
-    elif not target.writes:
+    elif not any((place := table.place(dout)) and place.writes for table in TABLES):
         cause = f"{dout} can be read but not written"
     else:
         cause = f"{dout} comes before {din} on the datapath"
     raise ValueError(f"No adapter can read {din} and write {dout}: {cause}; from {din} write to {' or '.join(valid)}.")
 
 
-PLACEMENTS: tuple[str, ...] = tuple(f"{p.name}-{dout}" for p in POSITIONS for dout in valid_outputs(p))
+INPUTS: tuple[str, ...] = tuple(p.name for p in POSITIONS)
+PLACEMENTS: tuple[str, ...] = tuple(
+    f"{name}-{dout}" for name in INPUTS for table in UNET_TABLES for dout in table.outputs(name)
+)
+OUTPUTS: tuple[str, ...] = tuple(name for name in INPUTS if any(p.endswith(f"-{name}") for p in PLACEMENTS))
 
 
 def split_placement(placement: str) -> tuple[str, str]:
@@ -196,6 +173,6 @@ def split_placement(placement: str) -> tuple[str, str]:
 
 
 def component(placement: str) -> str:
-    """The component that a placement belongs to: "transformer", "context" or "resnet"."""
+    """The component that a placement belongs to, such as "transformer", "context" or "resnet"."""
     din, _ = split_placement(placement)
     return position(din).component

@@ -7,9 +7,9 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-import sdpet.adapters.positions
+import sdpet.adapters.tables as tables
 from sdpet import AdapterSpec, attach
-from sdpet.adapters import PLACEMENTS, POSITIONS, Tap, matching_blocks
+from sdpet.adapters import PLACEMENTS, Tap, matching_blocks
 from sdpet.adapters.positions import component
 
 NEAR = {"rtol": 1e-10, "atol": 1e-10}
@@ -71,17 +71,20 @@ def test_every_form(unet, placement, activation, scale):
 @pytest.mark.parametrize(
     ("placement", "tap"),
     [
-        ("attn1i-attn1i", Tap("norm1", "in", "input")),
-        ("attn1i-attn2i", Tap("norm2", "in", "input")),
-        ("attn2o-ffni", Tap("norm3", "in", "input")),
-        ("resi-resi", Tap("norm1", "in", "input")),
+        ("attn1i-attn1i", Tap("norm1", "in")),
+        ("attn1i-attn2i", Tap("norm2", "in")),
+        ("attn2o-ffni", Tap("norm3", "in")),
+        ("resi-resi", Tap("norm1", "in")),
     ],
 )
 def test_the_comparison_sees_a_write_that_misses_the_skip(unet, placement, tap, monkeypatch):
     """Writing to what enters the norm, instead of to the residual stream, must not pass for the same thing."""
     dout = placement.split("-")[1]
-    wrong = tuple(replace(p, writes=(tap,)) if p.name == dout else p for p in POSITIONS)
-    monkeypatch.setattr(sdpet.adapters.positions, "POSITIONS", wrong)
+    wrong = [
+        replace(t, places=tuple(replace(p, writes=(tap,)) if p.name == dout else p for p in t.places))
+        for t in tables.UNET_TABLES
+    ]
+    monkeypatch.setattr(tables, "TABLES", wrong)
     found = differences(unet, AdapterSpec.parse(placement, mid_dim=3, init="default"))
     assert min(found.values()) > 1e-3
 

@@ -13,6 +13,7 @@ import pytest
 from fake_study import write_study
 
 import analysis
+from analysis.conclusions.words import objection
 from analysis.report.study import Study, read_study
 from analysis.runs.columns import typed
 from analysis.runs.exports import bookkeeping
@@ -185,7 +186,7 @@ def test_odd_names_reach_the_page_as_they_are_written(tmp_path: Path, capsys: py
     [
         ("val_loss valLoss ValLoss train/MSELoss error_rate top-1_err wer CER testRMSE perplexity eval/ppl latency_ms "
          "time_to_target negative_log_likelihood false_positive_rate FID50k clip_fid prior_drift cross_entropy PER "
-         "seconds_per_step mean_rank", "small"),
+         "seconds_per_step mean_rank hamming bits_per_byte", "small"),
         ("acc val/accuracy clip_i mAP mrr r2 neg_mean_squared_error log_likelihood images_per_second tokens/s fps "
          "error_reduction time_saved lpips_diversity dropout glossiness something", "large"),
     ],
@@ -209,7 +210,7 @@ def test_direction_is_said_and_overruled(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "pattern",
-    ["acc_seed{}", "acc/seed={}", "seed_{}_acc", "acc (seed {})", "seed{}", "acc_s{}", "fold_{}", "acc.run{}"],
+    ["acc_seed{}", "acc/seed={}", "seed_{}_acc", "acc (seed {})", "seed{}", "acc_s{}", "fold_{}", "acc.run{}", "{}"],
 )
 def test_columns_of_seeds_become_rows(pattern: str, tmp_path: Path) -> None:
     table = runs()
@@ -328,9 +329,37 @@ def test_a_study_under_way_says_how_far_it_is(tmp_path: Path) -> None:
     plan = {"asked": 0.0, "command": [], "runs": {name: f"run {i}" for i, name in enumerate(names)} | {"x": "the last"}}
     (tmp_path / ".plan.json").write_text(json.dumps(plan))
     said = read_study(tmp_path).notes
-    assert "1 of 60 runs are left out, as they did not finish: 1 failed." in said
+    assert "1 of 60 runs is left out, as it did not finish: 1 failed." in said
     far = "59 of 61 planned runs are finished, 1 ended without a score, 1 has no record yet (the last)"
     assert far in " ".join(said)
     del plan["runs"]["x"]
     (tmp_path / ".plan.json").write_text(json.dumps(plan))
     assert "under way" not in " ".join(read_study(tmp_path).notes)
+
+
+@pytest.mark.parametrize("name", ["img_idx", "caption", "sampleId", "question", "photo_id"])
+def test_what_one_run_gave_many_times_is_one_run(name: str, tmp_path: Path) -> None:
+    table = runs()
+    copies = [table.assign(**{name: i}, acc=table["acc"] + 0.001 * np.sin(i + np.arange(12))) for i in range(30)]
+    study = read_study(written(tmp_path / "t.csv", pd.concat(copies)))
+    assert study.factors == ["model"]
+    found = analysis.anova(study.modelled, "acc", ["model"], block=study.block).loc["model"]
+    assert found["units"] == 12 and found["df_residual"] == 6
+    setting = pd.concat([table.assign(image_size=size) for size in (64, 128)])
+    assert read_study(written(tmp_path / "t.csv", setting)).factors == ["model", "image_size"]
+
+
+def test_levels_and_numbers_of_a_sentence_are_told_apart_and_legible(tmp_path: Path) -> None:
+    table = pd.DataFrame([(d, s, 6000.0 + 300 * d + 3 * s + d * s % 2) for d in (1, 2, 4) for s in range(4)])
+    table.columns = ["depth", "seed", "score"]
+    assert "depth 4 has the highest mean, 7204;" in analysis.conclude(table, "score")
+    both = pd.concat([table.assign(din=table["depth"], dout=b, score=table["score"] + 10 * b) for b in (0.1, 0.2)])
+    assert "din 4, dout 0.2 has the highest mean" in analysis.conclude(both, "score", terms=["din", "dout"])
+
+
+def test_the_objection_names_the_test_that_objects() -> None:
+    row = pd.Series({"p": 1e-6, "p_wild": 1e-3, "p_seed": 0.026, "p_holm": 4e-6, "p_claim": 0.104})
+    assert objection(row, 4).startswith("against its change from seed to seed it has p = 0.026, 0.1 after Holm")
+    assert "wild bootstrap) has p = 0.034, 0.068 after Holm" in objection(
+        row.replace({0.026: np.nan, 1e-3: 0.034, 0.104: 0.068}), 2
+    )

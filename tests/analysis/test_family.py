@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from r_reference import FOLDER, data, r
 
+import analysis
 from analysis.__main__ import main
 from analysis.comparisons.family import family
 from analysis.report import write_report
@@ -46,7 +48,28 @@ def test_the_family_decides_what_is_claimed(table, tmp_path, capsys):
         write_report(table, family="all")
 
 
-def test_a_page_with_another_type_says_what_its_conclusion_rests_on(table, tmp_path):
-    report = write_report(table, "acc", ["a", "b"], out=tmp_path, type=3)
-    assert any("by tests of type II; the type III that was asked for is in the table" in n for n in report.notes)
-    assert not any("type II" in n for n in write_report(table, "acc", ["a", "b"], out=tmp_path).notes)
+def test_the_type_of_the_sums_of_squares_counts_for_every_test(tmp_path):
+    """Unbalanced warpbreaks: type III of car, also in the conclusion, the tests beside F and hc3 (R: white.adjust)."""
+    report = write_report(FOLDER / "data_warp.csv", model="breaks ~ wool * tension", out=tmp_path, type=3)
+    text = " ".join(report.conclusion)
+    assert "wool (F(1, 42) = 5.05" in text and "Tests of the joint model are of type III" in text
+    for name in ("additive", "robust"):
+        F = pd.read_csv(tmp_path / "tables" / f"{name}.csv", index_col="term")["F"]
+        assert F.drop("residual", errors="ignore").to_dict() == pytest.approx(
+            {row: r("warp_3").loc[row, "F"] for row in ("wool", "tension", "wool:tension")}, rel=1e-8
+        )
+    warp, terms = data("warp"), "wool*tension"
+    for kind in (1, 2, 3):
+        of_r = r(f"warp_{kind}")["F"].drop("residual")
+        for found in (analysis.wild_bootstrap, analysis.permutation):
+            few = {"flips": 9} if found is analysis.wild_bootstrap else {"n_permutations": 9}
+            assert found(warp, "breaks", terms, type=kind, **few)["F"].to_dict() == pytest.approx(of_r.to_dict())
+    white = analysis.robust_anova(warp, "breaks", terms, type=3)["F"]
+    assert white.tolist() == pytest.approx([3.99500, 6.94795, 3.16587], abs=1e-5)
+    plain = write_report(FOLDER / "data_warp.csv", model="breaks ~ wool * tension", out=tmp_path)
+    assert "wool (F(1, 42) = 4.01" in " ".join(plain.conclusion) and not any("type" in n for n in plain.notes)
+
+
+def test_what_type_three_cannot_test_is_said():
+    said = analysis.conclude(data("study"), "clip_i", terms=["din", "dout", "din:dout"], type=3)
+    assert "The type III test of din is not estimable: an interaction with it has empty cells." in said

@@ -92,8 +92,10 @@ def test_export_for_stable_diffusion_v1_needs_no_weights_of_it(tmp_path):
     spec = AdapterSpec.parse("attn2o-ffni", mid_dim=2)
     from sdpet.adapters import Adapters
     from sdpet.adapters.modules import build_adapter
+    from sdpet.adapters.routes import find_routes
 
-    Adapters(spec, {p: build_adapter(spec, b) for p, b in matching_blocks(unet, spec).items()}).save(tmp_path / "own")
+    routes = find_routes(unet, "attn2o", "ffni")
+    Adapters(spec, {p: build_adapter(spec, route) for p, route in routes.items()}).save(tmp_path / "own")
     main(["export-reference", str(tmp_path / "own"), str(tmp_path / "0-adapters"), "--model", "sd15"])
     unet_of_run = {"name": "sd15", "path": str(tmp_path / "gone")}  # the model is no longer where the run had it
     (tmp_path / "own" / "config.yaml").write_text(yaml.safe_dump({"unet": unet_of_run}))

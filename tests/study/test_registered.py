@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from fake_study import write_study
 from test_planning import FakeLauncher, sweeper_of  # noqa: F401 (a fixture)
@@ -81,7 +82,19 @@ def test_the_report_says_what_was_registered_and_what_was_not(tmp_path):
     table = write_report(study).page.parent / "tables" / "registered.csv"
     lines = table.read_text().splitlines()
     assert any(line.startswith("placement,yes") and line.endswith("matters") for line in lines), lines
-    assert any(line.startswith("din,yes") for line in lines), lines
+    assert any(line.startswith("din,yes") and line.endswith("matters") for line in lines), lines
+    # Two placements that share no position, and another factor: placement is one factor, and din and dout its parts.
+    few = write_study(
+        tmp_path / "few", ["attn2o-ffni", "ffni-ffno"], forms=[{"scale": s} for s in (1.0, 2.0)], samples=0
+    )
+    question = Question(
+        "clip_i", True, ("placement", "din", "dout", "scale"), "placement + din + scale + placement:scale"
+    )
+    register(few, question, [], 0)
+    table = write_report(few, "clip_i", ["placement", "scale"]).page.parent / "tables" / "registered.csv"
+    told = pd.read_csv(table, index_col="term")["decision"]
+    assert told["din"] == "part of the placement, which is tested as one factor"
+    assert told["placement:scale"] == "not tested: the model of this page has no such pair (--model adds it)"
 
 
 def test_a_question_that_cannot_be_registered_is_told_before_any_work(sweeper_of, tmp_path):  # noqa: F811

@@ -24,7 +24,7 @@ _UNITS = {
 }
 
 
-def claims_section(study: Study, said: Conclusion, out: Path) -> Section | None:
+def claims_section(study: Study, said: Conclusion, out: Path, type: int = 2) -> Section | None:
     """The claims of the conclusion as a table, and which terms show in the other scores."""
     frame = said.table()
     if not len(frame):
@@ -48,12 +48,12 @@ def claims_section(study: Study, said: Conclusion, out: Path) -> Section | None:
         "statistics in the documentation. Undecided means that no test tells, not that there is no difference."
     )
     blocks: list[Block] = [Text(text), TableBlock(table)]
-    scores = _scores_table(study, out)
+    scores = _scores_table(study, out, type)
     blocks += [TableBlock(scores)] if scores else []
     return Section("claims", "What is claimed, and how", blocks)
 
 
-def _scores_table(study: Study, out: Path) -> Table | None:
+def _scores_table(study: Study, out: Path, type: int) -> Table | None:
     """Each term in every score, with p adjusted over the scores: the more are looked at, the more show by chance."""
     from analysis import anova_all
 
@@ -62,7 +62,7 @@ def _scores_table(study: Study, out: Path) -> Table | None:
     terms = [t for t in study.model_terms if all(runs[f].nunique() > 1 for f in t.split(":"))]
     if len(metrics) < 2 or not terms:
         return None
-    whole = anova_all(runs, metrics, terms, block=study.block)
+    whole = anova_all(runs, metrics, terms, type, block=study.block)
     frame = whole[whole["F"].notna()].reset_index()
     frame = frame[frame["term"].isin(terms)]
     if not len(frame):

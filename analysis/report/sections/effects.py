@@ -104,14 +104,15 @@ def _in_order(levels: pd.Index, factor: str) -> list:
     return sorted(levels) if pd.api.types.is_numeric_dtype(levels) else list(levels)
 
 
-def assumptions_section(study: Study, out: Path) -> Section | None:
-    """Residuals of the additive model and what the checks of the tests' assumptions say."""
+def assumptions_section(study: Study, out: Path, type: int = 2) -> Section | None:
+    """Residuals of the joint model and what the checks of the tests' assumptions say."""
     from analysis import check_assumptions, residuals
 
     runs = study.modelled
-    terms = [f for f in study.terms if runs[f].nunique() > 1]
-    if not terms or len(runs) < sum(runs[f].nunique() for f in terms) + SPARE:
+    factors = [f for f in study.terms if runs[f].nunique() > 1]
+    if not factors or len(runs) < sum(runs[f].nunique() for f in factors) + SPARE:
         return None
+    terms = [t for t in study.model_terms if all(runs[f].nunique() > 1 for f in t.split(":"))] or factors
     runs = runs.set_axis(_run_names(study, runs))
     left = residuals(runs, study.metric, terms, block=study.block)
     checks = check_assumptions(runs, study.metric, terms, block=study.block).reset_index(names="check")
@@ -119,16 +120,16 @@ def assumptions_section(study: Study, out: Path) -> Section | None:
     checks = checks.assign(sentence=checks["sentence"].map(readable), p=checks["p"].where(checks["ok"].notna()))
     drawing = save(diagnostics(left, study.words.label), "residuals", out / "figures", wide=True)
     caption = (
-        "What the additive model leaves over: on the left it should scatter evenly about zero, on the right follow the "
-        "line, as normal residuals do."
+        f"What the model ({' + '.join(filter(None, [study.block, *terms]))}) leaves over: on the left it should "
+        "scatter evenly about zero, on the right follow the line, as normal residuals do."
     )
     table = make_table("assumptions", "Checks of the assumptions of F.", checks, {
         "check": Column("check", numeric=False),
         "p": Column("p", lambda v: p_cell(float(str(v)))),
         "sentence": Column("what it says", numeric=False),
     }, out / "tables")  # fmt: skip
-    robust = robust_table(study, terms, out)
-    blocks: list[Block] = [TableBlock(robust), FigureBlock(drawing, caption, "Residuals of the additive model")]
+    robust = robust_table(study, terms, out, type)
+    blocks: list[Block] = [TableBlock(robust), FigureBlock(drawing, caption, "Residuals of the model")]
     blocks.append(TableBlock(table))
     return Section("assumptions", "Can the tests be trusted", blocks)
 

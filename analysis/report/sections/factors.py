@@ -36,7 +36,7 @@ _MEANING = (
 def factors_section(study: Study, out: Path, type: int = 2) -> Section | None:
     """Shares with intervals, the table of the joint model, the pairs of factors, and each factor alone.
 
-    type: of the sums of squares of the joint model; the tests beside F are those of type 2.
+    type: of the sums of squares of the joint model, for all its tests.
     """
     from analysis import oneway, verdicts
 
@@ -80,7 +80,7 @@ def _joint(study: Study, runs: pd.DataFrame, terms: list[str], type: int) -> pd.
     from analysis import anova, verdicts
 
     table = anova(runs, study.metric, terms, type, block=study.block, level=LEVEL)
-    more = verdicts(runs, study.metric, terms, study.block)[[*_TESTS]]
+    more = verdicts(runs, study.metric, terms, study.block, type)[[*_TESTS]]
     out = table.join(more).reset_index(names="term")
     out.attrs = table.attrs
     return out

@@ -13,7 +13,7 @@ from analysis.report.words import METRICS, digits_for, number, readable
 from analysis.variance.verdict import ALPHA
 
 
-def concluded(study: Study) -> Conclusion:
+def concluded(study: Study, type: int = 2) -> Conclusion:
     """What is best and what matters, with numbers; or plainly that nothing can be said."""
     label = study.words.label
     if len(study.done) == 0:
@@ -35,7 +35,7 @@ def concluded(study: Study) -> Conclusion:
     names = [factor for factor in study.factors if factor not in parts]
     one = names[0] if len(names) == 1 and not study.model else None
     return conclude(
-        study.done, study.metric, one, None if one else study.model_terms or None, study.within, study.fresh
+        study.done, study.metric, one, None if one else study.model_terms or None, study.within, study.fresh, type
     )
 
 

@@ -58,7 +58,6 @@ def _terms(study: Study, runs: pd.DataFrame, found: Registration, alpha: float) 
     shown = [t for t in study.model_terms if all(runs[f].nunique() > 1 for f in t.split(":"))]
     with family("terms"):  # what was registered, whatever the page was asked for
         tables = [verdicts(runs, study.metric, terms, study.block) for terms in ([shown] if shown else [])]
-    parts = [f for f in asked if f not in shown and f in runs and runs[f].nunique() > 1]
     if "placement" in asked and {"din", "dout"} <= set(shown):  # the placement as one factor, in a model of its own
         tables.append(verdicts(runs, study.metric, ["placement"], study.block))
     rows = []
@@ -72,8 +71,20 @@ def _terms(study: Study, runs: pd.DataFrame, found: Registration, alpha: float) 
             rows.append({"term": term, "registered": "yes" if was else "no", "F": row["F"], "p_claim": row["p_claim"],
                          "decision": said})  # fmt: skip
     rows += [
-        {"term": t, "registered": "yes", "F": float("nan"), "p_claim": float("nan"), "decision": "not in this model"}
+        {"term": t, "registered": "yes", "F": float("nan"), "p_claim": float("nan"),
+         "decision": _untested(t, shown, runs)}
         for t in asked
-        if t not in {r["term"] for r in rows} and (t in parts or ":" in t)
-    ]
+        if frozenset(t.split(":")) not in {frozenset(str(r["term"]).split(":")) for r in rows}
+    ]  # fmt: skip
     return pd.DataFrame(rows, columns=["term", "registered", "F", "p_claim", "decision"])
+
+
+def _untested(term: str, shown: list[str], runs: pd.DataFrame) -> str:
+    """Why a registered term has no test on this page."""
+    if any(f not in runs or runs[f].nunique() < 2 for f in term.split(":")):
+        return "not tested: it has one level in these runs"
+    if ":" in term:
+        return "not tested: the model of this page has no such pair (--model adds it)"
+    if term in ("din", "dout") and "placement" in shown:
+        return "part of the placement, which is tested as one factor"
+    return "not tested: the model of this page has no such term (--model adds it)"

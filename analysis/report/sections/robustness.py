@@ -16,11 +16,11 @@ PERMUTATIONS = 1999
 LEAST = 5  # runs of a level for hc3: with 3 runs of 20 levels it rejects half of all studies without cause
 
 
-def robust_table(study: Study, terms: list[str], out: Path) -> Table:
+def robust_table(study: Study, terms: list[str], out: Path, type: int = 2) -> Table:
     """p of F, of the wild bootstrap, against the seeds, of permutations within seeds, hc3 and Friedman."""
     runs, block = study.modelled, study.block
-    frame = verdicts(runs, study.metric, terms, block)[["F", "p", "p_wild", "p_seed"]]
-    frame = frame.join(_companions(study, terms)).reset_index(names="term")
+    frame = verdicts(runs, study.metric, terms, block, type)[["F", "p", "p_wild", "p_seed"]]
+    frame = frame.join(_companions(study, terms, type)).reset_index(names="term")
     tests = [c for c in ("p_wild", "p_seed", "p_permutation", "p_hc3", "p_friedman") if c in frame]
     split = [
         factor_words(row["term"])
@@ -48,18 +48,18 @@ def robust_table(study: Study, terms: list[str], out: Path) -> Table:
     }, out / "tables", tuple(notes))  # fmt: skip
 
 
-def _companions(study: Study, terms: list[str]) -> pd.DataFrame:
+def _companions(study: Study, terms: list[str], type: int) -> pd.DataFrame:
     """Permutation, hc3 and Friedman of each term, in the stratum it is tested in."""
     from analysis import friedman, permutation, robust_anova
 
     rows: dict[str, dict[str, float]] = {}
     for stratum in strata_of(study.modelled, study.metric, terms, study.block):
         data, block = stratum.frame, stratum.block
-        shuffled = permutation(data, study.metric, stratum.terms, block=block, n_permutations=PERMUTATIONS)
-        white = robust_anova(data, study.metric, stratum.terms, block=block)
+        shuffled = permutation(data, study.metric, stratum.terms, block=block, n_permutations=PERMUTATIONS, type=type)
+        white = None if type == 1 else robust_anova(data, study.metric, stratum.terms, block=block, type=type)
         for term in stratum.terms:
             rows[term] = {"p_permutation": shuffled.loc[term, "p"]}
-            if data.groupby(term.split(":")).size().min() >= LEAST:
+            if white is not None and data.groupby(term.split(":")).size().min() >= LEAST:
                 rows[term]["p_hc3"] = white.loc[term, "p"]
             if block == "seed" and len(stratum.terms) == 1:
                 rows[term]["p_friedman"] = friedman(data, study.metric, term, block).loc[term, "p"]

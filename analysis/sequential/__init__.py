@@ -1,0 +1,1 @@
+"""Races: sequential comparisons with the best, which drop designs at fixed looks and keep their error rate."""
