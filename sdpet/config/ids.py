@@ -92,9 +92,21 @@ def question_of(found: Mapping[str, Any]) -> str:
     return _digest({**found, "trainer": _without(found["trainer"], *WAYS)})
 
 
-def ways_of(found: Mapping[str, Any]) -> dict[str, Any]:
-    """How a run is computed (device, threads, processes, precision, ...) by the key in `trainer`, from its identity."""
-    return {key: found["trainer"].get(key, default) for key, default in WAYS.items()}
+def ways_of(found: RunConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """How a run is computed: device, threads, processes, precision and the like.
+
+    Parameters
+    ----------
+    found : RunConfig or mapping
+        The run's config or `identity`.
+
+    Returns
+    -------
+    dict
+        Values by the key in `trainer`.
+    """
+    trainer = (found.values if isinstance(found, RunConfig) else found)["trainer"]
+    return {key: trainer.get(key, default) for key, default in WAYS.items()}
 
 
 def run_folder(config: RunConfig) -> Path:

@@ -161,7 +161,7 @@ def build_fleet(base: BaseModel, designs: Sequence[Design], seeds: Sequence[int]
     return Fleet(base.unet, members)
 
 
-def load(base: BaseModel, folder: str | Path) -> TunedModel:
+def load(base: BaseModel, folder: str | Path, alongside: bool = False) -> TunedModel:
     """Put a saved design of any method back on a base model.
 
     Parameters
@@ -169,6 +169,8 @@ def load(base: BaseModel, folder: str | Path) -> TunedModel:
     base : BaseModel
     folder : str or Path
         What `TunedModel.save` wrote.
+    alongside : bool
+        Whether the UNet may carry adapters already. Only adapters go alongside others.
 
     Returns
     -------
@@ -180,11 +182,13 @@ def load(base: BaseModel, folder: str | Path) -> TunedModel:
         If the folder holds no design, the design does not fit the model, or the UNet carries another one.
     """
     folder = Path(folder)
-    _refuse_second(base)
-    if (folder / "adapters.json").exists():
+    is_adapters = (folder / "adapters.json").exists()
+    if not (alongside and is_adapters):
+        _refuse_second(base)
+    if is_adapters:
         from sdpet import load_adapters
 
-        return load_adapters(base.unet, folder)
+        return load_adapters(base.unet, folder, alongside=alongside)
     for method in (FullTuning, LoraTuning, EmbeddingTuning):
         if (folder / method.FILE).exists():
             return method.load(base, folder)

@@ -66,8 +66,7 @@ def write_identity(folder: Path, config: RunConfig) -> None:
 
 def asked_ways(configs: Sequence[RunConfig]) -> list[str]:
     """The ways in which the runs of one command differ. Who sweeps a way asks about it: there it is a question."""
-    trainers = [config.values["trainer"] for config in configs]
-    found = [ways_of({"trainer": trainer}) for trainer in trainers]
+    found = [ways_of(config) for config in configs]
     return [key for key in (found[0] if found else {}) if len({str(ways[key]) for ways in found}) > 1]
 
 
@@ -121,7 +120,7 @@ def different_way(config: RunConfig, folder: Path) -> str:
     str
         Such as "trainer.device=cpu trainer.precision=32-true"; empty if it is not known.
     """
-    found, asked = Origin.read(folder), ways_of({"trainer": config.values["trainer"]})
+    found, asked = Origin.read(folder), ways_of(config)
     ways = found.ways if found else {}
     return " ".join(f"trainer.{key}={value}" for key, value in ways.items() if value != asked[key])
 
