@@ -5,6 +5,7 @@ import os
 import pickle
 
 import pytest
+import safetensors.torch
 import torch
 from adapter_tools import V1, run, small_unet, write_reference
 from diffusers import UNet2DConditionModel

@@ -224,7 +224,8 @@ def test_adapters_at_strength_0_half_and_1(tiny_base, tiny_folder, fast, tmp_pat
     assert 0 < abs(drawn[0.5] - base).mean() < abs(drawn[1] - base).mean()
 
     # of a run's folder, the base model is known
-    (tmp_path / "adapters" / "config.yaml").write_text(f"unet: {{name: folder, path: '{tiny_folder}'}}\n")
+    groups = "".join(f"{name}: {{}}\n" for name in ("adapter", "task", "data", "trainer", "sampler", "eval"))
+    (tmp_path / "adapters" / "config.yaml").write_text(f"{groups}unet: {{name: folder, path: '{tiny_folder}'}}\n")
     bare = ["txt2img", *with_adapters[3:]]
     assert sdpet(*bare, "--outdir", tmp_path / "run") == 0
     np.testing.assert_array_equal(pictures(tmp_path / "run"), drawn[1])
