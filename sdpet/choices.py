@@ -2,7 +2,30 @@
 
 from __future__ import annotations
 
-METHODS = ("adapter", "full", "lora", "embedding")
+# Options of peft's methods that a config may set, and their types. What sdpet decides itself (size, strength, layers)
+# and what would break a promise (initial values that change the base model, dropout) is not among them.
+PEFT_OPTIONS: dict[str, dict[str, type]] = {
+    "dora": {},
+    "lokr": {"decompose_factor": int, "decompose_both": bool},
+    "loha": {},
+    "oft": {"coft": bool, "eps": float, "block_share": bool, "use_cayley_neumann": bool,
+            "num_cayley_neumann_terms": int},
+    "ia3": {},
+    "vera": {"d_initial": float, "projection_prng_key": int},
+}  # fmt: skip
+PEFT_METHODS = tuple(PEFT_OPTIONS)
+
+
+def check_peft_options(method: str, options: dict[str, object]) -> None:
+    """Raise ValueError (one sentence) if a method of peft does not take an option, or not with this type."""
+    known = PEFT_OPTIONS[method]
+    for key, value in options.items():
+        if known.get(key) is not type(value):
+            valid = ", ".join(f"{name} ({kind.__name__})" for name, kind in known.items()) or "none"
+            raise ValueError(f"method {method} takes no option {key}={value!r}; its options are: {valid}.")
+
+
+METHODS = ("adapter", "full", "lora", "embedding", *PEFT_METHODS)
 ACTIVATIONS = ("relu", "sig", "silu", "ident")
 INITS = ("zero", "default")
 TASKS = {"dreambooth": "subject", "finetune": "captions"}  # task: the kind of data it takes

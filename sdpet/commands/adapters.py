@@ -51,22 +51,41 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _show(given: argparse.Namespace) -> int:
-    from sdpet.adapters.format import read_saved
     from sdpet.runs.model_card import record_of
 
-    spec, tensors = read_saved(given.folder)
-    blocks: dict[str, int] = {}
-    for key, value in tensors.items():
-        block = key.rsplit(".", 2)[0]
-        blocks[block] = blocks.get(block, 0) + value.numel()
-    print(f"{spec.placement}, {spec.activation}, mid_dim {spec.mid_dim}, scale {spec.scale:g}, init {spec.init}")
-    print(f"{len(blocks)} adapters, {sum(blocks.values()):,} parameters")
+    if (given.folder / "peft.json").is_file():
+        described, blocks, what = _peft_layers(given.folder)
+    else:
+        described, blocks, what = _adapters(given.folder)
+    print(described)
+    print(f"{len(blocks)} {what}, {sum(blocks.values()):,} parameters")
     for block, count in blocks.items():
         print(f"  {block:<60} {count:>10,}")
     record = record_of(given.folder)
     for metric, score in (record.metrics if record else {}).items():
         print(f"{metric} {score:.4g}")
     return 0
+
+
+def _adapters(folder: Path) -> tuple[str, dict[str, int], str]:
+    """The design of saved adapters in words, and the number of parameters of each block."""
+    from sdpet.adapters.format import read_saved
+
+    spec, tensors = read_saved(folder)
+    blocks: dict[str, int] = {}
+    for key, value in tensors.items():
+        block = key.rsplit(".", 2)[0]
+        blocks[block] = blocks.get(block, 0) + value.numel()
+    words = f"{spec.placement}, {spec.activation}, mid_dim {spec.mid_dim}, scale {spec.scale:g}, init {spec.init}"
+    return words, blocks, "adapters"
+
+
+def _peft_layers(folder: Path) -> tuple[str, dict[str, int], str]:
+    """The same of a saved method of peft, with its layers."""
+    from sdpet.methods import layer_sizes, read_peft
+
+    spec, tensors = read_peft(folder)
+    return spec.words(), layer_sizes(tensors), "layers"
 
 
 def _export(given: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sdpet.adapters.positions import PLACEMENTS, check_placement
-from sdpet.choices import DTYPES, IMAGE_SUFFIXES, TASKS
+from sdpet.choices import DTYPES, IMAGE_SUFFIXES, TASKS, check_peft_options
 from sdpet.config.ids import cache_key
 from sdpet.config.run_config import LAB, LoggerSettings, RunConfig, SamplerSettings, TrainerSettings, lacking_key
 from sdpet.config.schema import check_group, check_values
@@ -25,10 +25,17 @@ DATA_FOR_TASK = {
 MOST_STEPS = {"dpm": 999, "ddim": 1000, "plms": 1000}  # the largest number of steps of each sampler
 COMPILERS = ("g++", "c++", "clang++")
 FORM = ("din", "dout", "activation", "scale", "init")
+PEFT_KEYS = ("targets", "options")
 METHOD_KEYS = {
     "full": (),
     "lora": ("mid_dim", "params", "scale"),
     "embedding": (),
+    "dora": ("mid_dim", "params", "scale", "targets", "options"),
+    "lokr": ("mid_dim", "params", "scale", "targets", "options"),
+    "loha": ("mid_dim", "params", "scale", "targets", "options"),
+    "oft": ("mid_dim", "params", "targets", "options"),
+    "ia3": ("targets", "options"),
+    "vera": ("mid_dim", "params", "targets", "options"),
 }  # the keys of the group adapter that a method takes; method adapter takes all of them
 
 
@@ -179,7 +186,8 @@ def _problem(path: Path) -> str:
 def _check_design(adapter: dict[str, Any]) -> None:
     method = adapter["method"]
     takes = METHOD_KEYS.get(method, (*FORM, "mid_dim", "params"))
-    given = [key for key in (*FORM, "mid_dim", "params") if adapter[key] is not None and key not in takes]
+    keys = (*FORM, "mid_dim", "params", *PEFT_KEYS)
+    given = [key for key in keys if adapter.get(key) is not None and key not in takes]
     if given:
         raise InadmissibleCell(
             f"method {method} takes no {given[0]}; set adapter.{given[0]}=null.",
@@ -188,7 +196,9 @@ def _check_design(adapter: dict[str, Any]) -> None:
     missing = [key for key in FORM if adapter[key] is None and key in takes]
     if missing:
         raise ValueError(f"adapter.{missing[0]} must be given when adapter.method is {method}.")
-    if not takes:
+    if adapter.get("options") is not None:
+        check_peft_options(method, adapter["options"])
+    if "params" not in takes:
         return
     if adapter["mid_dim"] is not None:
         adapter["params"] = None  # an explicit width overrides the default number of parameters

@@ -22,6 +22,7 @@ from sdpet.models.source import source_of
 CLASS_IMAGE_KEYS = ("class_images", "class_sampler", "class_steps", "class_guidance")  # of data
 # Values at which an option changes nothing. They are left out of the hash, so ids from before the option stay valid.
 NEUTRAL_DEFAULTS: dict[str, dict[str, Any]] = {
+    "adapter": {"targets": None, "options": None},
     "task": {"noise_offset": 0.0},
     "trainer": {"accumulate": 1, "optimizer": "adamw", "ema": None, "grad_checkpointing": False, "compile": False},
 }
@@ -156,7 +157,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
     size = {key: unet[key] for key in ("image_size", "prediction") if unet.get(key) is not None}
     return {
         "seed": config.seed,
-        "adapter": values["adapter"],
+        "adapter": _without(values["adapter"], *_neutral("adapter", values)),
         "unet": {"dtype": unet["dtype"], "weights": weights} | size,
         "task": _without(values["task"], *_neutral("task", values)),
         "data": _without(data, "noun", "subject", "class_word", *unused, *content) | content,

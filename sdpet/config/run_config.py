@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,8 @@ class AdapterSettings:
     params: int | None
     scale: float | None
     init: str | None
+    targets: Sequence[str] | None = None
+    options: Mapping[str, Any] | None = None
 
     @property
     def placement(self) -> str | None:

@@ -167,6 +167,13 @@ def by_method(value: Any) -> dict[str, Any]:
     return value
 
 
+def given_options(value: Any) -> dict[str, Any] | None:
+    """The options that are set, by name; None where none is. Each method checks its own."""
+    if value is not None and not isinstance(value, dict):
+        raise ValueError("must be options by name, as in conf/adapter/lokr.yaml")
+    return {str(key): item for key, item in (value or {}).items() if item is not None} or None
+
+
 def optional(rule: Rule, tell: bool = True) -> Rule:
     """The rule, or null.
 
@@ -202,6 +209,8 @@ RULES: dict[str, dict[str, Rule]] = {
         "params": optional(integer(1)),
         "scale": optional(number(), tell=False),
         "init": optional(choice(INITS), tell=False),
+        "targets": optional(texts),
+        "options": given_options,
     },
     "unet": {
         "name": string,

@@ -1,7 +1,7 @@
 """Methods of tuning with one interface (`TunedModel`), so that they can be levels of a factor.
 
 Each method has a file: sdpet.adapters (adapter), full (every weight of the UNet), lora (low-rank updates of attention,
-with peft) and embedding (the embedding of the subject's token).
+with peft), embedding (the embedding of the subject's token) and peft_tuning (dora, lokr, loha, oft, ia3 and vera).
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sdpet.adapters.spec import AdapterSpec
+from sdpet.choices import PEFT_METHODS
 from sdpet.methods.embedding import EmbeddingTuning
 from sdpet.methods.full import FullTuning
-from sdpet.methods.lora import LoraTuning, carries_lora
+from sdpet.methods.lora import LoraTuning
+from sdpet.methods.peft_tuning import PeftSpec, PeftTuning, carries_peft, layer_sizes, nearest_spec, read_peft
 from sdpet.models.base import BaseModel
 from sdpet.seeds import isolated_rng
 
@@ -27,10 +29,15 @@ __all__ = [
     "EmbeddingTuning",
     "FullTuning",
     "LoraTuning",
+    "PeftSpec",
+    "PeftTuning",
     "TunedModel",
     "build",
     "build_fleet",
+    "layer_sizes",
     "load",
+    "nearest_spec",
+    "read_peft",
 ]
 
 
@@ -40,7 +47,8 @@ class Design:
 
     Parameters
     ----------
-    method : {"adapter", "full", "lora", "embedding"}
+    method : str
+        One of `sdpet.choices.METHODS`.
     spec : AdapterSpec, optional
         Placement and form of the adapters (method adapter).
     rank : int, optional
@@ -49,6 +57,8 @@ class Design:
         Factor on the updates, alpha / rank (method lora).
     token : str, optional
         The word whose embedding is learned (method embedding).
+    peft : PeftSpec, optional
+        Size and options of a method of peft (dora, lokr, loha, oft, ia3, vera).
 
     Raises
     ------
@@ -61,20 +71,23 @@ class Design:
     rank: int | None = None
     scale: float | None = None
     token: str | None = None
+    peft: PeftSpec | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"method {self.method!r} is unknown; choose one of {', '.join(METHODS)}.")
         takes = _TAKES[self.method]
-        for key in ("spec", "rank", "scale", "token"):
+        for key in ("spec", "rank", "scale", "token", "peft"):
             if (getattr(self, key) is not None) != (key in takes):
-                what = "adapter spec" if key == "spec" else key
+                what = {"spec": "adapter spec", "peft": "peft spec"}.get(key, key)
                 article = "an" if what[0] == "a" else "a"
                 raise ValueError(f"method {self.method!r} {f'needs {article}' if key in takes else 'takes no'} {what}.")
 
     @property
     def mid_dim(self) -> int | None:
-        """The width: an adapter's mid_dim or LoRA's rank."""
+        """The width: an adapter's mid_dim, LoRA's rank, or the size of a method of peft (rank or size of a block)."""
+        if self.peft is not None:
+            return self.peft.size
         return self.spec.mid_dim if self.spec is not None else self.rank
 
 
@@ -189,11 +202,12 @@ def load(base: BaseModel, folder: str | Path, alongside: bool = False) -> TunedM
         from sdpet import load_adapters
 
         return load_adapters(base.unet, folder, alongside=alongside)
-    for method in (FullTuning, LoraTuning, EmbeddingTuning):
+    methods = (FullTuning, LoraTuning, EmbeddingTuning, PeftTuning)
+    for method in methods:
         if (folder / method.FILE).exists():
             return method.load(base, folder)
     raise ValueError(
-        f"{folder} holds neither adapters.json nor {FullTuning.FILE}, {LoraTuning.FILE} or {EmbeddingTuning.FILE}; "
+        f"{folder} holds neither adapters.json nor {' or '.join(method.FILE for method in methods)}; "
         "give the folder of a finished run."
     )
 
@@ -201,8 +215,8 @@ def load(base: BaseModel, folder: str | Path, alongside: bool = False) -> TunedM
 def _refuse_second(base: BaseModel) -> None:
     from sdpet.adapters.attachment import refuse_second
 
-    if carries_lora(base.unet):
-        raise ValueError("This UNet carries LoRA layers already; detach() them first.")
+    if carries_peft(base.unet):
+        raise ValueError("This UNet carries layers of peft (such as LoRA) already; detach() them first.")
     refuse_second(base.unet)
 
 
@@ -223,15 +237,22 @@ def _learn_token(base: BaseModel, design: Design) -> TunedModel:
     return EmbeddingTuning(base, design.token)
 
 
+def _inject_peft(base: BaseModel, design: Design) -> TunedModel:
+    assert design.peft is not None
+    return PeftTuning(base, design.peft)
+
+
 METHODS: dict[str, Callable[[BaseModel, Design], TunedModel]] = {
     "adapter": _attach_adapters,
     "full": lambda base, design: FullTuning(base),
     "lora": _inject_lora,
     "embedding": _learn_token,
+    **dict.fromkeys(PEFT_METHODS, _inject_peft),
 }
 _TAKES: dict[str, tuple[str, ...]] = {
     "adapter": ("spec",),
     "full": (),
     "lora": ("rank", "scale"),
     "embedding": ("token",),
+    **dict.fromkeys(PEFT_METHODS, ("peft",)),
 }

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from sdpet.adapters.format import DESIGN, WEIGHTS, read_saved
+from sdpet.adapters.spec import AdapterSpec
 from sdpet.runs.stored import untrusted_config
 
 if TYPE_CHECKING:
-    from sdpet.adapters.spec import AdapterSpec
+    from sdpet.methods import PeftSpec
     from sdpet.runs.record import Record
 
 
@@ -79,25 +80,46 @@ def write_upload(folder: str | Path, repo_id: str, out: Path, license: str | Non
         The folder holds no adapters, or `repo_id` is not of the form "user/name".
     """
     folder = Path(folder)
-    spec, tensors = read_saved(folder)
+    saved = _saved(folder)
     if "/" not in repo_id.strip("/"):
         raise ValueError(f"the repository must be given as user/name, not {repo_id!r}.")
     out.mkdir(parents=True, exist_ok=True)
-    for name in (WEIGHTS, DESIGN):
+    for name in saved.files:
         shutil.copyfile(folder / name, out / name)
     shown = sorted((folder / "samples").glob("*.png"))[: max(0, samples)]
     if shown:
         (out / "samples").mkdir(exist_ok=True)
     for image in shown:
         shutil.copyfile(image, out / "samples" / image.name)
-    parameters = sum(value.numel() for value in tensors.values())
-    text = card(repo_id, spec, parameters, record_of(folder), _unet(folder), license, [i.name for i in shown])
+    text = card(
+        repo_id, saved.spec, saved.parameters, record_of(folder), _unet(folder), license, [i.name for i in shown]
+    )
     (out / "README.md").write_text(text, encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What a folder holds: its files, the design, and the number of trained parameters."""
+
+    files: tuple[str, ...]
+    spec: AdapterSpec | PeftSpec
+    parameters: int
+
+
+def _saved(folder: Path) -> _Saved:
+    from sdpet.methods import PeftTuning, layer_sizes, read_peft
+
+    if (folder / PeftTuning.DESIGN).is_file():
+        peft, weights = read_peft(folder)
+        files = (PeftTuning.FILE, PeftTuning.CONFIG, PeftTuning.DESIGN)
+        return _Saved(files, peft, sum(layer_sizes(weights).values()))
+    spec, tensors = read_saved(folder)
+    return _Saved((WEIGHTS, DESIGN), spec, sum(value.numel() for value in tensors.values()))
 
 
 def card(
     repo_id: str,
-    spec: AdapterSpec,
+    spec: AdapterSpec | PeftSpec,
     parameters: int,
     record: Record | None,
     unet: dict[str, Any],
@@ -110,7 +132,7 @@ def card(
     ----------
     repo_id : str
         Name of the repository, "user/name".
-    spec : AdapterSpec
+    spec : AdapterSpec or PeftSpec
         The design.
     parameters : int
         Number of trained parameters.
@@ -137,10 +159,10 @@ def card(
         head["license"] = license
     model = hub_id or unet.get("name") or "a model that the run does not name"
     lines = ["---", yaml.safe_dump(head, sort_keys=False).rstrip(), "---", "", f"# {repo_id.split('/')[-1]}", ""]
-    lines += [f"Adapters for {model}, trained with sdpet.", ""]
+    what = "Adapters" if isinstance(spec, AdapterSpec) else spec.method
+    lines += [f"{what} for {model}, trained with sdpet.", ""]
     lines += [f"![sample](samples/{name})" for name in samples or []] + [""] * bool(samples)
-    lines += ["| | |", "|---|---|", f"| reads, writes | {spec.din}, {spec.dout} |"]
-    lines += [f"| form | {spec.activation}, mid_dim {spec.mid_dim}, scale {spec.scale:g} |"]
+    lines += ["| | |", "|---|---|", *_design_rows(spec)]
     lines += [f"| parameters | {parameters:,} |"]
     if record is not None:
         task = {key: value for key, value in record.task.items() if key != "data" and value is not None}
@@ -150,9 +172,19 @@ def card(
         versions = ", ".join(f"{name} {version}" for name, version in record.versions.items() if version)
         lines += [f"| made with | {versions} |"]
         lines += ["", *_scores(record)] if record.metrics else []
-    lines += ["", "```python", "from huggingface_hub import snapshot_download", "from sdpet import load_adapters", ""]
-    lines += [f'adapters = load_adapters(pipe.unet, snapshot_download("{repo_id}"))', "```", ""]
+    library, load = "from peft import PeftModel", "tuned = PeftModel.from_pretrained"
+    if isinstance(spec, AdapterSpec):
+        library, load = "from sdpet import load_adapters", "adapters = load_adapters"
+    lines += ["", "```python", "from huggingface_hub import snapshot_download", library, ""]
+    lines += [f'{load}(pipe.unet, snapshot_download("{repo_id}"))', "```", ""]
     return "\n".join(lines)
+
+
+def _design_rows(spec: AdapterSpec | PeftSpec) -> list[str]:
+    if isinstance(spec, AdapterSpec):
+        form = f"| form | {spec.activation}, mid_dim {spec.mid_dim}, scale {spec.scale:g} |"
+        return [f"| reads, writes | {spec.din}, {spec.dout} |", form]
+    return [f"| method | {spec.words()} |"]
 
 
 def _scores(record: Record) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdpet.choices import PEFT_METHODS
 from sdpet.config import RunConfig, ScorerSettings
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def make_design(config: RunConfig, base: BaseModel) -> Design:
     from dataclasses import replace
 
     from sdpet.adapters import AdapterSpec, mid_dim_for
-    from sdpet.methods import Design
+    from sdpet.methods import Design, PeftSpec, nearest_spec
     from sdpet.methods.lora import rank_for
 
     adapter = config.adapter
@@ -123,6 +124,13 @@ def make_design(config: RunConfig, base: BaseModel) -> Design:
             return Design("lora", rank=rank, scale=adapter.scale)
         case "embedding":
             return Design("embedding", token=config.data.token)
+        case method if method in PEFT_METHODS:
+            targets = None if adapter.targets is None else tuple(adapter.targets)
+            size = adapter.mid_dim or (None if adapter.params is None else 1)
+            peft = PeftSpec(method, size, adapter.scale, targets, adapter.options or {})
+            if adapter.params is not None:
+                peft = nearest_spec(base.unet, peft, adapter.params)
+            return Design(method, peft=peft)
     return Design(adapter.method)
 
 

@@ -13,7 +13,7 @@ from study_tools import composed, tiny_overrides
 from sdpet.adapters import AdapterSpec
 from sdpet.commands.evaluate_runs import evaluate_again
 from sdpet.config import fleet_key, validate
-from sdpet.methods import Design, EmbeddingTuning, build, build_fleet, load
+from sdpet.methods import Design, EmbeddingTuning, PeftSpec, build, build_fleet, load
 from sdpet.models import load_base
 from sdpet.runs import Record, run
 from sdpet.tasks import DreamBoothTask
@@ -22,7 +22,15 @@ from sdpet.training import fit
 RECIPE = Design("adapter", AdapterSpec.parse("attn2o-ffni", mid_dim=4))
 LORA = Design("lora", rank=3, scale=0.5)
 EMBEDDING = Design("embedding", token="sks")
-DESIGNS = [RECIPE, Design("full"), LORA, EMBEDDING]
+PEFT = [
+    Design("dora", peft=PeftSpec("dora", 2, 0.5)),
+    Design("lokr", peft=PeftSpec("lokr", 3, 1.0, options={"decompose_factor": 4})),
+    Design("loha", peft=PeftSpec("loha", 2, 1.0, ("to_q", "ff.net.0.proj"))),
+    Design("oft", peft=PeftSpec("oft", 12)),  # does not divide 64
+    Design("ia3", peft=PeftSpec("ia3")),
+    Design("vera", peft=PeftSpec("vera", 5)),
+]
+DESIGNS = [RECIPE, Design("full"), LORA, EMBEDDING, *PEFT]
 PROMPT, CLASS = "a photo of a sks star", "a photo of a star"
 
 

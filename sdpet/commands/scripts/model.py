@@ -157,12 +157,16 @@ def _attach(base: BaseModel, folder: Path, strength: float, alongside: bool) -> 
         for layer in base.unet.modules():
             if hasattr(layer, "lora_A"):
                 layer.scale_layer(strength)
+    elif isinstance(handle, methods.PeftTuning) and handle.spec.scale is not None:
+        handle.scale(strength)
     elif strength == 0:
         handle.disable()
     elif strength != 1:
-        kind = (
-            "a token's embedding" if isinstance(handle, methods.EmbeddingTuning) else "the weights of full fine-tuning"
-        )
+        kind = "the weights of full fine-tuning"
+        if isinstance(handle, methods.EmbeddingTuning):
+            kind = "a token's embedding"
+        elif isinstance(handle, methods.PeftTuning):
+            kind = f"weights of {handle.spec.method}"
         raise ValueError(f"--adapter-scale must be 0 or 1 for {folder}, which holds {kind}, not adapters.")
 
 
