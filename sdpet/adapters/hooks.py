@@ -121,8 +121,12 @@ class BlockHooks:
         values = {}
         for tap, (name, index) in arguments.items():
             values[tap] = args[index] if name not in kwargs and index < len(args) else kwargs.get(name)
+        # With an IP-Adapter the context is a tuple: the text, and the states of images, which stay as they are.
+        rest = {tap: value[1:] for tap, value in values.items() if isinstance(value, tuple) and value}
+        values |= {tap: values[tap][0] for tap in rest}
         for tap, value in self._intercept(values).items():
             name, index = arguments[tap]
+            value = (value, *rest[tap]) if tap in rest else value
             if name not in kwargs and index < len(args):
                 args = (*args[:index], value, *args[index + 1 :])
             else:

@@ -15,7 +15,7 @@ from sdpet.config.ids import (
     training_id,
     ways_of,
 )
-from sdpet.config.run_config import LAB, RunConfig, ScorerSettings
+from sdpet.config.run_config import LAB, RunConfig, ScorerSettings, with_paths
 
 __all__ = [
     "LAB",
@@ -37,4 +37,5 @@ __all__ = [
     "training_id",
     "validate",
     "ways_of",
+    "with_paths",
 ]

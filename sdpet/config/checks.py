@@ -260,6 +260,11 @@ def _check_task(config: RunConfig) -> None:
         )
     folders = data.folders
     for key, folder in folders.items():
+        if data.name == "flowers" and not (folder / "flowers-102").is_dir():
+            raise ValueError(
+                f"data.{key}: there is no flowers-102 in {folder}; give the folder in which torchvision has put it: "
+                "Flowers102(folder, download=True)."
+            )
         if not folder.is_dir():
             raise ValueError(f"data.{key}: the folder {folder} does not exist; give a folder of images.")
         if data.name in ("dataset", "flowers"):

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdpet.choices import IMAGE_SUFFIXES, SCORERS
+from sdpet.choices import SCORERS
 from sdpet.config.run_config import LAB, SCORER_KEYS, RunConfig
-from sdpet.files.folders import counted_files
-from sdpet.files.hashing import CAPTIONS, DATASETS, WEIGHTS, hash_files, hash_folder, once
+from sdpet.files.folders import counted_files, dataset_files, flowers_files
+from sdpet.files.hashing import WEIGHTS, hash_files, hash_folder, once
 from sdpet.models.source import source_of
 
 CLASS_IMAGE_KEYS = ("class_images", "class_sampler", "class_steps", "class_guidance")  # of data
@@ -169,14 +169,19 @@ def identity(config: RunConfig) -> dict[str, Any]:
 
 def _content(folder: Path, config: RunConfig) -> str:
     """A hash of the files that can change the result. Other files beside the images change nothing."""
-    if config.data.name in ("dataset", "flowers"):
-        return hash_folder(folder, IMAGE_SUFFIXES + CAPTIONS + DATASETS)
-    captioned = config.data.kind == "captions"
+    captioned, name = config.data.kind == "captions", config.data.name
 
     def make() -> str:
-        return hash_files(folder, sorted(file for file in counted_files(folder, captioned) if file.is_file()))
+        match name:
+            case "dataset":
+                files = dataset_files(folder)
+            case "flowers":
+                files = flowers_files(folder)
+            case _:
+                files = {file for file in counted_files(folder, captioned) if file.is_file()}
+        return hash_files(folder, sorted(files))
 
-    return once(("content", folder, captioned), make)
+    return once(("content", folder, captioned, name), make)
 
 
 def cache_key(what: str, values: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,10 @@ import sdpet
 LAB = Path(sdpet.__file__).parent / "lab"
 LAB_IMAGES = {"subject_dir": "subject", "class_dir": "class", "heldout_dir": "subject_heldout"}
 SCORER_KEYS = ("scorer", "features", "diversity")  # single scorers of eval; those of eval.similarity have names
+# Keys whose values may be paths; of these, a run on another machine or from another folder may need new ones.
+PATH_KEYS = {
+    "data": ("subject", "subject_dir", "class_dir", "heldout_dir", "folder"), "unet": ("path", "config", "vae"),
+}  # fmt: skip
 _APART = ("_target_", "strict", "similarity", *SCORER_KEYS)  # keys of eval that EvalPlan does not take
 
 Settings = TypeVar("Settings")
@@ -287,6 +291,41 @@ class RunConfig:
         """
         changes = {k: {**self.values[k], **v} if isinstance(v, Mapping) else v for k, v in given.items()}
         return RunConfig({**self.values, **changes})
+
+    def with_paths_of(self, other: RunConfig) -> RunConfig:
+        """A copy of the config with the paths of another one."""
+        changes = {
+            group: {key: other.values[group][key] for key in keys if key in other.values[group]}
+            for group, keys in PATH_KEYS.items()
+        }
+        return self.changed(**changes)
+
+
+def with_paths(values: Mapping[str, Any], change: Callable[[Path], Path]) -> dict[str, Any]:
+    """Change the paths of a config to files and folders on this machine.
+
+    Parameters
+    ----------
+    values : mapping
+        The plain config.
+    change : callable
+        Takes and returns a path. A path whose change does not exist is left as it was, such as the id of a model on
+        the hub.
+
+    Returns
+    -------
+    dict
+        A copy.
+    """
+    found = dict(values)
+    for group, keys in PATH_KEYS.items():
+        changed = dict(values.get(group) or {})
+        for key in keys:
+            if isinstance(changed.get(key), str) and (path := change(Path(changed[key]).expanduser())).exists():
+                changed[key] = str(path)
+        if group in values:
+            found[group] = changed
+    return found
 
 
 def lacking_key(values: Mapping[str, Any]) -> str | None:

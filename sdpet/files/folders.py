@@ -60,6 +60,40 @@ def counted_files(folder: Path, captioned: bool) -> set[Path]:
     return {*images, metadata, *(folder / name for name in _named(metadata))}
 
 
+def dataset_files(folder: Path) -> set[Path]:
+    """The files of a data set of the library datasets that can change a result; foreign files beside them do not count.
+
+    Parameters
+    ----------
+    folder : Path
+        What `save_to_disk` wrote, or folders laid out for imagefolder.
+
+    Returns
+    -------
+    set of Path
+    """
+    splits = [folder]
+    found: set[Path] = set()
+    if (folder / "dataset_dict.json").is_file():
+        found.add(folder / "dataset_dict.json")
+        splits = [folder / str(name) for name in _json(folder / "dataset_dict.json").get("splits") or ()]
+    elif not (folder / "state.json").is_file():
+        every = [file for file in folder.rglob("*") if not file.name.startswith(".") and file.is_file()]
+        return {file for file in every if file.suffix.lower() in IMAGE_SUFFIXES or file.stem == "metadata"}
+    for split in splits:
+        state = _json(split / "state.json")
+        listed = [*(state.get("_data_files") or ()), *(state.get("_indices_data_files") or ())]
+        names = [str(item.get("filename")) for item in listed if isinstance(item, dict)]
+        found |= {split / name for name in ("state.json", "dataset_info.json", *names)}
+    return {file for file in found if file.is_file()}
+
+
+def flowers_files(folder: Path) -> set[Path]:
+    """The files of Flowers102 below torchvision's root folder."""
+    inner = folder / "flowers-102"
+    return {*(inner / "jpg").glob("*.jpg"), *(file for file in inner.glob("*.mat") if file.is_file())}
+
+
 def metadata_file(folder: Path) -> Path | None:
     """The folder's metadata.jsonl or metadata.csv; None where there is neither."""
     return next((folder / name for name in METADATA if (folder / name).is_file()), None)
@@ -86,6 +120,15 @@ def natural_order(file: Path) -> list[tuple[bool, int, str]]:
     """Key for sorting file names as people count: 2.png before 10.png."""
     parts = re.findall(r"[0-9]+|[^0-9]+", file.name)
     return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """A file's JSON object; empty where it cannot be read, which loading reports."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _beside(images: Any) -> list[tuple[Path, Path]]:

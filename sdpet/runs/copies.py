@@ -18,7 +18,7 @@ from sdpet.files.atomic import write_atomic
 from sdpet.files.hashing import unchanging
 from sdpet.runs.record import FILE as RECORD
 from sdpet.runs.record import Record
-from sdpet.runs.stored import stored_config
+from sdpet.runs.stored import stored_config, untrusted_config
 
 FILE = "identity.json"
 
@@ -62,6 +62,28 @@ def write_identity(folder: Path, config: RunConfig) -> None:
     """
     text = json.dumps({"run_id": folder.name, "identity": identity(config)}, indent=1) + "\n"
     write_atomic(folder / FILE, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def same_inputs(folder: Path, config: RunConfig) -> bool:
+    """Whether data and base model of a config have the content that a stored run was made with, wherever they are.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's folder.
+    config : RunConfig
+        The run's config, with other paths, sampler or eval.
+
+    Returns
+    -------
+    bool
+    """
+    found = identity(config)
+    try:
+        stored = json.loads((folder / FILE).read_text(encoding="utf-8"))["identity"]
+        return all(stored[group] == found[group] for group in ("data", "unet"))
+    except (OSError, ValueError, KeyError, TypeError):  # of an older version
+        return run_folder(untrusted_config(folder).with_paths_of(config)).name == folder.name
 
 
 def asked_ways(configs: Sequence[RunConfig]) -> list[str]:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from sdpet.config import RunConfig
+from sdpet.config import RunConfig, with_paths
 from sdpet.runs.checkpoint import checkpoint_file
 from sdpet.runs.copies import write_identity
 from sdpet.runs.record import FILE, Record
@@ -22,7 +22,7 @@ def prepare_run_folder(folder: Path, config: RunConfig, resumes: bool) -> None:
     folder : Path
         The run's folder.
     config : RunConfig
-        Stored as config.yaml.
+        Stored as config.yaml, with absolute paths.
     resumes : bool
         Whether the run resumes from a checkpoint; it then keeps its validation samples.
     """
@@ -32,7 +32,7 @@ def prepare_run_folder(folder: Path, config: RunConfig, resumes: bool) -> None:
     _clear(folder, keep_validation=resumes)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(
-        yaml.safe_dump(dict(config.values), sort_keys=False, allow_unicode=True), encoding="utf-8"
+        yaml.safe_dump(with_paths(config.values, Path.absolute), sort_keys=False, allow_unicode=True), encoding="utf-8"
     )
     write_identity(folder, config)
 
