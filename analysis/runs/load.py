@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -13,13 +14,15 @@ from analysis.runs.exports import bookkeeping
 from analysis.runs.load_wandb import PREFIX, offline_files, read_offline, read_project
 from analysis.runs.names import with_short_names
 from analysis.runs.progress import confirming, under_way, without_copies
-from analysis.runs.records import FIRST, read_records
+from analysis.runs.records import FIRST, Told, read_records
 from analysis.runs.roles import FACTORS, Roles, guess_roles, is_of_records
+from analysis.runs.settings.factors import further_factors, scoring_factors
 from analysis.runs.statuses import FINISHED, has_status, with_status
 from analysis.runs.table_file import read_text_table
 from analysis.runs.wide import as_long
 
 RESIDUAL = "residual"
+_TOLD = ("metrics", "factors", "keys")  # attrs of a frame of records
 
 __all__ = ["FACTORS", "factor_columns", "higher_is_better", "load_paper_heatmap", "load_results", "metric_columns"]
 
@@ -76,38 +79,37 @@ def load_results(
     notes: list[str] = []
     if scores != FIRST and (isinstance(source, pd.DataFrame) or not Path(source).is_dir()):
         raise ValueError(f"scores={scores!r} can be chosen only of a folder of runs.")
-    frame, metrics = _read(source, notes, scores, confirm)
-    frame = _tidy(frame)
+    frame, told = _read(source, notes, scores, confirm)
+    frame = _tidy(frame, ours=bool(told))
     if len(frame) == 0:
         raise ValueError("The results hold no run.")
     if status is not None and has_status(frame):
         frame = _keep_status(frame, status, notes)
+    frame.attrs |= {key: value for key, value in told.items() if value}
     _check_protocols(frame, mixed_protocols, notes)
     frame = frame.reset_index(drop=True)
     frame.attrs["notes"] = notes
-    if metrics:
-        frame.attrs["metrics"] = metrics
     return frame
 
 
 def _read(
     source: str | os.PathLike[str] | pd.DataFrame, notes: list[str], scores: str, confirm: bool
-) -> tuple[pd.DataFrame, list[str]]:
-    """The frame as it comes from its source, and the scores of records."""
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The frame as it comes from its source, and of records the names of scores and factors, for its attrs."""
     if isinstance(source, pd.DataFrame):
         notes += source.attrs.get("notes", [])
-        return source.copy(), list(source.attrs.get("metrics", []))
+        return source.copy(), {key: source.attrs[key] for key in _TOLD if key in source.attrs}
     path = Path(source)
     if str(source).startswith(PREFIX):
-        rows, metrics = read_project(str(source))
-        return pd.DataFrame(rows), metrics
+        told = read_project(str(source), notes)
+        return pd.DataFrame(told.rows), _attrs(told)
     if path.is_dir():
-        rows, metrics = read_records(path, notes, scores)
-        if not rows and offline_files(path):
-            rows, metrics = read_offline(path)
-        if not rows:
+        told = read_records(path, notes, scores)
+        if not told.rows and offline_files(path):
+            told = read_offline(path, notes)
+        if not told.rows:
             raise ValueError(f"{path} holds no run with a readable record.json.")
-        frame = pd.DataFrame(rows)
+        frame = pd.DataFrame(told.rows)
         notes += under_way(path, frame)
         frame = without_copies(frame, notes)
         apart = confirming(path)
@@ -117,10 +119,14 @@ def _read(
                 f"Beside the study there are runs on fresh seeds that confirm the best ({int(fresh.sum())}); they are "
                 "in no test and no other mean."
             )
-        return frame[fresh if confirm else ~fresh], metrics
+        return frame[fresh if confirm else ~fresh], _attrs(told)
     if path.is_file():
-        return read_table(path, notes), []
+        return read_table(path, notes), {}
     raise ValueError(f"{path} does not exist; give a study folder, a CSV file, a frame or wandb:ENTITY/PROJECT.")
+
+
+def _attrs(told: Told) -> dict[str, Any]:
+    return {name: getattr(told, name) for name in _TOLD}
 
 
 def read_table(path: Path, notes: list[str]) -> pd.DataFrame:
@@ -156,13 +162,21 @@ def load_paper_heatmap() -> pd.DataFrame:
 def factor_columns(frame: pd.DataFrame, seed: bool = False) -> list[str]:
     """Names of the columns that are factors with at least two levels here; `seed` says whether the seed counts.
 
-    In a frame of our records these are the known factors; in any other frame what `guess_roles` takes for factors.
+    In a frame of our records these are the keys of the config that differ between its runs, the known ones first; in
+    any other frame what `guess_roles` takes for factors.
 
     >>> factor_columns(load_paper_heatmap())
     ['placement', 'din', 'dout']
     """
-    found = [name for name in FACTORS if name in frame] if is_of_records(frame) else roles_of(frame).factors
-    return [c for c in found if (seed or c != "seed") and frame[c].nunique() > 1]
+    return [c for c in _factors(frame) if (seed or c != "seed") and c in frame and frame[c].nunique() > 1]
+
+
+def _factors(frame: pd.DataFrame) -> list[str]:
+    if "factors" in frame.attrs:
+        return list(frame.attrs["factors"])
+    if is_of_records(frame):
+        return [*FACTORS, "task", "data", *further_factors(frame, metric_columns(frame))]
+    return roles_of(frame).factors
 
 
 def metric_columns(frame: pd.DataFrame) -> list[str]:
@@ -184,11 +198,11 @@ def roles_of(frame: pd.DataFrame) -> Roles:
     return guess_roles(frame)
 
 
-def _tidy(frame: pd.DataFrame) -> pd.DataFrame:
+def _tidy(frame: pd.DataFrame, ours: bool = False) -> pd.DataFrame:
     frame = frame.rename(columns=str)
     if RESIDUAL in frame and RESIDUAL.capitalize() not in frame:  # the name of what a model leaves, in every table
         frame = frame.rename(columns={RESIDUAL: RESIDUAL.capitalize()})
-    frame = with_status(with_short_names(frame))
+    frame = with_status(frame if ours else with_short_names(frame))
     if "placement" not in frame and {"din", "dout"} <= set(frame.columns):
         ends = [frame[c] for c in ("din", "dout")]
         if not any(pd.api.types.is_numeric_dtype(end) for end in ends):
@@ -210,7 +224,7 @@ def _count(column: pd.Series) -> str:
 
 
 def _check_protocols(frame: pd.DataFrame, mixed: str, notes: list[str]) -> None:
-    by = [c for c in ("task", "data") if c in frame]
+    by = list(dict.fromkeys([*(c for c in ("task", "data") if c in frame), *scoring_factors(frame)]))
     own = [str(c) for c in frame.columns if str(c).endswith("_protocol")]  # of each metric
     worst = {
         column.removesuffix("_protocol"): int(

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.runs.records import flatten
+from analysis.runs.records import FACTORS, Told, flatten
+from analysis.runs.settings.factors import add_factors
+from sdpet.config import plain_settings
 
 PREFIX = "wandb:"
 OFFLINE = ("offline-run-*", "run-*")  # folders of runs below a folder `wandb`
@@ -32,25 +34,25 @@ class Logged:
     where: str
 
 
-def read_project(address: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """Rows and names of scores of the project at `wandb:entity/project`, or of one study of it (`.../project/study`).
+def read_project(address: str, notes: list[str]) -> Told:
+    """What the runs tell of the project at `wandb:entity/project`, or of one study of it (`.../project/study`).
 
     ValueError where there is no account, no such project or no run in it.
     """
     parts = address.removeprefix(PREFIX).strip("/").split("/")
     if len(parts) not in (2, 3) or not all(parts):
         raise ValueError(f"{address} is not a W&B project; write wandb:ENTITY/PROJECT or wandb:ENTITY/PROJECT/STUDY.")
-    return _rows([*_from_server("/".join(parts[:2]), parts[2] if len(parts) == 3 else None)], address)
+    return _told([*_from_server("/".join(parts[:2]), parts[2] if len(parts) == 3 else None)], address, notes)
 
 
-def read_offline(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Rows and names of scores of the offline runs in `folder`; of several tries of one run the last one counts."""
+def read_offline(folder: Path, notes: list[str]) -> Told:
+    """What the runs tell, of the offline runs in `folder`; of several tries of one run the last one counts."""
     found: dict[str, Logged] = {}
     for file in offline_files(folder):
         run = _inspect(file)
         if run is not None:
             found[run.id] = run
-    return _rows(list(found.values()), str(folder))
+    return _told(list(found.values()), str(folder), notes)
 
 
 def offline_files(folder: Path) -> list[Path]:
@@ -88,8 +90,10 @@ def _inspect(file: Path) -> Logged | None:
     return Logged(told["run_id"], state, told.get("config") or {}, told.get("summary") or {}, str(file.parent))
 
 
-def _rows(runs: Iterable[Logged], source: str) -> tuple[list[dict[str, Any]], list[str]]:
-    rows, metrics = [], {}
+def _told(runs: Iterable[Logged], source: str, notes: list[str]) -> Told:
+    rows: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
+    metrics: dict[str, None] = {}
     for run in runs:
         if REPORT in run.config:
             continue
@@ -98,16 +102,17 @@ def _rows(runs: Iterable[Logged], source: str) -> tuple[list[dict[str, Any]], li
             continue
         record = run.summary.get("record") or _unfinished(run)
         rows.append({**flatten(record, Path("record.json")), "path": run.where})
+        records.append(record)
         metrics.update(dict.fromkeys(record.get("metrics") or {}))
     if not rows:
         raise ValueError(f"{source} holds no W&B run.")
-    return rows, list(metrics)
+    if len(records) < len(rows):  # not all are sdpet's
+        return Told(rows, list(metrics))
+    return Told(rows, list(metrics), *add_factors(rows, records, [Path(row["path"]) for row in rows], notes))
 
 
 def _unfinished(run: Logged) -> dict[str, Any]:
     """What is known of a run of sdpet that has no record at W&B."""
-    from analysis.runs.records import FACTORS
-
     status = "failed" if run.state in ("failed", "crashed", "killed", "finished") else run.state
     return {
         "study": run.config.get("study"),
@@ -116,6 +121,7 @@ def _unfinished(run: Logged) -> dict[str, Any]:
         "reason": run.summary.get("reason") or f"W&B says {run.state}",
         "factors": {key: run.config[key] for key in FACTORS if key in run.config},
         "task": {"name": run.config.get("task"), "data": run.config.get("data")},
+        "settings": plain_settings(run.config["config"]) if isinstance(run.config.get("config"), Mapping) else {},
     }
 
 

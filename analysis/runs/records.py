@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-FACTORS = (
-    "placement", "din", "dout", "activation", "mid_dim", "scale", "init", "method", "lr", "steps", "guidance", "seed",
-)  # fmt: skip
+from analysis.runs.settings.factors import add_factors
+from sdpet.config import FACTORS as EVERY
+
+FACTORS = tuple(EVERY)  # of every record
 
 FIRST, LAST = "first", "last"  # of the scores of a run
 _SIZES = {"trainable_params", "adapters", "bytes"}
@@ -21,12 +23,23 @@ _NAN = float("nan")
 Row = dict[str, Any]
 
 
-def read_records(folder: Path, notes: list[str], scores: str = FIRST) -> tuple[list[Row], list[str]]:
-    """A row of each run below the folder, and the names of all scores; what is left out is added to the notes.
+@dataclass(frozen=True)
+class Told:
+    """What runs tell: a row of each, the names of the scores and of the factors, and the keys of further factors."""
+
+    rows: list[Row]
+    metrics: list[str] = field(default_factory=list)
+    factors: list[str] = field(default_factory=list)
+    keys: dict[str, str] = field(default_factory=dict)
+
+
+def read_records(folder: Path, notes: list[str], scores: str = FIRST) -> Told:
+    """What the runs below the folder tell; what is left out is added to the notes.
 
     scores: see `with_scores`. Raises ValueError where there are runs, but none with such scores.
     """
     rows: dict[str, Row] = {}
+    kept: list[tuple[dict[str, Any], Path]] = []  # settings, factors and folder of each row
     metrics: dict[str, None] = {}
     asked: dict[str, None] = {}
     unreadable, twice, unscored = [], 0, 0
@@ -44,8 +57,10 @@ def read_records(folder: Path, notes: list[str], scores: str = FIRST) -> tuple[l
             unreadable.append(str(path))
             continue
         twice += row["run_id"] in rows
-        if rows.setdefault(row["run_id"], row) is row and row["status"] == "finished":
-            later[chosen is not record].append(row)
+        if rows.setdefault(row["run_id"], row) is row:
+            kept.append(({key: chosen.get(key) for key in ("settings", "factors")}, path.parent))
+            if row["status"] == "finished":
+                later[chosen is not record].append(row)
         metrics.update(dict.fromkeys(chosen.get("metrics") or {}))
     if unreadable:
         notes.append(f"{len(unreadable)} record(s) could not be read and are left out, the first is {unreadable[0]}.")
@@ -61,7 +76,8 @@ def read_records(folder: Path, notes: list[str], scores: str = FIRST) -> tuple[l
             f"no run in {folder} has scores of {scores}; choose from {known}, "
             f"or make them: python evaluate.py run={folder} {scores}."
         )
-    return list(rows.values()), list(metrics)
+    names, keys = add_factors(list(rows.values()), [one for one, _ in kept], [where for _, where in kept], notes)
+    return Told(list(rows.values()), list(metrics), names, keys)
 
 
 def _mixed_scores(later: list[Row], first: list[Row]) -> str:
@@ -97,9 +113,19 @@ def with_scores(record: dict[str, Any], scores: str) -> dict[str, Any] | None:
     chosen["seconds"] = {**(record.get("seconds") or {}), **(entry.get("seconds") or {})}
     chosen |= {"samples": entry.get("samples", "samples"), "base": entry.get("base")}
     sampler = (entry.get("protocol") or {}).get("sampler")
+    if isinstance(record.get("settings"), dict):
+        chosen["settings"] = _scored_again(record["settings"], sampler)
     if isinstance(sampler, dict) and "guidance" in sampler and "guidance" in (record.get("factors") or {}):
         chosen["factors"] = {**record["factors"], "guidance": sampler["guidance"]}  # of these samples
     return chosen
+
+
+def _scored_again(settings: dict[str, Any], sampler: Any) -> dict[str, Any]:
+    """The settings of a run that was scored again by this sampler; those of the evaluation are left out."""
+    kept = {key: value for key, value in settings.items() if key.partition(".")[0] not in ("eval", "sampler")}
+    if isinstance(sampler, dict):
+        kept |= {"sampler": sampler.get("name"), **{f"sampler.{key}": value for key, value in sampler.items()}}
+    return kept
 
 
 def flatten(record: dict[str, Any], path: Path) -> Row:

@@ -1,7 +1,17 @@
 """Check a composed config, and derive the run's id from it. Nothing here imports torch."""
 
-from sdpet.config.checks import InadmissibleCell, check_groups, sized, validate
+from sdpet.config.checks import InadmissibleCell, asked_for, check_groups, sized, validate
+from sdpet.config.factors import (
+    FACTORS,
+    Varying,
+    given_factors,
+    level_text,
+    named_settings,
+    shown_name,
+    varying,
+)
 from sdpet.config.ids import (
+    WAYS,
     design_id,
     fleet_key,
     identity,
@@ -16,26 +26,38 @@ from sdpet.config.ids import (
     ways_of,
 )
 from sdpet.config.run_config import LAB, RunConfig, ScorerSettings, with_paths
+from sdpet.config.settings import plain_settings, settings_of
 
 __all__ = [
+    "FACTORS",
     "LAB",
+    "WAYS",
     "InadmissibleCell",
     "RunConfig",
     "ScorerSettings",
+    "Varying",
+    "asked_for",
     "check_groups",
     "design_id",
     "fleet_key",
+    "given_factors",
     "identity",
+    "level_text",
     "name_of",
+    "named_settings",
+    "plain_settings",
     "question_of",
     "run_folder",
     "run_id",
     "sampling_key",
     "say_unused",
     "scoring_key",
+    "settings_of",
+    "shown_name",
     "sized",
     "training_id",
     "validate",
+    "varying",
     "ways_of",
     "with_paths",
 ]

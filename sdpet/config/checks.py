@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from sdpet.adapters.positions import PLACEMENTS, check_placement
 from sdpet.choices import DTYPES, IMAGE_SUFFIXES, TASKS, check_peft_options
 from sdpet.config.ids import cache_key
 from sdpet.config.run_config import LAB, LoggerSettings, RunConfig, SamplerSettings, TrainerSettings, lacking_key
-from sdpet.config.schema import check_group, check_values
+from sdpet.config.schema import RULES, check_group, check_values
 from sdpet.files.folders import image_files, metadata_file
 from sdpet.files.hashing import once
 from sdpet.models.source import Source, source_of
@@ -162,7 +164,38 @@ def _plain(config: Any) -> dict[str, Any]:
             raise ValueError(f"{missing} must be given: {missing}=VALUE.") from None
         raise ValueError(f"{error.full_key or 'the config'}: {problem}.") from None
     assert isinstance(plain, dict)
+    if "asked" not in plain and (given := _asked_of_hydra()) is not None:
+        plain["asked"] = given
     return {str(key): value for key, value in plain.items() if key != "hydra"}
+
+
+def _asked_of_hydra() -> dict[str, Any] | None:
+    """The groups and keys that were chosen for the one run of this process; None where Hydra does not run it."""
+    if (module := sys.modules.get("hydra.core.hydra_config")) is None or not module.HydraConfig.initialized():
+        return None
+    hydra = module.HydraConfig.get()
+    return asked_for(hydra.runtime.choices, hydra.overrides.task)
+
+
+def asked_for(choices: Mapping[Any, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """What was chosen when a config was composed, as its key `asked` stores it.
+
+    Parameters
+    ----------
+    choices : mapping
+        The chosen option of each group, as Hydra has it.
+    overrides : sequence of str
+        The overrides of the run.
+
+    Returns
+    -------
+    dict
+        "groups": the option of each group that can change a result. "keys": the groups and keys that were given.
+    """
+    groups = {str(group): str(name) for group, name in choices.items() if group in RULES and name is not None}
+    groups = {group: name for group, name in groups.items() if group not in ("adapter", "logger")}
+    given = [override.lstrip("+~").partition("=")[0].partition("@")[0] for override in overrides]
+    return {"groups": groups, "keys": sorted({key for key in given if key.partition(".")[0] in RULES})}
 
 
 @cache  # remembers folders that could be written; errors are not cached

@@ -26,7 +26,7 @@ from sdpet.choices import (
     TASKS,
 )
 
-_SHORT_NAMES = {path: name for name, path in SCORERS.items()}
+SHORT_NAMES = {path: name for name, path in SCORERS.items()}
 Rule = Callable[[Any], Any]  # returns the value in its canonical type, or raises ValueError("must be ...")
 
 
@@ -98,7 +98,7 @@ def target(value: Any) -> dict[str, Any]:
         )
     if value["_target_"] not in SCORERS and "." not in value["_target_"]:
         choice(tuple(SCORERS))(value["_target_"])
-    return {**value, "_target_": _SHORT_NAMES.get(value["_target_"], value["_target_"])}
+    return {**value, "_target_": SHORT_NAMES.get(value["_target_"], value["_target_"])}
 
 
 def former_target(*paths: str) -> Rule:
@@ -191,6 +191,14 @@ def optional(rule: Rule, tell: bool = True) -> Rule:
     return or_null
 
 
+def asked(value: Any) -> dict[str, Any]:
+    """What was chosen when the config was composed: the option of each group, and the keys that were given."""
+    groups, keys = (value.get("groups"), value.get("keys")) if isinstance(value, dict) else (None, None)
+    if not isinstance(groups, dict) or not isinstance(keys, list) or len(value) > 2:
+        raise ValueError("must hold groups and keys; train.py writes it")
+    return {"groups": {str(group): str(name) for group, name in groups.items()}, "keys": [str(key) for key in keys]}
+
+
 RULES: dict[str, dict[str, Rule]] = {
     "": {
         "study": folder_name,
@@ -199,6 +207,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "quiet": boolean,
         "again": boolean,
         "checkpoint_seconds": number(0),
+        "asked": asked,
     },
     "adapter": {
         "method": choice(METHODS),

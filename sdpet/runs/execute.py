@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdpet.config import RunConfig
+from sdpet.config import RunConfig, settings_of
 from sdpet.runs.checkpoint import CheckpointSaver
 from sdpet.runs.distributed import rank_group
 from sdpet.runs.libraries import torch_threads
@@ -185,6 +185,7 @@ def _save_training(
         seconds={"train": result.seconds, "per_step": result.seconds_per_step},
         peak_memory=result.peak_memory_bytes,
         loss=bin_loss(result.loss),
+        settings=settings_of(run.config),
     )
     if not result.moved and not result.diverged:
         record.reason = f"the weights never moved: trainer.lr {run.config.trainer.lr:g} is too small for them"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import sdpet
-from sdpet.config import RunConfig
+from sdpet.config import RunConfig, given_factors
 from sdpet.files.atomic import write_atomic
 from sdpet.files.plain_json import finite, to_json
 
@@ -68,7 +68,7 @@ class Record:
     status : str
         "finished", "diverged" or "failed".
     factors : dict
-        Levels of the factors by name.
+        Levels of the factors by name: those that every record has, and those that were given for the run.
     task : dict
         The task and its data.
     reason : str, optional
@@ -97,6 +97,9 @@ class Record:
         run_id of the run of this study that trained the weights, if another one did.
     evaluations : list
         Further scores, added by evaluate.py.
+    settings : dict
+        Every key that can change the result, by dotted key (see `sdpet.config.settings_of`). From the settings of all
+        runs of a study, `sdpet.config.varying` decides which are factors. Empty in records of older versions.
     format : int
         Version of the file format.
     """
@@ -119,6 +122,7 @@ class Record:
     git_sha: str | None = field(default_factory=commit)
     trained_in: str | None = None
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
     def write(self, folder: Path) -> None:
@@ -206,8 +210,14 @@ def factors(config: RunConfig, mid_dim: int | None = None) -> dict[str, Any]:
     Returns
     -------
     dict
-        Level by name of the factor; None if the method does not have the factor.
+        Level by name of the factor; None if the method does not have the factor. After those that every record has
+        (`sdpet.config.FACTORS`) follow the other settings that were given for the run, such as "min_snr".
     """
+    return {**every_factor(config, mid_dim), **given_factors(config)}
+
+
+def every_factor(config: RunConfig, mid_dim: int | None = None) -> dict[str, Any]:
+    """The levels of the factors that every record has; see `factors`."""
     adapter = config.adapter
     return {
         "placement": adapter.placement,

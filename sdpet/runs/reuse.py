@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdpet.config import RunConfig, training_id
+from sdpet.config import RunConfig, settings_of, training_id
 from sdpet.files.atomic import write_atomic
 from sdpet.runs.execute import PreparedRun, sampling_progress, save_evaluation
 from sdpet.runs.libraries import quiet_libraries, torch_threads
@@ -113,6 +113,7 @@ def score_existing(
         loss=source.loss,
         peak_memory=source.peak_memory,
         trained_in=source.run_id,
+        settings=settings_of(config),
     )
     with open_log(config, folder) as log:
         for step, loss in source.loss:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
-from sdpet.config import RunConfig, fleet_key, run_folder, validate
+from sdpet.config import RunConfig, fleet_key, run_folder, settings_of, validate
 from sdpet.files.atomic import fsync_folder, no_space
 from sdpet.files.lock import RunLock, run_lock
 from sdpet.runs.checkpoint import read_checkpoint, remove_checkpoint
@@ -231,4 +231,5 @@ def failure(config: RunConfig, reason: str) -> Record:
         reason=" ".join(reason.split()),
         factors=factors(config),
         task={"name": config.task.name, "data": config.data.name},
+        settings=settings_of(config),
     )

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdpet.runs.record import Record, factors
+from sdpet.config import settings_of, varying
+from sdpet.files.hashing import unchanging
+from sdpet.runs.record import Record, every_factor
 from sdpet.study.plan import Job
 from sdpet.study.report import duration
 
 SAMPLED = 200  # largest number of a study's records that are read for an estimate
 PILOT_STEPS = 5
 TIMES = ("sample", "score", "rest")
-UNSWEPT = ("study", "output_root", "quiet", "logger", "adapter", "task", "data", "sweeps")
 
 
 def levels_of(jobs: Sequence[Job]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -39,14 +40,12 @@ def levels_of(jobs: Sequence[Job]) -> tuple[list[dict[str, Any]], list[str]]:
     names : list of str
         The factors that vary; the seed is the last.
     """
+    with unchanging():
+        found = varying([settings_of(job.config) for job in jobs])
     rows = []
-    for job in jobs:
-        row = {**factors(job.config), "task": job.config.task.name}
-        for override in job.overrides:
-            key, _, value = override.lstrip("+").partition("=")
-            name = key.rpartition(".")[2]
-            if key not in UNSWEPT and not key.startswith("hydra") and name not in row:
-                row[name] = value
+    for i, job in enumerate(jobs):
+        row = {**every_factor(job.config), "task": job.config.task.name}
+        row |= {name: levels[i] for name, levels in found.levels.items()}
         if row["mid_dim"] is None and job.config.adapter.params is not None:
             row["mid_dim"] = "null"  # derived from the number of parameters: a level like any other
         row["design"] = row["placement"] or row["method"]
@@ -55,6 +54,7 @@ def levels_of(jobs: Sequence[Job]) -> tuple[list[dict[str, Any]], list[str]]:
         for row in rows:
             row["mid_dim"] = None if row["mid_dim"] is None else str(row["mid_dim"])  # levels of one type
     names = [name for name in dict.fromkeys(key for row in rows for key in row) if _count(rows, [name]) > 1]
+    names = [name for name in names if name not in found.idle]
     placements = {row["placement"] for row in rows}
     if None in placements:
         of_design = "method" if len(placements) <= 2 else "design"

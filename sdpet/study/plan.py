@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from sdpet.config import InadmissibleCell, RunConfig, name_of, run_folder, say_unused, training_id, validate
+from sdpet.config import InadmissibleCell, RunConfig, asked_for, name_of, run_folder, say_unused, training_id, validate
 from sdpet.files.hashing import unchanging
 from sdpet.runs.copies import KnownRuns, asked_ways, different_way
 from sdpet.runs.record import Record
@@ -114,6 +114,7 @@ class Composer:
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
         self._loader, self._master = loader, master
         self._grouped: dict[tuple[str, ...], DictConfig] = {}
+        self._choices: dict[tuple[str, ...], dict[str, Any]] = {}  # the options of all groups
         self._resolved: dict[tuple[str, ...], dict[str, Any] | None] = {}
         self._plain: dict[tuple[str, ...], dict[str, Value]] = {}  # plain values by key
         self._parsed: dict[str, tuple[Override, bool]] = {}
@@ -133,6 +134,7 @@ class Composer:
         if template is None:
             return self._with_values(groups, values)
         config = _copy(template)
+        config |= {"asked": asked_for(self._choices[groups], overrides)}
         for key, value in simple.items():
             *path, last = key.split(".")
             place = config
@@ -162,6 +164,7 @@ class Composer:
     def _compose(self, groups: tuple[str, ...]) -> DictConfig:
         if groups not in self._grouped:
             config = self._loader.load_sweep_config(self._master, list(groups))
+            self._choices[groups] = dict(config.hydra.runtime.choices)
             with open_dict(config):
                 del config["hydra"]
             self._grouped[groups] = config

@@ -20,7 +20,7 @@ from sdpet.runs.record import FILE
 
 KEYS = [
     "format", "run_id", "study", "status", "factors", "task", "reason", "metrics", "anchors", "protocol", "missing",
-    "sizes", "seconds", "peak_memory", "loss", "versions", "git_sha", "trained_in", "evaluations",
+    "sizes", "seconds", "peak_memory", "loss", "versions", "git_sha", "trained_in", "evaluations", "settings",
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdpet.config import RunConfig, name_of
+from sdpet.config import RunConfig, name_of, named_settings
 from sdpet.config.wandb_account import has_account
 from sdpet.runs.loggers.base import VALIDATION, NoLog
 from sdpet.runs.record import FILE, factors
@@ -139,6 +139,7 @@ def _open(config: RunConfig, folder: Path) -> wandb.Run:
             reinit="create_new",  # the runs of a fleet are open at the same time in this process
             job_type="train",
             config={
+                **named_settings(config),
                 **factors(config),
                 "study": config.study,
                 "run_id": run_id,

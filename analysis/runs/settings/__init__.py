@@ -1,0 +1,1 @@
+"""Settings of runs as columns of factors."""
