@@ -126,11 +126,11 @@ class BlockHooks:
         values |= {tap: values[tap][0] for tap in rest}
         for tap, value in self._intercept(values).items():
             name, index = arguments[tap]
-            value = (value, *rest[tap]) if tap in rest else value
+            given = (value, *rest[tap]) if tap in rest else value
             if name not in kwargs and index < len(args):
-                args = (*args[:index], value, *args[index + 1 :])
+                args = (*args[:index], given, *args[index + 1 :])
             else:
-                kwargs = {**kwargs, name: value}
+                kwargs = {**kwargs, name: given}
         return args, kwargs
 
     def _intercept_outputs(self, taps: tuple[Tap, ...], module: nn.Module, args: Any, output: Any) -> Any:

@@ -105,10 +105,10 @@ def changed(folder: Path, given: Any, overrides: Sequence[str]) -> RunConfig:
     try:
         config = validate({str(key): value for key, value in plain_config.items()})
     except ValueError as error:
-        key = next((key for key in MOVED if str(error).startswith(f"{key}:")), None)
-        if key is None or key in moved:
+        gone = next((key for key in MOVED if str(error).startswith(f"{key}:")), None)
+        if gone is None or gone in moved:
             raise
-        raise ValueError(f"{str(error).partition(';')[0]}; if it has moved, say where to: {key}=FOLDER.") from None
+        raise ValueError(f"{str(error).partition(';')[0]}; if it has moved, say where to: {gone}=FOLDER.") from None
     if moved and not same_inputs(folder, config):
         raise ValueError(
             f"{' '.join(moved)}: the content differs from what {folder} was made with; give the same files."

@@ -45,9 +45,11 @@ def add_factors(
     keys : dict of str to str
         The keys of the config that those beyond the ones in every record have.
     """
-    settings = [settings_of_record(record, folder) for record, folder in zip(records, folders, strict=True)]
-    settings = [_without_ways(own, folder.parent) for own, folder in zip(settings, folders, strict=True)]
     _asked_ways.cache_clear()
+    settings = [
+        _without_ways(settings_of_record(record, folder), folder.parent)
+        for record, folder in zip(records, folders, strict=True)
+    ]
     found = varying(settings)
     given = [[name for name in record.get("factors") or {} if name not in EVERY] for record in records]
     names: dict[str, str] = {}
