@@ -118,7 +118,7 @@ class BlockHooks:
     def _intercept_inputs(
         self, arguments: dict[Tap, tuple[str, int]], module: nn.Module, args: tuple, kwargs: dict
     ) -> Any:
-        values = {}
+        values: dict[Tap, Any] = {}
         for tap, (name, index) in arguments.items():
             values[tap] = args[index] if name not in kwargs and index < len(args) else kwargs.get(name)
         # With an IP-Adapter the context is a tuple: the text, and the states of images, which stay as they are.

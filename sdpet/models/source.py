@@ -27,7 +27,7 @@ ARCHITECTURE_OF = {"sd14": "v1", "sd15": "v1", "ckpt": "v1", "sd21": "v21", "sdx
 XL_PARTS = ("text_encoder_2", "tokenizer_2")
 PARTS_WITH_WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")  # parts with weights
 CHECKPOINTS = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
-# The hash of the lab -> that of version 0.1.0, whose text encoder had "dtype": "float16" in its config. Values are equal.
+# The hash of the lab -> that of version 0.1.0, in which the text encoder's config had another dtype. Values are equal.
 SAME_AS = {"5ef114d753d692636cfc5004fe7d57b7": "b2b3deb622944d89987f7290627ecb73"}
 USUAL_PARAMS = {"small": 24_000, "large": 1_511_040}  # of all adapters: in the lab; as in the paper, with mid_dim 60
 LARGE = 320  # channels of the first block of Stable Diffusion
