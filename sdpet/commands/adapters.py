@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+LIKELY = ("sd14", "sd21", "sdxl", "lab")  # models of different shapes, which a folder without a model is tried with
 HELP = """example: sdpet adapters show outputs/single/24f3670b880c
 
   sdpet adapters show FOLDER                      design, blocks, parameters, scores
@@ -34,7 +35,9 @@ def main(arguments: Sequence[str]) -> int:
     for command in (export, read):
         command.add_argument("out", type=Path, help="the folder to write")
         command.add_argument(
-            "--model", help="sd14, sd15, sd21, sdxl, lab, or a model's path; default: the run's own model, else sd14"
+            "--model",
+            help="sd14, sd15, sd21, sdxl, lab, or a model's path; default: the run's own model, else the "
+            "first of sd14, sd21, sdxl and lab that fits (export: sd14)",
         )
     read.add_argument("--placement", required=True, help="din-dout, such as attn2o-ffni")
     read.add_argument("--activation", default="relu", help="relu, sig, silu or ident (default relu)")
@@ -113,11 +116,23 @@ def _import(given: argparse.Namespace) -> int:
     form = {"activation": given.activation, "scale": given.scale, "init": "default"}
     AdapterSpec.parse(given.placement, **form)  # check the choices before reading files
     spec = AdapterSpec.parse(given.placement, **form, mid_dim=reference_mid_dim(given.folder, position(din).block))
-    unet = shape_of_unet(given.model, given.folder)
-    adapters = unattached_weights(unet, spec, read_reference(unet, given.folder, spec), given.folder)
-    adapters.save(given.out)
-    print(f"{given.out}: {len(adapters)} adapters, {adapters.num_parameters():,} parameters, mid_dim {spec.mid_dim}")
-    return 0
+    known = given.model is not None or (given.folder / "config.yaml").is_file()
+    wrong: dict[str, ValueError] = {}
+    for model in [given.model] if known else LIKELY:  # the folder does not say for which model it was made
+        unet = shape_of_unet(model, given.folder)
+        try:
+            adapters = unattached_weights(unet, spec, read_reference(unet, given.folder, spec), given.folder)
+        except ValueError as error:
+            wrong[str(model)] = error
+            continue
+        adapters.save(given.out)
+        like = "" if known else f", taken for a model like {model}"
+        size = f"{len(adapters)} adapters, {adapters.num_parameters():,} parameters, mid_dim {spec.mid_dim}"
+        print(f"{given.out}: {size}{like}")
+        return 0
+    if known:
+        raise next(iter(wrong.values()))
+    raise ValueError(f"{given.folder} fits none of {', '.join(wrong)}; name its model with --model PATH.")
 
 
 def _push(given: argparse.Namespace) -> int:
