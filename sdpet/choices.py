@@ -26,7 +26,22 @@ def check_peft_options(method: str, options: dict[str, object]) -> None:
 
 
 METHODS = ("adapter", "full", "lora", "embedding", *PEFT_METHODS)
-ACTIVATIONS = ("relu", "sig", "silu", "ident")
+# Activations of torch.nn that act on every number by itself, in lower case; sig is Sigmoid and ident Identity.
+ACTIVATIONS = (
+    "relu", "sig", "silu", "ident", "celu", "elu", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh",
+    "leakyrelu", "logsigmoid", "mish", "prelu", "relu6", "selu", "softplus", "softshrink", "softsign", "tanh",
+    "tanhshrink",
+)  # fmt: skip
+ACTIVATION_ALIASES = {"sigmoid": "sig", "identity": "ident"}
+FORMS = {  # sdpet's own forms of an adapter, and what of the design they take
+    "bottleneck": ("activation", "mid_dim"),
+    "lowrank": ("mid_dim",),
+    "conv": ("activation", "mid_dim"),
+    "scale_shift": (),
+    "gated": ("activation", "mid_dim"),
+}
+DEFAULT_FORM, OWN_FORM = "bottleneck", "custom"  # the paper's; and a class of the user's, in the config
+BLOCKS = {"all": "", "down": r"^down_blocks\.", "mid": r"^mid_block\.", "up": r"^up_blocks\."}  # and their paths
 INITS = ("zero", "default")
 TASKS = {"dreambooth": "subject", "finetune": "captions"}  # task: the kind of data it takes
 SAMPLERS = ("dpm", "ddim", "plms")

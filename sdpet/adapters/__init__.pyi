@@ -6,6 +6,9 @@ from .attachment import count_parameters as count_parameters
 from .attachment import matching_blocks as matching_blocks
 from .attachment import mid_dim_for as mid_dim_for
 from .fleet import Fleet as Fleet
+from .forms import Form as Form
+from .forms import activation_layer as activation_layer
+from .forms import vmapped as vmapped
 from .load import load_adapters as load_adapters
 from .paper_format import export_reference as export_reference
 from .positions import INPUTS as INPUTS
@@ -21,3 +24,6 @@ from .tables import BlockTable as BlockTable
 from .tables import Place as Place
 from .tables import Tap as Tap
 from .tables import add_table as add_table
+from .tables import attention_projections as attention_projections
+from .tables import feed_forward_projections as feed_forward_projections
+from .tables import projection as projection

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sdpet.adapters.edges import Attachment, Edge
 from sdpet.adapters.format import save_adapters
+from sdpet.adapters.forms import Site, compute, takes_grid
 from sdpet.adapters.hooks import all_hooks, connect
-from sdpet.adapters.routes import Route
-from sdpet.adapters.spec import AdapterSpec, finite
+from sdpet.adapters.inputs import ModelInputs, find_inputs
+from sdpet.adapters.spec import ALWAYS, AdapterSpec, finite
 
 
 class Adapters(nn.Module):
@@ -22,7 +22,8 @@ class Adapters(nn.Module):
     It is a module of its own and not registered in the UNet: `unet.state_dict()` and `pipe.save_pretrained` do not see
     it, and `adapters.parameters()` is all there is to train. Whether the UNet's own parameters get gradients is left
     as it is; freeze them with `unet.requires_grad_(False)`. Keys of the state dict are
-    ``<path of the block>.<layer>.weight``. `adapters.to(...)` casts and moves. Without it the adapters are float32
+    ``<path of the block>.<layer>.weight``, with several placements ``<path of the block>.<placement>.<layer>.weight``.
+    `adapters.to(...)` casts and moves. Without it the adapters are float32
     (float64 in a float64 UNet), compute in their own dtype whatever the UNet's (under autocast in autocast's), and
     follow the UNet to another device when it runs there.
 
@@ -33,8 +34,8 @@ class Adapters(nn.Module):
     Parameters
     ----------
     spec : AdapterSpec
-    by_block : mapping of str to nn.Sequential
-        The adapters, by the path of their block in the UNet.
+    by_block : mapping of str to nn.Module
+        The adapters, by the path of their block in the UNet; with several placements by ``<path>.<placement>``.
     attachment : Attachment, optional
         What connects these adapters to a UNet; a new one, connected to nothing, by default.
 
@@ -42,11 +43,11 @@ class Adapters(nn.Module):
     ----------
     spec : AdapterSpec
         The design.
-    by_block : dict of str to nn.Sequential
+    by_block : dict of str to nn.Module
     """
 
     def __init__(
-        self, spec: AdapterSpec, by_block: Mapping[str, nn.Sequential], attachment: Attachment | None = None
+        self, spec: AdapterSpec, by_block: Mapping[str, nn.Module], attachment: Attachment | None = None
     ) -> None:
         super().__init__()
         self.spec = spec
@@ -56,7 +57,7 @@ class Adapters(nn.Module):
             _nest(self, path, adapter)
 
     def __len__(self) -> int:
-        """Number of adapters, which is the number of matching blocks."""
+        """Number of adapters: one for each placement in each matching block."""
         return len(self.by_block)
 
     def __bool__(self) -> bool:
@@ -65,7 +66,8 @@ class Adapters(nn.Module):
     @property
     def blocks(self) -> tuple[str, ...]:
         """Paths in the UNet of the blocks that have an adapter."""
-        return tuple(self.by_block)
+        several = bool(self.spec.placements)
+        return tuple(dict.fromkeys(key.rpartition(".")[0] if several else key for key in self.by_block))
 
     @property
     def attached(self) -> bool:
@@ -118,12 +120,12 @@ class Adapters(nn.Module):
         """
         save_adapters(folder, self.spec, list(self.blocks), self.state_dict())
 
-    def _connect(self, routes: Mapping[str, Route]) -> None:
-        for path, route in routes.items():
-            connect(route.block, path, Edge((route.source,), route.target, self._delta(path), self._attachment))
-
-    def _delta(self, path: str) -> AdapterDelta:
-        return AdapterDelta(self.spec, self.by_block[path], self._attachment)
+    def _connect(self, model: nn.Module, sites: Mapping[str, Site]) -> None:
+        inputs = watched(model, self._attachment, [self])
+        for key, site in sites.items():
+            delta = AdapterDelta(self.spec, self.by_block[key], self._attachment, key, inputs)
+            route = site.route
+            connect(route.block, site.path, Edge((route.source,), route.target, delta, self._attachment))
 
     def extra_repr(self) -> str:
         return f"{self.spec}, strength={self.strength}, attached={self.attached}"
@@ -135,13 +137,21 @@ class AdapterDelta:
     Parameters
     ----------
     spec : AdapterSpec
-    adapter : nn.Sequential
+        The whole design.
+    adapter : nn.Module
     attachment : Attachment
         Its strength multiplies ``spec.scale``.
+    key : str
+        Of the adapter in `Adapters.by_block`.
+    inputs : ModelInputs, optional
+        For forms that need the tokens' grid, and designs that act at some noise only.
     """
 
-    def __init__(self, spec: AdapterSpec, adapter: nn.Sequential, attachment: Attachment) -> None:
+    def __init__(
+        self, spec: AdapterSpec, adapter: nn.Module, attachment: Attachment, key: str, inputs: ModelInputs | None
+    ) -> None:
         self.spec, self.adapter, self.attachment = spec, adapter, attachment
+        self.key, self.inputs = key, inputs
 
     def __call__(self, read: Tensor, dtype: torch.dtype) -> Tensor:
         """Compute the addition.
@@ -156,10 +166,39 @@ class AdapterDelta:
         -------
         Tensor, shape (B, N, c_out) or (B, c_out, H, W)
         """
-        up: Any = self.adapter[-1]  # nn.Linear or nn.Conv2d
-        if up.weight.device != read.device:
+        weight = next(self.adapter.parameters())
+        if weight.device != read.device:
             self.adapter.to(read.device)
-        return (self.spec.scale * self.attachment.strength) * self.adapter(read.to(up.weight.dtype)).to(dtype)
+        inside = None
+        if self.spec.when != ALWAYS:
+            assert self.inputs is not None
+            inside = self.inputs.inside(torch.tensor(self.spec.when, device=read.device), slice(None), len(read))
+            if inside is None:
+                return read.new_zeros((), dtype=dtype)
+        grid = grid_of(self.inputs, self.adapter, read)
+        added = compute(self.adapter, read.to(weight.dtype), grid).to(dtype)
+        added = (self.spec.scale * self.attachment.strength) * added
+        return added if inside is None else only(inside, added)
+
+
+def only(rows: Tensor, value: Tensor) -> Tensor:
+    """The value (B, ...) with zeros in all rows but some; rows is bool, (B,)."""
+    return torch.where(rows.view(-1, *[1] * (value.dim() - 1)), value, 0.0)
+
+
+def grid_of(inputs: ModelInputs | None, form: nn.Module, read: Tensor) -> tuple[int, int] | None:
+    """Height and width of the tokens that are read, (B, N, c), for forms that take them."""
+    return inputs.grid(read.shape[1]) if inputs is not None and takes_grid(form) and read.dim() == 3 else None
+
+
+def watched(model: nn.Module, attachment: Attachment, members: Sequence[Adapters]) -> ModelInputs | None:
+    """Put on the model what these designs need to know of its calls; None if they need nothing."""
+    forms = [form for member in members for form in member.by_block.values()]
+    if all(member.spec.when == ALWAYS for member in members) and not any(map(takes_grid, forms)):
+        return None
+    inputs = ModelInputs(attachment)
+    inputs.watch(getattr(model, "_orig_mod", model))
+    return inputs
 
 
 def attached_adapters(unet: nn.Module) -> list[Adapters]:
@@ -185,9 +224,9 @@ def attached_adapters(unet: nn.Module) -> list[Adapters]:
     for hooks in all_hooks(unet):
         for edge in hooks.edges:
             if isinstance(edge.delta, AdapterDelta):
-                found.setdefault(edge.attachment, {})[hooks.name] = edge.delta
+                found.setdefault(edge.attachment, {})[edge.delta.key] = edge.delta
     return [
-        Adapters(next(iter(deltas.values())).spec, {path: delta.adapter for path, delta in deltas.items()}, attachment)
+        Adapters(next(iter(deltas.values())).spec, {key: delta.adapter for key, delta in deltas.items()}, attachment)
         for attachment, deltas in found.items()
     ]
 
@@ -202,6 +241,8 @@ def detach_all(unet: nn.Module) -> None:
     """
     for hooks in list(all_hooks(unet)):
         hooks.remove(hooks.edges)
+    for inputs in find_inputs(getattr(unet, "_orig_mod", unet)):
+        inputs.remove()
 
 
 def _nest(root: nn.Module, path: str, module: nn.Module) -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import cache
 
 import torch
 from torch import nn
 
 from sdpet.adapters.attached import Adapters
 from sdpet.adapters.compiled import forget_compiled
+from sdpet.adapters.forms import Site, make_form
 from sdpet.adapters.hooks import all_hooks
-from sdpet.adapters.modules import build_adapter
 from sdpet.adapters.routes import Route, find_routes
 from sdpet.adapters.spec import AdapterSpec
+from sdpet.choices import BLOCKS
+
+_WIDEST = 1 << 16  # mid_dim up to which a width is searched for
 
 
 def attach(unet: nn.Module, spec: AdapterSpec, *, seed: int | None = None, alongside: bool = False) -> Adapters:
@@ -50,11 +56,11 @@ def attach(unet: nn.Module, spec: AdapterSpec, *, seed: int | None = None, along
     ----------
     Xiang et al. 2023, arXiv 2303.18181.
     """
-    routes = find_routes(unet, spec.din, spec.dout)
+    sites = sites_of(unet, spec)
     if not alongside:
         refuse_second(unet)
-    adapters = Adapters(spec, _build(routes, spec, seed))
-    adapters._connect(routes)
+    adapters = Adapters(spec, _build(sites, seed))
+    adapters._connect(unet, sites)
     forget_compiled()
     return adapters
 
@@ -77,7 +83,33 @@ def build_unattached(unet: nn.Module, spec: AdapterSpec) -> Adapters:
     ValueError
         If no block of the UNet matches.
     """
-    return Adapters(spec, _build(find_routes(unet, spec.din, spec.dout), spec, None))
+    return Adapters(spec, _build(sites_of(unet, spec), None))
+
+
+def sites_of(unet: nn.Module, spec: AdapterSpec) -> dict[str, Site]:
+    """Where the adapters of a design are in a UNet.
+
+    Parameters
+    ----------
+    unet : nn.Module
+    spec : AdapterSpec
+
+    Returns
+    -------
+    dict of str to Site
+        By the keys of `Adapters.by_block`: paths of blocks, and with several placements ``<path>.<placement>``.
+
+    Raises
+    ------
+    ValueError
+        As `matching_blocks`.
+    """
+    if not spec.placements:
+        return {path: Site(path, route, spec) for path, route in matching_routes(unet, spec).items()}
+    found = [(path, route, part) for part in spec.parts for path, route in matching_routes(unet, part).items()]
+    order = {path: number for number, (path, _) in enumerate(getattr(unet, "_orig_mod", unet).named_modules())}
+    found.sort(key=lambda item: order[item[0]])  # stable: in a block, placements keep their order
+    return {f"{path}.{part.placement.replace('.', '_')}": Site(path, route, part) for path, route, part in found}
 
 
 def matching_blocks(unet: nn.Module, spec: AdapterSpec) -> dict[str, nn.Module]:
@@ -91,14 +123,27 @@ def matching_blocks(unet: nn.Module, spec: AdapterSpec) -> dict[str, nn.Module]:
     Returns
     -------
     dict of str to nn.Module
-        By path: every block that has both positions, and does not change the resolution.
+        By path: every block that has both positions of a placement and does not change the resolution, as far as the
+        design's `blocks` names it.
 
     Raises
     ------
     ValueError
         If there is none, or one that cannot carry this adapter.
     """
-    return {path: route.block for path, route in find_routes(unet, spec.din, spec.dout).items()}
+    return {site.path: site.route.block for site in sites_of(unet, spec).values()}
+
+
+def matching_routes(unet: nn.Module, spec: AdapterSpec) -> dict[str, Route]:
+    """The ways of a design with one placement, by path of the block; raises as `matching_blocks`."""
+    routes = find_routes(unet, str(spec.din), str(spec.dout))
+    pattern = re.compile(BLOCKS.get(spec.blocks, spec.blocks))
+    found = {path: route for path, route in routes.items() if pattern.search(path)}
+    if not found:
+        raise ValueError(
+            f"No block that {spec.placement} needs matches blocks={spec.blocks}; their paths are {', '.join(routes)}."
+        )
+    return found
 
 
 def count_parameters(unet: nn.Module, spec: AdapterSpec) -> int:
@@ -120,12 +165,12 @@ def count_parameters(unet: nn.Module, spec: AdapterSpec) -> int:
         If no block of the UNet matches.
     """
     with torch.device("meta"):
-        modules = [build_adapter(spec, route) for route in find_routes(unet, spec.din, spec.dout).values()]
+        modules = [make_form(site.spec, site.shape) for site in sites_of(unet, spec).values()]
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
 def mid_dim_for(unet: nn.Module, spec: AdapterSpec, params: int) -> int:
-    """The mid_dim for which the number of parameters comes nearest to a given one.
+    """The mid_dim for which the number of parameters comes nearest to a given one, found by counting.
 
     Parameters
     ----------
@@ -139,7 +184,7 @@ def mid_dim_for(unet: nn.Module, spec: AdapterSpec, params: int) -> int:
     Returns
     -------
     int
-        At least 1.
+        At least 1; the same for all placements of the design. 1 where the number does not depend on it.
 
     Raises
     ------
@@ -148,8 +193,21 @@ def mid_dim_for(unet: nn.Module, spec: AdapterSpec, params: int) -> int:
     """
     if params < 1:
         raise ValueError(f"params must be at least 1, not {params!r}.")
-    one, two = (count_parameters(unet, replace(spec, mid_dim=mid_dim)) for mid_dim in (1, 2))
-    return max(1, round(1 + (params - one) / (two - one)))  # the number is linear in mid_dim
+
+    @cache
+    def count(mid_dim: int) -> int:
+        return count_parameters(unet, replace(spec, mid_dim=mid_dim))
+
+    each = count(2) - count(1)
+    if each > 0:  # a form whose number of parameters is linear in mid_dim, as all of sdpet's are
+        guess = max(1, round(1 + (params - count(1)) / each))
+        if count(guess) == count(1) + (guess - 1) * each:
+            return guess
+    enough = 1  # the least power of two with at least as many parameters
+    while count(enough) < params and enough < _WIDEST:
+        enough *= 2
+    above = bisect_left(range(enough + 1), params, lo=1, key=count)  # the number does not shrink with the width
+    return min(range(max(1, above - 1), min(above, enough) + 1), key=lambda mid_dim: abs(count(mid_dim) - params))
 
 
 def refuse_second(unet: nn.Module) -> None:
@@ -162,15 +220,15 @@ def refuse_second(unet: nn.Module) -> None:
         )
 
 
-def _build(routes: Mapping[str, Route], spec: AdapterSpec, seed: int | None) -> dict[str, nn.Sequential]:
+def _build(sites: Mapping[str, Site], seed: int | None) -> dict[str, nn.Module]:
     """Draw weights on the CPU in float32, so that a seed gives the same ones for every device and dtype."""
     with torch.random.fork_rng(devices=[]) if seed is not None else nullcontext():
         if seed is not None:
             torch.manual_seed(seed)
-        return {path: _placed(build_adapter(spec, route), route.block) for path, route in routes.items()}
+        return {key: _placed(make_form(site.spec, site.shape), site.route.block) for key, site in sites.items()}
 
 
-def _placed(adapter: nn.Sequential, block: nn.Module) -> nn.Sequential:
+def _placed(adapter: nn.Module, block: nn.Module) -> nn.Module:
     like = next(block.parameters())
     # accelerate's offloading leaves a block on the meta device, without values, whenever it does not run
     offloaded = like.is_meta and any(hasattr(module, "_hf_hook") for module in block.modules())

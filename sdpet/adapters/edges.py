@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from weakref import WeakSet
 
 import torch
@@ -12,8 +12,18 @@ from torch import Tensor
 
 from sdpet.adapters.tables import Place, Tap
 
-if TYPE_CHECKING:
-    from sdpet.adapters.hooks import BlockHooks
+
+class Carrier(Protocol):
+    """What an attachment put on a model: hooks with some edges, that can be taken off."""
+
+    @property
+    def edges(self) -> Sequence[Edge]:
+        """The edges of these hooks, of this attachment and of others."""
+        ...
+
+    def remove(self, edges: list[Edge]) -> None:
+        """Remove edges, and the hooks that no other edge needs."""
+        ...
 
 
 @dataclass(eq=False)
@@ -94,14 +104,14 @@ class Attachment:
         Whether the edges have an effect.
     strength : float
         Factor on what a single design's adapters add.
-    carriers : WeakSet of BlockHooks
-        The hooks of the blocks that carry its edges.
+    carriers : WeakSet of Carrier
+        The hooks of the blocks that carry its edges, and what else hangs on the model for them.
     """
 
     def __init__(self) -> None:
         self.active = True
         self.strength = 1.0
-        self.carriers: WeakSet[BlockHooks] = WeakSet()
+        self.carriers: WeakSet[Carrier] = WeakSet()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"active": self.active, "strength": self.strength}

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from sdpet.adapters.attached import Adapters
-from sdpet.adapters.attachment import refuse_second
+from sdpet.adapters.attached import Adapters, grid_of, only, watched
+from sdpet.adapters.attachment import refuse_second, sites_of
 from sdpet.adapters.compiled import forget_compiled
 from sdpet.adapters.edges import Attachment, Edge, RowShares
+from sdpet.adapters.forms import Site
 from sdpet.adapters.hooks import connect
-from sdpet.adapters.routes import Route, find_routes
-from sdpet.adapters.spec import AdapterSpec
+from sdpet.adapters.inputs import ModelInputs
+from sdpet.adapters.spec import ALWAYS, AdapterSpec
 from sdpet.adapters.stacked import Stack
+from sdpet.adapters.tables import Place
 
 
 class Fleet:
@@ -43,14 +45,13 @@ class Fleet:
 
     def __init__(self, unet: nn.Module, members: Sequence[Adapters]) -> None:
         self.members = list(members)
-        self._routes: list[Mapping[str, Route]] = [
-            find_routes(unet, member.spec.din, member.spec.dout) for member in members
-        ]
+        self._model: nn.Module | None = unet
+        self._sites: list[Mapping[str, Site]] = [sites_of(unet, member.spec) for member in members]
         refuse_second(unet)
         groups: dict[tuple, list[int]] = {}
         for index, member in enumerate(members):
-            groups.setdefault(_shape(member.spec, self._routes[index]), []).append(index)
-        self._groups = [sorted(group, key=lambda i: self.members[i].spec.din) for group in groups.values()]
+            groups.setdefault(_shape(member.spec, self._sites[index]), []).append(index)
+        self._groups = [sorted(group, key=lambda i: _dins(self.members[i].spec)) for group in groups.values()]
         self._vectors: dict[int, Tensor] = {}
         self._attachment = Attachment()
         self._connect()
@@ -61,7 +62,7 @@ class Fleet:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._routes = [{} for _ in self.members]
+        self._model, self._sites = None, [{} for _ in self.members]
         self._vectors, self._attachment = {}, Attachment()
         self._connect()
 
@@ -111,21 +112,27 @@ class Fleet:
 
     def _connect(self) -> None:
         self.detach()
-        dins = [_runs([self.members[i].spec.din for i in group]) for group in self._groups]
+        dins = [_runs([_dins(self.members[i].spec) for i in group]) for group in self._groups]
         shares = RowShares([count for runs in dins for _, count in runs])
-        first = 0
+        inputs = None
+        if self._model is not None and self._groups:
+            inputs = watched(self._model, self._attachment, [self.members[i] for i in self.active])
+        first = members = 0
         for group, runs in zip(self._groups, dins, strict=True):
-            stack = self._stack(group)
-            for path, route in self._routes[group[0]].items():
-                sources, members = [], iter(group)
-                for _, count in runs:  # members that read at one position are neighbours
-                    sources.append(self._routes[next(members)][path].source)
-                    for _ in range(count - 1):
-                        next(members)
-                delta = partial(stack.delta, path)
-                connect(route.block, path, Edge(tuple(sources), route.target, delta, self._attachment, shares, first))
-            first += len(runs)
+            stack, sources = self._stack(group), self._sources(group, runs)
+            whens = [self.members[i].spec.when for i in group]
+            for number, (key, site) in enumerate(self._sites[group[0]].items()):
+                delta = GroupDelta(stack, key, whens, members, inputs)
+                edge = Edge(sources[number], site.route.target, delta, self._attachment, shares, first)
+                connect(site.route.block, site.path, edge)
+            first, members = first + len(runs), members + len(group)
         forget_compiled()
+
+    def _sources(self, group: Sequence[int], runs: Sequence[tuple[Any, int]]) -> list[tuple[Place, ...]]:
+        """For each site, where each run of neighbouring members that read alike reads."""
+        firsts = [group[sum(count for _, count in runs[:run])] for run in range(len(runs))]
+        sites = [list(self._sites[index].values()) for index in firsts]
+        return [tuple(site.route.source for site in alike) for alike in zip(*sites, strict=True)]
 
     def _stack(self, group: Sequence[int]) -> Stack:
         members = [self.members[index] for index in group]
@@ -136,15 +143,56 @@ class Fleet:
         return stack
 
 
-def _shape(spec: AdapterSpec, routes: Mapping[str, Route]) -> tuple:
-    """Members with equal results are computed together."""
-    shapes = tuple((path, route.shape) for path, route in routes.items())
-    return (spec.dout, shapes, spec.mid_dim, spec.activation)
+class GroupDelta:
+    """What the adapters of some neighbouring members add at one place of the model; copied with the model.
+
+    Parameters
+    ----------
+    stack : Stack
+        Their adapters.
+    key : str
+        Of `Adapters.by_block`, of the first of them.
+    whens : sequence of pairs of float
+        `AdapterSpec.when` of each.
+    first : int
+        How many members have rows before them.
+    inputs : ModelInputs, optional
+        For forms that need the tokens' grid, and members that act at some noise only.
+    """
+
+    def __init__(
+        self, stack: Stack, key: str, whens: Sequence[tuple[float, float]], first: int, inputs: ModelInputs | None
+    ) -> None:
+        self.stack, self.key, self.first, self.inputs = stack, key, first, inputs
+        self.whens = None if all(when == ALWAYS for when in whens) else torch.tensor(whens)  # (M, 2)
+
+    def __call__(self, read: Tensor, dtype: torch.dtype) -> Tensor:
+        """(M * R, N, c_in) -> (M * R, N, c_out), or the same with maps, from which its R rows each member has."""
+        inside = None
+        if self.whens is not None:
+            assert self.inputs is not None
+            whens, rows = self.whens.to(read.device), len(read) // len(self.whens)
+            inside = self.inputs.inside(whens, slice(self.first * rows, self.first * rows + len(read)), len(read))
+            if inside is None:
+                return read.new_zeros((), dtype=dtype)
+        grid = grid_of(self.inputs, self.stack.form(self.key), read)
+        added = self.stack.delta(self.key, read, dtype, grid)
+        return added if inside is None else only(inside, added)
 
 
-def _runs(names: Sequence[str]) -> list[tuple[str, int]]:
-    """("a", "a", "b") -> [("a", 2), ("b", 1)]"""
-    runs: list[tuple[str, int]] = []
+def _shape(spec: AdapterSpec, sites: Mapping[str, Site]) -> tuple:
+    """Members with equal forms at equal places are computed together, wherever in the block they read."""
+    places = tuple((site.path, site.spec.dout, site.shape) for site in sites.values())
+    return (places, spec.form, repr(sorted(spec.options.items())), spec.mid_dim, spec.activation)
+
+
+def _dins(spec: AdapterSpec) -> tuple[str, ...]:
+    return tuple(str(part.din) for part in spec.parts)
+
+
+def _runs(names: Sequence[tuple[str, ...]]) -> list[tuple[tuple[str, ...], int]]:
+    """("a",), ("a",), ("b",) -> [(("a",), 2), (("b",), 1)]"""
+    runs: list[tuple[tuple[str, ...], int]] = []
     for name in names:
         if runs and runs[-1][0] == name:
             runs[-1] = (name, runs[-1][1] + 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import safetensors
@@ -39,7 +38,7 @@ def save_adapters(folder: str | Path, spec: AdapterSpec, blocks: Sequence[str], 
     design = {
         "format": _FORMAT,
         "sdpet": sdpet.__version__,
-        "spec": asdict(spec),
+        "spec": spec.described(),
         "blocks": list(blocks),
         "parameters": sum(value.numel() for value in tensors.values()),
     }

@@ -8,10 +8,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from sdpet.adapters.attached import Adapters
-from sdpet.adapters.attachment import attach
+from sdpet.adapters.attachment import attach, sites_of
 from sdpet.adapters.format import DESIGN, WEIGHTS, read_spec, read_weights
-from sdpet.adapters.modules import build_adapter
-from sdpet.adapters.routes import find_routes
+from sdpet.adapters.forms import make_form
 from sdpet.adapters.spec import AdapterSpec
 
 _SHOWN = 4  # how many blocks with missing or unknown keys an error names
@@ -103,8 +102,7 @@ def unattached_weights(unet: nn.Module, spec: AdapterSpec, tensors: Mapping[str,
 
     Parameters, result and errors are those of `attach_weights`.
     """
-    routes = find_routes(unet, spec.din, spec.dout)
-    adapters = Adapters(spec, {path: build_adapter(spec, route) for path, route in routes.items()})
+    adapters = Adapters(spec, {key: make_form(site.spec, site.shape) for key, site in sites_of(unet, spec).items()})
     _fill(adapters, tensors, source)
     return adapters
 

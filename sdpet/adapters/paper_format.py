@@ -17,6 +17,7 @@ from sdpet.adapters.attachment import matching_blocks
 from sdpet.adapters.format import read_pickled
 from sdpet.adapters.positions import position
 from sdpet.adapters.spec import AdapterSpec
+from sdpet.choices import DEFAULT_FORM
 
 # kind of block -> (file, prefix of its keys); the proper file comes first, and its duplicate is read if it is missing
 _FILES = {
@@ -147,6 +148,8 @@ def reference_mid_dim(folder: str | Path, kind: str) -> int:
 
 def _file_names(unet: nn.Module, spec: AdapterSpec) -> dict[str, list[tuple[str, str]]]:
     """For each matching block, the files (name, prefix of the keys) that may hold its adapter."""
+    if spec.placements or spec.form != DEFAULT_FORM:
+        raise ValueError("The reference code's format holds adapters at one placement, of the form bottleneck.")
     compvis = compvis_paths(unet)
     names = {}
     for block in matching_blocks(unet, spec):
@@ -154,7 +157,7 @@ def _file_names(unet: nn.Module, spec: AdapterSpec) -> dict[str, list[tuple[str,
         if head not in compvis:
             raise ValueError(f"{block} has no counterpart in the reference code's UNet.")
         stem = compvis[head] + dot + rest
-        names[block] = [(f"{stem}.{suffix}", prefix) for suffix, prefix in _FILES[position(spec.din).block]]
+        names[block] = [(f"{stem}.{suffix}", prefix) for suffix, prefix in _FILES[position(str(spec.din)).block]]
     return names
 
 

@@ -10,6 +10,7 @@ from typing import Any
 LIKELY = ("sd14", "sd21", "sdxl", "lab")  # models of different shapes, which a folder without a model is tried with
 HELP = """example: sdpet adapters show outputs/single/24f3670b880c
 
+  sdpet adapters count MODEL                      placements of a model, and their parameters
   sdpet adapters show FOLDER                      design, blocks, parameters, scores
   sdpet adapters export-reference FOLDER OUT      write the reference code's `<step>-adapters/`
   sdpet adapters import-reference FOLDER OUT --placement attn2o-ffni [--activation relu] [--scale 1]
@@ -26,6 +27,12 @@ def main(arguments: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    count = commands.add_parser("count", help="placements of a model, and the parameters of their adapters")
+    count.add_argument("model", help="sd15, sdxl, sd3_medium, sd35_large, flux_dev, ..., or a folder of diffusers'")
+    size = count.add_mutually_exclusive_group()
+    size.add_argument("--mid-dim", type=int, default=60, help="width (default 60)")
+    size.add_argument("--params", type=int, help="number of parameters instead: the nearest width is taken")
+    count.add_argument("--projections", action="store_true", help="also the linear layers, as for LoRA")
     show = commands.add_parser("show", help="design, blocks, parameters, scores")
     export = commands.add_parser("export-reference", help="convert to the reference code's format")
     read = commands.add_parser("import-reference", help="convert from the reference code's format, which has no design")
@@ -48,9 +55,23 @@ def main(arguments: Sequence[str]) -> int:
     push.add_argument("--samples", type=int, default=4, help="number of the run's samples to upload (default 4)")
     push.add_argument("--dry-run", type=Path, metavar="OUT", help="write the files into OUT instead of uploading them")
     given = parser.parse_args(list(arguments) or ["--help"])
-    return {"show": _show, "export-reference": _export, "import-reference": _import, "push": _push}[given.command](
-        given
-    )
+    return {"count": _count, "show": _show, "export-reference": _export, "import-reference": _import, "push": _push}[
+        given.command
+    ](given)
+
+
+def _count(given: argparse.Namespace) -> int:
+    from sdpet.commands.adapter_counts import counts
+    from sdpet.models import empty_denoiser
+
+    model = empty_denoiser(given.model)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{type(model).__name__}, {total:,} parameters")
+    print(f"{'placement':<34} {'adapters':>8} {'mid_dim':>8} {'parameters':>12} {'share':>9}")
+    for row in counts(model, given.mid_dim, given.params, given.projections):
+        share = f"{row.parameters / total:9.3%}"
+        print(f"{row.placement:<34} {row.adapters:>8} {row.mid_dim:>8} {row.parameters:>12,} {share}")
+    return 0
 
 
 def _show(given: argparse.Namespace) -> int:

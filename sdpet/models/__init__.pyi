@@ -1,4 +1,6 @@
 from .base import BaseModel as BaseModel
+from .empty import TRANSFORMERS as TRANSFORMERS
+from .empty import empty_denoiser as empty_denoiser
 from .estimate import Memory as Memory
 from .estimate import activation_bytes as activation_bytes
 from .estimate import step_memory as step_memory

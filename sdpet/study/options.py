@@ -23,13 +23,20 @@ class SweepOptions:
     pilot: str | None = None
     retry: bool = True
     until: float | None = None
+    race: float | str | None = None
+    sds: str | None = None
     metric: str | None = None
-    most: int = 12
+    most: int | None = None
     confirm: int | None = None
     register: bool = False
     maximize: bool | None = None
     alpha: float = 0.05
     looks: int = 1
+
+    @property
+    def most_seeds(self) -> int:
+        """The largest number of seeds of a design, with a race or with `until`."""
+        return self.most if self.most is not None else MOST_OF_A_RACE if self.race is not None else 12
 
     @classmethod
     def checked(cls, given: Mapping[str, Any]) -> SweepOptions:
@@ -63,6 +70,10 @@ class SweepOptions:
             raise ValueError("give hydra.sweeper.fraction or hydra.sweeper.runs, not both.")
         if options.until is not None and (options.fraction is not None or options.runs is not None):
             raise ValueError("hydra.sweeper.until adds seeds to whole designs; it does not go with fraction or runs.")
+        if options.race is not None and (options.fraction is not None or options.runs is not None):
+            raise ValueError("hydra.sweeper.race chooses its runs itself; it does not go with fraction or runs.")
+        if options.race is not None and options.until is not None:
+            raise ValueError("give hydra.sweeper.race (the best design) or hydra.sweeper.until (precision), not both.")
         return options
 
 
@@ -72,6 +83,38 @@ def unknown_option(key: str) -> str:
     hint = f" (did you mean {near[0]}?)" if near else ""
     return f"there is no key hydra.sweeper.{key}{hint}; keys are {', '.join(RULES)}, fleet_size and params."
 
+
+def margin(value: Any) -> float | str:
+    """A difference of scores above 0, or a share of floor to ceiling such as 3%."""
+    text = value.strip() if isinstance(value, str) else ""
+    if text.endswith("%"):
+        try:
+            share = float(text[:-1])
+        except ValueError:
+            share = 0.0
+        if 0 < share < 100:
+            return f"{share:g}%"
+    elif not isinstance(value, str):
+        try:
+            return float(number(0, above=True)(value))
+        except ValueError:
+            pass
+    raise ValueError("must be a difference of scores above 0, such as 0.03, or a share of floor to ceiling, such as 3%")
+
+
+def two_sds(value: Any) -> str:
+    """The standard deviations of designs' means and of a run, as "0.1,0.03"."""
+    parts = string(value).split(",")
+    try:
+        found = [float(part) for part in parts]
+    except ValueError:
+        found = []
+    if len(found) != 2 or found[0] < 0 or not 0 < found[1] < float("inf") or not found[0] < float("inf"):
+        raise ValueError('must be two numbers, the SDs of designs\' means and of a run, such as "0.1,0.03"')
+    return value
+
+
+MOST_OF_A_RACE = 48  # seeds, as the last look of a race
 
 RULES: dict[str, Callable[[Any], Any]] = {
     "replicates": optional(integer(1)),
@@ -83,9 +126,11 @@ RULES: dict[str, Callable[[Any], Any]] = {
     "pilot": optional(string),
     "retry": boolean,
     "until": optional(number(0, above=True)),
+    "race": optional(margin),
+    "sds": optional(two_sds),
     "metric": optional(string),
-    "most": integer(2),
-    "confirm": optional(integer(1)),
+    "most": optional(integer(2)),
+    "confirm": optional(integer(0)),
     "register": boolean,
     "maximize": optional(boolean),
     "alpha": number(0, 0.5, above=True),

@@ -23,6 +23,7 @@ from sdpet.study.report import duration
 
 RECENT = 50  # number of latest runs from which the rate is computed
 PAUSE = 10.0  # a gap longer than this many median gaps is a pause of the study and not part of its rate
+RACE = ".race.json"
 SHOWN = 3  # number of runs that are named for each reason
 HEAD = re.compile(rb'\{\s*"format": 1,\s*"run_id": "[^"\\]*",\s*"study": "(?:[^"\\]|\\.)*",\s*"status": "(\w+)"')
 REASON = re.compile(rb'\n "reason": (null|"(?:[^"\\]|\\.)*"),')
@@ -57,6 +58,8 @@ class Status:
         Runs that a process has left without a record.
     seconds_a_run : float, optional
         Seconds between two records of the study; None if unknown.
+    race : list of str
+        Lines on where a race stands.
     """
 
     folder: Path
@@ -66,6 +69,7 @@ class Status:
     running: list[str] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
     seconds_a_run: float | None = None
+    race: list[str] = field(default_factory=list)
 
     @property
     def runs(self) -> list[str]:
@@ -111,8 +115,18 @@ def study_status(folder: Path) -> Status:
             status.stale.append(run)
     if not status.runs:
         raise ValueError(f"{folder} holds no run and no plan of one; give a study's folder, such as outputs/placement.")
+    status.race = _race_lines(folder)
     status.seconds_a_run = _pace([status.ended[run].when for run in status.runs if run in status.ended])
     return status
+
+
+def _race_lines(folder: Path) -> list[str]:
+    """What `.race.json` says of itself, so that a status needs no statistics; nothing where it is absent or damaged."""
+    try:
+        said = json.loads((folder / RACE).read_text(encoding="utf-8"))["said"]
+        return [line for line in said if isinstance(line, str)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _ended(folder: Path) -> dict[str, Ended]:
@@ -229,6 +243,7 @@ def status_text(status: Status) -> str:
     others = len(set(status.ended) - set(runs))
     if others:
         lines.append(f"  also      {others} runs of earlier requests")
+    lines += status.race
     if left and not under_way and status.command:
         lines.append(f"  next      no process is working on it; resume with: python {shlex.join(status.command)}")
     elif not left and not status.having("failed"):

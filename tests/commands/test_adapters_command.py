@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import plain_blocks
@@ -92,11 +93,11 @@ def test_export_for_stable_diffusion_v1_needs_no_weights_of_it(tmp_path):
     assert sum(parameter.numel() for parameter in unet.parameters()) == 859_520_964
     spec = AdapterSpec.parse("attn2o-ffni", mid_dim=2)
     from sdpet.adapters import Adapters
-    from sdpet.adapters.modules import build_adapter
-    from sdpet.adapters.routes import find_routes
+    from sdpet.adapters.attachment import sites_of
+    from sdpet.adapters.forms import make_form
 
-    routes = find_routes(unet, "attn2o", "ffni")
-    Adapters(spec, {p: build_adapter(spec, route) for p, route in routes.items()}).save(tmp_path / "own")
+    adapters = {key: make_form(spec, site.shape) for key, site in sites_of(unet, spec).items()}
+    Adapters(spec, adapters).save(tmp_path / "own")
     main(["export-reference", str(tmp_path / "own"), str(tmp_path / "0-adapters"), "--model", "sd15"])
     unet_of_run = {"name": "sd15", "path": str(tmp_path / "gone")}  # the model is no longer where the run had it
     (tmp_path / "own" / "config.yaml").write_text(yaml.safe_dump({"unet": unet_of_run}))
@@ -208,3 +209,44 @@ def test_what_was_exported_from_a_lab_run_is_read_without_naming_its_model(tmp_p
     next((tmp_path / "9-adapters").glob("*.adapter_inout.adp.pt")).rename(tmp_path / "9-adapters" / "other.adapter.pt")
     with pytest.raises(ValueError, match="fits none of sd14, sd21, sdxl, lab; name its model with --model"):
         main(given)
+
+
+SIZES = {  # parameters; blocks and width of the image stream; blocks of the text stream, which may end one earlier
+    "sd3_medium": (2_028_328_000, 24, 1536, 23),
+    "sd35_medium": (2_243_171_520, 24, 1536, 23),
+    "sd35_large": (8_056_627_520, 38, 2432, 37),
+    "flux_dev": (11_901_408_320, 19, 3072, 19),
+    "pixart_sigma": (610_856_096, 28, 1152, 0),
+}
+
+
+@pytest.mark.parametrize("model", SIZES)
+def test_parameters_of_every_placement_of_the_transformers_are_those_on_the_page(model, capsys):
+    total, blocks, width, text_blocks = SIZES[model]
+    assert main(["count", model]) == 0
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    assert head.endswith(f", {total:,} parameters")
+    page = (Path(__file__).parents[2] / "docs/how-to/transformers.md").read_text()
+    assert f"{model} ({total:,})" in page
+    one = 2 * 60 * width + 60 + width  # of a bottleneck
+    for row in rows:
+        placement, adapters, mid_dim, parameters, _ = row.split()
+        expected = text_blocks if placement.startswith("text_") and placement != "text_attn1i-text_attn1i" else blocks
+        expected = {"dualo": 13, "joint": 38}.get(placement[:5], expected)
+        assert (int(adapters), mid_dim, parameters) == (expected, "60", f"{expected * one:,}"), row
+        assert f"| {expected} | {expected * one:,} |" in page
+    assert main(["count", model, "--params", "1511040"]) == 0
+    for row in capsys.readouterr().out.splitlines()[2:]:
+        _, adapters, mid_dim, parameters, _ = row.split()
+        assert abs(int(parameters.replace(",", "")) - 1_511_040) <= int(adapters) * width
+        assert f"| {int(mid_dim)} |" in page
+
+
+def test_count_of_a_folder_with_projections_and_of_what_is_none(model, capsys):
+    path, _ = model
+    assert main(["count", str(path), "--mid-dim", "2", "--projections"]) == 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split()[0] for row in rows if "." not in row.split()[0]] == [*PLACEMENTS]
+    assert "attn2.k-attn2.k" in {row.split()[0] for row in rows} and len(rows) == 20 + 10
+    with pytest.raises(ValueError, match=r"neither one of sd14, .*pixart_sigma nor a folder"):
+        main(["count", "sd99"])

@@ -90,6 +90,7 @@ SWEEPS = {
     # name: runs, cells, of which the runs of a first wave train
     "smoke": (6, 3, 6),
     "placement": (60, 20, 60),
+    "race": (20, 20, 20),
     "form": (144, 48, 144),
     "width": (30, 10, 30),
     "guidance": (72, 24, 9),

@@ -1,0 +1,127 @@
+"""What adapters may need to know of the call of their model: how noisy each row is, and the size of the latents."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from sdpet.adapters.edges import Attachment, Edge
+
+TIMESTEPS = 1000  # of the noise schedules of diffusers' models, numbered from 0
+
+
+class ModelInputs:
+    """Remembers the timesteps and the latents' size of a model's last call, by a forward pre-hook on the model.
+
+    With gradient checkpointing, blocks are computed again in the backward pass. They see the last call, so a backward
+    pass must come before the next call.
+
+    Parameters
+    ----------
+    attachment : Attachment
+        Whose removal takes the hook off the model.
+    """
+
+    edges: Sequence[Edge] = ()  # a carrier of an attachment that has none
+
+    def __init__(self, attachment: Attachment) -> None:
+        self.attachment = attachment
+        self._handle: RemovableHandle | None = None
+        self._forget()
+        attachment.carriers.add(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"attachment": self.attachment, "_handle": self._handle}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+        self.attachment.carriers.add(self)
+
+    def watch(self, model: nn.Module) -> None:
+        """Put the hook on a model."""
+        self._handle = model.register_forward_pre_hook(self._remember, with_kwargs=True)
+
+    def remove(self, edges: Sequence[Edge] = ()) -> None:
+        """Take the hook off."""
+        if self._handle is not None:
+            self._handle.remove()
+        self._handle = None
+        self.attachment.carriers.discard(self)
+
+    def inside(self, when: Tensor, rows: slice, count: int) -> Tensor | None:
+        """Which rows are in their share of the noise schedule.
+
+        Parameters
+        ----------
+        when : Tensor, shape (2,) or (M, 2)
+            First and last share, for all rows or for each of M members with equally many rows.
+        rows : slice
+            The rows among all rows of the call.
+        count : int
+            Their number.
+
+        Returns
+        -------
+        Tensor of bool, shape (count,)
+            None if there is none and no gradient is asked for, so that nothing need be computed.
+
+        Raises
+        ------
+        ValueError
+            If the model was called without timesteps, or the numbers of rows differ.
+        """
+        if self._timesteps is None:
+            raise ValueError("Adapters with `when` need a model that is called with its timesteps.")
+        share = self._timesteps.to(when.device) / TIMESTEPS
+        share = share.expand(count) if share.numel() == 1 else share[rows]
+        if len(share) != count:
+            raise ValueError(f"The model was called with {len(self._timesteps)} timesteps for other rows of a batch.")
+        first, last = when.reshape(-1, 2).repeat_interleave(count // max(1, when.numel() // 2), 0).unbind(1)
+        found = (share >= first) & ((share < last) | (last == 1))
+        if torch.is_grad_enabled():
+            return found
+        return found if bool(found.any()) else None
+
+    def grid(self, tokens: int) -> tuple[int, int]:
+        """Height and width of tokens that cover the latents; ValueError if they cannot be told."""
+        if self._size is None:
+            raise ValueError(
+                "This form needs a model that is called with latents (B, C, H, W), to know its tokens' grid."
+            )
+        height, width = self._size
+        while height * width > tokens:
+            height, width = (height + 1) // 2, (width + 1) // 2
+        if height * width != tokens:
+            raise ValueError(f"{tokens} tokens are no grid over latents of {self._size[0]} x {self._size[1]}.")
+        return height, width
+
+    def _forget(self) -> None:
+        self._timesteps: Tensor | None = None
+        self._size: tuple[int, int] | None = None
+
+    def _remember(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
+        self._forget()
+        names = _arguments(type(model))
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        timestep = given.get("timestep")
+        if timestep is not None:
+            self._timesteps = torch.as_tensor(timestep).detach().flatten().float()
+        latents = given.get(names[0]) if names else None
+        if isinstance(latents, Tensor) and latents.dim() == 4:
+            self._size = (latents.shape[2], latents.shape[3])
+
+
+def _arguments(kind: type) -> list[str]:
+    return list(inspect.signature(kind.forward).parameters)[1:]  # type: ignore[attr-defined]
+
+
+def find_inputs(model: nn.Module) -> list[ModelInputs]:
+    """What hangs on a model of this kind."""
+    owners = (getattr(hook, "__self__", None) for hook in model._forward_pre_hooks.values())
+    return [owner for owner in owners if isinstance(owner, ModelInputs)]

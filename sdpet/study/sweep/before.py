@@ -1,0 +1,96 @@
+"""Before the runs of a sweep: a chosen part of them, the question that is registered, and what a dry run says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sdpet.study.forecast import forecast_lines, levels_of, make_forecast, measured_in, short_pilot
+from sdpet.study.options import SweepOptions
+from sdpet.study.plan import Composer, Plan, in_random_order, make_plan, training_first
+from sdpet.study.sweep.combinations import split_by_commas
+
+
+def planned(composer: Composer, sweep: Sequence[Sequence[str]], options: SweepOptions) -> tuple[Plan, list[str]]:
+    """The plan of a sweep.
+
+    Returns
+    -------
+    plan : Plan
+        With its runs in order.
+    lines : list of str
+        Their number, and the quality of a chosen fraction.
+    """
+    try:
+        plan = make_plan(composer, sweep)
+    except ValueError as error:
+        raise ValueError(f"{error}{split_by_commas(str(error), sweep)}") from None
+    if not plan.jobs:
+        raise ValueError(f"this sweep has no run; cells that cannot exist: {', '.join(plan.dropped) or 'none'}.")
+    lines: list[str] = []
+    total = len(plan.jobs)
+    size = options.runs or (round(options.fraction * total) if options.fraction else total)
+    if size < total:
+        import pandas as pd
+
+        from analysis.planning.dry_run import choose_runs
+
+        rows, names = levels_of(plan.jobs)
+        chosen, sentence = choose_runs(pd.DataFrame(rows), names, max(size, 1), options.effects)
+        plan, lines = replace(plan, jobs=[plan.jobs[i] for i in chosen]), [sentence]
+    if options.order is not None:
+        plan = replace(plan, jobs=in_random_order(plan.jobs, options.order))
+    plan = plan.with_known_runs()
+    cells = f", {len(plan.dropped)} cells that cannot exist left out" if plan.dropped else ""
+    part = f" of {total}" if size < total else ""
+    runs = f"{plan.jobs[0].folder.parent}: {len(plan.jobs)}{part} runs{cells}"
+    return plan, [runs, *lines, *_copies(plan.copies)]
+
+
+def _copies(found: Mapping[Path, str]) -> list[str]:
+    """A line on the runs that the study has already, computed in another way."""
+    if not found:
+        return []
+    ways = ", or ".join(sorted(set(found.values())))
+    were = "was" if len(found) == 1 else "were"
+    return [f"  {len(found)} of them {were} computed with {ways}; again=true does them in this way as well"]
+
+
+def register_question(plan: Plan, folder: Path, options: SweepOptions) -> str:
+    """Store the question of a study before it runs; returns a line on it."""
+    from analysis.planning.question import question
+    from analysis.planning.registered import register
+
+    rows, names = levels_of(plan.jobs)
+    asked = question(
+        rows, names, options.metric, options.maximize, options.effects, options.alpha, options.looks
+    )  # fmt: skip
+    ended = sum(1 for _ in folder.glob("*/record.json"))
+    there = register(folder, asked, (job.folder.name for job in plan.jobs), ended)
+    after = "" if there.in_time else f", after {there.ended} runs had ended, which the report will say"
+    return f"  registered  {asked.score} by {asked.model or ', '.join(asked.factors)}{after}"
+
+
+def forecast_of(plan: Plan, folder: Path, options: SweepOptions, workers: Any) -> list[str]:
+    """The lines of a dry run: what the plan can estimate, and its expected time and disk space."""
+    import pandas as pd
+
+    from analysis.planning.dry_run import foresee
+
+    lines = [f"  left out  {', '.join(plan.dropped)}"] if plan.dropped else []
+    lines += [f"  doubled   {plan.doubled} jobs that are the same as another one"] if plan.doubled else []
+    done = sum(job.complete for job in plan.jobs)
+    lines += [f"  done      {done} of these runs are already complete"] if done else []
+    rows, names = levels_of(plan.jobs)
+    lines += foresee(pd.DataFrame(rows), names)
+    if options.pilot == "run":
+        measured, where = short_pilot(plan.jobs), "a short pilot"
+    else:
+        place = Path(options.pilot).expanduser() if options.pilot else folder
+        if options.pilot and not place.is_dir():
+            raise ValueError(f"hydra.sweeper.pilot: there is no folder {place}; give a study's folder, or run.")
+        measured, where = measured_in(place), str(place)
+    train, score = training_first([job for job in plan.jobs if not job.complete])
+    return lines + forecast_lines(make_forecast(train, score, measured, where), len(train), len(score), workers, folder)
