@@ -102,3 +102,11 @@ def test_one_run_is_not_done_again_either(tiny_folder, subject_folders, tmp_path
     assert [path.parent.name for path in folder.parent.glob("*/record.json")] == [folder.name]
     assert TrainCommand(composed(*given, "again=true")).folder != folder
     assert run_id(config) == folder.name
+
+
+def test_what_workers_note_is_said_once(tiny_folder, subject_folders, tmp_path):
+    long = "a photo of a sks " + "red star " * 30
+    given = [*tiny_overrides(tiny_folder, subject_folders, tmp_path), "study=mine", f"data.prompt={long}"]
+    done = train("-m", *given, "seed=0,1,2,3", "hydra/launcher=local", "hydra.launcher.workers=2")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("The text encoder reads the beginning of") == 1, done.stderr
