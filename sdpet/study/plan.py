@@ -94,6 +94,7 @@ class Plan:
         return replace(self, jobs=list(jobs.values()), copies=copies)
 
 
+_JOB = re.compile(r"\$\{hydra:job\.(num|id)\}")  # Hydra's interpolation of the number of a job
 Value = bool | int | float | str | None
 
 
@@ -118,6 +119,7 @@ class Composer:
         self._resolved: dict[tuple[str, ...], dict[str, Any] | None] = {}
         self._plain: dict[tuple[str, ...], dict[str, Value]] = {}  # plain values by key
         self._parsed: dict[str, tuple[Override, bool]] = {}
+        self._numbers: dict[tuple[str, ...], dict[str, str]] = {}
 
     def __call__(self, overrides: Sequence[str]) -> dict[str, Any] | DictConfig:
         """The resolved config of one job; an OmegaConf config if a value is missing."""
@@ -142,6 +144,26 @@ class Composer:
                 place = place[name]
             place[last] = value
         return config
+
+    def numbered(self, overrides: Sequence[str], number: int) -> list[str]:
+        """The overrides with the number of the job in the sweep where they, or the config, refer to it.
+
+        The number is written into the overrides, so that a job keeps it when it is composed again.
+        """
+        found = [_with_number(text, number) for text in overrides]
+        groups = tuple(str(override.input_line) for override, sets in map(self._parse, found) if not sets)
+        given = {self._parse(text)[0].key_or_group for text in found}
+        for key, value in self._referring(groups).items():
+            if key not in given:
+                found.append(f"{key}={_with_number(value, number)}")
+        return found
+
+    def _referring(self, groups: tuple[str, ...]) -> dict[str, str]:
+        """The values of this composition that refer to the number of the job, by key."""
+        if groups not in self._numbers:
+            leaves = _leaves(OmegaConf.to_container(self._compose(groups), resolve=False))
+            self._numbers[groups] = {k: v for k, v in leaves if isinstance(v, str) and _JOB.search(v)}
+        return self._numbers[groups]
 
     def _settable(self, groups: tuple[str, ...]) -> dict[str, Value]:
         """The plain values of this composition by key."""
@@ -186,6 +208,10 @@ class Composer:
             chooses = override.package is not None or bool(self._loader.get_group_options(key))
             self._parsed[text] = (override, not (changes_keys or chooses or key.startswith("hydra")))
         return self._parsed[text]
+
+
+def _with_number(text: str, number: int) -> str:
+    return _JOB.sub(str(number), text)
 
 
 def _is_plain(value: Any) -> bool:
@@ -246,7 +272,8 @@ def make_plan(composer: Composer, sweep: Iterable[Sequence[str]]) -> Plan:
     sweep = [list(overrides) for overrides in sweep]
     common = set(sweep[0]).intersection(*sweep) if sweep else set()
     with unchanging():
-        for overrides in sweep:
+        for number, given in enumerate(sweep):
+            overrides = composer.numbered(given, number)
             try:
                 checked = validate(composer(overrides))
             except InadmissibleCell as error:
