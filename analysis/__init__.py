@@ -31,6 +31,9 @@ Works on a pandas frame with one row a run, from any source, and never imports t
     choose(frame, size, terms), estimable(frame, terms)           a D-optimal fraction; what given runs can estimate
     rank_agreement(frame, by, metrics, split=None), pareto(frame, objectives, by), anova_all(frame, metrics, terms)
     trends(frame, metric, factor)                                 linear, quadratic, ... parts of a numeric factor
+    surface(frame, metric, [a, b])                                two numeric factors together: curvature and optimum
+    contrasts(..., method="steps")                                levels in order: steps, cuts and Helmert contrasts
+    sphericity(frame, metric, terms, block)                       Greenhouse-Geisser and Huynh-Feldt, term by term
     importance(frame, metric, factors)                            random-forest fANOVA, for orientation
     conclude(frame, metric, factor=None)                          the first paragraph of a report, and its claims
 
@@ -58,6 +61,9 @@ _MODULE_OF = {
     "marginal_means": "comparisons.means",
     "contrasts": "comparisons.means",
     "trends": "variance.trend",
+    "surface": "variance.surface",
+    "Surface": "variance.surface",
+    "sphericity": "variance.sphericity",
     "tukey": "comparisons.posthoc",
     "games_howell": "comparisons.posthoc",
     "dunnett": "comparisons.posthoc",

@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from sdpet.files.terminal import print_in_any_encoding
+
 EXAMPLE = """\
 example:
   python -m analysis outputs/placement
@@ -91,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from analysis import power_command
 
         return power_command.main(given[1:])
+    print_in_any_encoding()
     asked = parser().parse_args(given)
     try:
         from analysis.report import write_report

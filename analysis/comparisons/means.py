@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.comparisons.weights import weights_of
 from analysis.linear_model.design import Factor, Model, Terms, build, components, parse_terms, trend_values
 from analysis.linear_model.solve import Coefficients, Reduced
 from analysis.linear_model.units import strata_of
@@ -106,7 +106,10 @@ def contrasts(
     """Differences between marginal means that the data can estimate; the others are listed and marked.
 
     method: "pairwise"; "baseline" (each level minus `baseline`); "mean" (each level minus the mean of all); or a
-    mapping from a name to the weights of levels, such as {"ffn - attn": {"ffni": 1, "attn1i": -1}}. adjust: none,
+    mapping from a name to the weights of levels, such as {"ffn - attn": {"ffni": 1, "attn1i": -1}}. For levels in order
+    (numbers, or an ordered pandas Categorical): "steps" (each level minus the one before), "cuts" (the mean of the
+    levels from one on minus that of the levels before it: from where on does it change) and "helmert" (each level minus
+    the mean of those before it). adjust: none,
     bonferroni, holm or bh over the estimable contrasts (p only). Pairs of levels: a contrast is formed from the same
     grid for both levels, so it may be estimable where the means are not.
 
@@ -122,7 +125,7 @@ def contrasts(
 
     m = fit_means(frame, metric, factor, terms, block, numeric, over)
     levels = m.factor.levels
-    names, ends, C = _weights(levels, method, baseline, factor)
+    names, ends, C = weights_of(levels, method, baseline, factor)
     ok = m.estimable(C)
     estimate = C @ m.value
     se = np.sqrt(m.variance * np.sum((C @ m.root) ** 2, axis=1))
@@ -250,37 +253,6 @@ def _shares(model: Model, factor: str, over: str) -> dict[str, np.ndarray]:
             of_level[f.codes] = part
             shares[g.name] = (seen / seen.sum(axis=1, keepdims=True))[of_level]
     return shares
-
-
-def _weights(
-    levels: list, method: str | Mapping[str, Mapping[object, float]], baseline: object, factor: str
-) -> tuple[list[str], list[tuple], np.ndarray]:
-    k, at = len(levels), {v: i for i, v in enumerate(levels)}
-    eye = np.eye(k)
-    if isinstance(method, Mapping):
-        C = np.zeros((len(method), k))
-        for row, weights in zip(C, method.values(), strict=True):
-            for name, weight in weights.items():
-                row[_index(name, at, factor)] = weight
-        return list(method), [(None, None)] * len(method), C
-    if method == "pairwise":
-        pairs = list(combinations(range(k), 2))
-    elif method == "baseline":
-        b = _index(baseline, at, factor)
-        pairs = [(i, b) for i in range(k) if i != b]
-    elif method == "mean":
-        return [f"{v} - mean" for v in levels], [(v, None) for v in levels], eye - 1 / k
-    else:
-        raise ValueError(f"method is {method!r}; choose pairwise, baseline, mean or a mapping of weights.")
-    names = [f"{levels[i]} - {levels[j]}" for i, j in pairs]
-    C = np.array([eye[i] - eye[j] for i, j in pairs]).reshape(len(pairs), k)
-    return names, [(levels[i], levels[j]) for i, j in pairs], C
-
-
-def _index(name: object, at: dict, factor: str) -> int:
-    if name not in at:
-        raise ValueError(f"{name!r} is no level of {factor}; choose one of {', '.join(map(str, at))}.")
-    return int(at[name])
 
 
 def _notes(out: pd.DataFrame, factor: str, df: int) -> list[str]:

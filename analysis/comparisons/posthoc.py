@@ -33,18 +33,26 @@ def tukey(
     block: str | Sequence[str] | None = None,
     over: str = "grid",
     level: float = 0.95,
+    variances: str = "pooled",
 ) -> pd.DataFrame:
     """All pairwise differences with Tukey's honest significant difference (Tukey-Kramer where unbalanced).
 
     Layout as in `contrasts`; p and the intervals hold for all pairs together: p = P(Q > sqrt(2) |t|), Q the studentised
-    range of as many means as the factor has levels. Equal variances are assumed; else see `games_howell`. Reference:
-    Kramer, Biometrics 12 (1956) 307; Hayter, Ann. Stat. 12 (1984) 61. Pairs that are not estimable stay empty.
+    range of as many means as the factor has levels. variances: "pooled", one for all levels, as in Tukey's test;
+    "moderated", for each pair between that and its own (see `analysis.comparisons.moderated`), for levels that differ
+    in variance and have too few runs for `games_howell`; models with further terms than the factor and a block have the
+    pooled one. Reference: Kramer, Biometrics 12 (1956) 307; Hayter, Ann. Stat. 12 (1984) 61; Smyth, Stat. Appl. Genet.
+    Mol. Biol. 3 (2004) 1. Pairs that are not estimable stay empty.
 
     >>> frame = pd.DataFrame({"g": list("aaabbbccc"), "y": [1, 2, 3, 2, 3, 4, 8, 9, 10.0]})
     >>> tukey(frame, "y", "g")["p"].round(4).tolist()
     [0.4827, 0.0003, 0.0008]
     """
+    _known(variances)
     out = contrasts(frame, metric, factor, "pairwise", terms, block=block, over=over, level=level)
+    if variances == "moderated":
+        _moderate(out, fit_means(frame, metric, factor, terms, block, over=over), level)
+        return out
     k, df = len(set(out["a"]) | set(out["b"])), float(out["df"].max())
     ok = out["estimable"] & (out["df"] > 0)
     if ok.any():
@@ -53,6 +61,29 @@ def tukey(
         out.loc[ok, "low"], out.loc[ok, "high"] = out["estimate"] - half, out["estimate"] + half
     out.attrs["adjust"] = "tukey"
     return out
+
+
+def _known(variances: str) -> None:
+    if variances not in ("pooled", "moderated"):
+        raise ValueError(f"variances is {variances!r}; choose pooled or moderated.")
+
+
+def _moderate(out: pd.DataFrame, m: Means, level: float) -> None:
+    """Tukey's p and intervals with a variance and degrees of freedom of each pair."""
+    ratio, df_of_level = moderated_differences(m)
+    at, k = {v: i for i, v in enumerate(m.factor.levels)}, len(m.value)
+    rows, columns = (np.array([at[v] for v in out[end]]) for end in ("a", "b"))
+    ok = out["estimable"].to_numpy() & (out["df"] > 0).to_numpy()
+    out["se"] *= np.sqrt(ratio[rows, columns])
+    out["df"] = np.where(ok, np.minimum(df_of_level[rows], df_of_level[columns]), np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        out["t"] = out["estimate"] / out["se"]
+    for df in np.unique(out.loc[ok, "df"]):
+        here = ok & (out["df"] == df).to_numpy()
+        out.loc[here, "p"] = studentized_range_sf(np.sqrt(2) * out.loc[here, "t"].abs().fillna(0.0).to_numpy(), k, df)
+        half = studentized_range_ppf(level, k, float(df)) / np.sqrt(2) * out.loc[here, "se"]
+        out.loc[here, "low"], out.loc[here, "high"] = out["estimate"] - half, out["estimate"] + half
+    out.attrs["adjust"], out.attrs["variances"] = "tukey", "moderated"
 
 
 def games_howell(frame: pd.DataFrame, metric: str, factor: str, *, level: float = 0.95) -> pd.DataFrame:
@@ -204,8 +235,7 @@ def best_set(
     >>> best_set(frame, "y", "g")["in_set"].to_dict()
     {'c': True, 'b': False, 'a': False}
     """
-    if variances not in ("pooled", "moderated"):
-        raise ValueError(f"variances is {variances!r}; choose pooled or moderated.")
+    _known(variances)
     maximize = higher_is_better(metric) if maximize is None else maximize
     m = fit_means(frame, metric, factor, terms, block)
     k, notes = len(m.value), list(m.model.notes)

@@ -23,11 +23,13 @@ def best(
     F: float,
     within: float | None,
     fresh: pd.DataFrame | None = None,
+    among: bool = False,
 ) -> Part:
     """The set of the best (Hsu), the winner's mean as picked and as expected, and what is within a margin of the best.
 
     To be said only of a factor that matters; else see `leader`. F: the factor's, for the shrinkage. fresh: runs on
-    seeds that had no part in the choice; where the winner has some, its estimate is theirs.
+    seeds that had no part in the choice; where the winner has some, its estimate is theirs. among: say of which levels
+    the best is told, where several factors have a best level of their own.
     """
     try:
         table = best_set(frame, metric, factor, block=block, variances="moderated")
@@ -44,6 +46,7 @@ def best(
         said = f"With 95 % confidence the best is {first}."
     else:
         said = f"With 95 % confidence the best is among these {k}: {named(names)}."
+    said = f"Among the {plural(factor)}: {said[0].lower() if k < len(table) else said[0]}{said[1:]}" if among else said
     method = "Best: Hsu's comparison with the best"
     claim = Claim("best set", factor.strip("()"), "undecided" if k == len(table) else "yes", said, estimate=float(k),
                   level=0.95, units=int(table["n"].sum()), method=method, levels=tuple(map(str, inside)))  # fmt: skip

@@ -173,7 +173,9 @@ def _together(
         single = [
             term for term in found if ":" not in term and not any(term in t.split(":") for t in found if ":" in t)
         ]
-        parts += [best(runs, metric, term, block, _f_of(runs, metric, term, block), within) for term in single]
+        for term in single:
+            F = float(oneway(runs, metric, term, block=block)["F"].iloc[0])
+            parts.append(best(runs, metric, term, block, F, within, among=len(single) > 1))
     elif runs.groupby(DESIGN).size().max() > 1:
         table = verdicts(runs, metric, [DESIGN], block).loc[DESIGN]
         if found and table["p_claim"] < ALPHA:
@@ -184,10 +186,6 @@ def _together(
         parts.append(leader(runs, metric, DESIGN, None, "one run of each does not say"))
     parts += [anchors(runs, metric, DESIGN, block), Part([blocking.said, units])]
     return parts
-
-
-def _f_of(frame: pd.DataFrame, metric: str, factor: str, block: str | None) -> float:
-    return float(oneway(frame, metric, factor, block=block)["F"].iloc[0])
 
 
 def _main_factor(frame: pd.DataFrame, metric: str) -> str | None:

@@ -9,7 +9,7 @@ from scipy import stats
 from analysis.comparisons.means import fit_means
 from analysis.comparisons.moderated import moderated_means
 from analysis.conclusions.claims import Claim, Part
-from analysis.conclusions.words import end, figure, level_of, percent
+from analysis.conclusions.words import DESIGN, end, figure, level_of, percent, plural
 from analysis.linear_model.blocks import SEED
 from analysis.linear_model.quadrature import one_factor_ppf
 
@@ -30,8 +30,9 @@ def anchors(frame: pd.DataFrame, metric: str, factor: str, block: str | None) ->
         best, worst = (f"{percent(float(v))} %" for v in (share.max(), share.min()))
         if own_floors(frame, metric, factor, block):
             low, high = floor_of.min(), floor_of.max()
+            whose = plural(factor).capitalize() if factor in (DESIGN, "placement") else "Levels"
             said = (
-                f"Levels have floors of their own ({figure(low)} to {figure(high)}, the model untuned). Of the way "
+                f"{whose} have floors of their own ({figure(low)} to {figure(high)}, the model untuned). Of the way "
                 f"from its floor to its ceiling {level_of(factor, share.idxmax())} goes furthest, {best}, and "
                 f"{level_of(factor, share.idxmin())} least, {worst}."
             )
@@ -90,17 +91,19 @@ def _gain(runs: pd.DataFrame, metric: str, factor: str, block: str | None) -> Pa
     if bounds is None:
         return Part(["There is one run of each level, so nothing says whether such a gain is chance."])
     best, mean, low, high, least, units = bounds
+    name = level_of(factor, best)
+    one = factor.strip("()") if factor in (DESIGN, "placement") else f"level of {factor}"
     method = "Floor: bounds of the gain"
     if low > 0:
-        said = f"With 95 % confidence some level gained over its floor: {best} by at least {figure(low, 2)}."
+        said = f"With 95 % confidence some {one} gained over its floor: {name} by at least {figure(low, 2)}."
         verdict = "yes"
     elif least < 0:
-        said = f"With 95 % confidence every level is worse in {metric} than the model untuned."
+        said = f"With 95 % confidence every {one} is worse in {metric} than the model untuned."
         verdict = "no"
     else:
         said = (
-            f"Whether training moved {metric} from its floor these runs cannot tell: gains of the best level "
-            f"({best}) between {figure(low, 2)} and {figure(high, 2)} agree with them."
+            f"Whether training moved {metric} from its floor these runs cannot tell: gains of the best {one} "
+            f"({name}) between {figure(low, 2)} and {figure(high, 2)} agree with them."
         )
         verdict = "undecided"
     return Part([said], [Claim("above floor", str(best), verdict, said, mean, low, high, 0.95, units=units,

@@ -178,9 +178,10 @@ def _found(
     more = [f"{_name(t)}, {omega_words(r)} ({test_words(r, family)})" for t, r in found.iloc[1:].iterrows()]
     said += [f"What matters, too: {'; '.join(more)}."] if more else []
     if together:
+        pairs = f"{together[0]} act together" if len(together) == 1 else f"factors act together ({'; '.join(together)})"
         said.append(
-            f"As {'; '.join(together)} act together, what one of them does depends on the other, and a test of one "
-            f"alone is about its average over the other{_weights(type)}."
+            f"As {pairs}, what one of them does depends on the other, and a test of one alone is about its "
+            f"average over the other{_weights(type)}."
         )
     return said
 

@@ -23,15 +23,19 @@ def is_numeric(frame: pd.DataFrame, factor: str) -> bool:
     return bool(numbers and column.nunique() > 2 and factor != "seed")
 
 
+def over_logarithm(column: pd.Series) -> bool:
+    """Whether levels are taken to grow by factors: all above 0, and the largest eight times the smallest or more."""
+    levels = pd.to_numeric(column)
+    return bool(levels.min() > 0 and levels.max() / levels.min() >= _WIDE)
+
+
 def trend_table(
     frame: pd.DataFrame, metric: str, factor: str, terms: Sequence[str], block: str | None
 ) -> tuple[pd.DataFrame, bool]:
     """`analysis.trends` of a factor in the stratum it is tested in, and whether it is over the logarithm."""
     runs, given, own = stratum_of(frame, metric, factor, terms, block)
-    levels = pd.to_numeric(runs[factor])
-    log = bool(levels.min() > 0 and levels.max() / levels.min() >= _WIDE)
-    others = [t for t in given if factor not in t.split(":")]
-    return trends(runs, metric, factor, others, block=own, log=log), log
+    log = over_logarithm(runs[factor])
+    return trends(runs, metric, factor, given, block=own, log=log), log
 
 
 def trend(frame: pd.DataFrame, metric: str, factor: str, terms: Sequence[str], block: str | None) -> Part:

@@ -100,7 +100,7 @@ def _write(
     random: Sequence[str],
 ) -> Report:  # fmt: skip
     from analysis.report import pictures
-    from analysis.report.sections import details
+    from analysis.report.sections import costs, details
     from analysis.report.sections.cells import heatmap_section
     from analysis.report.sections.claimed import claims_section
     from analysis.report.sections.compare import compare_section
@@ -146,8 +146,8 @@ def _write(
         pictures.samples_section(study, folder, order, score_digits(study)),
         noise_section(study, folder, order),
         compare_section(study, means, compare, folder),
-        details.costs_section(study, folder, means),
-        details.sizes_section(study, folder),
+        costs.costs_section(study, folder, means),
+        costs.sizes_section(study, folder),
         details.training_section(study, folder, [design for design, _ in order]),
         details.failures_section(study, folder),
         assumptions_section(study, folder, type) if several else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -23,8 +24,10 @@ from analysis.report.samples import (
 )
 from analysis.report.study import Study
 from analysis.report.words import number
+from sdpet.files import hash_images, load_folder, read_yaml
 
 MAX_ROWS = 24
+MOST_PIXELS = 4096  # side of a model's images
 PICTURES = {".png", ".jpg", ".jpeg", ".webp"}
 
 
@@ -111,7 +114,7 @@ def _references(study: Study, count: int, side: int) -> Strip | None:
     task = record.get("task") or {}
     if task.get("name") not in (None, "dreambooth"):
         return None
-    folders = _configured(study, "subject_dir")
+    folders = [folder for folder in _configured(study, "subject_dir") if _is_reference(folder, record)]
     if task.get("data") == "lab":
         package = importlib.util.find_spec("sdpet")
         if package and package.origin:
@@ -126,16 +129,31 @@ def _references(study: Study, count: int, side: int) -> Strip | None:
     return None
 
 
+def _is_reference(folder: Path, record: dict[str, Any]) -> bool:
+    """Whether the folder holds the very pictures that the runs were scored against.
+
+    A config that was received could name any folder of this machine, and its pictures would go onto the page.
+    """
+    protocol = record.get("protocol") or {}
+    size, digest = protocol.get("image_size"), protocol.get("reference_hash")
+    if not isinstance(size, int) or not 0 < size <= MOST_PIXELS or not folder.is_dir():
+        return False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return hash_images(load_folder(folder, size, "subject")) == digest
+    except (OSError, ValueError):
+        return False
+
+
 def _configured(study: Study, key: str) -> list[Path]:
     """The folder that the first run's configuration names under `data`, if it does."""
-    import yaml
-
-    file = Path(str(study.done["path"].iloc[0])) / "config.yaml"
     try:
-        named = (yaml.safe_load(file.read_text(encoding="utf-8")).get("data") or {}).get(key)
-    except (OSError, yaml.YAMLError, AttributeError):
+        config = read_yaml(Path(str(study.done["path"].iloc[0])) / "config.yaml")
+        named = (config.get("data") or {}).get(key)
+    except (OSError, ValueError, AttributeError):
         return []
-    return [Path(str(named)).expanduser()] if named else []
+    return [Path(named).expanduser()] if isinstance(named, str) and "\0" not in named else []
 
 
 def _base_samples(study: Study, role: str, columns: Sequence[Key], side: int) -> Strip | None:

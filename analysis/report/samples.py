@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
-import json
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
+
+from sdpet.files.images import UNREADABLE
+from sdpet.files.received import inside, read_json_lines
 
 BUDGET = 2_400_000  # bytes of all sample images in one report, so that the page stays well under 5 MB
 COLUMNS = 8
@@ -44,14 +47,17 @@ def sample_index(folder: Path, run_seed: object, role: str) -> dict[Key, Path]:
     """The images of a run that lie in `folder` in that role, by what they were drawn from; empty where none are."""
     index = folder / "index.jsonl"
     found: dict[Key, Path] = {}
-    if not index.is_file():
+    try:
+        rows = list(read_json_lines(index))
+    except (OSError, ValueError):
         return found
-    for line in index.read_text(encoding="utf-8").splitlines():
+    for _, entry in rows:
+        if not isinstance(entry, dict) or not isinstance(entry.get("seed"), int | float | str | None):
+            continue  # a line cut short when the run was stopped, or none that sdpet writes
         try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # a line cut short when the run was stopped
-        file = folder / str(entry.get("file", ""))
+            file = inside(folder, entry.get("file"), index)
+        except ValueError:
+            continue  # a picture outside the study's folder belongs to no page
         if entry.get("role", "subject") == role and file.is_file():
             found[run_seed, entry.get("seed"), str(entry.get("prompt", ""))] = file
     return found
@@ -74,11 +80,13 @@ def shared_columns(indexes: Sequence[dict[Key, Path]], count: int = COLUMNS) -> 
 
 
 def data_uri(file: Path, side: int) -> str | None:
-    """The image as a data URI, at most `side` pixels wide and high; None where it cannot be read."""
+    """The image as a data URI, at most `side` pixels wide and high; None where it cannot be read, or is huge."""
     try:
-        with Image.open(file) as image:
-            picture = image.convert("RGB")
-    except (OSError, ValueError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                picture = image.convert("RGB")
+    except (*UNREADABLE, Image.DecompressionBombWarning):
         return None
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,6 +22,7 @@ from analysis.runs.load import factor_columns, higher_is_better, load_results
 from analysis.runs.progress import confirming
 from analysis.runs.records import FIRST, with_scores
 from analysis.runs.roles import is_of_records
+from sdpet.files.record_file import read_record
 
 DESIGN = "(design)"  # a column that no table has
 
@@ -159,10 +159,11 @@ class Study:
         found: dict[str, dict[str, Any]] = {}
         if {"path", "run_id"} <= set(self.runs):
             for path, run_id in zip(self.runs["path"], self.runs["run_id"], strict=True):
-                file = Path(str(path)) / "record.json"
-                if file.is_file():
-                    record = with_scores(json.loads(file.read_text(encoding="utf-8")), self.scores)
-                    found.update({str(run_id): record} if record else {})
+                try:
+                    record = with_scores(read_record(Path(str(path)) / "record.json"), self.scores)
+                except (OSError, ValueError):  # a path of a table, or a record that was removed meanwhile
+                    continue
+                found.update({str(run_id): record} if record else {})
         return found
 
     @cached_property
@@ -175,7 +176,7 @@ class Study:
 
     def images_of(self, path: object) -> Path:
         """The folder of the images that the run at this path was scored by; its noise map lies beside it."""
-        return Path(str(path)) / self._record_at.get(str(path), {}).get("samples", "samples")
+        return Path(str(path)) / (self._record_at.get(str(path), {}).get("samples") or "samples")
 
     @cached_property
     def bases(self) -> dict[Any, Path]:

@@ -20,6 +20,7 @@ from analysis.runs.statuses import has_status
 NO_BLOCK = "none"
 _MOST_SCORES = 12  # scores beside the one analysed, in a table that has many
 _MOST_LEVELS = 100
+FIRST_CHOICE = "clip_i"  # the score of our own runs where none is named, whichever record is read first
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _score(runs: pd.DataFrame, metrics: list[str], asked: str | None, factors: l
             numbers = [] if is_of_records(runs) else [c for c in map(str, runs.columns) if _is_numeric(runs[c])]
             hint = f"; --metric takes any column of numbers: {', '.join(numbers[:12])}" if numbers else ""
             raise ValueError(f"No run in {source} has a score{why}{hint}.")
-        return usable[0]
+        return FIRST_CHOICE if is_of_records(runs) and FIRST_CHOICE in usable else usable[0]
     try:
         name = column_named(asked, list(map(str, runs.columns)))
     except ValueError:
@@ -201,6 +202,10 @@ def runs_to_compare(runs: pd.DataFrame, metric: str, block: str | None = None) -
 def _left_out(runs: pd.DataFrame, which: pd.Series, what: str) -> str:
     count = int(which.sum())
     verb = "runs has" if count == 1 else "runs have"
+    if is_of_records(runs) and "task" in runs and runs["task"].nunique() > 1:  # each task has scores of its own
+        tasks = runs.loc[which, "task"].dropna().unique()
+        if len(tasks) == 1 and not (runs.loc[~which, "task"] == tasks[0]).any():
+            verb = f"runs, those of task {tasks[0]}, {'has' if count == 1 else 'have'}"
     return f"{count} of {len(runs)} {verb} {what} and {'is' if count == 1 else 'are'} left out."
 
 
@@ -247,8 +252,19 @@ def _said(choices: Choices) -> str:
         why = "no word for a loss, an error or a cost in its name; --minimize turns that"
     score = asked.why("score") if asked.metric or by_model else "guessed; --metric names another"
     text = f"Score: {outer(metric)} ({score}), {way} ({why})."
-    factors = ", ".join(map(outer, choices.factors)) or "none varies"
+    factors = ", ".join(_with_parts(choices.factors)) or "none varies"
     why = asked.why("factors") if asked.factors or by_model else "guessed; --factors names others"
     text += f" Factors: {factors} ({why})."
     block = outer(choices.block) if choices.block and choices.block not in choices.factors else "none"
     return text + f" Block: {block} ({'as asked' if asked.block else 'guessed; --block names another, or none'})."
+
+
+def _with_parts(factors: Sequence[str]) -> list[str]:
+    """The factors' names; din and dout stand with the placement, whose parts they are."""
+    parts = [f for f in factors if f in ("din", "dout")] if "placement" in factors else []
+    said = " and ".join(parts)
+    return [
+        f"placement (with {said})" if name == "placement" and parts else outer(name)
+        for name in factors
+        if name not in parts
+    ]

@@ -12,7 +12,11 @@ from typing import Any
 
 from analysis.runs.settings.factors import add_factors
 from sdpet.config import FACTORS as EVERY
+from sdpet.files.digests import changed_files, is_changed
+from sdpet.files.record_file import read_record
 
+MOST_CHECKED = 1000  # runs whose files are compared with the digests in their records
+MOST_NAMED = 5  # files that a note names
 FACTORS = tuple(EVERY)  # of every record
 
 FIRST, LAST = "first", "last"  # of the scores of a run
@@ -42,20 +46,26 @@ def read_records(folder: Path, notes: list[str], scores: str = FIRST) -> Told:
     kept: list[tuple[dict[str, Any], Path]] = []  # settings, factors and folder of each row
     metrics: dict[str, None] = {}
     asked: dict[str, None] = {}
-    unreadable, twice, unscored = [], 0, 0
+    unreadable: list[str] = []
+    changed: list[str] = []
+    twice = unscored = 0
     later: dict[bool, list[Row]] = {True: [], False: []}  # whether the row holds scores that evaluate.py added
-    for path in _find_records(folder):
+    for number, path in enumerate(_find_records(folder)):
         try:
-            record = json.loads(path.read_bytes())
+            record = read_record(path)
             chosen = with_scores(record, scores)
             if chosen is None:
                 unscored += 1
                 asked.update(dict.fromkeys(" ".join(e.get("asked") or []) for e in record.get("evaluations") or []))
                 continue
             row = flatten(chosen, path)
-        except (OSError, ValueError, TypeError, AttributeError, KeyError):
-            unreadable.append(str(path))
+        except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+            unreadable.append(str(error) if str(path) in str(error) else f"{path} ({type(error).__name__})")
             continue
+        if number < MOST_CHECKED:
+            changed += changed_files(path.parent, record)
+        elif is_changed(record):
+            changed.append(f"{path} was changed")
         twice += row["run_id"] in rows
         if rows.setdefault(row["run_id"], row) is row:
             kept.append(({key: chosen.get(key) for key in ("settings", "factors")}, path.parent))
@@ -63,7 +73,12 @@ def read_records(folder: Path, notes: list[str], scores: str = FIRST) -> Told:
                 later[chosen is not record].append(row)
         metrics.update(dict.fromkeys(chosen.get("metrics") or {}))
     if unreadable:
-        notes.append(f"{len(unreadable)} record(s) could not be read and are left out, the first is {unreadable[0]}.")
+        notes.append(f"{len(unreadable)} record(s) could not be read and are left out: {_named(unreadable)}.")
+    if changed:
+        notes.append(
+            f"{len(changed)} file(s) are not as they were when the runs ended: {_named(changed)}; the scores are those "
+            "of the records. python -m sdpet.study verify lists all such files."
+        )
     if twice:
         notes.append(f"{twice} run(s) are in the folder more than once and are counted once.")
     if unscored:
@@ -78,6 +93,11 @@ def read_records(folder: Path, notes: list[str], scores: str = FIRST) -> Told:
         )
     names, keys = add_factors(list(rows.values()), [one for one, _ in kept], [where for _, where in kept], notes)
     return Told(list(rows.values()), list(metrics), names, keys)
+
+
+def _named(problems: list[str]) -> str:
+    more = f"; and {len(problems) - MOST_NAMED} more" if len(problems) > MOST_NAMED else ""
+    return "; ".join(problem.rstrip(".") for problem in problems[:MOST_NAMED]) + more
 
 
 def _mixed_scores(later: list[Row], first: list[Row]) -> str:
@@ -202,4 +222,5 @@ def _find_records(folder: Path) -> Iterator[Path]:
             folders.clear()  # a run folder holds no other runs, but maybe thousands of samples
             yield Path(root) / "record.json"
         # Neither the untuned base model's samples, nor a report, nor W&B's own files hold runs.
-        folders[:] = sorted(name for name in folders if name not in ("base", "report", "wandb"))
+        # What stands in hidden folders was replaced, or belongs to caches.
+        folders[:] = sorted(n for n in folders if n not in ("base", "report", "wandb") and not n.startswith("."))

@@ -53,6 +53,8 @@ def _said(name: str) -> str:
     scores = [w for w in heads if w in _SCORES or w.endswith(("loss", "error", "acc"))]
     if last in _SETTINGS:
         return "factor"
+    if heads == ["rate"]:
+        return ""  # of errors or of learning: its values tell
     if last == "rate" and not (set(scores) - {"rate"}) and set(words) & (_SETTINGS | {"learn"}):
         return "factor"
     if scores:

@@ -105,8 +105,8 @@ def _levene(model: Model, out: pd.DataFrame, center: str, alpha: float, block) -
         return _row(np.nan, np.nan, None, "Equal variances cannot be checked: no deviation varies within the cells.")
     if smallest < FEWEST:
         return _row(float(W), float(p), None, f"{smallest} runs in a cell are too few for a test of equal variances: "
-                    "about means it rejects half of all studies without cause, about medians none. The wild bootstrap "
-                    "does without equal variances.")  # fmt: skip
+                    "about means it rejects far too often (with 3 runs in half of all studies without cause), about "
+                    "medians hardly ever. The wild bootstrap does without equal variances.")  # fmt: skip
     if p < alpha:
         text = f"The variances differ between cells (p = {p:.2g}): trust Welch, Games-Howell and hc3 more than F."
     else:

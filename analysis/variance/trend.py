@@ -27,11 +27,12 @@ def trends(
 ) -> pd.DataFrame:
     """Split the effect of a numeric factor (mid_dim, scale, ...) into polynomial trends, adjusted for other terms.
 
-    terms: further factors of the model. degree: highest trend (default: 3, or one less than the levels); what the
-    levels show beyond it is the row "lack of fit". log: the trend is over the logarithm, as suits factors that double.
-    Each trend is adjusted for the lower ones; the residual is that of the model with the factor as levels. Index
-    trend; columns slope (of the linear trend alone, metric per unit or, with log, per factor e), sum_sq, df, F, p,
-    eta2_partial, omega2_partial. Reference: Draper & Smith, Applied Regression Analysis (1998), ch. 22.
+    terms: further terms of the model; those that hold the factor (interactions) count for the residual only. degree:
+    highest trend (default: 3, or one less than the levels); what the levels show beyond it is the row "lack of fit".
+    log: the trend is over the logarithm, as suits factors that double. Each trend is adjusted for the lower ones; the
+    residual is that of the model with the factor as levels. Index trend; columns slope (of the linear trend alone,
+    metric per unit or, with log, per factor e), sum_sq, df, F, p, eta2_partial, omega2_partial. Reference: Draper &
+    Smith, Applied Regression Analysis (1998), ch. 22.
 
     >>> frame = pd.DataFrame({"m": [1, 2, 4, 8] * 3, "y": [1, 2.1, 3.2, 4, 1.2, 2, 2.9, 4.1, 0.9, 2.2, 3.1, 3.9]})
     >>> trends(frame, "y", "m", log=True)["p"].lt(0.05).to_dict()
@@ -49,12 +50,13 @@ def trends(
         raise ValueError(f"{factor} has one level, so it has no trend.")
     data = frame.assign(**{factor: values})
     given = [terms] if isinstance(terms, str) else list(terms)
+    given = [term for term in given if term != factor]
     model = build(data, metric, [*given, factor] if given else [factor], block=block)
     reduced = Reduced(model)
     solution = Coefficients(reduced.R, reduced.z)
     df2 = model.n - solution.rank
     rss = reduced.residual(orthonormal(reduced.R))
-    base = orthonormal(reduced.of([(), *(t for t in model.terms if t != (factor,))]))
+    base = orthonormal(reduced.of([(), *(t for t in model.terms if factor not in t)]))
     f = model.factors[factor]
     f.degree = degree
     shapes = trend_values(f)

@@ -14,6 +14,7 @@ from hydra.errors import CompactHydraException, MissingConfigException, Override
 
 from sdpet.config.schema import unknown_key
 from sdpet.files.atomic import no_space
+from sdpet.files.terminal import print_in_any_encoding
 from sdpet.runs.libraries import silence_libraries
 from sdpet.study.options import unknown_option
 from sdpet.study.signals import exit_on_sigterm
@@ -45,6 +46,7 @@ def run_command(main: Callable[[], Any]) -> None:
 
 def set_up_process() -> None:
     """Process-wide settings of a command: silence libraries, and print the log of this package as notes."""
+    print_in_any_encoding()
     silence_libraries()
     logger = logging.getLogger("sdpet")
     if not logger.handlers:

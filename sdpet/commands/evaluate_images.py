@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from sdpet.config import check_groups
 from sdpet.files.atomic import write_atomic
+from sdpet.files.digests import read_signed, signed
+from sdpet.files.received import read_json_lines
+from sdpet.files.record_file import is_scores
 from sdpet.runs.record import Record
 from sdpet.study.report import scores_table
 
@@ -73,7 +76,7 @@ def evaluate_images(given: Any) -> None:
             "missing": known.missing,
             "protocol": protocol,
         }
-        text = to_json(content, indent=1)
+        text = to_json(signed(content), indent=1)
         write_atomic(file, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
     shown = Record("", "", "finished", {}, {}, metrics=scores)
     done = "" if stored is None else " (already scored with this protocol; skipped)"
@@ -99,10 +102,11 @@ def _drawn_for(given: Any, files: list[Path]) -> list[EvalImage]:
             )
         return [EvalImage(prompt, "prompt", prompt) for prompt in prompts]
     index = files[0].parent / "index.jsonl"
-    rows = []
-    if index.is_file():
-        rows = [json.loads(line) for line in index.read_text(encoding="utf-8").splitlines() if line.strip()]
-    known = {row.get("file"): row for row in rows}
+    lines = list(read_json_lines(index)) if index.is_file() else []
+    if bad := [number for number, row in lines if not isinstance(row, dict)]:
+        raise ValueError(f"line {bad[0]} of {index} is no JSON object; mend it, or give prompts=FILE.")
+    rows = [row for _, row in lines]
+    known = {str(row.get("file")): row for row in rows}
     if not all(known.get(file.name, {}).get("prompt") for file in files):
         return [EvalImage("", "prompt", "")] * len(files)
     token = _token(index.parent)
@@ -122,8 +126,5 @@ def _token(samples: Path) -> str | None:
 
 
 def _stored(file: Path, protocol: Mapping[str, Any]) -> dict[str, float] | None:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        return content["metrics"] if content["protocol"] == json.loads(json.dumps(protocol)) else None
-    except (OSError, ValueError, KeyError):
-        return None
+    content = read_signed(file, protocol, place="protocol")
+    return content["metrics"] if content and is_scores(content.get("metrics")) else None

@@ -147,7 +147,16 @@ def finished_jobs(given: Any, overrides: Sequence[str]) -> tuple[list[StoredJob]
     for folder in folders:
         config = changed(folder, given, overrides)
         record = Record.read(folder)
-        if record.status == "finished":
+        changed_since = record.changed(folder)
+        damaged = [text for text in changed_since if not text.endswith(("index.jsonl was changed", "is missing"))]
+        if damaged and record.status == "finished":
+            left_out.append(
+                f"{damaged[0]} since the run ended; put back the file as it was, or delete the key digests from "
+                f"{folder / FILE} to take what is there."
+            )
+        elif record.status == "finished":
+            for text in changed_since:
+                print(f"note: {text} since the run ended.", file=sys.stderr)
             jobs.append(StoredJob(folder, config, record))
         else:
             left_out.append(f"{folder} {record.status} ({record.reason}); only finished runs can be scored again.")

@@ -103,6 +103,11 @@ def hash_images(images: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+def hash_bytes(content: bytes | memoryview) -> str:
+    """Hash bytes, such as a file's content; hex digits."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
 def hash_text(text: str) -> str:
     """Hash a text; hex digits."""
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -5,6 +5,7 @@ Every reader raises ValueError with one sentence that names the file. Nothing he
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import stat
@@ -12,11 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from sdpet.files.plain_json import finite
+
 MOST_BYTES = 64 << 20  # of one JSON or text file; records of the longest studies have well below 1 MB
 MOST_CONFIG_BYTES = 1 << 20
 MOST_DEPTH = 64  # mappings and lists inside each other
 MOST_ITEMS = 2_000_000  # values of one file, with those that YAML's aliases repeat
-MOST_DIGITS = 40  # of a whole number
+MOST_WHOLE = 10**40  # beyond it, whole numbers are none that sdpet writes
 INTERPOLATION = "${"
 
 
@@ -73,31 +76,51 @@ def read_json_lines(path: Path, most: int = MOST_BYTES) -> Iterator[tuple[int, A
                 yield number, error
 
 
-def parsed(where: object, text: str | bytes) -> Any:
-    """Parse JSON; ValueError (one sentence that begins with `where`) if it is damaged, too deep or has huge numbers."""
+def parsed(where: object, text: str) -> Any:
+    """Parse JSON.
+
+    Parameters
+    ----------
+    where : object
+        What errors call the text.
+    text : str
+
+    Returns
+    -------
+    any
+        Numbers that are not finite are None.
+
+    Raises
+    ------
+    ValueError
+        It is damaged, nested too deeply, or has a number of too many digits.
+    """
     try:
-        found = json.loads(text, parse_int=_whole)
+        found = json.loads(text)
     except RecursionError:
-        raise ValueError(f"{where} is nested too deeply to be read.") from None
+        raise ValueError(f"{where} is nested more than {MOST_DEPTH} levels deep.") from None
     except ValueError as error:
         raise ValueError(f"{where} is not readable as JSON ({' '.join(str(error).split())}).") from None
-    _check_size(found, where)
-    return found
+    return found if _check(found, where) else finite(found)
 
 
 def read_yaml(path: Path, most: int = MOST_CONFIG_BYTES) -> Any:
     """Read YAML of plain values, with limits on size and depth, and without interpolation; raises as `read_text`."""
+    return parsed_yaml(path, read_text(path, most))
+
+
+def parsed_yaml(where: object, text: str) -> Any:
+    """Parse YAML of plain values; `where` is what errors (ValueError) call the text."""
     import yaml
 
-    text = read_text(path, most)
     try:
         found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except RecursionError:
-        raise ValueError(f"{path} is nested too deeply to be read.") from None
+        raise ValueError(f"{where} is nested too deeply to be read.") from None
     except (yaml.YAMLError, ValueError, AttributeError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read ({' '.join(str(error).split())}).") from None
-    _check_size(found, path)
-    _refuse_interpolation(found, path)
+        raise ValueError(f"{where} cannot be read ({' '.join(str(error).split())}).") from None
+    _refuse_repetition(found, where)
+    _refuse_interpolation(found, where)
     return found
 
 
@@ -157,21 +180,40 @@ def _bytes(path: Path, most: int) -> bytes:
 
 def _decoded(path: Path, content: bytes) -> str:
     try:
-        return content.decode("utf-8-sig")
+        return content.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not a text in UTF-8.") from None
 
 
-def _whole(digits: str) -> int:
-    if len(digits) > MOST_DIGITS:
-        raise ValueError(f"a number has {len(digits)} digits")
-    return int(digits)
+def _check(content: Any, where: object) -> bool:
+    """Raise ValueError for content that is nested too deeply or has huge numbers; returns whether all are finite."""
+    try:
+        return _walk([content], MOST_DEPTH)
+    except RecursionError:
+        raise ValueError(f"{where} is nested more than {MOST_DEPTH} levels deep.") from None
+    except OverflowError:
+        raise ValueError(f"{where} holds a whole number of more than {len(str(MOST_WHOLE)) - 1} digits.") from None
 
 
-def _check_size(content: Any, where: object) -> None:
-    """Raise ValueError for content that is nested too deeply, or that repeats itself beyond all measure."""
-    left = MOST_ITEMS
-    level = [content]
+def _walk(content: dict[Any, Any] | list[Any], depth: int) -> bool:
+    """Whether all numbers are finite. Records of thousands of runs are read so, hence one quick loop."""
+    if not depth:
+        raise RecursionError
+    ok = True
+    for item in content.values() if type(content) is dict else content:
+        kind = type(item)
+        if kind is float:
+            ok = ok and item - item == 0
+        elif kind is dict or kind is list:
+            ok = _walk(item, depth - 1) and ok
+        elif kind is int and not -MOST_WHOLE < item < MOST_WHOLE:
+            raise OverflowError
+    return ok
+
+
+def _refuse_repetition(content: Any, where: object) -> None:
+    """Raise ValueError for YAML whose aliases repeat its content beyond all measure, or for ever."""
+    left, level = MOST_ITEMS, [content]
     for _ in range(MOST_DEPTH):
         level = [item for value in level if isinstance(value, dict | list) for item in _items(value)]
         left -= len(level)

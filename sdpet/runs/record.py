@@ -5,7 +5,6 @@ Nothing here imports torch: the analysis reads records through this module or fr
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import re
@@ -21,11 +20,13 @@ from typing import Any
 import sdpet
 from sdpet.config import RunConfig, given_factors
 from sdpet.files.atomic import write_atomic
+from sdpet.files.digests import changed_files, digests_of, record_digest
 from sdpet.files.plain_json import finite, to_json
+from sdpet.files.record_file import FILE, FORMAT, LaterFormat, read_record
 
-FORMAT = 1
-FILE = "record.json"
+WEIGHTS, SAMPLES, CONFIG = "the trained weights", "the samples", "config.yaml"  # what a run may have lost
 STATUSES = ("finished", "diverged", "failed")
+MAY_BE_NULL = ("reason", "peak_memory", "git_sha", "trained_in")
 
 
 @cache
@@ -97,6 +98,8 @@ class Record:
         run_id of the run of this study that trained the weights, if another one did.
     evaluations : list
         Further scores, added by evaluate.py.
+    digests : dict
+        Digests of the record and of the run's files when it was written, see `sdpet.files.digests`.
     settings : dict
         Every key that can change the result, by dotted key (see `sdpet.config.settings_of`). From the settings of all
         runs of a study, `sdpet.config.varying` decides which are factors. Empty in records of older versions.
@@ -124,11 +127,17 @@ class Record:
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
+    digests: dict[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        """Write record.json atomically. Numbers that are not finite become null, since JSON has no such numbers."""
+        """Write record.json atomically, with digests of itself and of the run's files in `folder`.
+
+        Numbers that are not finite become null, since JSON has no such numbers.
+        """
         if self.status not in STATUSES:
             raise ValueError(f"status must be one of {', '.join(STATUSES)}, not {self.status!r}.")
+        found = digests_of(folder, self._floors(), self.digests)
+        self.digests = {"record": record_digest(self.content()), **found}
         text = to_json(self.content(), indent=1)
         text = re.sub(
             r"\[\s+([-\d.e]+),\s+([-\d.e]+|null)\s+\]", r"[\1, \2]", text
@@ -156,34 +165,51 @@ class Record:
 
         Raises
         ------
+        LaterFormat
+            A later version of sdpet wrote it; it is a ValueError.
         ValueError
             The folder has no record, so the run is not complete, or the record cannot be read.
         """
         path = Path(folder) / FILE
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_record(path)
         except FileNotFoundError:
             raise ValueError(f"{folder} holds no {FILE}; it is not the folder of a complete run.") from None
-        except (OSError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} cannot be read as a record ({error}).") from None
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise ValueError(f"{path} is not a record of format {FORMAT}.")
         known = {f.name for f in fields(cls)}
         try:
-            return cls(**{key: value for key, value in content.items() if key in known})
+            return cls(
+                **{
+                    key: value
+                    for key, value in content.items()
+                    if key in known and (value is not None or key in MAY_BE_NULL)
+                }
+            )
         except TypeError as error:
             raise ValueError(f"{path} lacks keys of a record ({error}).") from None
 
     @classmethod
     def find(cls, folder: Path) -> Record | None:
-        """The record in the folder; None if the run is not complete or files that belong to it are missing."""
+        """The record in the folder; None if the run is not complete or files that belong to it are missing.
+
+        Raises LaterFormat if a later version of sdpet wrote the record: the run is complete, and is left alone.
+        """
+        record = cls.readable(folder)
+        return None if record is None or record.lacks(folder) else record
+
+    @classmethod
+    def readable(cls, folder: Path) -> Record | None:
+        """The record in the folder, whether or not files that belong to it are missing; None if none can be read.
+
+        Raises LaterFormat as `find`.
+        """
         if not (folder / FILE).exists():
             return None
         try:
-            record = cls.read(folder)
+            return cls.read(folder)
+        except LaterFormat:
+            raise
         except ValueError:
             return None
-        return None if record.lacks(folder) else record
 
     def lacks(self, folder: Path) -> str | None:
         """Which files (weights, samples, config) were lost after the record was written; None if none is missing."""
@@ -191,10 +217,23 @@ class Record:
             return None
         weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         if weights != self.sizes.get("bytes", weights):
-            return "the trained weights"
+            return WEIGHTS
         if self.status == "finished" and not (folder / "samples" / "index.jsonl").exists():
-            return "the samples"
-        return None if (folder / "config.yaml").exists() else "config.yaml"
+            return SAMPLES
+        return None if (folder / CONFIG).exists() else CONFIG
+
+    def changed(self, folder: Path) -> list[str]:
+        """The files of the run that were changed since the record was written, and those that are missing."""
+        return changed_files(folder, read_record(folder / FILE))
+
+    def changed_weights(self, folder: Path) -> list[str]:
+        """`changed`, of the trained weights and their description only."""
+        return changed_files(folder, {"digests": self.digests}, (".safetensors", ".json"))
+
+    def _floors(self) -> list[str]:
+        """Indexes of the untuned model's images that the scores are compared with, below the study's folder."""
+        bases = [f"base/seed{self.factors.get('seed')}", *(str(e["base"]) for e in self.evaluations if e.get("base"))]
+        return sorted({f"{base}/samples/index.jsonl" for base in bases})
 
 
 def factors(config: RunConfig, mid_dim: int | None = None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ The file `.trained/<training_id>` beside the run folders has the run_id of the r
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from sdpet.config import RunConfig, settings_of, training_id
 from sdpet.files.atomic import write_atomic
+from sdpet.files.digests import INDEX
+from sdpet.files.hashing import hash_file
 from sdpet.runs.execute import PreparedRun, sampling_progress, save_evaluation
 from sdpet.runs.libraries import quiet_libraries, torch_threads
 from sdpet.runs.loggers.choose import open_log
@@ -23,6 +26,7 @@ from sdpet.runs.setup import ProgressCallback, Resources, make_plan, make_sample
 if TYPE_CHECKING:
     from sdpet.scoring import Evaluation
 
+LOG = logging.getLogger("sdpet")
 WEIGHTS = (".safetensors", ".json")
 NOT_WEIGHTS = ("record.json", "identity.json")
 
@@ -65,7 +69,12 @@ def find_trained(folder: Path, config: RunConfig) -> Record | None:
     if not name or other == folder:
         return None
     record = Record.find(other)  # None also if its weights are lost
-    return record if record is not None and record.status == "finished" else None
+    if record is None or record.status != "finished":
+        return None
+    if changed := record.changed_weights(other):
+        LOG.warning("%s is trained again, because %s", folder.name, changed[0])
+        return None
+    return record
 
 
 def link_weights(source: Path, folder: Path) -> None:
@@ -125,6 +134,46 @@ def score_existing(
         record.seconds |= {key: source.seconds.get(key) for key in ("train", "per_step")}
         record.seconds["total"] = time.perf_counter() - started
         log.summarize(record, folder)
+    return record
+
+
+def draw_samples_again(
+    run: PreparedRun, record: Record, resources: Resources, progress: ProgressCallback | None = None
+) -> Record:
+    """Draw the samples of a complete run again, from its saved weights, where they were lost.
+
+    On the same machine they have the same bits. The scores and the later evaluations of the record stay.
+
+    Parameters
+    ----------
+    run : PreparedRun
+        The run.
+    record : Record
+        Its record.
+    resources, progress
+        As for `score_existing`.
+
+    Returns
+    -------
+    Record
+        The record, to be written again.
+
+    Raises
+    ------
+    ValueError
+        The weights are not those that the record was written for, or the samples are not finite.
+    """
+    if changed := record.changed_weights(run.folder):
+        raise ValueError(f"{changed[0]} since the record was written")
+    from sdpet.scoring import save_samples
+
+    evaluation = evaluate(run.config, run.folder, resources, progress)
+    save_samples(evaluation, run.folder / "samples")
+    before = record.digests.get("files", {}).pop(INDEX, None)
+    if before is not None and before != hash_file(run.folder / INDEX):
+        LOG.warning("%s: the samples were lost and are drawn again, with other bits than before", run.folder.name)
+    else:
+        LOG.warning("%s: the samples were lost and are drawn again", run.folder.name)
     return record
 
 

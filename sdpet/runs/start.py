@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import traceback
@@ -16,13 +17,14 @@ from sdpet.files.lock import RunLock, run_lock
 from sdpet.runs.checkpoint import read_checkpoint, remove_checkpoint
 from sdpet.runs.distributed import dispatcher, external_rank
 from sdpet.runs.execute import PreparedRun, train_and_score
-from sdpet.runs.folder import prepare_run_folder, remove_incomplete
+from sdpet.runs.folder import prepare_run_folder, remove_incomplete, write_config
 from sdpet.runs.libraries import quiet_libraries
 from sdpet.runs.loggers.choose import tell_failure
-from sdpet.runs.record import Record, factors
-from sdpet.runs.reuse import find_trained, register_training, score_existing
+from sdpet.runs.record import CONFIG, SAMPLES, Record, factors
+from sdpet.runs.reuse import draw_samples_again, find_trained, register_training, score_existing
 from sdpet.runs.setup import ProgressCallback, Resources
 
+LOG = logging.getLogger("sdpet")
 POLL = 1.0  # seconds between checks of runs that another process is working on
 DoneCallback = Callable[[int, Record | None], None]
 
@@ -101,7 +103,9 @@ def run_together(
                 try:
                     source = work.prepare(fleet)
                     runs = [work.prepared_run(i) for i in fleet]
-                    if source is not None:
+                    if (kept := work.kept.get(fleet[0])) is not None:
+                        work.finish(fleet[0], draw_samples_again(runs[0], kept, work.resources, progress))
+                    elif source is not None:
                         work.finish(fleet[0], score_existing(runs[0], source, work.resources, progress))
                     else:
                         for i, record in zip(fleet, train_and_score(runs, work.resources, progress), strict=True):
@@ -134,6 +138,7 @@ class _Work:
         self.folders = [run_folder(config) for config in configs]
         self.records: list[Record | None] = [None] * len(configs)
         self.finished: set[int] = set()
+        self.kept: dict[int, Record] = {}  # of runs whose weights are there and whose samples were lost
         self._locks: dict[int, RunLock] = {}
         self._states: dict[int, dict[str, Any] | None] = {}
 
@@ -148,13 +153,16 @@ class _Work:
                 self.records[i] = self.records[i] or Record.find(folder)
                 continue
             lock = locks.enter_context(run_lock(folder))
-            before = Record.find(folder) if lock else None
+            before = self._found(i) if lock else None
             self.records[i] = before
             if lock is None or (before is not None and before.status != "failed"):
                 if self._done:
                     self._done(i, before)
                 continue
             self._locks[i] = lock
+            if i in self.kept:
+                groups[folder.name] = [i]
+                continue
             state = self._states[i] = read_checkpoint(folder)
             trained = state is None and find_trained(folder, config)
             groups.setdefault(folder.name if trained else (state or {"step": 0})["step"], []).append(i)
@@ -164,8 +172,23 @@ class _Work:
             fleets.extend(group[start : start + most] for start in range(0, len(group), most))
         return fleets
 
+    def _found(self, i: int) -> Record | None:
+        """The record of a run that is complete; a lost config.yaml is written again, and lost samples are noted."""
+        folder, record = self.folders[i], Record.readable(self.folders[i])
+        lacks = None if record is None else record.lacks(folder)
+        if record is None or lacks is None:
+            return record
+        if lacks in (SAMPLES, CONFIG) and not (folder / CONFIG).exists():
+            write_config(folder, self.configs[i])
+            lacks = record.lacks(folder)
+        if lacks == SAMPLES:
+            self.kept[i] = record
+        return record if lacks is None else None
+
     def prepare(self, fleet: Sequence[int]) -> Record | None:
         """Make the folders of a fleet; for a single run, return the record of the run that has trained its weights."""
+        if fleet[0] in self.kept:
+            return None
         for i in fleet:
             prepare_run_folder(self.folders[i], self.configs[i], resumes=self._states[i] is not None)
         if len(fleet) > 1 or self._states[fleet[0]] is not None:
@@ -173,7 +196,7 @@ class _Work:
         return find_trained(self.folders[fleet[0]], self.configs[fleet[0]])
 
     def prepared_run(self, i: int) -> PreparedRun:
-        return PreparedRun(self.configs[i], self.folders[i], self._states[i])
+        return PreparedRun(self.configs[i], self.folders[i], self._states.get(i))
 
     def finish(self, i: int, record: Record) -> None:
         """Write the record as the last file, so that a run with a record is complete."""
@@ -184,7 +207,7 @@ class _Work:
         fsync_folder(self.folders[i])
         record.write(self.folders[i])
         remove_checkpoint(self.folders[i])
-        if record.status == "finished" and record.trained_in is None:
+        if record.status == "finished" and record.trained_in is None and i not in self.kept:
             register_training(self.folders[i], self.configs[i])
         self.records[i] = Record.read(self.folders[i])  # as other processes will read it
         if self._done:
@@ -200,6 +223,9 @@ class _Work:
             raise OSError(
                 full, os.strerror(full), getattr(error, "filename", None) or str(self.folders[left[0]])
             ) from error
+        if fleet[0] in self.kept:
+            self._say_not_drawn(fleet[0], error)
+            return []
         if len(fleet) == 1:
             self._record_failure(fleet[0], error)
             return []
@@ -207,6 +233,17 @@ class _Work:
             self.resources.max_fleet_size[fleet_key(self.configs[fleet[0]])] = max(1, len(fleet) // 2)
         half = (len(left) + 1) // 2
         return [part for part in (left[:half], left[half:]) if part]
+
+    def _say_not_drawn(self, i: int, error: Exception) -> None:
+        """Samples that were lost could not be drawn again: the record stays as it is."""
+        LOG.warning(
+            "%s: the samples were lost and cannot be drawn again (%s: %s); its record and its weights are kept.",
+            self.folders[i], type(error).__name__, " ".join(str(error).split()).rstrip("."),
+        )  # fmt: skip
+        self.records[i] = self.kept[i]
+        self.finished.add(i)
+        if self._done:
+            self._done(i, self.records[i])
 
     def _record_failure(self, i: int, error: Exception) -> None:
         config, folder = self.configs[i], self.folders[i]

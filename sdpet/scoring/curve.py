@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from sdpet.files.atomic import write_atomic
+from sdpet.files.digests import signed, signed_problem
 from sdpet.files.hashing import hash_text
 from sdpet.files.plain_json import finite, to_json
+from sdpet.files.received import read_json_lines
 from sdpet.models.base import BaseModel
 from sdpet.sampling.loop import SamplerConfig, StepCallback
 from sdpet.scoring.evaluate import evaluate_run, protocol
@@ -86,7 +88,7 @@ def guidance_points(
             except FloatingPointError:
                 continue
             stored[key] = {"model": model, "guidance": float(scale), **finite(done.metrics)}
-            lines = "".join(to_json({"key": k, **row}) + "\n" for k, row in stored.items())
+            lines = "".join(to_json(signed({"key": k, **row})) + "\n" for k, row in stored.items())
             write_atomic(file, functools.partial(Path.write_text, data=lines, encoding="utf-8"))
         rows.append({**stored[key], "model": model})
     return rows
@@ -181,8 +183,9 @@ _NAMES = {"clip_t": "CLIP score (clip_t)", "fid": "FID", "clip_i": "similarity t
 
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
+    """Stored points by their key; a point that was changed is computed again."""
     try:
-        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError):
+        lines = [line for _, line in read_json_lines(file) if signed_problem(line) is None]
+    except (FileNotFoundError, ValueError):
         return {}
-    return {line.pop("key"): line for line in lines}
+    return {line["key"]: {k: v for k, v in line.items() if k not in ("key", "digest")} for line in lines}

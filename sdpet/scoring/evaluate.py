@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections import Counter
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sdpet.files.atomic import write_atomic
-from sdpet.files.hashing import hash_text
+from sdpet.files.hashing import hash_bytes, hash_text
 from sdpet.models.base import BaseModel
 from sdpet.models.text import refuse_equal_prompts
 from sdpet.sampling.loop import NOT_FINITE, SamplerConfig, StepCallback, sample_together
@@ -193,7 +194,7 @@ def protocol(
 
 
 def save_samples(evaluation: Evaluation, folder: str | Path) -> None:
-    """Write the images as PNG files and then index.jsonl.
+    """Write the images as PNG files and then index.jsonl, which has a digest of each file.
 
     Parameters
     ----------
@@ -206,9 +207,12 @@ def save_samples(evaluation: Evaluation, folder: str | Path) -> None:
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    lines = ""
     for row, image in zip(evaluation.index, evaluation.images, strict=True):
-        Image.fromarray(image).save(folder / row["file"])
-    lines = "".join(json.dumps(row) + "\n" for row in evaluation.index)
+        content = io.BytesIO()
+        Image.fromarray(image).save(content, "png")
+        (folder / row["file"]).write_bytes(content.getbuffer())
+        lines += json.dumps({**row, "digest": hash_bytes(content.getbuffer())}) + "\n"
     write_atomic(folder / "index.jsonl", lambda file: file.write_text(lines, encoding="utf-8"))
 
 

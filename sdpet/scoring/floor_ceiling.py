@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from sdpet.files.atomic import write_atomic
+from sdpet.files.digests import read_signed, signed
 from sdpet.files.hashing import hash_text
 from sdpet.files.plain_json import finite, to_json
+from sdpet.files.record_file import is_scores
 from sdpet.models.base import BaseModel
 from sdpet.sampling.loop import SamplerConfig, StepCallback
 from sdpet.scoring.evaluate import Evaluation, evaluate_run, protocol, save_noise_map, save_samples
@@ -96,13 +98,12 @@ def _cached(folder: Path | None, key: dict[str, Any], compute: Callable[[], dict
     if folder is None:
         return compute()
     file = folder / f"{hash_text(json.dumps(key, sort_keys=True))}.json"
-    try:
-        return finite(json.loads(file.read_text(encoding="utf-8"))["scores"])
-    except (OSError, ValueError, KeyError):  # missing or damaged: computed again
-        scores = compute()
+    kept = read_signed(file, key)
+    if kept is not None and is_scores(kept.get("scores")):
+        return kept["scores"]
+    scores = finite(compute())
     folder.mkdir(parents=True, exist_ok=True)
-    scores = finite(scores)
-    text = to_json({"scores": scores, "key": key}, indent=1)
+    text = to_json(signed({"scores": scores, "key": key}), indent=1)
     write_atomic(file, lambda partial: partial.write_text(text, encoding="utf-8"))
     return scores
 

@@ -1,4 +1,4 @@
-"""`python -m sdpet.study status FOLDER`: print the status of a study."""
+"""`python -m sdpet.study status FOLDER` and `verify FOLDER`: how far a study is, and whether its files are whole."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sdpet.files.terminal import print_in_any_encoding
+
 EXAMPLE = """\
 example:
   python -m sdpet.study status outputs/placement
+  python -m sdpet.study verify outputs/placement
 
 """
 
@@ -22,7 +25,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the status of a study.
+    """Print the status of a study, or what was changed in it.
 
     Parameters
     ----------
@@ -32,15 +35,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0, or 1 with one sentence on stderr if there is no study.
+        0, or 1 with one sentence on stderr if there is no study, and if `verify` found a problem.
     """
-    parser = _Parser("python -m sdpet.study", description="Print the status of a study, also while it is running.")
-    parser.add_argument("command", choices=["status"], help="status: progress, rate, time left, failures")
+    parser = _Parser(
+        "python -m sdpet.study",
+        description="Print the status of a study, or check its files; also while it is running.",
+    )
+    parser.add_argument(
+        "command",
+        choices=["status", "verify"],
+        help="status: progress, rate, time left, failures; verify: files that were changed, damaged or lost",
+    )
     parser.add_argument("study", type=Path, help="a study's folder, such as outputs/placement")
+    print_in_any_encoding()
     asked = parser.parse_args(arguments)
+    from sdpet.runs.verify import verified_text, verify
     from sdpet.study.status import status_text, study_status
 
     try:
+        if asked.command == "verify":
+            found = verify(asked.study)
+            print(verified_text(found))
+            return 1 if found.problems else 0
         print(status_text(study_status(asked.study)))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

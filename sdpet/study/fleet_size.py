@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdpet.config import RunConfig, fleet_key
 from sdpet.files.atomic import write_atomic
+from sdpet.files.digests import read_signed, signed
 from sdpet.runs.libraries import quiet_libraries, torch_threads
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def size_for(
 def known(config: RunConfig, key: str) -> Measurement | None:
     """The stored measurement for this `fleet_key` and machine, or None."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        stored = json.loads(_file(config, key).read_text(encoding="utf-8"))
+        stored = read_signed(_file(config, key), _made_from(key)) or {}
         return Measurement(*({int(k): v for k, v in stored[part].items()} for part in ("seconds", "extra")))
     return None
 
@@ -160,7 +161,7 @@ def measure(
         size *= 2
     file = _file(configs[0], key)
     file.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**asdict(found), "machine": platform.node()}, indent=1)
+    text = json.dumps(signed({**asdict(found), "key": _made_from(key)}), indent=1)
     write_atomic(file, lambda partial: partial.write_text(text, encoding="utf-8"))
     return found
 
@@ -204,7 +205,10 @@ def _time(configs: Sequence[RunConfig], resources: Resources) -> tuple[float, in
     return result.seconds_per_step, result.peak_memory_bytes
 
 
+def _made_from(key: str) -> dict[str, str]:
+    return {"key": key, "machine": platform.node(), "processor": platform.processor()}
+
+
 def _file(config: RunConfig, key: str) -> Path:
-    what = {"key": key, "machine": platform.node(), "processor": platform.processor()}
-    name = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=8).hexdigest()
+    name = hashlib.blake2b(json.dumps(_made_from(key), sort_keys=True).encode(), digest_size=8).hexdigest()
     return config.output_root / ".fleets" / f"{name}.json"

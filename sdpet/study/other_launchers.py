@@ -26,6 +26,7 @@ from hydra.plugins.launcher import Launcher
 from sdpet.config import name_of, validate
 from sdpet.files.atomic import no_space, write_atomic
 from sdpet.files.lock import run_lock
+from sdpet.files.received import read_text
 from sdpet.runs.record import FILE, Record
 from sdpet.study.plan import Job
 from sdpet.study.progress import StudyProgress
@@ -121,14 +122,17 @@ def run_fleet_job(file: str, done: Callable[[str, Record | None], None] | None =
     Raises
     ------
     ValueError
-        The file does not exist any more.
+        The file does not exist any more, or was changed.
     """
     from sdpet.runs import run_together
 
     try:
-        request = json.loads(Path(file).read_text(encoding="utf-8"))
+        text = read_text(Path(file))
     except FileNotFoundError:
         raise ValueError(f"{file} is missing: its runs were launched again or completed meanwhile.") from None
+    if Path(file).stem != _digest(text):
+        raise ValueError(f"{file} is not as it was written; launch its runs again.")
+    request = json.loads(text)
     with suppress(OSError):  # relative paths in the configs start from the command's folder
         os.chdir(request["cwd"])
     configs = [validate(values) for values in request["configs"]]
@@ -149,9 +153,13 @@ def _write_request(fleet: Sequence[Job]) -> Path:
     text = json.dumps({"cwd": str(Path.cwd()), "configs": [dict(job.config.values) for job in fleet]})
     folder = _requests_folder(fleet[0])
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}.json"
+    file = folder / f"{_digest(text)}.json"
     write_atomic(file, lambda partial: partial.write_text(text, encoding="utf-8"))
     return file
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
 def _first_failure(found: Sequence[JobReturn]) -> BaseException | None:

@@ -17,12 +17,15 @@ from itertools import pairwise
 from pathlib import Path
 
 from sdpet.files.lock import STALE, locks_folder, machine
+from sdpet.files.terminal import printable
 from sdpet.runs.record import FILE, STATUSES
+from sdpet.runs.verify import problems_of
 from sdpet.study.manifest import read_manifest
 from sdpet.study.report import duration
 
 RECENT = 50  # number of latest runs from which the rate is computed
 PAUSE = 10.0  # a gap longer than this many median gaps is a pause of the study and not part of its rate
+MOST_CHECKED = 1000  # runs of a study whose files are compared with their digests
 RACE = ".race.json"
 SHOWN = 3  # number of runs that are named for each reason
 HEAD = re.compile(rb'\{\s*"format": 1,\s*"run_id": "[^"\\]*",\s*"study": "(?:[^"\\]|\\.)*",\s*"status": "(\w+)"')
@@ -69,6 +72,7 @@ class Status:
     running: list[str] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
     seconds_a_run: float | None = None
+    problems: list[str] = field(default_factory=list)
     race: list[str] = field(default_factory=list)
 
     @property
@@ -107,13 +111,15 @@ def study_status(folder: Path) -> Status:
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; give a study's folder, such as outputs/placement.")
     manifest = read_manifest(folder)
-    status = Status(folder, manifest.runs if manifest else None, manifest.command if manifest else [], _ended(folder))
+    ended = _ended(folder)
+    status = Status(folder, manifest.runs if manifest else None, manifest.command if manifest else [], ended)
+    status.problems = problems_of(folder) if len(ended) <= MOST_CHECKED else []
     for run, alive in _claims(folder).items():
         if alive:
             status.running.append(run)
         elif run not in status.ended:
             status.stale.append(run)
-    if not status.runs:
+    if not status.runs and not status.problems:
         raise ValueError(f"{folder} holds no run and no plan of one; give a study's folder, such as outputs/placement.")
     status.race = _race_lines(folder)
     status.seconds_a_run = _pace([status.ended[run].when for run in status.runs if run in status.ended])
@@ -219,7 +225,8 @@ def status_text(status: Status) -> str:
     under_way = sum(run in status.running for run in runs)
     counts += [(under_way, "under way"), (len(status.waiting), "waiting")]
     summary = ", ".join(f"{count} {name}" for count, name in counts if count)
-    lines = [f"{status.folder}: {ended} of {len(runs)} runs ({ended / len(runs):.0%}): {summary}"]
+    share = ended / len(runs) if runs else 0.0
+    lines = [f"{status.folder}: {ended} of {len(runs)} runs ({share:.0%}): {summary}"]
     if status.asked is None:
         lines[0] = f"{status.folder}: {ended} runs with a record: {summary} (the number planned was not stored)"
     left = len(runs) - ended
@@ -233,13 +240,18 @@ def status_text(status: Status) -> str:
         reasons = Counter(status.ended[run].reason or "no reason" for run in status.having(name))
         for reason, count in reasons.most_common():
             which = [run for run in status.having(name) if (status.ended[run].reason or "no reason") == reason]
-            shown = ", ".join(f"{names.get(run, '')} [{run}]".strip() for run in which[:SHOWN])
+            shown = ", ".join(printable(f"{names.get(run, '')} [{run}]".strip()) for run in which[:SHOWN])
             more = f" and {count - SHOWN} more" if count > SHOWN else ""
-            lines.append(f"  {name:<9} {count}: {reason}  ({shown}{more})")
+            lines.append(f"  {name:<9} {count}: {printable(reason)}  ({shown}{more})")
     stale = [run for run in status.stale if run in set(runs)]
     if stale:
         text = "run was" if len(stale) == 1 else "runs were"
         lines.append(f"  stopped   {len(stale)} {text} left by a process that died; the same command resumes them")
+    if status.problems:
+        lines.append(f"  changed   {len(status.problems)}: {'; '.join(map(printable, status.problems[:SHOWN]))}")
+        lines.append(f"            all of them: python -m sdpet.study verify {shlex.quote(str(status.folder))}")
+    elif len(status.ended) > MOST_CHECKED:
+        lines.append(f"  unchecked more than {MOST_CHECKED} runs: python -m sdpet.study verify checks their files")
     others = len(set(status.ended) - set(runs))
     if others:
         lines.append(f"  also      {others} runs of earlier requests")

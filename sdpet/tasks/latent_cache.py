@@ -112,7 +112,8 @@ def _write(file: Path, value: torch.Tensor) -> None:
     from safetensors.torch import save_file
 
     value = value.detach().cpu().contiguous()
-    write_atomic(file, lambda partial: save_file({"value": value}, partial, {"digest": _digest(value)}))
+    metadata = {"digest": _digest(value), "made_from": file.stem}
+    write_atomic(file, lambda partial: save_file({"value": value}, partial, metadata))
 
 
 def _read(file: Path) -> torch.Tensor | None:
@@ -121,10 +122,11 @@ def _read(file: Path) -> torch.Tensor | None:
 
     try:
         with safe_open(file, "pt") as entry:
-            value, digest = entry.get_tensor("value"), (entry.metadata() or {}).get("digest")
+            value, metadata = entry.get_tensor("value"), entry.metadata() or {}
     except Exception:  # missing, or damaged in any way
         return None
-    return value if digest == _digest(value) else None
+    made_from = metadata.get("made_from", file.stem)  # entries of earlier versions lack it
+    return value if metadata.get("digest") == _digest(value) and made_from == file.stem else None
 
 
 def _digest(value: torch.Tensor) -> str:

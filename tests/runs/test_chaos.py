@@ -117,6 +117,7 @@ def contents(study: Path) -> dict[str, dict]:
     for folder in (path for path in study.iterdir() if not path.name.startswith(".")):
         files = {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
         record = json.loads(files.pop("record.json", "{}"))  # none in base/, samples of the untuned model
+        record.get("digests", {}).pop("record", None)  # of times as well
         files.pop("config.yaml", None)  # has output_root
         found[folder.name] = {"record": {k: v for k, v in record.items() if k not in UNLIKE}, "files": files}
     return found

@@ -21,6 +21,7 @@ from sdpet.runs.record import FILE
 KEYS = [
     "format", "run_id", "study", "status", "factors", "task", "reason", "metrics", "anchors", "protocol", "missing",
     "sizes", "seconds", "peak_memory", "loss", "versions", "git_sha", "trained_in", "evaluations", "settings",
+    "digests",
 ]  # fmt: skip
 
 
@@ -68,7 +69,7 @@ def test_writing_is_atomic(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1}', '{"format": 99}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1}', '{"format": "x"}'])
 def test_a_damaged_record_is_no_record(tmp_path, content):
     (tmp_path / FILE).write_text(content)
     assert Record.find(tmp_path) is None

@@ -16,14 +16,17 @@ from analysis.report.tables import Column, make_table
 from analysis.report.words import PAPER_NAME, factor_words, level_words, number
 from sdpet.adapters.positions import INPUTS, OUTPUTS, PLACEMENTS, split_placement
 
+LEAST_PLACEMENTS = 6  # below, and beside other factors, the grid of placements is all but empty
+
 Cells = dict[tuple[str, str], float]
 
 
 def heatmap_section(study: Study, means: pd.DataFrame, out: Path) -> Section | None:
     """Mean score of every placement as in the paper, or of the two other factors with most levels."""
-    if study.has_placements:
+    if study.has_placements and (study.is_of_placements or study.done["placement"].nunique() >= LEAST_PLACEMENTS):
         return _placements(study, means, out)
-    crossed = [f for f in study.factors if f != "placement" and study.done[f].nunique() > 1]
+    parts = ("din", "dout") if study.has_placements else ("placement",)
+    crossed = [f for f in study.factors if f not in parts and study.done[f].nunique() > 1]
     crossed.sort(key=lambda f: -study.done[f].nunique())
     if len(crossed) < 2:
         return None
@@ -39,7 +42,8 @@ def heatmap_section(study: Study, means: pd.DataFrame, out: Path) -> Section | N
     drawing = save(figure, "heatmap", out / "figures")
     caption = f"Mean {study.words.label} over all runs of a cell; the best cell is framed."
     alt = f"Heatmap of {study.words.label} by {across} and {down}"
-    title = f"{factor_words(across).capitalize()} and {factor_words(down)}"
+    title = f"{factor_words(across)} and {factor_words(down)}"
+    title = title[0].upper() + title[1:]
     return Section("heatmap", title, [FigureBlock(drawing, caption, alt)])
 
 
@@ -62,6 +66,8 @@ def _placements(study: Study, means: pd.DataFrame, out: Path) -> Section:
     if missing:
         caption += f" Dashed: {len(missing)} of the 20 placements have no scored run."
     frame = study.done.groupby("placement", sort=False)[study.metric].agg(["std", "count"]).reset_index()
+    order = {p: i for i, p in enumerate(PLACEMENTS)}
+    frame = frame.sort_values("placement", key=lambda names: names.map(order))  # as data flow
     frame["mean"] = frame["placement"].map(scores)
     frame.insert(1, "din", frame["placement"].str.split("-").str[0])
     frame.insert(2, "dout", frame["placement"].str.split("-").str[1])
@@ -69,7 +75,7 @@ def _placements(study: Study, means: pd.DataFrame, out: Path) -> Section:
         "din": Column("input", _both_names, numeric=False),
         "dout": Column("output", _both_names, numeric=False),
         "mean": Column("mean", lambda v: number(v, digits)),
-        "std": Column("standard deviation", lambda v: number(v, digits)),
+        "std": Column("standard deviation of runs", lambda v: number(v, digits)),
         "count": Column("runs", lambda v: number(v, 0)),
     }, out / "tables", folded=True)  # fmt: skip
     alt = f"Heatmap of {study.words.label} by input and output position"

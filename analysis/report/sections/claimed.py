@@ -20,7 +20,7 @@ _UNITS = {
     "confirmed mean": "the score, on fresh seeds",
     "equivalent": "the score, against the best other level",
     "above floor": "the score, above the floor",
-    "trend": "the score, for a unit of the factor, or of its logarithm where the trend is over that",
+    "trend": "the score, for a unit of the factor",
 }
 
 
@@ -31,15 +31,21 @@ def claims_section(study: Study, said: Conclusion, out: Path, type: int = 2) -> 
         return None
     frame["interval"] = intervals(frame["low"], frame["high"], 3)
     frame["unit"] = frame["kind"].map(_UNITS)
+    log = (frame["kind"] == "trend") & frame["text"].str.contains("the logarithm of ", regex=False)
+    frame.loc[log, "unit"] = "the score, for a unit of the factor's logarithm"
+    # How many levels are in a set is a whole number.
+    frame["estimate"] = [
+        number(v, 0 if kind == "best set" else 3) for v, kind in zip(frame["estimate"], frame["kind"], strict=True)
+    ]
     table = make_table("claims", "What the conclusion claims, and on what grounds.", frame, {
         "kind": Column("claim", numeric=False),
         "subject": Column("about", lambda v: readable(factor_words(str(v))), numeric=False),
         "verdict": Column("verdict", numeric=False),
-        "estimate": Column("estimate", lambda v: number(v, 3)),
+        "estimate": Column("estimate"),
         "interval": Column("interval"),
         "level": Column("level", lambda v: "–" if v != v else f"{float(str(v)):.0%}"),
         "unit": Column("in", numeric=False),
-        "p": Column("p", lambda v: p_cell(float(str(v)))),
+        "p": Column("largest p, adjusted", lambda v: p_cell(float(str(v)))),
         "units": Column("runs", lambda v: number(v, 0)),
         "method": Column("method", numeric=False),
     }, out / "tables", folded=len(frame) > 8)  # fmt: skip

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.conclusions.trends import is_numeric
 from analysis.figures.effects import Level, diagnostics, interaction_lines, means_panels
 from analysis.figures.style import save
+from analysis.linear_model.units import strata_of
 from analysis.report.page import Block, FigureBlock, Section, TableBlock
 from analysis.report.sections.means import score_digits
 from analysis.report.sections.robustness import robust_table
-from analysis.report.sections.trends import trends_table
+from analysis.report.sections.surfaces import surface_blocks
+from analysis.report.sections.trends import steps_table, trends_table
 from analysis.report.study import Study
 from analysis.report.tables import Column, make_table
 from analysis.report.words import factor_words, intervals, level_words, listing, number, p_cell, readable
@@ -28,11 +31,12 @@ def levels_section(study: Study, out: Path) -> Section | None:
     terms = [f for f in study.terms if runs[f].nunique() > 1]
     if not terms or len(runs) <= sum(runs[f].nunique() for f in terms):
         return None
+    joint = _joint(study, terms)
     part = components(runs, terms) if len(terms) > 1 else pd.Series(0, index=runs.index)  # one factor is one part
     apart = part.nunique() > 1
     panels, frames, notes = [], [], []
     for factor in terms:
-        means = marginal_means(runs, study.metric, factor, terms, block=study.block, over="component")
+        means = marginal_means(runs, study.metric, factor, joint, block=study.block, over="component")
         means = means.loc[_in_order(means.index, factor)]
         of_level = part.groupby(runs[factor]).first()
         panels.append((factor_words(factor), [
@@ -46,9 +50,10 @@ def levels_section(study: Study, out: Path) -> Section | None:
     frame["interval"] = intervals(frame["low"], frame["high"], digits)
     drawing = save(means_panels(panels, study.words.axis), "levels", out / "figures")
     caption = (
-        f"Marginal mean of {study.words.label} for each level with its 95% interval: what the additive model "
-        f"({' + '.join(filter(None, [study.block, *terms]))}) gives, averaged evenly over the other factors' levels."
+        f"Marginal mean of {study.words.label} for each level with its 95% interval: what the model "
+        f"({' + '.join(filter(None, [study.block, *joint]))}) gives"
     )
+    caption += ", averaged evenly over the other factors' levels." if len(terms) > 1 else "."
     caption += " Intervals are of each mean by itself" + (", for these seeds." if study.block else ".")
     if (frame["mean"].notna() & frame["low"].isna()).any():
         caption += " A mark without a line has no runs to spare for an interval."
@@ -65,17 +70,36 @@ def levels_section(study: Study, out: Path) -> Section | None:
         "n": Column("runs", lambda v: number(v, 0)),
     }, out / "tables", tuple(notes), folded=True)  # fmt: skip
     blocks: list[Block] = [FigureBlock(drawing, caption, f"Marginal means of {listing(terms)}"), TableBlock(table)]
-    rising = trends_table(study, terms, out)
-    blocks += [TableBlock(rising)] if rising else []
+    rising = trends_table(study, joint, out)
+    steps = steps_table(study, joint, out, digits)
+    blocks += [TableBlock(table) for table in (rising, steps) if table]
+    blocks += surface_blocks(study, joint, out)
     if len(terms) > 1:
         blocks += _interaction(study, terms, out)
     return Section("levels", "What each level does", blocks)
+
+
+def _joint(study: Study, terms: list[str]) -> list[str]:
+    """The terms of the joint model, or the factors alone where beside its interactions some mean cannot be told."""
+    from analysis import marginal_means
+
+    runs = study.modelled
+    joint = [t for t in study.model_terms if set(t.split(":")) <= set(terms)]
+    if not set(terms) <= set(joint) or joint == terms:
+        return terms
+    told = all(
+        marginal_means(runs, study.metric, f, joint, block=study.block, over="component")["estimable"].all()
+        for f in terms
+    )
+    return joint if told else terms
 
 
 def _interaction(study: Study, terms: list[str], out: Path) -> list[Block]:
     """Lines of two terms, those found to act together or with most levels, if a level of one meets two of the other."""
     found = next((term.split(":") for term in study.model_terms if term.count(":") == 1), None)
     across, lines = found or sorted(terms, key=lambda f: -study.modelled[f].nunique())[:2]
+    if is_numeric(study.modelled, lines) and not is_numeric(study.modelled, across):
+        across, lines = lines, across
     cells = study.modelled.groupby([lines, across])[study.metric].mean().unstack(across)
     cells = cells[_in_order(cells.columns, across)].loc[_in_order(cells.index, lines)]
     cells = cells[cells.notna().sum(axis=1) > 1].dropna(axis=1, how="all")
@@ -114,14 +138,16 @@ def assumptions_section(study: Study, out: Path, type: int = 2) -> Section | Non
         return None
     terms = [t for t in study.model_terms if all(runs[f].nunique() > 1 for f in t.split(":"))] or factors
     runs = runs.set_axis(_run_names(study, runs))
-    left = residuals(runs, study.metric, terms, block=study.block)
-    checks = check_assumptions(runs, study.metric, terms, block=study.block).reset_index(names="check")
+    within = [s for s in strata_of(runs, study.metric, terms, study.block) if s.within]
+    data, own, block = (within[0].frame, within[0].terms, within[0].block) if within else (runs, terms, study.block)
+    left = residuals(data, study.metric, own, block=block)
+    checks = check_assumptions(data, study.metric, own, block=block).reset_index(names="check")
     checks = checks[~(checks["check"].eq("equal variances (means)") & checks["ok"].isna())]
     checks = checks.assign(sentence=checks["sentence"].map(readable), p=checks["p"].where(checks["ok"].notna()))
     drawing = save(diagnostics(left, study.words.label), "residuals", out / "figures", wide=True)
     caption = (
-        f"What the model ({' + '.join(filter(None, [study.block, *terms]))}) leaves over: on the left it should "
-        "scatter evenly about zero, on the right follow the line, as normal residuals do."
+        f"What the model ({' + '.join(filter(None, ['training' if within else block, *own]))}) leaves over: on the "
+        "left it should scatter evenly about zero, on the right follow the line, as normal residuals do."
     )
     table = make_table("assumptions", "Checks of the assumptions of F.", checks, {
         "check": Column("check", numeric=False),

@@ -71,7 +71,8 @@ def factors_section(study: Study, out: Path, type: int = 2) -> Section | None:
     pairs = _pairs_table(study, runs, out)
     if pairs is not None:
         blocks.append(TableBlock(pairs))
-    blocks.append(TableBlock(_oneway_table(study, alone, out)))
+    ignoring = _oneway_table(study, alone, out)
+    blocks += [TableBlock(ignoring)] if len(tested) > 1 or together is None else []  # else it says the same again
     return Section("factors", "Which factor matters", blocks)
 
 
@@ -141,7 +142,7 @@ def _oneway_table(study: Study, alone: pd.DataFrame, out: Path) -> Table:
         "levels": Column("levels", lambda v: number(v, 0)),
         "df": Column("df", lambda v: number(v, 0)),
         "df_residual": Column("residual df", lambda v: number(v, 0)),
-        **_tests(),
+        **{k: v for k, v in _tests().items() if k not in ("p_wild", "p_seed")},
     }, out / "tables", _notes(frame, alone))  # fmt: skip
 
 
@@ -151,6 +152,8 @@ def _additive_table(study: Study, together: pd.DataFrame, out: Path, type: int) 
     caption = (
         f"{'Model' if study.model else 'Joint model'} of {study.words.label}: each term beyond {beyond} "
         f"(type {'I' * type}), degrees of freedom by rank."
+        if together["F"].notna().sum() > 2 or not study.block
+        else f"Model of {study.words.label}."
     )
     meaning = _MEANING.format(adjusted=_ADJUSTED[current().kind])
     caption += f" The {study.block} is a block. {meaning}" if study.block else f" {meaning}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from analysis.report.tables import Column, make_table
 from analysis.report.words import digits_for, level_words, number
 
 FILE, KEY = "noise_difference.npz", "map"  # written by sdpet.scoring, float32 (h, w) in latent pixels
+MOST_BYTES = 16 << 20
 BASE = "base model"
 
 
@@ -82,7 +85,9 @@ def _said(study: Study, singles: dict[str, list[float]], frame: pd.DataFrame, di
         by_input = sorted(((np.mean(v), din) for din, v in of_input.items() if v), reverse=True)
         if len(by_input) > 1:
             first = [f"{level_words('din', din)} ({number(float(v), digits)})" for v, din in by_input[:2]]
-            said += f" By input, {first[0]} changes most, then {first[1]}; the paper names CA_c and CA_out."
+            said += f" By input, {first[0]} changes most, then {first[1]}"
+            there = {"attn2c", "attn2o"} <= {din for _, din in by_input}
+            said += "; the paper names CA_c and CA_out." if there else "."
     return said
 
 
@@ -90,10 +95,18 @@ def _maps(files: Iterable[Path]) -> list[np.ndarray]:
     found: list[np.ndarray] = []
     for file in files:
         try:
-            with np.load(file) as content:
-                field = np.asarray(content[KEY], dtype=float)
-        except (OSError, ValueError, KeyError):
-            continue  # not written by this run, or cut short
+            field = _read(file)
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+            continue  # not written by this run, cut short, or not what it should be
         if field.ndim == 2 and np.isfinite(field).all() and (not found or field.shape == found[0].shape):
             found.append(field)
     return found
+
+
+def _read(file: Path) -> np.ndarray:
+    """The map in a file; ValueError where it would unpack to more than any map has."""
+    with zipfile.ZipFile(file) as archive:
+        if sum(item.file_size for item in archive.infolist()) > MOST_BYTES:
+            raise ValueError(f"{file} unpacks to more than {MOST_BYTES} bytes.")
+    with np.load(file) as content:
+        return np.asarray(content[KEY], dtype=float)

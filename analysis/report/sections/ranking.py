@@ -7,14 +7,16 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.conclusions.floor import own_floors, shares_of_way
+from analysis.conclusions.words import named
 from analysis.figures.ranking import Panel, Row, beside, ranking
 from analysis.figures.style import save
 from analysis.report.page import Block, FigureBlock, Section, TableBlock, Text
 from analysis.report.sections.means import score_digits
 from analysis.report.study import Study
 from analysis.report.tables import Column, make_table
-from analysis.report.words import digits_for, intervals, listing, number
+from analysis.report.words import digits_for, intervals, listing, number, p_cell
 
+MOST_DESIGNS = 20  # of which all pairs are shown
 PANELS = 3  # other scores drawn beside each other; the table has all of them
 
 
@@ -62,7 +64,33 @@ def ranking_section(study: Study, means: pd.DataFrame, out: Path) -> Section:
         FigureBlock(drawing, caption, f"Ranking of {len(means)} designs"),
         TableBlock(table),
     ]
+    blocks += _pairs(study, means, out, digits)
     return Section("ranking", "Designs from best to worst", blocks)
+
+
+def _pairs(study: Study, means: pd.DataFrame, out: Path, digits: int) -> list[Block]:
+    """All pairs of designs, where a test says that designs differ and the pairs are not too many to read."""
+    from analysis import tukey
+
+    if not means.attrs.get("tested") or not 2 < len(means) <= MOST_DESIGNS:
+        return []
+    frame = tukey(study.done, study.metric, study.design, block=study.block, variances="moderated").reset_index()
+    frame = frame[frame["p"].notna()].sort_values("p", kind="stable")
+    if not len(frame):
+        return []
+    frame["interval"] = intervals(frame["low"], frame["high"], digits)
+    caption = (
+        f"Every pair of designs: p and the 95% intervals hold for all {len(frame)} pairs together (Tukey), with "
+        "variances between that of the pair and that of all (moderated), as few runs tell little of a pair's own."
+    )
+    return [TableBlock(make_table("pairs_of_designs", caption, frame, {
+        "a": Column("design", study.label, numeric=False),
+        "b": Column("minus", study.label, numeric=False),
+        "estimate": Column("difference", lambda v: number(v, digits)),
+        "interval": Column("95% interval"),
+        "df": Column("df", lambda v: number(v, 0)),
+        "p": Column("p, of all pairs", lambda v: p_cell(float(str(v)))),
+    }, out / "tables", folded=True))]  # fmt: skip
 
 
 def _best(study: Study, means: pd.DataFrame) -> str:
@@ -78,7 +106,7 @@ def _best(study: Study, means: pd.DataFrame) -> str:
         return f"Designs differ, but none of the {len(means)} can be excluded as the best."
     if len(best) == 1:
         return f"With 95% confidence {best[0]} is the best of the {len(means)} designs."
-    return f"With 95% confidence the best of the {len(means)} designs is among {listing(best)}."
+    return f"With 95% confidence the best of the {len(means)} designs is among these {len(best)}: {named(best)}."
 
 
 def beside_section(study: Study, means: pd.DataFrame, out: Path) -> Section | None:

@@ -21,7 +21,8 @@ def robust_table(study: Study, terms: list[str], out: Path, type: int = 2) -> Ta
     runs, block = study.modelled, study.block
     frame = verdicts(runs, study.metric, terms, block, type)[["F", "p", "p_wild", "p_seed"]]
     frame = frame.join(_companions(study, terms, type)).reset_index(names="term")
-    tests = [c for c in ("p_wild", "p_seed", "p_permutation", "p_hc3", "p_friedman") if c in frame]
+    # The Greenhouse-Geisser p stands beside but opposes nothing: with few seeds it is far too large.
+    tests = [c for c in ("p_wild", "p_seed", "p_permutation", "p_hc3", "p_friedman", "p_hf") if c in frame]
     split = [
         factor_words(row["term"])
         for row in frame.to_dict("records")
@@ -36,6 +37,13 @@ def robust_table(study: Study, terms: list[str], out: Path, type: int = 2) -> Ta
         "within seeds, for errors of any one distribution; hc3: covariance for unequal variances; Friedman: ranks "
         "within complete seeds."
     )
+    if "p_gg" in frame and frame["p_gg"].notna().any():
+        caption += (
+            f" HF and GG: F against the change from {block} to {block}, with degrees of freedom for differences that "
+            "vary unequally (Huynh-Feldt, Greenhouse-Geisser)."
+        )
+        if (frame["n"] <= frame["df"]).any():
+            notes.append(f"GG is far too cautious here, as {block}s are fewer than levels; HF is the one to read.")
 
     def p(head: str) -> Column:
         return Column(head, lambda v: p_cell(float(str(v))))
@@ -44,7 +52,7 @@ def robust_table(study: Study, terms: list[str], out: Path, type: int = 2) -> Ta
         "term": Column("term", lambda v: factor_words(str(v)), numeric=False),
         "F": Column("F", lambda v: number(v, 2)),
         "p": p("F: p"), "p_wild": p("wild"), "p_seed": p("against seeds"), "p_permutation": p("permutation"),
-        "p_hc3": p("hc3"), "p_friedman": p("Friedman"),
+        "p_hc3": p("hc3"), "p_friedman": p("Friedman"), "p_hf": p("HF"), "p_gg": p("GG"),
     }, out / "tables", tuple(notes))  # fmt: skip
 
 
@@ -63,4 +71,19 @@ def _companions(study: Study, terms: list[str], type: int) -> pd.DataFrame:
                 rows[term]["p_hc3"] = white.loc[term, "p"]
             if block == "seed" and len(stratum.terms) == 1:
                 rows[term]["p_friedman"] = friedman(data, study.metric, term, block).loc[term, "p"]
+        if block is not None and not stratum.within:
+            _add_sphericity(rows, data, study.metric, stratum.terms, block, type)
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _add_sphericity(
+    rows: dict[str, dict[str, float]], data: pd.DataFrame, metric: str, terms: list[str], block: str, type: int
+) -> None:
+    from analysis import sphericity
+
+    if any(block in term.split(":") for term in terms):
+        return
+    table = sphericity(data, metric, terms, block, type)
+    for term in terms:
+        if table.loc[term, "p_hf"] == table.loc[term, "p_hf"]:
+            rows[term] |= table.loc[term, ["p_hf", "p_gg", "gg", "hf", "df", "n"]].to_dict()

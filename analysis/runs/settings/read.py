@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sdpet.config import plain_settings
+from sdpet.files.received import MOST_CONFIG_BYTES, parsed_yaml, read_text
 
 Settings = dict[str, Any]
 _BLOCK = re.compile(r"^(?=\w)", re.MULTILINE)  # where a group of config.yaml begins
@@ -20,8 +21,8 @@ def settings_of_record(record: Mapping[str, Any], folder: Path) -> Settings | No
     if isinstance(found, Mapping) and found:
         return dict(found)
     try:
-        text = (folder / "config.yaml").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        text = read_text(folder / "config.yaml", MOST_CONFIG_BYTES)
+    except (OSError, ValueError):
         return None
     return plain_settings({k: v for block in _BLOCK.split(text) for k, v in _parsed(block).items()}) or None
 
@@ -29,10 +30,8 @@ def settings_of_record(record: Mapping[str, Any], folder: Path) -> Settings | No
 @lru_cache(maxsize=20_000)
 def _parsed(block: str) -> dict[str, Any]:
     """One group of a config.yaml: in a study most groups of most runs are alike, and each text is parsed once."""
-    import yaml
-
     try:
-        found = yaml.safe_load(block)
-    except (yaml.YAMLError, ValueError):
+        found = parsed_yaml("config.yaml", block)
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

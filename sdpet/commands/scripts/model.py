@@ -147,9 +147,15 @@ def _with_option_names(text: str, options: argparse.Namespace) -> str:
 def _attach(base: BaseModel, folder: Path, strength: float, alongside: bool) -> None:
     from sdpet import methods
     from sdpet.adapters import Adapters
+    from sdpet.runs import Record
 
     if alongside and not (folder / "adapters.json").exists():
         raise ValueError(f"{folder} holds no adapters; only adapters can be combined, so give it alone.")
+    record = Record.readable(folder)
+    if record is not None and (changed := record.changed_weights(folder)):
+        raise ValueError(
+            f"{changed[0]} since the run ended; put back the file as it was, or take it without record.json."
+        )
     handle: Any = methods.load(base, folder, alongside=alongside)
     if isinstance(handle, Adapters):
         handle.scale(strength)
