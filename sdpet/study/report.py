@@ -175,5 +175,5 @@ def _is_rough(name: str, record: Record) -> bool:
         return True
     made = (record.protocol.get("scores") or {}).get(name) or {}
     counts = [sum((made.get("images") or {}).values()), record.protocol.get("reference_count")]
-    features = FEATURES.get(made.get("scorer"), 0) if name.endswith("fid") else 0
+    features = FEATURES.get(str(made.get("scorer")), 0) if name.endswith("fid") else 0
     return min((count for count in counts if count), default=features + 1) <= features

@@ -80,12 +80,11 @@ def _unet(given: dict[str, Any]) -> dict[str, Any]:
         "block_out_channels": widths,
         "layers_per_block": given["num_res_blocks"],
         "attention_head_dim": heads,  # diffusers' name for the number of heads
-        "use_linear_projection": given.get("use_linear_in_transformer", False),
         "cross_attention_dim": given["context_dim"],
         "transformer_layers_per_block": given.get("transformer_depth", 1),
         "down_block_types": ["CrossAttnDownBlock2D" if here else "DownBlock2D" for here in attended],
         "up_block_types": ["CrossAttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attended)],
-    }
+    } | ({"use_linear_projection": True} if given.get("use_linear_in_transformer") else {})
 
 
 def _vae(given: dict[str, Any]) -> dict[str, Any]:
