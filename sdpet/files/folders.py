@@ -45,7 +45,7 @@ def captioned_files(folder: Path) -> dict[Path, str | None]:
             warnings.warn(f"{metadata} names files that do not exist: {', '.join(gone)}", stacklevel=3)
         found |= {file: text for file, text in known.items() if file.is_file()}
     else:
-        found |= {file: text.read_text(encoding="utf-8").strip() for file, text in _beside(found) if text.is_file()}
+        found |= {file: read_words(text).strip() for file, text in _beside(found) if text.is_file()}
     return dict(sorted(found.items()))
 
 
@@ -58,6 +58,24 @@ def counted_files(folder: Path, captioned: bool) -> set[Path]:
     if metadata is None:
         return {*images, *(text for _, text in _beside(images))}
     return {*images, metadata, *(folder / name for name in _named(metadata))}
+
+
+def read_words(file: Path) -> str:
+    """The text of a file that people wrote: UTF-8, or UTF-16 with a mark that says so; the mark is no part of it.
+
+    Raises
+    ------
+    ValueError
+        It has another encoding; the sentence names the file.
+    """
+    content = file.read_bytes()
+    try:
+        return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{file} is no UTF-8 text (byte {error.object[error.start]:#04x} at {error.start}, as Windows-1252 has it, "
+            "for one); save it as UTF-8."
+        ) from None
 
 
 def dataset_files(folder: Path) -> set[Path]:
@@ -161,7 +179,7 @@ def _named(metadata: Path) -> dict[str, str | None]:
 
 def _rows(metadata: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and content of each row."""
-    text = metadata.read_text(encoding="utf-8-sig")
+    text = read_words(metadata)
     if metadata.suffix == ".csv":
         yield from enumerate(
             ({k: v or None for k, v in row.items()} for row in csv.DictReader(text.splitlines(True))), 2

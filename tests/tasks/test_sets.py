@@ -301,3 +301,22 @@ def test_flowers_in_the_wrong_folder_get_one_sentence(tmp_path):
     for folder in (tmp_path / "none", tmp_path):
         with pytest.raises(ValueError, match=r"no flowers-102 in .*Flowers102\(folder, download=True\)"):
             validate(composed(*config, f"data.folder={folder}"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("kind", ["beside", "metadata.csv", "prompts"])
+def test_texts_are_read_without_the_mark_of_their_encoding(tmp_path, encoding, kind):
+    """As Windows' editors write them; a mark that stays would be part of the caption."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    text = "file_name,text\n0.png,café\n" if kind == "metadata.csv" else "café"
+    (tmp_path / {"beside": "0.txt", "prompts": "prompts.txt"}.get(kind, kind)).write_bytes(text.encode(encoding))
+    found = read_prompts(tmp_path / "prompts.txt") if kind == "prompts" else load_captioned(tmp_path, 8)[1]
+    assert found == ["café"]
+
+
+@pytest.mark.parametrize("kind", ["0.txt", "metadata.csv", "metadata.jsonl"])
+def test_a_text_in_windows_1252_is_named(tmp_path, kind):
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    (tmp_path / kind).write_bytes("the dog’s ball".encode("cp1252"))
+    with pytest.raises(ValueError, match=rf"{kind} is no UTF-8 text \(byte 0x92 at 7.*save it as UTF-8"):
+        load_captioned(tmp_path, 8)
