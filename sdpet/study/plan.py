@@ -127,6 +127,8 @@ class Composer:
         groups = tuple(str(override.input_line) for override, sets in parsed if not sets)
         values = [override for override, sets in parsed if sets]
         plain = self._settable(groups)
+        if any("${" in str(override.value()) for override in values):
+            plain = {}  # a value that is set later could be one that is referred to here
         simple = {o.key_or_group: o.value() for o in values if o.key_or_group in plain and _is_plain(o.value())}
         rest = [override for override in values if override.key_or_group not in simple]
         shared = (*groups, "", *(str(override.input_line) for override in rest))
