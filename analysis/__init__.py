@@ -3,6 +3,7 @@
 Works on a pandas frame with one row a run, from any source, and never imports torch. Public functions, by question:
 
     load_results(source, status="finished")                       a study folder, a CSV, W&B or a frame; one row a run
+    load_image_scores(source)                                     one row an image: its prompt, its noise, its scores
     load_paper_heatmap()                                          the paper's 20 placements, one value each
     factor_columns(frame), metric_columns(frame)                  which columns vary as factors / hold scores
 
@@ -48,6 +49,7 @@ from typing import Any
 # No module is named like a public function: importing it would put the module in the place of the function.
 _MODULE_OF = {
     "load_results": "runs.load",
+    "load_image_scores": "runs.images.load",
     "load_paper_heatmap": "runs.load",
     "factor_columns": "runs.load",
     "metric_columns": "runs.load",

@@ -86,7 +86,7 @@ def conclude(
         plain = conclude(frame.rename(columns=odd), inner(metric), factor and inner(factor), terms, within, fresh, type)
         claims = [replace(c, subject=outer(c.subject), text=outer(c.text)) for c in plain.claims]
         return Conclusion(outer(plain), claims)
-    by = [c for c in ("task", "data") if is_of_records(frame) and c in frame and frame[c].nunique() > 1]
+    by = ["task"] if is_of_records(frame) and "task" in frame and frame["task"].nunique() > 1 else []
     by = [c for c in by if c not in {factor, *factors_of(terms or [])}]
     if by:
         parts = [

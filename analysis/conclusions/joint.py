@@ -13,6 +13,7 @@ from analysis.conclusions.claims import Claim, Part
 from analysis.conclusions.words import f_words, listed, name_of, objection, omega_words, start, test_words
 from analysis.linear_model.units import observations
 from analysis.runs.load import factor_columns
+from analysis.runs.roles import is_of_records
 from analysis.variance.table import anova
 from analysis.variance.verdict import ALPHA, LEVEL, verdicts
 
@@ -38,6 +39,8 @@ def own_factors(frame: pd.DataFrame) -> list[str]:
     ['placement']
     """
     varying = factor_columns(frame) if len(frame) else []
+    if is_of_records(frame):  # tasks have scores of their own, which are not compared
+        varying = [f for f in varying if f != "task"]
     others = [f for f in varying if f not in DERIVED]
     kept = [f for f in varying if f in others or not _follows(frame, f, others)]
     if "placement" in kept and frame["placement"].isna().any():

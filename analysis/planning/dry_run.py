@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from analysis.comparisons.means import marginal_means
 from analysis.comparisons.posthoc import best_set
+from analysis.linear_model.units import TRAINED_IN
 from analysis.planning.fraction import choose, estimable
 from analysis.runs.load import load_results, metric_columns
 
@@ -56,16 +58,48 @@ def foresee(frame: pd.DataFrame, factors: Sequence[str]) -> list[str]:
     each = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
     lines = [f"  factors   {levels}", f"  cells     {cells}, {each} {'run' if each == '1' else 'runs'} each"]
     additive = _additive(factors)
-    table = estimable(frame, additive)
-    lines += _effects("effects", table)
+    lines += _units(frame)
+    for number, (terms, table) in enumerate(_strata(frame, additive)):
+        lines += _effects("" if number else "effects", table, terms)
     if {"placement", "din", "dout"} <= set(factors):
         split = [name for name in _additive([f for f in factors if f != "placement"])]
-        lines += _effects("or", estimable(frame, split), only=("din", "dout"))
+        for terms, table in _strata(frame, split):
+            lines += _effects("or", table, only=told) if (told := [t for t in terms if t in ("din", "dout")]) else []
     pairs = [f"{a}:{b}" for a, b in combinations([name for name in additive if name != "seed"], 2)]
     if pairs:
-        table = estimable(frame, [*additive, *pairs])
-        lines += _effects("pairs", table, only=pairs)
+        strata = [(told, table) for terms, table in _strata(frame, [*additive, *pairs])
+                  if (told := [t for t in terms if t in pairs])]  # fmt: skip
+        for number, (told, table) in enumerate(strata):
+            lines += _effects("" if number else "pairs", table, only=told)
     return lines
+
+
+def _units(frame: pd.DataFrame) -> list[str]:
+    """A line on runs that share trainings; none where each run trains."""
+    trainings = frame[TRAINED_IN].nunique() if TRAINED_IN in frame else len(frame)
+    if trainings == len(frame):
+        return []
+    return [
+        f"  units     {trainings} trainings for {len(frame)} runs; what training decides is tested on the trainings, "
+        "the rest within them"
+    ]
+
+
+def _strata(frame: pd.DataFrame, terms: Sequence[str]) -> list[tuple[list[str], pd.DataFrame]]:
+    """The terms that are tested together, and what is estimable of them: between trainings, then within them."""
+    if TRAINED_IN not in frame or not frame[TRAINED_IN].duplicated().any():
+        return [(list(terms), estimable(frame, list(terms)))]
+    used = {name for term in terms for name in term.split(":")}
+    inside = {name for name in used if (frame.groupby(TRAINED_IN)[name].nunique(dropna=False) > 1).any()}
+    within = [term for term in terms if inside & set(term.split(":"))]
+    between = [term for term in terms if term not in within]
+    found = []
+    if between:
+        found.append((between, estimable(frame.drop_duplicates(TRAINED_IN), between)))
+    if within:
+        plain = frame.drop(columns=TRAINED_IN).assign(training=frame[TRAINED_IN])
+        found.append((within, estimable(plain, ["training", *terms])))
+    return found
 
 
 def _additive(factors: Sequence[str]) -> list[str]:
@@ -164,10 +198,13 @@ def interval_widths(runs: pd.DataFrame, metric: str, width: float, most: int) ->
     Seeds are blocks where they are shared. ValueError where there is no replicate to estimate the spread from.
     """
     block = "seed" if runs["seed"].nunique() > 1 and runs["design"].nunique() > 1 else None
-    # Designs that share a training have one run of each seed: their means are those of their own runs.
+    # Designs that share a training have one run of each seed: their means are those of their own runs. What these leave
+    # unexplained was seen in as many trainings only, so its degrees of freedom are those of the trainings.
+    wider = _fewer_units(runs, block)
     runs = runs.drop(columns=[c for c in ("trained_in", "run_id") if c in runs])
     table = marginal_means(runs, metric, "design", block=block)[["n", "mean", "low", "high"]]
-    table["width"] = table["high"] - table["low"]
+    table["width"] = (table["high"] - table["low"]) * wider
+    table["low"], table["high"] = table["mean"] - table["width"] / 2, table["mean"] + table["width"] / 2
     if table["width"].isna().any():
         raise ValueError("hydra.sweeper.until needs at least 2 seeds of each design, to see how much seeds differ.")
     single = runs["design"].nunique() == 1
@@ -177,3 +214,17 @@ def interval_widths(runs: pd.DataFrame, metric: str, width: float, most: int) ->
     needed = needed.where(table["width"] > width, 0).clip(upper=_ADDED_AT_ONCE)
     table["more"] = np.minimum(needed, (most - table["n"]).clip(lower=0)).astype(int)
     return table
+
+
+def _fewer_units(runs: pd.DataFrame, block: str | None) -> float:
+    """By how much a 95 % interval grows where the error has the degrees of freedom of trainings instead of runs."""
+    if TRAINED_IN not in runs or not runs[TRAINED_IN].notna().any():
+        return 1.0
+    ids = runs[TRAINED_IN].where(runs[TRAINED_IN].notna(), runs["run_id"].astype(str))
+    shared = runs.groupby(ids)["design"].agg(lambda designs: tuple(sorted(set(map(str, designs)))))
+    blocks = runs[block].nunique() - 1 if block else 0
+    of_units = len(shared) - shared.nunique() - blocks
+    of_runs = len(runs) - runs["design"].nunique() - blocks
+    if of_units < 1:
+        raise ValueError("hydra.sweeper.until needs at least 2 trainings of each design, to see how much seeds differ.")
+    return float(stats.t.ppf(0.975, of_units) / stats.t.ppf(0.975, max(of_runs, 1)))

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
+import pandas as pd
+
 from analysis.comparisons.family import FAMILIES
 from analysis.comparisons.family import family as test_family
 from analysis.conclusions.floor import own_floors
 from analysis.conclusions.joint import ADJUSTED_FOR
 from analysis.report.page import Section, render
+from analysis.report.raced import race_conclusion
 from analysis.report.study import Study, read_study
 from analysis.report.words import counted, listing, number
 from analysis.runs.direction import directions
@@ -109,8 +112,11 @@ def _write(
     from analysis.report.sections.means import concluded, conclusion, design_means, score_digits
     from analysis.report.sections.mixed import mixed_section
     from analysis.report.sections.noise import noise_section
+    from analysis.report.sections.race import race_section, race_tests
     from analysis.report.sections.ranking import beside_section, ranking_section
     from analysis.report.sections.registered import registered_section
+    from analysis.report.sections.varying.settings import settings_section
+    from analysis.report.sections.varying.subjects import subjects_section
 
     if out is not None:
         folder = Path(out)
@@ -126,7 +132,11 @@ def _write(
             f"Every test of the joint model is of type {'I' * type} (--type): {ADJUSTED_FOR[type]}. Which pairs of "
             "factors the model holds, means, trends and the set of the best do not depend on the type."
         )
-    claimed = concluded(study, type)
+    tests = race_tests(study) if study.raced else pd.DataFrame()
+    if study.raced and study.metric == study.raced.stored.score:
+        claimed = race_conclusion(study.raced, study.fresh, tests)
+    else:
+        claimed = concluded(study, type)
     said = conclusion(study, claimed)
     means = design_means(study)
     several = len(means) > 1
@@ -136,8 +146,10 @@ def _write(
         factors_section(study, folder, type) if several else None,
     ]
     sections = [
+        race_section(study, tests, folder),
         *(first if study.is_of_placements else reversed(first)),
         mixed_section(study, folder, random),
+        subjects_section(study, folder),
         ranking_section(study, means, folder) if several else None,
         levels_section(study, folder) if several else None,
         claims_section(study, claimed, folder, type) if several else None,
@@ -146,6 +158,7 @@ def _write(
         pictures.samples_section(study, folder, order, score_digits(study)),
         noise_section(study, folder, order),
         compare_section(study, means, compare, folder),
+        settings_section(study, folder),
         costs.costs_section(study, folder, means),
         costs.sizes_section(study, folder),
         details.training_section(study, folder, [design for design, _ in order]),

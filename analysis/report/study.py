@@ -15,6 +15,7 @@ from analysis.conclusions.joint import own_factors
 from analysis.linear_model.blocks import Blocking, block_of
 from analysis.linear_model.units import unit_ids, with_units
 from analysis.planning.registered import Registration
+from analysis.report.raced import Raced, raced
 from analysis.report.registered import as_registered, registered_note
 from analysis.report.words import Metric, factor_words, level_words, metric_words
 from analysis.runs.asked import Asked, Choices, choose, runs_to_compare
@@ -37,7 +38,8 @@ class Study:
     block: the seed, or what was asked for, where most runs have one that several designs share; runs with another are
     set aside, see `blocks.block_of`, and in no number of the page; aside says so. within: a margin of the score.
     registration: the question that was stored before or after the runs, if any. fresh: runs
-    of the best on fresh seeds, which are in no other number of the page.
+    of the best on fresh seeds, which are in no other number of the page. raced: the race that the study was, if it was
+    one; runs are then those on its first two seeds.
     choices: what was asked for and what was guessed. notes: what was left out.
     """
 
@@ -58,6 +60,7 @@ class Study:
     aside: str = ""
     registration: Registration | None = None
     fresh: pd.DataFrame | None = None
+    raced: Raced | None = None
 
     @property
     def words(self) -> Metric:
@@ -212,6 +215,9 @@ def read_study(
     runs = load_results(source, status=None, mixed_protocols="flag", scores=scores)
     asked = Asked(metric, tuple(factors or ()), model, block, maximize)
     asked, registration, doubts = as_registered(asked, path, runs)
+    race, runs = raced(path, runs)
+    if race is not None and asked.metric is None and asked.model is None:
+        asked = replace(asked, metric=race.stored.score, maximize=race.stored.maximize)
     choices = choose(runs, asked, path.name)
     runs, notes = choices.frame, [str(note) for note in runs.attrs.get("notes", []) if "protocol_hash" not in note]
     done, left_out = runs_to_compare(runs, choices.metric, choices.block)
@@ -221,13 +227,13 @@ def read_study(
     chosen = choices.factors or _own(done)
     choices = choices.settled(done, chosen)
     done.attrs |= {"roles": choices.roles, "block": choices.block}
-    notes = left_out + choices.notes + doubts + notes
+    notes = (race.notes if race else []) + left_out + choices.notes + doubts + notes
     done, design = _with_design(done, chosen)
     done, blocked, aside = _blocked(done, design, chosen)
     name = str(runs["study"].iloc[0]) if is_of_records(runs) and runs["study"].nunique() == 1 else path.stem
     study = Study(
         name, path, runs, done, choices.metric, choices.metrics, chosen, design, notes, choices.terms, scores, choices,
-        blocked, within, aside, registration, _fresh(path, scores),
+        blocked, within, aside, registration, _fresh(path, scores), race,
     )  # fmt: skip
     upward = higher_is_better(study.metric) if asked.maximize is None else asked.maximize
     if registration is not None:

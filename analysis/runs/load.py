@@ -14,9 +14,9 @@ from analysis.runs.exports import bookkeeping
 from analysis.runs.load_wandb import PREFIX, offline_files, read_offline, read_project
 from analysis.runs.names import with_short_names
 from analysis.runs.progress import confirming, under_way, without_copies
-from analysis.runs.records import FIRST, Told, read_records
+from analysis.runs.records import COMMON, FIRST, Told, read_records
 from analysis.runs.roles import FACTORS, Roles, guess_roles, is_of_records
-from analysis.runs.settings.factors import further_factors, scoring_factors
+from analysis.runs.settings.factors import RECORDS, further_factors, scoring_factors, subject_factors
 from analysis.runs.statuses import FINISHED, has_status, with_status
 from analysis.runs.table_file import read_text_table
 from analysis.runs.wide import as_long
@@ -87,7 +87,7 @@ def load_results(
         frame = _keep_status(frame, status, notes)
     frame.attrs |= {key: value for key, value in told.items() if value}
     _check_protocols(frame, mixed_protocols, notes)
-    frame = frame.reset_index(drop=True)
+    frame = frame.drop(columns=[c for c in frame if c.startswith(COMMON)]).reset_index(drop=True)
     frame.attrs["notes"] = notes
     return frame
 
@@ -134,8 +134,12 @@ def read_table(path: Path, notes: list[str]) -> pd.DataFrame:
     table = read_text_table(path)
     notes += table.notes
     columns, idle = {}, bookkeeping(table.names)
+    ours = set(table.names) >= RECORDS
     for position, name in enumerate(table.names):
         cells = [row[position] for row in table.rows]
+        if ours and "null" in cells:  # a setting that is null is a level
+            columns[name] = pd.Series(cells).where([bool(cell) for cell in cells])
+            continue
         columns[name], said = typed(name, cells, table.lines, table.separator)
         notes += [] if name in idle else said
     frame, said_wide = as_long(pd.DataFrame(columns))
@@ -226,13 +230,16 @@ def _count(column: pd.Series) -> str:
 def _check_protocols(frame: pd.DataFrame, mixed: str, notes: list[str]) -> None:
     by = list(dict.fromkeys([*(c for c in ("task", "data") if c in frame), *scoring_factors(frame)]))
     own = [str(c) for c in frame.columns if str(c).endswith("_protocol")]  # of each metric
-    worst = {
-        column.removesuffix("_protocol"): int(
-            frame.groupby(by, dropna=False)[column].nunique().max() if by else frame[column].nunique()
-        )
-        for column in own or [c for c in ("protocol_hash",) if c in frame]
-    }
-    several = {name: ways for name, ways in worst.items() if ways > 1}
+
+    def ways(column: str, groups: list[str]) -> int:
+        return int(frame.groupby(groups, dropna=False)[column].nunique().max() if groups else frame[column].nunique())
+
+    worst = {c.removesuffix("_protocol"): ways(c, by) for c in own or [c for c in ("protocol_hash",) if c in frame]}
+    subjects = subject_factors(frame)  # each has its own references and prompts, but the rest must agree
+    for column in (c for c in map(str, frame.columns) if c.startswith(COMMON)):
+        metric = column.removeprefix(COMMON)
+        worst[metric] = max(worst.get(metric, 0), ways(column, [name for name in by if name not in subjects]))
+    several = {name: count for name, count in worst.items() if count > 1}
     if several:
         what = f": {', '.join(several)}" if own else ""
         sentence = (

@@ -19,6 +19,8 @@ MOST_CHECKED = 1000  # runs whose files are compared with the digests in their r
 MOST_NAMED = 5  # files that a note names
 FACTORS = tuple(EVERY)  # of every record
 
+COMMON = "(common)"  # begins the names of columns that `load_results` checks and removes
+_OF_SUBJECT = ("prompts_hash", "prompts", "images_hash")
 FIRST, LAST = "first", "last"  # of the scores of a run
 _SIZES = {"trainable_params", "adapters", "bytes"}
 _SECONDS = {"train", "per_step", "sample", "score", "total"}
@@ -175,6 +177,7 @@ def flatten(record: dict[str, Any], path: Path) -> Row:
         protocol = _without_factors(protocol, row)
         made = metric_protocols(protocol) or dict.fromkeys(record.get("metrics") or {}, protocol_hash(protocol))
         row.update({f"{metric}_protocol": value for metric, value in made.items()})
+        row.update({f"{COMMON}{metric}": value for metric, value in common_protocols(protocol).items()})
     row["protocol_hash"] = protocol_hash(protocol) if protocol else None
     return row
 
@@ -190,6 +193,19 @@ def metric_protocols(protocol: dict[str, Any]) -> dict[str, str]:
         metric: protocol_hash(
             {**common, **(references if entry.get("against") == "references" else {}), "score": entry}
         )
+        for metric, entry in (protocol.get("scores") or {}).items()
+    }
+
+
+def common_protocols(protocol: dict[str, Any]) -> dict[str, str]:
+    """For each metric, twelve hex digits of how it was made, without what is a subject's own.
+
+    Runs of several subjects compare only where these agree: the scorer, how it prepares images, the numbers of images
+    and the sampler. References and prompts are those of each subject.
+    """
+    common = {key: protocol.get(key) for key in ("sampler", "eval_seed", "image_size", "image_bits", "score_dtype")}
+    return {
+        metric: protocol_hash({**common, "score": {k: v for k, v in entry.items() if k not in _OF_SUBJECT}})
         for metric, entry in (protocol.get("scores") or {}).items()
     }
 

@@ -46,8 +46,8 @@ class StoredRace:
         How many runs of the study had ended when the race was set up.
     outside
         Ids of runs in the folder that are not of the race.
-    fresh
-        Seeds on which the winner was trained again.
+    fresh, fresh_runs
+        Seeds on which the leader was trained again, and the run ids of each design that was.
     said
         Lines on where the race stands.
     """
@@ -66,6 +66,7 @@ class StoredRace:
     before: int = 0
     outside: list[str] = field(default_factory=list)
     fresh: list[int] = field(default_factory=list)
+    fresh_runs: dict[str, list[str]] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
 
     def race(self) -> Race:

@@ -12,6 +12,7 @@ from sdpet.adapters.edges import Attachment, Edge
 from sdpet.adapters.format import save_adapters
 from sdpet.adapters.forms import Site, compute, takes_grid
 from sdpet.adapters.hooks import all_hooks, connect
+from sdpet.adapters.identity import sample_weights
 from sdpet.adapters.inputs import ModelInputs, find_inputs
 from sdpet.adapters.spec import ALWAYS, AdapterSpec, finite
 
@@ -38,6 +39,8 @@ class Adapters(nn.Module):
         The adapters, by the path of their block in the UNet; with several placements by ``<path>.<placement>``.
     attachment : Attachment, optional
         What connects these adapters to a UNet; a new one, connected to nothing, by default.
+    base : sequence of float, optional
+        A sample of the model's weights, which is saved with the adapters; see `sdpet.adapters.identity`.
 
     Attributes
     ----------
@@ -47,9 +50,14 @@ class Adapters(nn.Module):
     """
 
     def __init__(
-        self, spec: AdapterSpec, by_block: Mapping[str, nn.Module], attachment: Attachment | None = None
+        self,
+        spec: AdapterSpec,
+        by_block: Mapping[str, nn.Module],
+        attachment: Attachment | None = None,
+        base: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
+        self._base = base
         self.spec = spec
         self.by_block = dict(by_block)
         self._attachment = attachment or Attachment()
@@ -118,7 +126,7 @@ class Adapters(nn.Module):
         folder : str or Path
             Created if it does not exist.
         """
-        save_adapters(folder, self.spec, list(self.blocks), self.state_dict())
+        save_adapters(folder, self.spec, list(self.blocks), self.state_dict(), self._base)
 
     def _connect(self, model: nn.Module, sites: Mapping[str, Site]) -> None:
         inputs = watched(model, self._attachment, [self])
@@ -225,9 +233,10 @@ def attached_adapters(unet: nn.Module) -> list[Adapters]:
         for edge in hooks.edges:
             if isinstance(edge.delta, AdapterDelta):
                 found.setdefault(edge.attachment, {})[edge.delta.key] = edge.delta
+    base = sample_weights(unet) if found else None
     return [
-        Adapters(next(iter(deltas.values())).spec, {key: delta.adapter for key, delta in deltas.items()}, attachment)
-        for attachment, deltas in found.items()
+        Adapters(next(iter(of.values())).spec, {key: delta.adapter for key, delta in of.items()}, attachment, base)
+        for attachment, of in found.items()
     ]
 
 

@@ -16,6 +16,7 @@ from sdpet.adapters.attached import Adapters
 from sdpet.adapters.compiled import forget_compiled
 from sdpet.adapters.forms import Site, make_form
 from sdpet.adapters.hooks import all_hooks
+from sdpet.adapters.identity import sample_weights
 from sdpet.adapters.routes import Route, find_routes
 from sdpet.adapters.spec import AdapterSpec
 from sdpet.choices import BLOCKS
@@ -59,7 +60,7 @@ def attach(unet: nn.Module, spec: AdapterSpec, *, seed: int | None = None, along
     sites = sites_of(unet, spec)
     if not alongside:
         refuse_second(unet)
-    adapters = Adapters(spec, _build(sites, seed))
+    adapters = Adapters(spec, _build(sites, seed), base=sample_weights(unet))
     adapters._connect(unet, sites)
     forget_compiled()
     return adapters
@@ -83,7 +84,7 @@ def build_unattached(unet: nn.Module, spec: AdapterSpec) -> Adapters:
     ValueError
         If no block of the UNet matches.
     """
-    return Adapters(spec, _build(sites_of(unet, spec), None))
+    return Adapters(spec, _build(sites_of(unet, spec), None), base=sample_weights(unet))
 
 
 def sites_of(unet: nn.Module, spec: AdapterSpec) -> dict[str, Site]:

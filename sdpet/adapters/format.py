@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -14,12 +15,21 @@ from torch import Tensor
 import sdpet
 from sdpet.adapters.spec import AdapterSpec
 from sdpet.files.atomic import write_atomic
+from sdpet.files.hashing import hash_bytes
+from sdpet.files.received import read_json
 
 WEIGHTS, DESIGN = "adapters.safetensors", "adapters.json"
 _FORMAT = 1
+MOST_BYTES = 1 << 20  # of adapters.json
 
 
-def save_adapters(folder: str | Path, spec: AdapterSpec, blocks: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
+def save_adapters(
+    folder: str | Path,
+    spec: AdapterSpec,
+    blocks: Sequence[str],
+    tensors: Mapping[str, Tensor],
+    base: Sequence[float] | None = None,
+) -> None:
     """Write both files atomically, the design last, so that a folder that contains it is complete.
 
     Parameters
@@ -31,18 +41,22 @@ def save_adapters(folder: str | Path, spec: AdapterSpec, blocks: Sequence[str], 
         Paths of the blocks that have an adapter.
     tensors : mapping of str to Tensor
         All weights, named as in `Adapters.state_dict()`.
+    base : sequence of float, optional
+        A sample of the model's weights, see `sdpet.adapters.identity`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    weights = safetensors.torch.save(written, metadata={"format": "pt"})
     design = {
         "format": _FORMAT,
         "sdpet": sdpet.__version__,
         "spec": spec.described(),
         "blocks": list(blocks),
         "parameters": sum(value.numel() for value in tensors.values()),
+        "digest": hash_bytes(weights),
+        "base": None if base is None else list(base),
     }
-    weights = safetensors.torch.save(written, metadata={"format": "pt"})
     write_atomic(folder / WEIGHTS, lambda partial: partial.write_bytes(weights))
     write_atomic(folder / DESIGN, lambda partial: partial.write_text(json.dumps(design, indent=1) + "\n"))
 
@@ -68,26 +82,66 @@ def read_saved(folder: str | Path) -> tuple[AdapterSpec, dict[str, Tensor]]:
     folder = Path(folder)
     if not (folder / DESIGN).is_file():
         raise ValueError(f"{folder} holds no {DESIGN}; give the folder of a finished run or of adapters.save.")
-    return read_spec(folder / DESIGN), read_weights(folder / WEIGHTS)
+    design = read_design(folder / DESIGN)
+    return _spec(design, folder / DESIGN), read_weights(folder / WEIGHTS, design.get("digest"))
 
 
 def read_spec(path: Path) -> AdapterSpec:
     """Read a design from adapters.json. Raises ValueError if it is damaged or of another format."""
+    return _spec(read_design(path), path)
+
+
+def read_design(path: Path) -> dict[str, Any]:
+    """Read the content of adapters.json. Raises ValueError if it is damaged or of another format."""
     try:
-        design = json.loads(path.read_text())
-        if design["format"] != _FORMAT:
-            raise ValueError(f"its format is {design['format']!r}, and this version of sdpet reads {_FORMAT}")
+        design = read_json(path, MOST_BYTES)
+    except ValueError as error:
+        raise ValueError(f"{path} does not describe adapters: {error}") from error
+    if not isinstance(design, dict) or not isinstance(design.get("spec"), dict):
+        raise ValueError(f"{path} does not describe adapters.")
+    if design.get("format") != _FORMAT:
+        raise ValueError(
+            f"{path} does not describe adapters: its format is {design.get('format')!r}, and this version of sdpet "
+            f"reads {_FORMAT}"
+        )
+    return design
+
+
+def _spec(design: dict[str, Any], path: Path) -> AdapterSpec:
+    try:
         return AdapterSpec(**design["spec"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} does not describe adapters: {error}") from error
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read weights from a .safetensors file. Raises ValueError if it cannot be read."""
+def read_weights(path: Path, digest: str | None = None) -> dict[str, Tensor]:
+    """Read weights from a .safetensors file.
+
+    Parameters
+    ----------
+    path : Path
+    digest : str, optional
+        Of the file's content.
+
+    Returns
+    -------
+    dict of str to Tensor
+
+    Raises
+    ------
+    ValueError
+        It cannot be read, is not as it was saved, or a weight is NaN or infinite; the message names it.
+    """
     try:
-        return safetensors.torch.load_file(path)
+        content = path.read_bytes()
+        tensors = safetensors.torch.load(content)
     except (OSError, safetensors.SafetensorError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+    if digest is not None and hash_bytes(content) != digest:
+        raise ValueError(f"{path} was changed since it was saved: its digest is not that of {DESIGN}.")
+    if bad := [name for name, value in tensors.items() if not torch.isfinite(value).all()]:
+        raise ValueError(f"{path} holds weights that are NaN or infinite, in {bad[0]}.")
+    return tensors
 
 
 def read_pickled(path: Path) -> dict[str, Tensor]:

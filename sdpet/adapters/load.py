@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from torch import Tensor, nn
 
 from sdpet.adapters.attached import Adapters
 from sdpet.adapters.attachment import attach, sites_of
-from sdpet.adapters.format import DESIGN, WEIGHTS, read_spec, read_weights
+from sdpet.adapters.format import DESIGN, WEIGHTS, read_design, read_spec, read_weights
 from sdpet.adapters.forms import make_form
+from sdpet.adapters.identity import is_other_model
 from sdpet.adapters.spec import AdapterSpec
 
 _SHOWN = 4  # how many blocks with missing or unknown keys an error names
@@ -21,7 +23,12 @@ _WRAPPERS = ("module.", "_orig_mod.", "base_model.model.")
 
 
 def load_adapters(
-    unet: nn.Module, folder: str | Path, spec: AdapterSpec | None = None, *, alongside: bool = False
+    unet: nn.Module,
+    folder: str | Path,
+    spec: AdapterSpec | None = None,
+    *,
+    alongside: bool = False,
+    strict: bool = False,
 ) -> Adapters:
     """Attach saved adapters to a UNet.
 
@@ -34,6 +41,8 @@ def load_adapters(
         The design. Needed for the reference code's folder, which does not contain it.
     alongside : bool
         Attach although the UNet carries adapters already, see `attach`. Strengths are set by each handle's `scale`.
+    strict : bool
+        Whether adapters that were made for another base model are an error. By default a warning says so.
 
     Returns
     -------
@@ -50,10 +59,18 @@ def load_adapters(
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}.")
     if (folder / DESIGN).is_file():
-        saved = read_spec(folder / DESIGN)
+        design, saved = read_design(folder / DESIGN), read_spec(folder / DESIGN)
         if spec is not None and spec != saved:
             raise ValueError(f"{folder} holds adapters of another design than spec: {saved}; leave spec out.")
-        return attach_weights(unet, saved, read_weights(folder / WEIGHTS), folder, alongside=alongside)
+        tensors = read_weights(folder / WEIGHTS, design.get("digest"))
+        other = is_other_model(design.get("base"), unet)
+        said = f"{folder} holds adapters of another base model: the weights of this one differ from those they were for"
+        if other and strict:
+            raise ValueError(f"{said}; load the model that they were trained on.")
+        adapters = attach_weights(unet, saved, tensors, folder, alongside=alongside)
+        if other:
+            warnings.warn(f"{said}.", stacklevel=2)
+        return adapters
     if any(folder.glob("*.pt")):
         if spec is None:
             raise ValueError(f"{folder} is the reference code's, which keeps no design; pass spec=AdapterSpec(...).")

@@ -13,6 +13,7 @@ from typing import Any
 
 from sdpet.adapters.positions import PLACEMENTS, check_placement
 from sdpet.choices import DTYPES, IMAGE_SUFFIXES, TASKS, check_peft_options
+from sdpet.config.dreambench import filled
 from sdpet.config.ids import cache_key
 from sdpet.config.run_config import LAB, LoggerSettings, RunConfig, SamplerSettings, TrainerSettings, lacking_key
 from sdpet.config.schema import RULES, check_group, check_values
@@ -21,7 +22,7 @@ from sdpet.files.hashing import once
 from sdpet.models.source import Source, source_of
 
 DATA_FOR_TASK = {
-    "subject": "data=lab or data=folder",
+    "subject": "data=lab, data=folder or data=dreambench",
     "captions": "data=digits, data=captions, data=dataset or data=flowers",
 }
 MOST_STEPS = {"dpm": 999, "ddim": 1000, "plms": 1000}  # the largest number of steps of each sampler
@@ -82,7 +83,7 @@ def validate(config: Any) -> RunConfig:
     """
     if isinstance(config, RunConfig):
         return config
-    values = check_values(_plain(config))
+    values = check_values(filled(_plain(config)))
     values["trainer"].pop("methods", None)  # the table from which conf/adapter takes lr and steps
     if (lacking := lacking_key(values)) is not None:
         raise ValueError(f"{lacking} must be given: {lacking}=VALUE.")
@@ -305,7 +306,7 @@ def _check_task(config: RunConfig) -> None:
         files = once(f"images {folder}", partial(image_files, folder))
         if not files and not (kind == "captions" and metadata_file(folder)):
             raise ValueError(f"data.{key}: the folder {folder} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
-        if data.name == "folder" and not once(f"photos {folder}", partial(_any_opens, files)):
+        if data.name in ("folder", "dreambench") and not once(f"photos {folder}", partial(_any_opens, files)):
             raise ValueError(f"data.{key}: none of the {len(files)} files in {folder} is a readable image.")
     if kind != "subject":
         return

@@ -39,7 +39,7 @@ DECIDES = {
     "unet": ("sampler.guidance", "data.class_guidance", "adapter.params", "adapter.mid_dim"),
     "adapter.method": ("adapter.", "trainer.lr", "trainer.steps"),
     "adapter.mid_dim": ("adapter.params",),
-    "data.subject": ("data.",),
+    "data.subject": ("data.", "eval.prompts"),
     "data.subject_dir": ("data.",),
     "data.noun": ("data.prompt", "data.class_prompt"),
     "data.class_word": ("data.prompt", "data.class_prompt", "data.class_dir"),
@@ -261,7 +261,8 @@ def _short_paths(values: Sequence[Any], contents: Sequence[str]) -> list[Any]:
         }
         if len(set(names.values())) == len(names):
             return [names[content] for content in contents]
-    return [first[content] for content in contents]
+    short = {content: content.strip('"')[:6] for content in first}
+    return [f"{first[content]} ({short[content]})" for content in contents]
 
 
 def named_settings(config: RunConfig) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from sdpet.files.hashing import WEIGHTS, hash_files, hash_folder, once
 from sdpet.models.source import source_of
 
 CLASS_IMAGE_KEYS = ("class_images", "class_sampler", "class_steps", "class_guidance")  # of data
+# Keys of data from which others are made, which identify the run in their place.
+NAMES_OF_SUBJECT = ("noun", "subject", "class_word", "root", "living", "prompts")
 # Values at which an option changes nothing. They are left out of the hash, so ids from before the option stay valid.
 NEUTRAL_DEFAULTS: dict[str, dict[str, Any]] = {
     "adapter": {"targets": None, "options": None},
@@ -160,7 +162,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
         "adapter": _without(values["adapter"], *_neutral("adapter", values)),
         "unet": {"dtype": unet["dtype"], "weights": weights} | size,
         "task": _without(values["task"], *_neutral("task", values)),
-        "data": _without(data, "noun", "subject", "class_word", *unused, *content) | content,
+        "data": _without(data, *NAMES_OF_SUBJECT, *unused, *content) | content,
         "trainer": _without(values["trainer"], "validate_every", *_neutral("trainer", values)),
         "sampler": values["sampler"],
         "eval": _eval_identity(values["eval"]),

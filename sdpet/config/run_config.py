@@ -81,6 +81,7 @@ class DataSettings:
     kind: str
     name: str
     noun: str | None = None
+    root: str | None = None
     subject: str | None = None
     class_word: str | None = None
     class_images: int | None = None

@@ -13,11 +13,12 @@ from sdpet.config.schema import SHORT_NAMES
 CONTENT = ".content"  # ends the key that holds the hash of the files which the path under the key before it names
 _SHOWN = {  # keys that people know and that the identity replaces by the content of files, or derives others from
     "unet": ("name", "path", "config", "use_ema"),
-    "data": ("noun", "subject", "class_word", "root", *CLASS_IMAGE_KEYS),
+    "data": ("noun", "subject", "class_word", *CLASS_IMAGE_KEYS),
 }
 _STORED = ("adapter", "unet", "task", "data", "trainer", "sampler", "eval", "form")  # groups that change results
 _WITHOUT_EFFECT = (
-    "unet.guidance", "trainer.validate_every", "trainer.devices", "trainer.num_nodes", "eval.chunk", "eval.strict",
+    "unet.guidance", "data.root", "data.living", "data.prompts", "trainer.validate_every", "trainer.devices",
+    "trainer.num_nodes", "eval.chunk", "eval.strict",
 )  # fmt: skip
 _HIDDEN = {"unet": ("weights",)}
 _UNNAMED_GROUPS = ("adapter", "logger")  # the factors of an adapter are its keys; a logger changes no result

@@ -174,7 +174,7 @@ def build_fleet(base: BaseModel, designs: Sequence[Design], seeds: Sequence[int]
     return Fleet(base.unet, members)
 
 
-def load(base: BaseModel, folder: str | Path, alongside: bool = False) -> TunedModel:
+def load(base: BaseModel, folder: str | Path, alongside: bool = False, *, strict: bool = False) -> TunedModel:
     """Put a saved design of any method back on a base model.
 
     Parameters
@@ -184,6 +184,8 @@ def load(base: BaseModel, folder: str | Path, alongside: bool = False) -> TunedM
         What `TunedModel.save` wrote.
     alongside : bool
         Whether the UNet may carry adapters already. Only adapters go alongside others.
+    strict : bool
+        Whether adapters that were made for another base model are an error; by default a warning says so.
 
     Returns
     -------
@@ -201,7 +203,7 @@ def load(base: BaseModel, folder: str | Path, alongside: bool = False) -> TunedM
     if is_adapters:
         from sdpet import load_adapters
 
-        return load_adapters(base.unet, folder, alongside=alongside)
+        return load_adapters(base.unet, folder, alongside=alongside, strict=strict)
     methods = (FullTuning, LoraTuning, EmbeddingTuning, PeftTuning)
     for method in methods:
         if (folder / method.FILE).exists():

@@ -74,6 +74,7 @@ def load_base(
         parts["scheduler"].register_to_config(prediction_type=prediction)
     for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
         if part in parts:
+            _check_finite(parts[part], part, source)
             parts[part].requires_grad_(False).eval().to(device)
     digest = source.content_hash() + ("" if prediction is None else f"-{prediction}")
     base = BaseModel(name=name, weight_hash=digest, side=image_size, **parts)
@@ -105,10 +106,44 @@ def _read_folder(source: Source, dtype: torch.dtype) -> dict[str, Any]:
             parts[part] = classes[part].from_pretrained(source.path / part, local_files_only=True)
         elif part != "scheduler" and not (part == "vae" and source.vae is not None):
             options = {"torch_dtype": dtype, "variant": source.variant(part), "local_files_only": True}
-            parts[part] = classes[part].from_pretrained(source.path / part, **options)
+            parts[part] = _read_network(classes[part], part, source, options)
     if "text_encoder_2" in parts:
         parts["zero_empty"] = sdxl.zeros_for_empty(source.path)
     return parts
+
+
+def _read_network(kind: Any, part: str, source: Source, options: dict[str, Any]) -> Any:
+    """One network of a pipeline folder; ValueError unless every one of its parameters got a value from its files."""
+    folder = source.path / part
+    try:
+        network, told = kind.from_pretrained(folder, **options, output_loading_info=True)
+    except Exception as error:  # the libraries raise many kinds, some of them for a tensor of another shape
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{part} of {source.path} cannot be loaded ({type(error).__name__}: {reason:.200})."
+        ) from error
+    # diffusers tells missing weights apart from those of another shape, transformers both by name.
+    missing = sorted(str(key) for key in told.get("missing_keys", ()))
+    unlike = sorted(str(key[0] if isinstance(key, tuple) else key) for key in told.get("mismatched_keys", ()))
+    if missing or unlike:
+        wrong = [*missing, *unlike]
+        raise ValueError(
+            f"{part} of {source.path} is incomplete: {len(wrong)} weights are missing or of another shape, first "
+            f"{wrong[0]}; get the model's files again."
+        )
+    return network
+
+
+def _check_finite(network: torch.nn.Module, part: str, source: Source) -> None:
+    """Raise ValueError for weights that are NaN or infinite; it names the first such tensor."""
+    for name, value in network.state_dict().items():
+        # The sum is quick and finite for nearly all tensors; only where it is not, every value is looked at.
+        if not value.is_floating_point() or torch.isfinite(value.sum(dtype=torch.float32)):
+            continue
+        if not torch.isfinite(value).all():
+            raise ValueError(
+                f"{part} of {source.path} holds weights that are NaN or infinite, in {name}; get its files again."
+            )
 
 
 def _read_checkpoint(source: Source, dtype: torch.dtype) -> dict[str, Any]:

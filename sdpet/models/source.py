@@ -6,7 +6,6 @@ network is asked) or one original CompVis checkpoint file.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import Any
 
 import sdpet
 from sdpet.files.hashing import PIPELINE_PARTS, WEIGHTS, hash_file, hash_files
+from sdpet.files.received import read_json
 from sdpet.models.compvis.scan import check_checkpoint, check_vae, input_channels_sentence
 
 LOG = logging.getLogger("sdpet")
@@ -24,6 +24,7 @@ LAB_FOLDER = Path(sdpet.__file__).parent / "lab" / "pipeline"
 ARCHITECTURES = Path(sdpet.__file__).parent / "architectures"
 # name of a file in conf/unet -> folder of its architecture
 ARCHITECTURE_OF = {"sd14": "v1", "sd15": "v1", "ckpt": "v1", "sd21": "v21", "sdxl": "sdxl"}
+MOST_BYTES = 4 << 20  # of a config
 XL_PARTS = ("text_encoder_2", "tokenizer_2")
 PARTS_WITH_WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")  # parts with weights
 CHECKPOINTS = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
@@ -64,7 +65,7 @@ class Source:
 
     def config(self, part: str) -> dict[str, Any]:
         """The config of a part, such as "unet"."""
-        return json.loads((self.configs / part / "config.json").read_text(encoding="utf-8"))
+        return read_config(self.configs / part / "config.json")
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -143,7 +144,9 @@ def find_source(
     if not place.is_dir() and _looks_like_hub_id(text):
         place = _from_hub(text, quiet, fetch)
     _check_folder(place)
-    return Source(place, place, vae=other_vae)
+    source = Source(place, place, vae=other_vae)
+    _check_channels(source)
+    return source
 
 
 def _vae(place: Path) -> Path:
@@ -160,10 +163,29 @@ def _vae(place: Path) -> Path:
     )
 
 
+def read_config(file: Path) -> dict[str, Any]:
+    """Read the config of a part. FileNotFoundError where there is none, ValueError where it is no mapping."""
+    found = read_json(file, MOST_BYTES)
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} is not the config of a model.")
+    return found
+
+
+def _check_channels(source: Source) -> None:
+    """Raise ValueError unless the UNet takes noisy latents of the VAE and nothing beside them."""
+    try:
+        unet, vae = source.config("unet"), source.config("vae")
+    except FileNotFoundError:
+        return  # loading says which file is missing
+    takes = unet.get("in_channels", 4)
+    if takes != vae.get("latent_channels", 4):
+        raise ValueError(input_channels_sentence(source.path, takes))
+
+
 def parts_of(folder: Path) -> tuple[str, ...]:
     """Names of a pipeline's parts: Stable Diffusion XL has a second text encoder with its tokenizer."""
     try:
-        unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+        unet = read_config(folder / "unet" / "config.json")
     except (OSError, ValueError):
         return PIPELINE_PARTS
     return PIPELINE_PARTS + (XL_PARTS if unet.get("addition_embed_type") == "text_time" else ())
@@ -181,7 +203,9 @@ def _checkpoint(file: Path, configs: Path | None, use_ema: bool, vae: Path | Non
             f"{', '.join(needed)} in diffusers' format, or null for those of Stable Diffusion v1, 2.1 or XL."
         )
     family = check_checkpoint(file, use_ema, vae is not None)
-    return Source(file, ARCHITECTURES / family if configs is None else configs, use_ema, vae)
+    source = Source(file, ARCHITECTURES / family if configs is None else configs, use_ema, vae)
+    _check_channels(source)
+    return source
 
 
 def _check_folder(folder: Path) -> None:
@@ -195,21 +219,9 @@ def _check_folder(folder: Path) -> None:
     missing = [part for part in parts if not (folder / part).is_dir()]
     if missing:
         raise ValueError(f"the base model's folder {folder} lacks {', '.join(missing)}; {format_} {', '.join(parts)}.")
-    _check_input(folder)
     for part in parts:
         if part in PARTS_WITH_WEIGHTS and not (_weights(folder / part) or _weights(folder / part, "fp16")):
             raise ValueError(f"the base model's folder {folder} has no weights in {part} (.safetensors or .bin).")
-
-
-def _check_input(folder: Path) -> None:
-    """Raise ValueError if the UNet takes more than noisy latents, as that of an inpainting model does."""
-    try:
-        unet, vae = (json.loads((folder / p / "config.json").read_text(encoding="utf-8")) for p in ("unet", "vae"))
-    except (OSError, ValueError):
-        return  # loading says what is wrong
-    channels = unet.get("in_channels", 4)
-    if channels != vae.get("latent_channels", 4):
-        raise ValueError(input_channels_sentence(folder, channels))
 
 
 def _weights(folder: Path, variant: str | None = None) -> list[Path]:

@@ -112,12 +112,12 @@ def tuned(base: BaseModel, folders: Sequence[Path]) -> Iterator[list[int]]:
 
     with ExitStack() as stack:
         if len(folders) == 1:
-            stack.callback(load(base, folders[0]).detach)
+            stack.callback(load(base, folders[0], strict=True).detach)
             yield [0]
             return
         members: list[Any] = []
         for folder in folders:
-            members.append(load(base, folder))
+            members.append(load(base, folder, strict=True))
             members[-1].detach()  # it keeps its weights
         fleet = Fleet(base.unet, members)
         stack.callback(fleet.detach)

@@ -15,14 +15,17 @@ import numpy as np
 
 from sdpet.files.atomic import write_atomic
 from sdpet.files.hashing import hash_bytes, hash_text
+from sdpet.files.plain_json import finite
 from sdpet.models.base import BaseModel
 from sdpet.models.text import refuse_equal_prompts
 from sdpet.sampling.loop import NOT_FINITE, SamplerConfig, StepCallback, sample_together
 from sdpet.scoring import noise
-from sdpet.scoring.measures import protocol_entries
-from sdpet.scoring.plan import EvalPlan, image_seeds
+from sdpet.scoring.measures import image_scores, protocol_entries
+from sdpet.scoring.plan import EvalImage, EvalPlan, image_seeds
 from sdpet.scoring.scorers import Scorer, Scorers
 from sdpet.scoring.task import EvalTask, SubjectTask
+
+IMAGE_SCORES = "scores.jsonl"  # in the folder of the images: one line an image, with its prompt, seed, role and scores
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Evaluation:
         For each score or scorer that was asked for and is not available, the reason.
     noise_map : ndarray of float32, (h, w), or None
         See `noise_differences`.
+    image_scores : list of N dict
+        For each image its scores by metric, where a metric is a mean over images.
     """
 
     metrics: dict[str, float]
@@ -54,6 +59,7 @@ class Evaluation:
     seconds: dict[str, float]
     missing: dict[str, str] = field(default_factory=dict)
     noise_map: np.ndarray | None = None
+    image_scores: list[dict[str, float]] = field(default_factory=list)
 
 
 def evaluate_run(
@@ -138,6 +144,7 @@ def evaluate_together(
     missing = dict(scorers.missing) | ({noise.METRIC: no_map} if no_map and subject_task else {})
     try:
         metrics = [None if images is None else task.scores(images, eval_images, scorers, plan) for images in drawn]
+        each = [[] if images is None else _of_each(task, images, eval_images, scorers, plan) for images in drawn]
     finally:
         scorers.forget()
     seconds = {"sample": (sampled - start) / len(seeds), "score": (time.perf_counter() - sampled) / len(seeds)}
@@ -153,8 +160,18 @@ def evaluate_together(
             {"file": f"{n:05d}.png", "prompt": item.prompt, "seed": image_seed, "role": item.role}
             for n, (item, image_seed) in enumerate(zip(eval_images, noise_seeds[i], strict=True))
         ]
-        evaluations.append(Evaluation(scores, made_by, images, index, dict(seconds), dict(missing), own_map))
+        evaluations.append(Evaluation(scores, made_by, images, index, dict(seconds), dict(missing), own_map, each[i]))
     return evaluations
+
+
+def _of_each(
+    task: EvalTask, images: np.ndarray, eval_images: list[EvalImage], scorers: Scorers, plan: EvalPlan
+) -> list[dict[str, float]]:
+    """Scores of single images; empty for a task that has no references to compare them with."""
+    references = getattr(task, "references", None)
+    if references is None:
+        return []
+    return image_scores(task.measures(scorers, plan), images, eval_images, references, scorers)
 
 
 def protocol(
@@ -194,7 +211,7 @@ def protocol(
 
 
 def save_samples(evaluation: Evaluation, folder: str | Path) -> None:
-    """Write the images as PNG files and then index.jsonl, which has a digest of each file.
+    """Write the images as PNG files, scores.jsonl with the scores of each, and last index.jsonl with their digests.
 
     Parameters
     ----------
@@ -213,6 +230,10 @@ def save_samples(evaluation: Evaluation, folder: str | Path) -> None:
         Image.fromarray(image).save(content, "png")
         (folder / row["file"]).write_bytes(content.getbuffer())
         lines += json.dumps({**row, "digest": hash_bytes(content.getbuffer())}) + "\n"
+    if evaluation.image_scores:
+        scored = zip(evaluation.index, evaluation.image_scores, strict=True)
+        table = "".join(json.dumps({**row, "scores": finite(scores)}) + "\n" for row, scores in scored)
+        write_atomic(folder / IMAGE_SCORES, lambda file: file.write_text(table, encoding="utf-8"))
     write_atomic(folder / "index.jsonl", lambda file: file.write_text(lines, encoding="utf-8"))
 
 

@@ -12,7 +12,7 @@ import torch
 
 from sdpet.files.hashing import hash_text
 from sdpet.scoring import distances
-from sdpet.scoring.metrics import clip_i, clip_t, fid
+from sdpet.scoring.metrics import clip_i, clip_i_of_each, clip_t, clip_t_of_each, fid
 from sdpet.scoring.plan import EvalImage, EvalPlan
 from sdpet.scoring.scorers import CLIP, Scorers, preparation
 
@@ -65,6 +65,8 @@ class Measure:
         compute(drawn, scorers) gives the numbers; it may give fewer than `metrics` names.
     raw : bool
         Whether features are used at their own length, instead of unit length.
+    each : callable, optional
+        each(drawn, scorers) gives the value of each image, for a metric that is a mean over images; None for others.
     """
 
     metrics: tuple[str, ...]
@@ -73,6 +75,7 @@ class Measure:
     against: str
     compute: Callable[[DrawnImages, Scorers], Sequence[float]]
     raw: bool = False
+    each: Callable[[DrawnImages, Scorers], Sequence[float]] | None = None
 
 
 def personalisation_measures(scorers: Scorers) -> list[Measure]:
@@ -92,14 +95,18 @@ def personalisation_measures(scorers: Scorers) -> list[Measure]:
     def likeness(name: str) -> Callable[[DrawnImages, Scorers], Sequence[float]]:
         return lambda drawn, known: [clip_i(drawn.images, drawn.references, known, name)]
 
+    def alike(metric: str, name: str, role: str) -> Measure:
+        def of_each(drawn: DrawnImages, known: Scorers) -> Sequence[float]:
+            return clip_i_of_each(drawn.images, drawn.references, known, name)
+
+        return Measure((metric,), name, (role,), "references", likeness(name), each=of_each)
+
     measures = [
-        Measure(("clip_i",), CLIP, ("subject",), "references", likeness(CLIP)),
-        Measure(("clip_t",), CLIP, ("subject", "prompt"), "texts", _text_fidelity),
-        Measure(("prior_drift",), CLIP, ("class",), "references", likeness(CLIP)),
+        alike("clip_i", CLIP, "subject"),
+        Measure(("clip_t",), CLIP, ("subject", "prompt"), "texts", _text_fidelity, each=_text_fidelity_of_each),
+        alike("prior_drift", CLIP, "class"),
     ]
-    for name in scorers:
-        if name not in NOT_SIMILARITY:
-            measures.append(Measure((f"{name}_i",), name, ("subject",), "references", likeness(name)))
+    measures += [alike(f"{name}_i", name, "subject") for name in scorers if name not in NOT_SIMILARITY]
     measures.append(Measure(("lpips_diversity",), DIVERSITY, ("subject",), "each other", _diversity))
     return [measure for measure in measures if measure.scorer in scorers]
 
@@ -132,7 +139,7 @@ def set_measures(scorers: Scorers, plan: EvalPlan) -> list[Measure]:
         if kind == "fid":
             others = [CLIP] * asked + [name for name in scorers if name not in NOT_SIMILARITY]
             measures += [_distance(kind, f"{name}_fid", name) for name in others]
-    measures.append(Measure(("clip_t",), CLIP, ("prompt",), "texts", _text_fidelity))
+    measures.append(Measure(("clip_t",), CLIP, ("prompt",), "texts", _text_fidelity, each=_text_fidelity_of_each))
     return [measure for measure in measures if measure.scorer in scorers]
 
 
@@ -172,6 +179,31 @@ def score(
     return scores
 
 
+def image_scores(
+    measures: Iterable[Measure],
+    images: np.ndarray,
+    eval_images: Sequence[EvalImage],
+    references: np.ndarray,
+    scorers: Scorers,
+) -> list[dict[str, float]]:
+    """The scores of each image, for metrics that are means over images; parameters as for `score`.
+
+    Returns
+    -------
+    list of N dict
+        By metric; an image lacks the metrics that are not measured on its role.
+    """
+    found: list[dict[str, float]] = [{} for _ in eval_images]
+    for measure in measures:
+        rows = [i for i, item in enumerate(eval_images) if item.role in measure.roles]
+        if rows and measure.each is not None:
+            prompts, texts = [eval_images[i].prompt for i in rows], [eval_images[i].text for i in rows]
+            values = measure.each(DrawnImages(images[rows], prompts, texts, references), scorers)
+            for i, value in zip(rows, values, strict=True):
+                found[i][measure.metrics[0]] = value
+    return found
+
+
 def protocol_entries(
     measures: Iterable[Measure], eval_images: Sequence[EvalImage], scorers: Scorers
 ) -> dict[str, dict[str, Any]]:
@@ -208,6 +240,10 @@ def protocol_entries(
 
 def _text_fidelity(drawn: DrawnImages, scorers: Scorers) -> Sequence[float]:
     return [clip_t(drawn.images, drawn.texts, scorers)]
+
+
+def _text_fidelity_of_each(drawn: DrawnImages, scorers: Scorers) -> Sequence[float]:
+    return clip_t_of_each(drawn.images, drawn.texts, scorers)
 
 
 def _diversity(drawn: DrawnImages, scorers: Scorers) -> Sequence[float]:

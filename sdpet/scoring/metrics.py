@@ -38,6 +38,21 @@ def clip_i(images: np.ndarray, references: np.ndarray, scorer: Scorer | Scorers,
     return float(scorers.features(name, images).mean(dim=0) @ scorers.reference_features(name, references).mean(dim=0))
 
 
+def clip_i_of_each(
+    images: np.ndarray, references: np.ndarray, scorer: Scorer | Scorers, name: str = CLIP
+) -> list[float]:
+    """`clip_i` of each image, whose mean it is; parameters as there, one float an image."""
+    scorers = Scorers.of(scorer)
+    means = scorers.features(name, images) @ scorers.reference_features(name, references).mean(dim=0)
+    return [float(value) for value in means]
+
+
+def clip_t_of_each(images: np.ndarray, texts: Sequence[str], scorer: Scorer | Scorers) -> list[float]:
+    """`clip_t` of each image, whose mean it is; parameters as there, one float an image."""
+    scorers = Scorers.of(scorer)
+    return [float(value) for value in (scorers.features(CLIP, images) * scorers.texts(list(texts))).sum(dim=1)]
+
+
 def clip_t(images: np.ndarray, texts: Sequence[str], scorer: Scorer | Scorers) -> float:
     """CLIP text fidelity: the mean cosine of each image and its own text (the usual CLIP score divided by 100).
 

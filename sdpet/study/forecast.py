@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdpet.config import settings_of, varying
+from sdpet.config import settings_of, training_id, varying
 from sdpet.files.hashing import unchanging
 from sdpet.runs.record import Record, every_factor
 from sdpet.study.plan import Job
@@ -36,12 +36,13 @@ def levels_of(jobs: Sequence[Job]) -> tuple[list[dict[str, Any]], list[str]]:
     Returns
     -------
     rows : list of dict
-        The levels of each run, under the names that the analysis uses.
+        The levels of each run, under the names that the analysis uses; trained_in tells trainings apart.
     names : list of str
         The factors that vary; the seed is the last.
     """
     with unchanging():
         found = varying([settings_of(job.config) for job in jobs])
+        trainings = [training_id(job.config) for job in jobs]
     rows = []
     for i, job in enumerate(jobs):
         row = {**every_factor(job.config), "task": job.config.task.name}
@@ -49,12 +50,13 @@ def levels_of(jobs: Sequence[Job]) -> tuple[list[dict[str, Any]], list[str]]:
         if row["mid_dim"] is None and job.config.adapter.params is not None:
             row["mid_dim"] = "null"  # derived from the number of parameters: a level like any other
         row["design"] = row["placement"] or row["method"]
+        row["trained_in"] = trainings[i]
         rows.append(row)
     if any(row["mid_dim"] == "null" for row in rows):
         for row in rows:
             row["mid_dim"] = None if row["mid_dim"] is None else str(row["mid_dim"])  # levels of one type
     names = [name for name in dict.fromkeys(key for row in rows for key in row) if _count(rows, [name]) > 1]
-    names = [name for name in names if name not in found.idle]
+    names = [name for name in names if name not in {"trained_in", *found.idle}]
     placements = {row["placement"] for row in rows}
     if None in placements:
         of_design = "method" if len(placements) <= 2 else "design"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any
@@ -24,7 +24,7 @@ class SweepOptions:
     retry: bool = True
     until: float | None = None
     race: float | str | None = None
-    sds: str | None = None
+    sds: tuple[float, float] | None = None
     metric: str | None = None
     most: int | None = None
     confirm: int | None = None
@@ -102,16 +102,16 @@ def margin(value: Any) -> float | str:
     raise ValueError("must be a difference of scores above 0, such as 0.03, or a share of floor to ceiling, such as 3%")
 
 
-def two_sds(value: Any) -> str:
-    """The standard deviations of designs' means and of a run, as "0.1,0.03"."""
-    parts = string(value).split(",")
+def two_sds(value: Any) -> tuple[float, float]:
+    """The standard deviations of designs' means and of a run, as [0.1,0.03]."""
+    parts = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
     try:
-        found = [float(part) for part in parts]
+        between, run = (number(0)(part) for part in parts)
     except ValueError:
-        found = []
-    if len(found) != 2 or found[0] < 0 or not 0 < found[1] < float("inf") or not found[0] < float("inf"):
-        raise ValueError('must be two numbers, the SDs of designs\' means and of a run, such as "0.1,0.03"')
-    return value
+        between, run = 0.0, 0.0
+    if not run > 0:
+        raise ValueError("must be two numbers, the SDs of designs' means and of a run, such as [0.1,0.03]")
+    return between, run
 
 
 MOST_OF_A_RACE = 48  # seeds, as the last look of a race

@@ -161,3 +161,13 @@ def test_ten_thousand_runs_are_judged_in_seconds(jobs_of):
     found = varying(many)
     assert list(found.levels) == ["min_snr", "ema"]
     assert time.process_time() - began < 3
+
+
+def test_a_file_of_the_frame_has_the_same_factors(jobs_of, tmp_path):
+    folder = write(jobs_of("task.min_snr=null,5", "sampler=ddim,dpm", "eval.subject_images=2,3", "seed=0,1"))
+    runs = analysis.load_results(folder)
+    runs.to_csv(tmp_path / "runs.csv", index=False)
+    again = analysis.load_results(tmp_path / "runs.csv")
+    names = analysis.factor_columns(runs)
+    assert set(names) == {"min_snr", "sampler", "subject_images"} == set(analysis.factor_columns(again))
+    assert all(set(runs[name]) == set(again[name]) for name in names)

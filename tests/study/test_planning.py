@@ -10,11 +10,11 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import special
+from scipy import special, stats
 from study_tools import ROOT, composed, tiny_overrides, train
 
 import analysis
-from analysis.planning.dry_run import foresee
+from analysis.planning.dry_run import foresee, interval_widths
 from analysis.variance.effect_size import effect_interval, noncentrality
 from sdpet.adapters import PLACEMENTS
 from sdpet.config import run_id, validate
@@ -283,6 +283,28 @@ def test_a_width_left_to_the_number_of_parameters_is_a_level(plan_of):
     rows, names = levels_of(plan_of("adapter.mid_dim=null,4,8", "seed=0,1").jobs)
     assert names == ["mid_dim", "seed"]
     assert "mid_dim: 2 of 2 df" in "\n".join(foresee(pd.DataFrame(rows), names))
+
+
+def test_runs_that_share_trainings_are_foreseen_by_trainings(plan_of):
+    """8 strengths of guidance for each of 9 trainings: placement has 9 - 1 - 2 - 2 = 4 df of error, guidance 56."""
+    rows, names = levels_of(plan_of("+sweeps=guidance").jobs)
+    said = " ".join(" ".join(foresee(pd.DataFrame(rows), names)).split())
+    assert "9 trainings for 72 runs" in said
+    assert "effects placement: 2 of 2 df seed: 2 of 2 df residual: 4 df guidance: 7 of 7 df residual: 56 df" in said
+    assert "pairs placement:guidance: 14 of 14 df residual: 42 df" in said
+
+
+def test_intervals_of_designs_that_share_trainings_count_trainings():
+    """Two strengths of guidance of each of 2 placements x 4 seeds: 16 runs, 8 trainings, 3 df of error instead of 9."""
+    rng = np.random.default_rng(0)
+    runs = pd.DataFrame(
+        [{"design": f"{p}{g}", "seed": s, "trained_in": f"{p}{s}", "run_id": f"{p}{g}{s}", "y": rng.normal()}
+         for p in "ab" for g in "12" for s in range(4)]
+    )  # fmt: skip
+    apart = interval_widths(runs.drop(columns="trained_in"), "y", 0.1, 12)
+    shared = interval_widths(runs, "y", 0.1, 12)
+    ratio = stats.t.ppf(0.975, 3) / stats.t.ppf(0.975, 9)
+    assert (shared["width"] / apart["width"]).to_numpy() == pytest.approx(ratio)
 
 
 def test_a_dry_run_says_all_and_does_nothing(tiny_folder, subject_folders, tmp_path):

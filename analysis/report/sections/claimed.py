@@ -17,6 +17,7 @@ _UNITS = {
     "acts together": "omega squared",
     "best set": "levels in the set",
     "best mean": "the score",
+    "best within d": "the score, behind the best at most",
     "confirmed mean": "the score, on fresh seeds",
     "equivalent": "the score, against the best other level",
     "above floor": "the score, above the floor",

@@ -18,6 +18,7 @@ from sdpet.study.manifest import read_manifest
 BESIDE = (
     "study", "run_id", "trained_in", "status", "reason", "path", "protocol_hash", "component", "design", *COSTS,
 )  # fmt: skip
+RECORDS = frozenset(("protocol_hash", "study", "run_id"))  # columns that only runs of sdpet have together
 COMPANIONS = ("_floor", "_ceiling", "_protocol")  # end the names of columns beside a score
 _GROUPS = ("task", "data")  # columns that every record has; factors where they vary
 _SCORING = ("sampler", "eval", "unet", "data", "task")  # groups whose settings change how scores are made
@@ -118,5 +119,13 @@ def further_factors(frame: pd.DataFrame, metrics: Sequence[str]) -> list[str]:
 
 def scoring_factors(frame: pd.DataFrame) -> list[str]:
     """The factors by which scores are made differently on purpose, such as the number of images of a score."""
+    if "factors" not in frame.attrs and set(frame.columns) >= RECORDS:  # read from a file
+        return further_factors(frame, ())
     keys = frame.attrs.get("keys", {})
     return [name for name, key in keys.items() if name in frame and key.partition(".")[0] in _SCORING]
+
+
+def subject_factors(frame: pd.DataFrame) -> list[str]:
+    """The factors of data: subjects, data sets and class words, whose references are their own."""
+    keys = frame.attrs.get("keys", {})
+    return ["data", *(name for name, key in keys.items() if key.partition(".")[0] == "data")]

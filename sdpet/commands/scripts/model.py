@@ -156,7 +156,7 @@ def _attach(base: BaseModel, folder: Path, strength: float, alongside: bool) -> 
         raise ValueError(
             f"{changed[0]} since the run ended; put back the file as it was, or take it without record.json."
         )
-    handle: Any = methods.load(base, folder, alongside=alongside)
+    handle: Any = methods.load(base, folder, alongside=alongside, strict=True)
     if isinstance(handle, Adapters):
         handle.scale(strength)
     elif isinstance(handle, methods.LoraTuning):

@@ -133,10 +133,14 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     ValueError
         If the file is unsafe, damaged or holds no weights.
     """
-    if is_safetensors(file):
+    if is_safetensors(file) or file.suffix.lower() == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(file)
+        try:
+            return load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{file} cannot be read ({error}); it is damaged or no .safetensors file.") from error
     found = contents(file)
     refuse_code(file, found)
     stand_ins = [(_stand_in(name), name.replace(" ", ".")) for name in sorted(found.objects) if is_replaced(name)]
@@ -197,8 +201,8 @@ def _unet_weights(weights: Mapping[str, Tensor], source: Source) -> dict[str, Te
 def _renamed(converter: Any, weights: dict[str, Tensor], config: dict[str, Any], source: Source) -> dict[str, Tensor]:
     try:
         return converter(dict(weights), config)
-    except (KeyError, IndexError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"{source.path} does not fit the configs in {source.configs}: {error!r}.") from error
+    except Exception as error:  # diffusers' converters expect what they find, and raise many kinds
+        raise ValueError(f"{source.path} does not fit the configs in {source.configs}: {error!r:.300}.") from error
 
 
 def _text_weights(weights: dict[str, Tensor], prefix: str, text_encoder: Any, source: Source) -> Mapping[str, Tensor]:

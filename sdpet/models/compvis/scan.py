@@ -6,7 +6,6 @@ of functions to call. Reading the list is harmless, running it is not: a file ca
 
 from __future__ import annotations
 
-import json
 import pickletools
 import struct
 import zipfile
@@ -15,8 +14,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+from sdpet.files.received import parsed
+
+MOST_PICKLE = 256 << 20  # bytes of the instructions in an archive; those of Stable Diffusion XL have about 1 MB
+MOST_HEADER = 100_000_000  # bytes of a header, as in the library safetensors
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 EMA = "model_ema."
 # The text encoders of each family by part of the pipeline, with the prefix of their weights. Names of open_clip's model
@@ -34,7 +37,7 @@ NAMES = {"v1": "Stable Diffusion v1", "v21": "Stable Diffusion 2", "sdxl": "Stab
 _OTHERS = {
     "conditioner.embedders.0.model.": "the refiner of Stable Diffusion XL, which draws no image by itself",
     "control_model.": "a ControlNet, which has no place for adapters here",
-    "lora_unet_": "a LoRA in kohya's format and no base model; sdpet adapters import-kohya reads it",
+    "lora_unet_": "a LoRA in kohya's format and no base model; sdpet adapters export writes such files",
     "double_blocks.": "a Flux transformer, whose single file is not read; give its folder in diffusers' format",
     "joint_blocks.": "Stable Diffusion 3, whose single file is not read; give its folder in diffusers' format",
     "model.diffusion_model.joint_blocks.": "Stable Diffusion 3, whose single file is not read; give its folder in "
@@ -173,34 +176,77 @@ def contents(file: Path) -> Contents:
     return _contents(file, file.stat().st_mtime_ns)
 
 
-def is_safetensors(file: Path) -> bool:
-    """Whether a file begins as a safetensors file does, whatever its name ends in."""
-    with file.open("rb") as stream:
-        start = stream.read(9)
-    return len(start) == 9 and start[8:] == b"{" and struct.unpack("<Q", start[:8])[0] < file.stat().st_size
-
-
 @cache
 def _contents(file: Path, changed: int) -> Contents:
     try:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
+                _refuse_packed(file, archive)
                 name = next(name for name in archive.namelist() if name.split("/")[-1] == "data.pkl")
                 with archive.open(name) as stream:
                     return _scan([stream.read()])
+        if (header := _safetensors_header(file)) is not None:
+            shape = header.get(UNET + "input_blocks.0.0.weight", {}).get("shape")
+            takes = shape[1] if isinstance(shape, list) and len(shape) == 4 else None
+            return Contents(set(header), input_channels=takes)
         with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if stream.read(1) == b"{" and length < file.stat().st_size:
-                header = json.loads(b"{" + stream.read(length - 1))
-                shape = header.get(UNET + "input_blocks.0.0.weight", {}).get("shape", [])
-                return Contents(set(header) - {"__metadata__"}, input_channels=shape[1] if len(shape) == 4 else None)
-            stream.seek(0)
             return _scan(_legacy(stream))
-    except (OSError, StopIteration, ValueError, struct.error, zipfile.BadZipFile) as error:
+    except Packed:
+        raise
+    except Exception as error:  # whatever stands in the file: the readers of zip and pickle raise many kinds
         raise ValueError(
             f"{file} is neither a checkpoint written by torch.save nor a .safetensors file, or it is damaged "
             f"({type(error).__name__})."
         ) from error
+
+
+class Packed(ValueError):
+    """A file that is packed, and would need far more memory than it has bytes."""
+
+
+def _refuse_packed(file: Path, archive: zipfile.ZipFile) -> None:
+    """torch.save packs nothing. An archive that does could grow a thousandfold when it is read."""
+    whole = sum(item.file_size for item in archive.infolist())
+    pickles = sum(item.file_size for item in archive.infolist() if item.filename.endswith(".pkl"))
+    if whole > max(2 * file.stat().st_size, 1 << 20) or pickles > MOST_PICKLE:
+        raise Packed(
+            f"{file} was not read: it has {file.stat().st_size:,} bytes and would unpack to {whole:,}, which "
+            "torch.save does not do; give another copy of the model."
+        )
+
+
+def is_safetensors(file: Path) -> bool:
+    """Whether a file is in the format of safetensors, whatever its name ends in."""
+    try:
+        return not zipfile.is_zipfile(file) and _safetensors_header(file) is not None
+    except (OSError, ValueError):
+        return False
+
+
+def _safetensors_header(file: Path) -> dict[str, Any] | None:
+    """What a safetensors file says of its tensors, by name; None for a file of another kind, ValueError if damaged."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        begin = stream.read(9)
+        if len(begin) < 9 or begin[8:] != b"{":
+            return None
+        (length,) = struct.unpack("<Q", begin[:8])
+        if length > min(size - 8, MOST_HEADER):
+            raise ValueError(f"{file} is cut short, or no .safetensors file")
+        header = parsed(file, (b"{" + stream.read(length - 1)).decode())
+    tensors = {name: item for name, item in header.items() if name != "__metadata__"}
+    ends = [_end(item) for item in tensors.values()]
+    if None in ends or max((end or 0 for end in ends), default=0) > size - 8 - length:
+        raise ValueError(f"{file} is cut short, or no .safetensors file")
+    return tensors
+
+
+def _end(item: object) -> int | None:
+    """Where the bytes of a tensor end; None for what describes no tensor."""
+    offsets = item.get("data_offsets") if isinstance(item, dict) else None
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(value) is int for value in offsets):
+        return None
+    return offsets[1] if 0 <= offsets[0] <= offsets[1] else None
 
 
 def _legacy(stream: IO[bytes]) -> Iterable[IO[bytes]]:

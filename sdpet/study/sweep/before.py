@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sdpet.config import design_id
 from sdpet.study.forecast import forecast_lines, levels_of, make_forecast, measured_in, short_pilot
 from sdpet.study.options import SweepOptions
 from sdpet.study.plan import Composer, Plan, in_random_order, make_plan, training_first
 from sdpet.study.sweep.combinations import split_by_commas
+from sdpet.study.sweep.racing import score_of
 
 
 def planned(composer: Composer, sweep: Sequence[Sequence[str]], options: SweepOptions) -> tuple[Plan, list[str]]:
@@ -43,6 +45,9 @@ def planned(composer: Composer, sweep: Sequence[Sequence[str]], options: SweepOp
     if options.order is not None:
         plan = replace(plan, jobs=in_random_order(plan.jobs, options.order))
     plan = plan.with_known_runs()
+    if options.race is not None:
+        count = len({design_id(job.config) for job in plan.jobs})
+        return plan, [f"{plan.jobs[0].folder.parent}: a race of {count} designs, {options.most_seeds} seeds at most"]
     cells = f", {len(plan.dropped)} cells that cannot exist left out" if plan.dropped else ""
     part = f" of {total}" if size < total else ""
     runs = f"{plan.jobs[0].folder.parent}: {len(plan.jobs)}{part} runs{cells}"
@@ -81,10 +86,14 @@ def forecast_of(plan: Plan, folder: Path, options: SweepOptions, workers: Any) -
 
     lines = [f"  left out  {', '.join(plan.dropped)}"] if plan.dropped else []
     lines += [f"  doubled   {plan.doubled} jobs that are the same as another one"] if plan.doubled else []
-    done = sum(job.complete for job in plan.jobs)
+    done = 0 if options.race is not None else sum(job.complete for job in plan.jobs)
     lines += [f"  done      {done} of these runs are already complete"] if done else []
     rows, names = levels_of(plan.jobs)
-    lines += foresee(pd.DataFrame(rows), names)
+    frame = pd.DataFrame(rows)
+    if options.race is not None and "seed" not in names:  # its factors are tested on two seeds
+        frame = pd.concat([frame.assign(seed=frame["seed"] + n) for n in (0, 1)])
+        names = [*names, "seed"]
+    lines += foresee(frame, names)
     if options.pilot == "run":
         measured, where = short_pilot(plan.jobs), "a short pilot"
     else:
@@ -93,4 +102,30 @@ def forecast_of(plan: Plan, folder: Path, options: SweepOptions, workers: Any) -
             raise ValueError(f"hydra.sweeper.pilot: there is no folder {place}; give a study's folder, or run.")
         measured, where = measured_in(place), str(place)
     train, score = training_first([job for job in plan.jobs if not job.complete])
-    return lines + forecast_lines(make_forecast(train, score, measured, where), len(train), len(score), workers, folder)
+    if options.race is None:
+        forecast, count = make_forecast(train, score, measured, where), len(train)
+        return lines + forecast_lines(forecast, count, len(score), workers, folder)
+    said, runs = _race_expectation(plan, folder, options)
+    train = list({design_id(job.config): job for job in plan.jobs}.values())  # one run of each design
+    forecast, count = make_forecast(train, [], measured, where), len(train)
+    if runs is not None:
+        share = runs / count
+        forecast = replace(
+            forecast,
+            seconds=None if forecast.seconds is None else share * forecast.seconds,
+            size=None if forecast.size is None else round(share * forecast.size),
+        )
+        count = round(runs)
+    return lines + said + forecast_lines(forecast, count, 0, workers, folder)
+
+
+def _race_expectation(plan: Plan, folder: Path, options: SweepOptions) -> tuple[list[str], float | None]:
+    """Lines on how many runs a race takes, and that number."""
+    from analysis.sequential.foresee_race import expectation
+
+    assert options.race is not None
+    place = Path(options.pilot).expanduser() if options.pilot and options.pilot != "run" else folder
+    return expectation(
+        len({design_id(job.config) for job in plan.jobs}), options.race, score_of(plan, options), options.alpha,
+        options.most_seeds, options.sds, place if place.is_dir() else None,
+    )  # fmt: skip

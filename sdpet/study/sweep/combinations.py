@@ -10,6 +10,8 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
+from sdpet.config.dreambench import ALL, read_dreambench
+
 ONE_VALUE = ("study", "output_root")  # where all runs of a sweep lie
 
 
@@ -67,7 +69,17 @@ def combinations(
             raise ValueError(f"{override.input_line}: {key} is of the whole command, not of a run; give it one value.")
         if not levels[key]:
             raise ValueError(f"{override.input_line} gives no value; list at least one.")
+    _expand_subjects(levels)
     return [list(job) for job in itertools.product(*levels.values())]
+
+
+def _expand_subjects(levels: dict[str, list[str]]) -> None:
+    """Replace data.subject=all by every subject of the data set."""
+    if levels.get("data.subject") == [f"data.subject={ALL}"] and "data=dreambench" in levels.get("data", []):
+        if len(roots := levels.get("data.root", [])) != 1:
+            raise ValueError("data.subject=all needs one data.root=FOLDER.")
+        root = roots[0].partition("=")[2].strip("'\"")
+        levels["data.subject"] = [f"data.subject='{name}'" for name in read_dreambench(root).classes]
 
 
 def split_by_commas(said: str, sweep: Sequence[Sequence[str]]) -> str:

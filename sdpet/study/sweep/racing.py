@@ -244,7 +244,11 @@ def _fresh(sweep: Ongoing, stored: StoredRace, designs: Mapping[str, Job], befor
     stored.fresh = list(range(max(stored.seeds) + 1, max(stored.seeds) + 1 + count))
     stored.write(sweep.folder)
     chosen = [result.leader, *result.undecided]
-    return run_fresh(sweep, [(designs[name], seed) for name in chosen for seed in stored.fresh], before)
+    jobs = run_fresh(sweep, [(designs[name], seed) for name in chosen for seed in stored.fresh], before)
+    stored.fresh_runs = {
+        name: [job.folder.name for job in jobs[count * i : count * (i + 1)]] for i, name in enumerate(chosen)
+    }
+    return jobs
 
 
 def _outside(sweep: Ongoing, asked: Any, fresh: Sequence[Job] = ()) -> list[str]:

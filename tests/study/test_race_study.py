@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from test_planning import FakeLauncher, sweeper_of  # noqa: F401 (a fixture)
 
@@ -195,3 +197,49 @@ def test_a_damaged_race_is_told(sweeper_of, tmp_path):  # noqa: F811
         path.write_text(bad)
         with pytest.raises(ValueError, match="mend it"):
             sweeper_of(*RACE, launcher=launcher).sweep(sweep_of(tmp_path))
+
+
+def test_the_page_of_a_race_shows_it_and_takes_the_rest_from_complete_seeds(sweeper_of, tmp_path):  # noqa: F811
+    from analysis.report import write_report
+
+    folder = tmp_path / "raced"
+    sweeper_of(launcher=FakeLauncher(lambda job: 9.0)).sweep([*sweep_of(tmp_path, "seed=40")[1:], "adapter=resi-reso"])
+    sweeper_of(*RACE, launcher=FakeLauncher(clip_i)).sweep(sweep_of(tmp_path))
+    report = write_report(folder)
+    stored, page = read_race(folder), report.page.read_text()
+    r = stored.race().result()
+    said = " ".join(report.conclusion)
+    assert "or worse than the best by 0.03 at most" in said and "On 2 fresh seeds (48 and 49)" in said
+    fresh = analysis.load_results(folder, confirm=True)["clip_i"].mean()
+    assert f"is {fresh:.3g}, with 95" in said, said
+    first = analysis.load_results(folder)
+    first = first[first["seed"].isin([0, 1])]
+    F = analysis.anova(first, "clip_i", ["placement"], block="seed").loc["placement", "F"]
+    assert f"= {F:.1f}, p = " in said and "on 2 complete seeds, tested at 0.03" in said
+    tables = report.page.parent / "tables"
+    assert len((tables / "race_looks.csv").read_text().splitlines()) == 1 + len(r.looks)
+    bounds = pd.read_csv(tables / "race_bounds.csv").set_index("level")
+    assert bounds["n"].sum() == r.runs_used and bounds.loc[r.leader, "state"] == "leader"
+    assert "The race" in page and "alpha spent" in page and "1 run in the folder is not of the race" in page
+    assert "the rest of the page is about the 8 runs on its first 2 seeds" in page
+    assert all(name not in said for name in ("as it was picked for that", "the best is among"))
+    other = write_report(folder, maximize=False, out=tmp_path / "other")  # asked otherwise: the race stays as it was
+    assert "or worse than the best by 0.03 at most" in " ".join(other.conclusion)
+
+
+def test_what_a_race_takes_is_said_before_it_runs(sweeper_of, tmp_path, capsys):  # noqa: F811
+    def lines(*given):
+        sweeper_of("hydra.sweeper.dry_run=true", *given).sweep(sweep_of(tmp_path))
+        return capsys.readouterr().out
+
+    said = lines("hydra.sweeper.race=0.03")
+    assert "a race of 4 designs, 48 seeds at most" in said and "how many runs it takes is unknown" in said
+    said = lines("hydra.sweeper.race=0.03", "hydra.sweeper.sds=[0.05,0.03]")
+    middle, most = (int(n) for n in re.search(r"(\d+) runs in the middle, (\d+) at 90%", said).groups())
+    null = int(re.search(r"where all 4 designs are equal: (\d+) runs", said)[1])
+    assert 8 < middle < most < null < 4 * 48 and "as stated" in said and "4 of 4" not in said
+    sweeper_of(launcher=FakeLauncher(clip_i)).sweep(sweep_of(tmp_path / "pilot", "seed=0,1,2"))
+    said = lines("hydra.sweeper.race=0.03", f"hydra.sweeper.pilot={tmp_path / 'pilot' / 'raced'}")
+    assert "the spread of the 12 runs in" in said
+    with pytest.raises(ValueError, match="must be two numbers"):
+        lines("hydra.sweeper.race=0.03", "hydra.sweeper.sds=[0.05]")

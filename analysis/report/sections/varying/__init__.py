@@ -1,0 +1,1 @@
+"""Sections on what varies: settings and subjects."""

@@ -1,0 +1,62 @@
+"""Which model adapters were made for: a few of its weights, kept with the adapters and compared when they are loaded.
+
+Adapters fit every model with blocks of the same widths, and do harm in another one than theirs. A hash of a file would
+differ between copies of one model in several formats and precisions. So values of weights are kept, and compared with
+a tolerance that rounding to bfloat16 stays within and that another training of the model does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+TENSORS, EACH = 32, 2  # how many tensors a sample is taken from, and how many values of each
+TOLERANCE = 2.0**-7  # relative; bfloat16 rounds by at most 2^-9
+
+
+def sample_weights(model: nn.Module) -> list[float] | None:
+    """A sample of a model's weights.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A UNet or a transformer. Adapters in it are no part of it.
+
+    Returns
+    -------
+    list of float or None
+        At most 64 values of matrices and kernels that are spread over the model, by the names of the parameters; None
+        for a model without weights, such as one on the device "meta".
+    """
+    named = sorted((name, p) for name, p in model.named_parameters() if p.ndim > 1 and p.is_floating_point())
+    if not named or any(p.is_meta for _, p in named):
+        return None
+    count = min(TENSORS, len(named))
+    chosen = [named[i * len(named) // count][1].detach() for i in range(count)]
+    values = [p.flatten()[[p.numel() // 3 * (k + 1) - 1 for k in range(EACH)]] for p in chosen if p.numel() >= 3]
+    return [round(float(value), 8) for value in torch.cat([v.float().cpu() for v in values])] if values else None
+
+
+def is_other_model(saved: Any, model: nn.Module) -> bool:
+    """Whether adapters were made for another model than this one.
+
+    Parameters
+    ----------
+    saved : any
+        What adapters.json holds of the model; None in folders of version 0.1.0.
+    model : nn.Module
+
+    Returns
+    -------
+    bool
+        False where it cannot be told.
+    """
+    own = sample_weights(model)
+    if own is None or not isinstance(saved, Sequence) or not all(isinstance(v, int | float) for v in saved):
+        return False
+    if len(saved) != len(own):
+        return True
+    return any(abs(a - b) > TOLERANCE * max(abs(a), abs(b)) + 1e-6 for a, b in zip(saved, own, strict=True))
