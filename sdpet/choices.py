@@ -25,6 +25,7 @@ def check_peft_options(method: str, options: dict[str, object]) -> None:
             raise ValueError(f"method {method} takes no option {key}={value!r}; its options are: {valid}.")
 
 
+SHARE_A_MODEL = ("adapter", "lora")  # methods that leave the model as it is, so that several runs can share it
 METHODS = ("adapter", "full", "lora", "embedding", *PEFT_METHODS)
 # Activations of torch.nn that act on every number by itself, in lower case; sig is Sigmoid and ident Identity.
 ACTIVATIONS = (

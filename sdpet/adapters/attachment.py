@@ -226,10 +226,11 @@ def _build(sites: Mapping[str, Site], seed: int | None) -> dict[str, nn.Module]:
     with torch.random.fork_rng(devices=[]) if seed is not None else nullcontext():
         if seed is not None:
             torch.manual_seed(seed)
-        return {key: _placed(make_form(site.spec, site.shape), site.route.block) for key, site in sites.items()}
+        return {key: placed(make_form(site.spec, site.shape), site.route.block) for key, site in sites.items()}
 
 
-def _placed(adapter: nn.Module, block: nn.Module) -> nn.Module:
+def placed(adapter: nn.Module, block: nn.Module) -> nn.Module:
+    """Move an adapter to where a block is: float64 in a float64 block, else float32."""
     like = next(block.parameters())
     # accelerate's offloading leaves a block on the meta device, without values, whenever it does not run
     offloaded = like.is_meta and any(hasattr(module, "_hf_hook") for module in block.modules())

@@ -144,6 +144,15 @@ INPUTS: tuple[str, ...] = tuple(p.name for p in POSITIONS)
 PLACEMENTS: tuple[str, ...] = tuple(
     f"{name}-{dout}" for name in INPUTS for table in UNET_TABLES for dout in table.outputs(name)
 )
+
+
+def datapath_order(placement: str) -> tuple[int, int]:
+    """A key that sorts placements along the datapath: first the UNet's, then those of other models."""
+    order = {name: number for number, name in enumerate(all_positions())}
+    din, _, dout = placement.partition("-")
+    return order[din], order[dout]
+
+
 OUTPUTS: tuple[str, ...] = tuple(name for name in INPUTS if any(p.endswith(f"-{name}") for p in PLACEMENTS))
 
 

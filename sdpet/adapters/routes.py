@@ -141,11 +141,18 @@ def _submodule(block: nn.Module, path: str) -> Any:
 
 def _refuse_fused(path: str, block: nn.Module, *places: Place) -> None:
     for place in places:
-        if place.unless and attrgetter(place.unless)(block):
+        if place.fusible and _is_fused(attrgetter(place.fusible)(block)):
             raise ValueError(
                 f"the attention in {path} has fused projections, so {place.name} has no effect; call "
                 "unfuse_qkv_projections() first."
             )
+
+
+def _is_fused(attention: Any) -> bool:
+    if "Fused" in type(getattr(attention, "processor", None)).__name__:
+        return True
+    # diffusers' older Attention keeps the mark after unfusing; there the processor says it
+    return hasattr(attention, "unfuse_projections") and bool(attention.fused_projections)
 
 
 def _nothing_found(model: nn.Module, placement: str) -> str:

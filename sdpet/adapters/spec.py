@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import Any
 
-from sdpet.adapters.positions import PLACEMENTS, check_placement, split_placement
+from sdpet.adapters.positions import check_placement, datapath_order, split_placement
 from sdpet.choices import ACTIVATION_ALIASES, ACTIVATIONS, BLOCKS, DEFAULT_FORM, FORMS, INITS
 
 JOIN = "+"  # between several placements of one design
@@ -176,7 +176,7 @@ def several(placements: Sequence[str]) -> tuple[str, ...]:
     found = ["-".join(split_placement(placement)) for placement in placements]
     if len(set(found)) < len(found):
         raise ValueError(f"placements must differ from each other, not {', '.join(found)}.")
-    return tuple(sorted(found, key=lambda p: (PLACEMENTS.index(p) if p in PLACEMENTS else len(PLACEMENTS), p)))
+    return tuple(sorted(found, key=datapath_order))
 
 
 def interval(when: object) -> tuple[float, float]:

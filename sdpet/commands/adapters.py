@@ -14,6 +14,7 @@ HELP = """example: sdpet adapters show outputs/single/24f3670b880c
   sdpet adapters show FOLDER                      design, blocks, parameters, scores
   sdpet adapters export-reference FOLDER OUT      write the reference code's `<step>-adapters/`
   sdpet adapters import-reference FOLDER OUT --placement attn2o-ffni [--activation relu] [--scale 1]
+  sdpet adapters export-lora FOLDER FILE          write a run's LoRA as ComfyUI and other tools read it
   sdpet adapters push FOLDER USER/NAME            upload to the hub, with a model card made from the record
 """
 
@@ -36,6 +37,9 @@ def main(arguments: Sequence[str]) -> int:
     show = commands.add_parser("show", help="design, blocks, parameters, scores")
     export = commands.add_parser("export-reference", help="convert to the reference code's format")
     read = commands.add_parser("import-reference", help="convert from the reference code's format, which has no design")
+    web = commands.add_parser("export-lora", help="write a run's LoRA as ComfyUI and other tools read it")
+    web.add_argument("folder", type=Path, help="the folder of a finished run with adapter=lora")
+    web.add_argument("out", type=Path, metavar="FILE", help="the .safetensors file to write")
     push = commands.add_parser("push", help="upload to the hub")
     for command in (show, export, read, push):
         command.add_argument("folder", type=Path, help="a folder of adapters, such as that of a finished run")
@@ -55,9 +59,9 @@ def main(arguments: Sequence[str]) -> int:
     push.add_argument("--samples", type=int, default=4, help="number of the run's samples to upload (default 4)")
     push.add_argument("--dry-run", type=Path, metavar="OUT", help="write the files into OUT instead of uploading them")
     given = parser.parse_args(list(arguments) or ["--help"])
-    return {"count": _count, "show": _show, "export-reference": _export, "import-reference": _import, "push": _push}[
-        given.command
-    ](given)
+    run = {"count": _count, "show": _show, "export-reference": _export, "import-reference": _import,
+           "export-lora": _export_lora, "push": _push}  # fmt: skip
+    return run[given.command](given)
 
 
 def _count(given: argparse.Namespace) -> int:
@@ -122,6 +126,13 @@ def _export(given: argparse.Namespace) -> int:
     export_reference(unet, unattached_weights(unet, spec, tensors, given.folder), given.out)
     print(f"{given.out}: {spec.placement}, mid_dim {spec.mid_dim}; note scale {spec.scale:g} and {spec.activation}, "
           "which that format does not store")  # fmt: skip
+    return 0
+
+
+def _export_lora(given: argparse.Namespace) -> int:
+    from sdpet.methods import export_lora
+
+    print(f"{given.out}: LoRA of {export_lora(given.folder, given.out)} projections, with its strength in .alpha")
     return 0
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdpet.choices import SCORERS
+from sdpet.choices import SCORERS, SHARE_A_MODEL
 from sdpet.config.run_config import LAB, SCORER_KEYS, RunConfig
 from sdpet.files.folders import counted_files, dataset_files, flowers_files
 from sdpet.files.hashing import WEIGHTS, hash_files, hash_folder, once
@@ -125,7 +125,7 @@ def design_id(config: RunConfig) -> str:
 def fleet_key(config: RunConfig) -> str:
     """A key that is equal for runs that can be trained together, as one fleet."""
     values, trainer = config.values, config.trainer
-    alone = config.adapter.method != "adapter" or trainer.precision == "16-mixed" or trainer.world_size > 1
+    alone = config.adapter.method not in SHARE_A_MODEL or trainer.precision == "16-mixed" or trainer.world_size > 1
     alone = alone or trainer.compile or trainer.optimizer == "adamw8bit"
     shared = _without(values["trainer"], *PER_RUN_OPTIONS)
     return json.dumps([_sampled_alike(values), shared, run_id(config) if alone else None], sort_keys=True)

@@ -1,7 +1,8 @@
 """Methods of tuning with one interface (`TunedModel`), so that they can be levels of a factor.
 
 Each method has a file: sdpet.adapters (adapter), full (every weight of the UNet), lora (low-rank updates of attention,
-with peft), embedding (the embedding of the subject's token) and peft_tuning (dora, lokr, loha, oft, ia3 and vera).
+which are adapters, too), embedding (the embedding of the subject's token) and peft_tuning (dora, lokr, loha, oft, ia3
+and vera).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from sdpet.adapters.spec import AdapterSpec
 from sdpet.choices import PEFT_METHODS
 from sdpet.methods.embedding import EmbeddingTuning
 from sdpet.methods.full import FullTuning
-from sdpet.methods.lora import LoraTuning
+from sdpet.methods.lora import LoraTuning, export_lora, lora_design
 from sdpet.methods.peft_tuning import PeftSpec, PeftTuning, carries_peft, layer_sizes, nearest_spec, read_peft
 from sdpet.models.base import BaseModel
 from sdpet.seeds import isolated_rng
@@ -34,8 +35,10 @@ __all__ = [
     "TunedModel",
     "build",
     "build_fleet",
+    "export_lora",
     "layer_sizes",
     "load",
+    "lora_design",
     "nearest_spec",
     "read_peft",
 ]
@@ -158,8 +161,8 @@ def build_fleet(base: BaseModel, designs: Sequence[Design], seeds: Sequence[int]
     Raises
     ------
     ValueError
-        If a design is not of the method adapter (other methods change the model, which the members share), or the
-        UNet carries another design.
+        If a design is neither of the method adapter nor lora (other methods change the model, which the members
+        share), or the UNet carries another design.
     """
     from sdpet.adapters.attachment import build_unattached
     from sdpet.adapters.fleet import Fleet
@@ -167,10 +170,14 @@ def build_fleet(base: BaseModel, designs: Sequence[Design], seeds: Sequence[int]
     _refuse_second(base)
     members = []
     for design, seed in zip(designs, seeds, strict=True):
-        if design.spec is None:
+        if design.spec is None and design.rank is None:
             raise ValueError(f"method {design.method!r} changes the model and cannot share it; train it alone.")
         with isolated_rng(seed, "init"):
-            members.append(build_unattached(base.unet, design.spec))
+            members.append(
+                build_unattached(base.unet, design.spec)
+                if design.spec is not None
+                else LoraTuning(base, design.rank or 0, design.scale or 0.0, attached=False)
+            )
     return Fleet(base.unet, members)
 
 

@@ -1,26 +1,36 @@
-"""LoRA (Hu et al. 2021, arXiv 2106.09685) on the projections of the UNet's attention, through peft."""
+"""LoRA (Hu et al. 2021, arXiv 2106.09685) on the projections of attention, as low-rank adapters at these positions."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from sdpet.adapters.attached import Adapters
+from sdpet.adapters.attachment import count_parameters, placed, refuse_second, sites_of
+from sdpet.adapters.compiled import forget_compiled
+from sdpet.adapters.forms import Site, make_form
+from sdpet.adapters.positions import position
+from sdpet.adapters.routes import placements_of
+from sdpet.adapters.spec import AdapterSpec
 from sdpet.files.atomic import write_atomic
 from sdpet.models.base import BaseModel
 
-PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # of self- and cross-attention, as in diffusers' LoRA training
-_NAME = "default"  # peft's name of the one set of layers
+_SIDES = (("lora_A", "down"), ("lora_B", "up"))  # diffusers' names, and those of the form lowrank
 
 
-class LoraTuning:
-    """Replaces W x by W x + scale * B A x. B starts at zero, so step 0 is the base model.
+class LoraTuning(Adapters):
+    """Replaces W x by W x + scale * B A x at the projections of attention.
 
-    peft wraps the projections, and `detach` puts the original layers back. The new weights are float32, also in a
-    half-precision UNet.
+    B starts at zero, so step 0 is the base model. It is the design `lora_design` of adapters, so it can be a member of
+    a fleet like any other: A reads what the projection reads, and B adds to what it gives. The new weights are
+    float32, also in a half-precision model. Files have diffusers' names.
 
     Parameters
     ----------
@@ -29,11 +39,13 @@ class LoraTuning:
         A has shape (rank, in) and B (out, rank).
     scale : float
         Factor on the update; peft's lora_alpha / rank.
+    attached : bool
+        Whether it is attached to the model now. Members of a fleet are attached by the fleet.
 
     Raises
     ------
     ValueError
-        If the rank is below 1, or the UNet has no attention, or its projections are fused.
+        If the rank is below 1, or the model has no attention, or its projections are fused, or it carries adapters.
 
     References
     ----------
@@ -42,53 +54,28 @@ class LoraTuning:
 
     FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers' pipe.load_lora_weights(folder) looks for
 
-    def __init__(self, base: BaseModel, rank: int, scale: float = 1.0):
-        from peft import LoraConfig, inject_adapter_in_model
-
+    def __init__(self, base: BaseModel, rank: int, scale: float = 1.0, *, attached: bool = True):
         if rank < 1:
             raise ValueError(f"rank must be at least 1, not {rank}.")
-        self._unet, self.rank, self.scale = base.unet, rank, float(scale)
-        paths = projections(base.unet)
-        alpha: Any = rank * scale  # peft multiplies by alpha / rank
-        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=paths)
-        inject_adapter_in_model(config, base.unet, _NAME)
-        self._layers = {path: base.unet.get_submodule(path) for path in paths}
-        for layer in self._layers.values():
-            for part in (layer.lora_A[_NAME], layer.lora_B[_NAME]):
-                part.to(base.device, torch.float64 if base.dtype == torch.float64 else torch.float32)
+        spec = lora_design(base.unet, rank, scale)
+        sites = sites_of(base.unet, spec)
+        if attached:
+            refuse_second(base.unet)
+        super().__init__(spec, {key: _drawn(site) for key, site in sites.items()})
+        self._paths = {key: f"{site.path}.{site.route.source.reads[0].path}" for key, site in sites.items()}
+        if attached:
+            self._connect(base.unet, sites)
+            forget_compiled()
 
-    def parameters(self) -> list[nn.Parameter]:
-        """A and B of every projection."""
-        return [part.weight for layer in self._layers.values() for part in (layer.lora_A[_NAME], layer.lora_B[_NAME])]
-
-    def num_parameters(self) -> int:
-        """Number of weights of all updates."""
-        return sum(p.numel() for p in self.parameters())
-
-    def __len__(self) -> int:
-        """Number of projections that have an update."""
-        return len(self._layers)
-
-    def disable(self) -> None:
-        """Compute without the updates, until `enable`."""
-        self._enable(False)
-
-    def enable(self) -> None:
-        """Undo `disable`."""
-        self._enable(True)
-
-    def detach(self) -> None:
-        """Put the original projections back. The learned weights stay here and can be saved."""
-        if not carries_lora(self._unet):
-            return
-        for path, layer in self._layers.items():
-            parent, _, name = path.rpartition(".")
-            setattr(self._unet.get_submodule(parent), name, layer.get_base_layer())
-        if hasattr(self._unet, "peft_config"):
-            del self._unet.peft_config
+    @property
+    def rank(self) -> int:
+        """Rank of the updates."""
+        return int(self.spec.mid_dim or 1)
 
     def save(self, folder: str | Path) -> None:
         """Write lora.json and, last, the weights with diffusers' key names; both atomically.
+
+        The strength is in the file's metadata, where diffusers finds it. `export_lora` writes a file for other readers.
 
         Parameters
         ----------
@@ -99,10 +86,11 @@ class LoraTuning:
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        alpha = self.rank * self.spec.scale
         tensors = {key: p.detach().cpu().contiguous() for key, p in self._named().items()}
-        peft = {"r": self.rank, "lora_alpha": self.rank * self.scale, "target_modules": list(self._layers)}
+        peft = {"r": self.rank, "lora_alpha": alpha, "target_modules": list(self._paths.values())}
         header = {"lora_adapter_metadata": json.dumps({f"unet.{key}": value for key, value in peft.items()})}
-        meta = {"format": 1, "method": "lora", "rank": self.rank, "scale": self.scale}
+        meta = {"format": 1, "method": "lora", "rank": self.rank, "scale": self.spec.scale}
         meta["parameters"] = self.num_parameters()
         write_atomic(folder / "lora.json", lambda file: file.write_text(json.dumps(meta, indent=1) + "\n"))
         write_atomic(folder / self.FILE, lambda file: save_file(tensors, file, {"format": "pt", **header}))
@@ -132,63 +120,99 @@ class LoraTuning:
         tensors = load_file(Path(folder) / cls.FILE)
         with torch.random.fork_rng(devices=[]):
             handle = cls(base, meta["rank"], meta["scale"])
-        named = handle._named()
+        try:
+            handle._fill(tensors, folder)
+        except ValueError:
+            handle.detach()
+            raise
+        return handle
+
+    @torch.no_grad()
+    def _fill(self, tensors: Mapping[str, Tensor], source: object) -> None:
+        named = self._named()
         both = tensors.keys() & named.keys()
         wrong = sorted((tensors.keys() ^ named.keys()) | {k for k in both if tensors[k].shape != named[k].shape})
         if wrong:
-            handle.detach()
             raise ValueError(
-                f"{folder} does not fit this UNet: {len(wrong)} weights differ in name or shape, first {wrong[0]}."
+                f"{source} does not fit this UNet: {len(wrong)} weights differ in name or shape, first {wrong[0]}."
             )
-        with torch.no_grad():
-            for key, parameter in named.items():
-                parameter.copy_(tensors[key])
-        return handle
+        for key, parameter in named.items():
+            parameter.copy_(tensors[key])
 
     def _named(self) -> dict[str, nn.Parameter]:
-        sides = ("lora_A", "lora_B")
+        """The weights by diffusers' names."""
         return {
-            f"unet.{p}.{s}.weight": getattr(layer, s)[_NAME].weight for p, layer in self._layers.items() for s in sides
+            f"unet.{self._paths[key]}.{side}.weight": form.get_submodule(name).weight  # type: ignore[misc]
+            for key, form in self.by_block.items()
+            for side, name in _SIDES
         }
 
-    def _enable(self, on: bool) -> None:
-        for layer in self._layers.values():
-            layer.enable_adapters(on)
-            for part in (layer.lora_A, layer.lora_B):
-                part.requires_grad_(True)  # peft switches gradients off together with the layers
 
+def export_lora(folder: str | Path, file: str | Path) -> int:
+    """Write LoRA as the scripts of kohya do, which ComfyUI, AUTOMATIC1111 and diffusers read.
 
-def projections(unet: nn.Module) -> list[str]:
-    """Find the linear projections of every attention layer.
+    Keys are ``lora_unet_<path with underscores>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``; alpha is
+    rank * scale, from which readers take the strength.
 
     Parameters
     ----------
-    unet : nn.Module
+    folder : str or Path
+        Of a run with LoRA, or what `LoraTuning.save` wrote.
+    file : str or Path
+        The .safetensors file to write.
 
     Returns
     -------
-    list of str
-        Their paths.
+    int
+        Number of projections.
 
     Raises
     ------
     ValueError
-        If there is none, or they are fused (`fuse_qkv_projections`), so that what is added to them has no effect.
+        If the folder holds no LoRA.
     """
-    from diffusers.models.attention_processor import Attention
+    from safetensors.torch import load_file, save_file
 
-    found = [path for path, module in unet.named_modules() if isinstance(module, Attention)]
-    processors: list[Any] = [unet.get_submodule(path).processor for path in found]
-    if any("Fused" in type(processor).__name__ for processor in processors):
-        raise ValueError(
-            "the UNet's attention has fused projections, past which LoRA would learn in vain; call "
-            "unet.unfuse_qkv_projections() first."
-        )
-    paths = [f"{path}.{name}" for path in found for name in PROJECTIONS]
-    linear = [path for path in paths if isinstance(unet.get_submodule(path), nn.Linear)]
-    if not linear:
-        raise ValueError(f"this {type(unet).__name__} has no attention, which LoRA tunes; choose an adapter at resi.")
-    return linear
+    folder = Path(folder)
+    if not (folder / "lora.json").is_file() or not (folder / LoraTuning.FILE).is_file():
+        raise ValueError(f"{folder} holds no LoRA; give the folder of a finished run with adapter=lora.")
+    meta = json.loads((folder / "lora.json").read_text(encoding="utf-8"))
+    names = {"lora_A": "lora_down", "lora_B": "lora_up"}
+    written: dict[str, Tensor] = {}
+    for key, value in load_file(folder / LoraTuning.FILE).items():
+        path, side, _ = key.removeprefix("unet.").rsplit(".", 2)
+        layer = "lora_unet_" + path.replace(".", "_")
+        written[f"{layer}.{names[side]}.weight"] = value
+        written[f"{layer}.alpha"] = torch.tensor(float(meta["rank"] * meta["scale"]))
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(Path(file), lambda partial: save_file(written, partial, {"format": "pt"}))
+    return len(written) // 3
+
+
+def lora_design(model: nn.Module, rank: int, scale: float = 1.0) -> AdapterSpec:
+    """The design of adapters that is LoRA: form lowrank at every projection of attention that a model has.
+
+    Parameters
+    ----------
+    model : nn.Module
+    rank : int
+    scale : float
+
+    Returns
+    -------
+    AdapterSpec
+
+    Raises
+    ------
+    ValueError
+        If the model has no attention in its blocks, or attention elsewhere.
+    """
+    found = [p for p in placements_of(model) if _is_attention(p.partition("-")[0])]
+    if not found:
+        raise ValueError(f"this {type(model).__name__} has no attention, which LoRA tunes; choose an adapter at resi.")
+    spec = AdapterSpec(placements=tuple(found), form="lowrank", mid_dim=rank, scale=float(scale))
+    _refuse_attention_elsewhere(model, spec)
+    return spec
 
 
 def rank_for(unet: nn.Module, params: int) -> int:
@@ -205,11 +229,32 @@ def rank_for(unet: nn.Module, params: int) -> int:
     int
         At least 1.
     """
-    layers: list[Any] = [unet.get_submodule(path) for path in projections(unet)]
-    each = sum(layer.in_features + layer.out_features for layer in layers)
-    return max(1, round(params / each))
+    return max(1, round(params / count_parameters(unet, lora_design(unet, 1))))
 
 
-def carries_lora(unet: nn.Module) -> bool:
-    """Whether a UNet contains LoRA layers."""
-    return any(hasattr(module, "lora_A") for module in unet.modules())
+def _is_attention(name: str) -> bool:
+    """Whether a position is a projection of an attention layer, and not of a feed-forward."""
+    layer, _, projection = name.partition(".")
+    return position(name).is_projection and "ff" not in layer and projection in ("q", "k", "v", "out")
+
+
+def _refuse_attention_elsewhere(model: nn.Module, spec: AdapterSpec) -> None:
+    """Old UNets have attention between their blocks; tuning all but that would be another method than is said."""
+    blocks = {site.path for site in sites_of(model, spec).values()}
+    for path, module in getattr(model, "_orig_mod", model).named_modules():
+        parts = path.split(".")
+        if hasattr(module, "to_q") and not any(".".join(parts[:n]) in blocks for n in range(len(parts))):
+            raise ValueError(
+                f"{path} is attention outside of the blocks that adapters know, which LoRA would leave out."
+            )
+
+
+def _drawn(site: Site) -> nn.Module:
+    """Initial values as peft draws them, from the same random numbers: a run is the same with it and without."""
+    spec = replace(site.spec, init="zero")
+    form: Any = make_form(spec, site.shape)
+    nn.init.kaiming_uniform_(form.down.weight, a=math.sqrt(5))
+    dtype = next(site.route.block.parameters()).dtype
+    with torch.no_grad():
+        form.down.weight.copy_(form.down.weight.to(dtype))  # peft rounds to the dtype of the model
+    return placed(form, site.route.block)

@@ -8,12 +8,13 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 from study_tools import composed, tiny_overrides
 
 from sdpet.adapters import AdapterSpec
 from sdpet.commands.evaluate_runs import evaluate_again
 from sdpet.config import fleet_key, validate
-from sdpet.methods import Design, EmbeddingTuning, PeftSpec, build, build_fleet, load
+from sdpet.methods import Design, EmbeddingTuning, PeftSpec, build, build_fleet, export_lora, load
 from sdpet.models import load_base
 from sdpet.runs import Record, run
 from sdpet.tasks import DreamBoothTask
@@ -104,14 +105,39 @@ def test_training_goes_on_from_a_state_as_if_it_had_not_stopped(tiny_base, task,
     assert all(torch.equal(a, b) for a, b in zip(whole, run(kept[2]), strict=True))
 
 
+def test_lora_in_a_fleet_is_trained_and_stored_as_alone(tiny_base, task, tmp_path):
+    from sdpet.training import Member, SingleRun, TrainConfig, fit_together
+
+    config, designs = TrainConfig(4, 1e-2), [LORA, RECIPE, LORA]
+    untuned, weights = predict(tiny_base, task), []
+    for number, design in enumerate(designs):
+        handle = build(tiny_base, design, number)
+        fit_together(tiny_base, [Member(handle, number, config)], task, fleet=SingleRun())
+        handle.save(tmp_path / f"alone{number}")
+        handle.detach()
+    fleet = build_fleet(tiny_base, designs, [0, 1, 2])
+    fit_together(tiny_base, [Member(m, i, config) for i, m in enumerate(fleet.members)], task, fleet=fleet)
+    fleet.detach()
+    for number, member in enumerate(fleet.members):
+        member.save(tmp_path / f"fleet{number}")
+        pair = []
+        for kind in ("alone", "fleet"):
+            handle = load(tiny_base, tmp_path / f"{kind}{number}")
+            pair.append([p.detach().clone() for p in handle.parameters()])
+            assert not torch.allclose(predict(tiny_base, task), untuned)
+            handle.detach()
+        weights.append(pair)
+    torch.testing.assert_close(*zip(*weights, strict=True), rtol=1e-3, atol=1e-5)
+
+
 def test_lora_is_its_formula(tiny_base, fresh):
     """W x + b + scale B A x with A, B read from the handle, against weights merged by hand."""
     handle = build(tiny_base, LORA, 0)
     with torch.no_grad():
         for parameter in handle.parameters():
             parameter.normal_(generator=torch.Generator().manual_seed(0), std=0.1)
-    a_and_b = handle.parameters()
-    paths = [path for path, module in tiny_base.unet.named_modules() if hasattr(module, "lora_A")]
+    a_and_b = list(handle.parameters())
+    paths = list(handle._paths.values())
     assert len(paths) == len(handle) == 4 * 2 * 7 and paths[0].endswith("attn1.to_q")  # 7 blocks of two attentions
     original = {}
     with torch.no_grad():
@@ -136,7 +162,16 @@ def test_lora_is_refused_past_fused_projections(fresh):
             build(fresh, LORA, 0)
     finally:
         fresh.unet.unfuse_qkv_projections()
-    build(fresh, LORA, 0).detach()
+    handle = build(fresh, LORA, 0)
+    fresh.unet.fuse_qkv_projections()
+    noisy, text = torch.randn(1, *fresh.latent_shape), fresh.encode_text([PROMPT])
+    try:
+        with pytest.raises(ValueError, match=r"attn1\.q.*has no effect.*unfuse_qkv_projections"):
+            fresh.predict(noisy, torch.tensor(500), text)
+    finally:
+        fresh.unet.unfuse_qkv_projections()
+    fresh.predict(noisy, torch.tensor(500), text)
+    handle.detach()
 
 
 def test_lora_files_go_into_a_diffusers_pipeline(tiny_base, fresh, tmp_path):
@@ -145,17 +180,21 @@ def test_lora_files_go_into_a_diffusers_pipeline(tiny_base, fresh, tmp_path):
         for parameter in handle.parameters():
             parameter.normal_(generator=torch.Generator().manual_seed(0), std=0.1)
     handle.save(tmp_path)
+    assert export_lora(tmp_path, tmp_path / "web" / "lora.safetensors") == len(handle)
+    exported = load_file(tmp_path / "web" / "lora.safetensors")
+    assert {value.item() for key, value in exported.items() if key.endswith(".alpha")} == {3 * 0.5}  # rank * scale
     parts = {name: getattr(fresh, name) for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")}
     pipe = StableDiffusionPipeline(
         **parts, safety_checker=None, feature_extractor=None, image_encoder=None, requires_safety_checker=False
     )
-    pipe.load_lora_weights(tmp_path)
     noisy, text = torch.randn(1, *fresh.latent_shape), fresh.encode_text([PROMPT])
-    with torch.no_grad():
-        ours = tiny_base.predict(noisy, torch.tensor(500), text)
-        torch.testing.assert_close(fresh.predict(noisy, torch.tensor(500), text), ours)
-        pipe.unload_lora_weights()
-        assert not torch.allclose(fresh.predict(noisy, torch.tensor(500), text), ours)
+    for files in ((tmp_path,), (tmp_path / "web", "lora.safetensors")):  # strength from the metadata, and from alpha
+        pipe.load_lora_weights(files[0], **({"weight_name": files[1]} if files[1:] else {}))
+        with torch.no_grad():
+            ours = tiny_base.predict(noisy, torch.tensor(500), text)
+            torch.testing.assert_close(fresh.predict(noisy, torch.tensor(500), text), ours)
+            pipe.unload_lora_weights()
+            assert not torch.allclose(fresh.predict(noisy, torch.tensor(500), text), ours)
     handle.detach()
 
 
@@ -237,7 +276,7 @@ def test_method_errors(tiny_base, tmp_path):
         finally:
             handle.detach()
     with pytest.raises(ValueError, match="train it alone"):
-        build_fleet(tiny_base, [LORA], [0])
+        build_fleet(tiny_base, [Design("full")], [0])
     handle = build(tiny_base, LORA, 0)
     handle.save(tmp_path)
     handle.detach()
@@ -283,12 +322,12 @@ def test_each_method_comes_with_the_trainers_rate_and_steps_for_it(trainer):
     assert (given.lr, given.steps) == (1, 4)
 
 
-def test_runs_of_other_methods_train_alone(tiny_folder, subject_folders, tmp_path):
+def test_lora_trains_with_adapters_and_other_methods_train_alone(tiny_folder, subject_folders, tmp_path):
     def key(*more):
         return fleet_key(validate(composed(*tiny_overrides(tiny_folder, subject_folders, tmp_path), *more)))
 
-    assert key("seed=0") == key("seed=1")
-    for method in ("lora", "embedding", "full"):
+    assert key("seed=0") == key("seed=1") == key("adapter=lora")
+    for method in ("embedding", "full", "dora"):
         assert key(f"adapter={method}") != key(f"adapter={method}", "seed=1")
     with pytest.raises(ValueError, match="needs task=dreambooth"):
         validate(composed("adapter=embedding", "task=finetune", "data=digits", f"output_root={tmp_path}"))

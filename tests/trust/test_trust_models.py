@@ -127,7 +127,11 @@ def test_damaged_checkpoints_are_one_sentence(tmp_path, name, ending):
 @pytest.mark.parametrize("ending", [".safetensors", ".ckpt"])
 def test_a_checkpoint_of_other_content_is_one_sentence(tmp_path, ending):
     file = tmp_path / f"model{ending}"
-    tensors = {f"{prefix}{name}.weight": torch.zeros(2, 2) for prefix in (UNET, VAE, TEXTS["v1"]["text_encoder"]) for name in "ab"}
+    tensors = {
+        f"{prefix}{name}.weight": torch.zeros(2, 2)
+        for prefix in (UNET, VAE, TEXTS["v1"]["text_encoder"])
+        for name in "ab"
+    }
     save_file(tensors, file)
     with pytest.raises(ValueError, match="does not fit"):
         load_base("model", file)

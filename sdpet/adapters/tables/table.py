@@ -75,8 +75,8 @@ class Place:
         is divided into parts of their lengths. The taps to write at are of one module and side.
     needs : tuple of str
         Submodules without which a block has no such position. Those of the taps are needed anyway.
-    unless : str
-        Attribute of the block that must not be true, such as "attn1.fused_projections"; "" without.
+    fusible : str
+        Attention module whose projections, once fused, run without this one, such as "attn1"; "" without.
     meaning : str
         The position in words. Of a position that other tables have, it may be left out.
     order : int
@@ -93,7 +93,7 @@ class Place:
     groups: str = ""
     joined: bool = False
     needs: tuple[str, ...] = ()
-    unless: str = ""
+    fusible: str = ""
     meaning: str = ""
     order: int = -1
 
@@ -160,7 +160,7 @@ class BlockTable:
         return tuple(f"{place.name}-{dout}" for place in self.places for dout in self.outputs(place.name))
 
 
-def projection(name: str, path: str, unless: str = "") -> Place:
+def projection(name: str, path: str, fusible: str = "") -> Place:
     """A linear layer: it is read at its input and written at its output, and is a stream of its own.
 
     A low-rank adapter at such a place is LoRA (Hu et al. 2021, arXiv 2106.09685).
@@ -171,7 +171,7 @@ def projection(name: str, path: str, unless: str = "") -> Place:
         The position.
     path : str
         The layer in the block.
-    unless : str
+    fusible : str
         See `Place`.
 
     Returns
@@ -179,7 +179,7 @@ def projection(name: str, path: str, unless: str = "") -> Place:
     Place
     """
     return Place(name, (Tap(path, "in"),), (Tap(path, "out"),), f"{path}.in_features", f"{path}.out_features",
-                 stream=name, unless=unless, meaning=f"linear layer {path}: its input and its output")  # fmt: skip
+                 stream=name, fusible=fusible, meaning=f"linear layer {path}: its input and its output")  # fmt: skip
 
 
 _LAYERS = {"q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"}
@@ -205,9 +205,8 @@ def attention_projections(name: str, path: str, *, added: bool = False, layers: 
     tuple of Place
     """
     paths = _ADDED_LAYERS if added else _LAYERS
-    unless = f"{path}.fused_projections"
     return tuple(
-        projection(f"{name}.{layer}", f"{path}.{paths[layer]}", "" if layer == "out" else unless)
+        projection(f"{name}.{layer}", f"{path}.{paths[layer]}", "" if layer == "out" else path)
         for layer in layers.split()
     )
 

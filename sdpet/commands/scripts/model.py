@@ -157,13 +157,7 @@ def _attach(base: BaseModel, folder: Path, strength: float, alongside: bool) -> 
             f"{changed[0]} since the run ended; put back the file as it was, or take it without record.json."
         )
     handle: Any = methods.load(base, folder, alongside=alongside, strict=True)
-    if isinstance(handle, Adapters):
-        handle.scale(strength)
-    elif isinstance(handle, methods.LoraTuning):
-        for layer in base.unet.modules():
-            if hasattr(layer, "lora_A"):
-                layer.scale_layer(strength)
-    elif isinstance(handle, methods.PeftTuning) and handle.spec.scale is not None:
+    if isinstance(handle, Adapters) or (isinstance(handle, methods.PeftTuning) and handle.spec.scale is not None):
         handle.scale(strength)
     elif strength == 0:
         handle.disable()
