@@ -15,6 +15,8 @@ HELP = """example: sdpet adapters show outputs/single/24f3670b880c
   sdpet adapters export-reference FOLDER OUT      write the reference code's `<step>-adapters/`
   sdpet adapters import-reference FOLDER OUT --placement attn2o-ffni [--activation relu] [--scale 1]
   sdpet adapters export-lora FOLDER FILE          write a run's LoRA as ComfyUI and other tools read it
+  sdpet adapters export FOLDER FILE --format kohya     a run's LoRA for other tools: diffusers, kohya or comfy
+  sdpet adapters import-lora FILE FOLDER          a LoRA file of kohya's scripts or diffusers, to compare with
   sdpet adapters push FOLDER USER/NAME            upload to the hub, with a model card made from the record
 """
 
@@ -40,6 +42,13 @@ def main(arguments: Sequence[str]) -> int:
     web = commands.add_parser("export-lora", help="write a run's LoRA as ComfyUI and other tools read it")
     web.add_argument("folder", type=Path, help="the folder of a finished run with adapter=lora")
     web.add_argument("out", type=Path, metavar="FILE", help="the .safetensors file to write")
+    other = commands.add_parser("export", help="write a run's LoRA for other tools")
+    other.add_argument("folder", type=Path, help="the folder of a finished run with adapter=lora")
+    other.add_argument("out", type=Path, metavar="FILE", help="the .safetensors file to write")
+    other.add_argument("--format", choices=("diffusers", "kohya", "comfy"), default="kohya", help="default kohya")
+    theirs = commands.add_parser("import-lora", help="read a LoRA file of kohya's scripts or diffusers as a design")
+    theirs.add_argument("file", type=Path, help="the .safetensors file")
+    theirs.add_argument("out", type=Path, help="the folder to write")
     push = commands.add_parser("push", help="upload to the hub")
     for command in (show, export, read, push):
         command.add_argument("folder", type=Path, help="a folder of adapters, such as that of a finished run")
@@ -60,7 +69,8 @@ def main(arguments: Sequence[str]) -> int:
     push.add_argument("--dry-run", type=Path, metavar="OUT", help="write the files into OUT instead of uploading them")
     given = parser.parse_args(list(arguments) or ["--help"])
     run = {"count": _count, "show": _show, "export-reference": _export, "import-reference": _import,
-           "export-lora": _export_lora, "push": _push}  # fmt: skip
+           "export-lora": _export_lora, "export": _export_format, "import-lora": _import_lora,
+           "push": _push}  # fmt: skip
     return run[given.command](given)
 
 
@@ -165,6 +175,22 @@ def _import(given: argparse.Namespace) -> int:
     if known:
         raise next(iter(wrong.values()))
     raise ValueError(f"{given.folder} fits none of {', '.join(wrong)}; name its model with --model PATH.")
+
+
+def _export_format(given: argparse.Namespace) -> int:
+    from sdpet.methods import export_format
+
+    count = export_format(given.folder, given.out, given.format)
+    print(f"{given.out}: LoRA of {count} projections for {given.format}")
+    return 0
+
+
+def _import_lora(given: argparse.Namespace) -> int:
+    from sdpet.methods import import_lora
+
+    count, rank = import_lora(given.file, given.out)
+    print(f"{given.out}: LoRA of {count} projections, rank {rank}; sdpet txt2img --adapters {given.out} draws with it")
+    return 0
 
 
 def _push(given: argparse.Namespace) -> int:

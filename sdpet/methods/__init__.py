@@ -17,6 +17,7 @@ from sdpet.choices import PEFT_METHODS
 from sdpet.methods.embedding import EmbeddingTuning
 from sdpet.methods.full import FullTuning
 from sdpet.methods.lora import LoraTuning, export_lora, lora_design
+from sdpet.methods.lora_files import export_format, import_lora
 from sdpet.methods.peft_tuning import PeftSpec, PeftTuning, carries_peft, layer_sizes, nearest_spec, read_peft
 from sdpet.models.base import BaseModel
 from sdpet.seeds import isolated_rng
@@ -35,7 +36,9 @@ __all__ = [
     "TunedModel",
     "build",
     "build_fleet",
+    "export_format",
     "export_lora",
+    "import_lora",
     "layer_sizes",
     "load",
     "lora_design",
