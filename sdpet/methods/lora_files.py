@@ -123,12 +123,26 @@ def import_lora(file: str | Path, out: str | Path) -> tuple[int, int]:
     return len(layers), rank
 
 
-def _alike(layers: Mapping[str, Mapping[str, Tensor]]) -> tuple[dict[str, Tensor], int, float]:
-    """The weights of all layers by diffusers' names, at one rank and one strength, and these."""
-    rank = max(len(parts["lora_A"]) for parts in layers.values())
-    scales = {
-        path: float(parts.get("alpha", len(parts["lora_A"]))) / len(parts["lora_A"]) for path, parts in layers.items()
-    }
+def _alpha(file: str | Path) -> float | None:
+    """The alpha of all layers, where diffusers has put it into the file's header."""
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:
+        told = (opened.metadata() or {}).get("lora_adapter_metadata", "{}")
+    try:
+        return float(json.loads(told)["unet.lora_alpha"])
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _alike(layers: Mapping[str, Mapping[str, Tensor]], alpha: float | None) -> tuple[dict[str, Tensor], int, float]:
+    """The weights of all layers by diffusers' names, at one rank and one strength, and these.
+
+    A layer without an alpha of its own has the given one, or else its rank, which is a strength of 1.
+    """
+    ranks = {path: len(parts["lora_A"]) for path, parts in layers.items()}
+    rank = max(ranks.values())
+    scales = {path: float(parts.get("alpha", alpha or ranks[path])) / ranks[path] for path, parts in layers.items()}
     scale = next(iter(scales.values())) or 1.0
     named: dict[str, Tensor] = {}
     for path, parts in layers.items():
