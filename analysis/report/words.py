@@ -8,9 +8,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from analysis.runs.load import higher_is_better
-from sdpet.adapters.positions import POSITIONS
+from sdpet.adapters.positions import all_positions
 
-PAPER_NAME = {position.name: position.paper_name for position in POSITIONS}
+
+def _paper_name(name: str) -> str:
+    """The paper's name of a position; with the stream before it where that is text, and its own where it has none."""
+    known = all_positions()
+    for prefix, stream in (("text_", "text "), ("joint_", "joint ")):
+        if name.startswith(prefix) and (of_image := known.get(name.removeprefix(prefix))):
+            return stream + (of_image.paper_name or of_image.name)
+    return known[name].paper_name or name
+
+
+PAPER_NAME = {name: _paper_name(name) for name in all_positions()}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Check a composed config, and derive the run's id from it. Nothing here imports torch."""
 
-from sdpet.config.checks import InadmissibleCell, asked_for, check_groups, sized, validate
+from sdpet.config.cells import InadmissibleCell
+from sdpet.config.checks import asked_for, check_groups, sized, validate
 from sdpet.config.factors import (
     FACTORS,
     Varying,

@@ -12,20 +12,28 @@ from pathlib import Path
 from typing import Any
 
 from sdpet.adapters.positions import PLACEMENTS, check_placement
-from sdpet.choices import DTYPES, IMAGE_SUFFIXES, TASKS, check_peft_options
+from sdpet.choices import IMAGE_SUFFIXES, TASKS, check_peft_options
+from sdpet.config.cells import InadmissibleCell
 from sdpet.config.dreambench import filled
-from sdpet.config.ids import cache_key
-from sdpet.config.run_config import LAB, LoggerSettings, RunConfig, SamplerSettings, TrainerSettings, lacking_key
+from sdpet.config.model_checks import check_model
+from sdpet.config.run_config import (
+    LAB,
+    LoggerSettings,
+    RunConfig,
+    SamplerSettings,
+    TrainerSettings,
+    lacking_key,
+)
 from sdpet.config.schema import RULES, check_group, check_values
 from sdpet.files.folders import image_files, metadata_file
 from sdpet.files.hashing import once
-from sdpet.models.source import Source, source_of
+from sdpet.models.source import Source
 
 DATA_FOR_TASK = {
     "subject": "data=lab, data=folder or data=dreambench",
     "captions": "data=digits, data=captions, data=dataset or data=flowers",
 }
-MOST_STEPS = {"dpm": 999, "ddim": 1000, "plms": 1000}  # the largest number of steps of each sampler
+MOST_STEPS = {"dpm": 999, "ddim": 1000, "plms": 1000, "euler": 1000}  # the largest number of steps of each sampler
 COMPILERS = ("g++", "c++", "clang++")
 FORM = ("din", "dout", "activation", "scale", "init")
 PEFT_KEYS = ("targets", "options")
@@ -40,24 +48,6 @@ METHOD_KEYS = {
     "ia3": ("targets", "options"),
     "vera": ("mid_dim", "params", "targets", "options"),
 }  # the keys of the group adapter that a method takes; method adapter takes all of them
-
-
-class InadmissibleCell(ValueError):
-    """Each level exists, but their combination does not, such as a task with data of another kind.
-
-    A sweep leaves such cells out.
-
-    Parameters
-    ----------
-    sentence : str
-        The error message.
-    cell : str
-        A short name of the combination, for the report of a sweep.
-    """
-
-    def __init__(self, sentence: str, cell: str) -> None:
-        super().__init__(sentence)
-        self.cell = cell
 
 
 def validate(config: Any) -> RunConfig:
@@ -91,7 +81,7 @@ def validate(config: Any) -> RunConfig:
     _check_design(values["adapter"])
     checked = RunConfig(values)
     _check_task(checked)  # before a base model of several GB is fetched
-    checked = sized(checked, _check_base(checked))
+    checked = sized(checked, check_model(checked))
     _check_trainer(checked.trainer)
     if checked.adapter.method == "embedding" and checked.task.name != "dreambooth":
         raise InadmissibleCell(
@@ -241,29 +231,6 @@ def _check_design(adapter: dict[str, Any]) -> None:
             check_placement(adapter["din"], adapter["dout"])
         except ValueError as error:
             raise InadmissibleCell(str(error), f"{adapter['din']}-{adapter['dout']}") from None
-
-
-def _check_base(config: RunConfig) -> Source:
-    """Check the base model and where it is trained; returns its files."""
-    unet, trainer = config.unet, config.trainer
-    source = once(cache_key("source", config.values["unet"]), lambda: source_of(config.values["unet"], config.quiet))
-    if unet.image_size is not None:
-        step = 2 ** (len(source.config("vae")["block_out_channels"]) - 1)
-        if unet.image_size % step:
-            raise ValueError(f"unet.image_size must be a multiple of {step}, not {unet.image_size}.")
-    device, processes = trainer.device, trainer.world_size
-    if device != "cpu" and device.split(":")[0] != "cuda":
-        raise ValueError(f"trainer.device must be cpu, cuda or cuda:N, not {device!r}.")
-    if processes > 1 and ":" in device:
-        raise ValueError(f"trainer.device {device} is one GPU; with trainer.devices above 1 give cuda (or cpu).")
-    if trainer.batch_size % processes:
-        raise ValueError(
-            f"trainer.batch_size {trainer.batch_size} must be a multiple of trainer.devices x trainer.num_nodes, "
-            f"{processes}: it counts the images of a step on all of them together."
-        )
-    if device == "cpu" and unet.dtype != "float32":
-        raise ValueError(f"unet.dtype {unet.dtype} needs a GPU; on the CPU use float32 (of {', '.join(DTYPES)}).")
-    return source
 
 
 def _check_trainer(trainer: TrainerSettings) -> None:

@@ -26,6 +26,7 @@ NAMES_OF_SUBJECT = ("noun", "subject", "class_word", "root", "living", "prompts"
 NEUTRAL_DEFAULTS: dict[str, dict[str, Any]] = {
     "adapter": {"targets": None, "options": None},
     "task": {"noise_offset": 0.0},
+    "unet": {"noise_levels": "logit_normal", "shift": None},
     "trainer": {"accumulate": 1, "optimizer": "adamw", "ema": None, "grad_checkpointing": False, "compile": False},
 }
 PER_RUN_OPTIONS = (
@@ -156,7 +157,12 @@ def identity(config: RunConfig) -> dict[str, Any]:
     content = {key: _content(path, config) for key, path in config.data.folders.items()}
     unused = () if config.draws_class_images else CLASS_IMAGE_KEYS  # the options that draw class images identify them
     weights = once(cache_key("weights", unet), lambda: source_of(unet).content_hash())
-    size = {key: unet[key] for key in ("image_size", "prediction") if unet.get(key) is not None}
+    chosen = (
+        "image_size",
+        "prediction",
+        *(key for key in NEUTRAL_DEFAULTS["unet"] if key not in _neutral("unet", values)),
+    )
+    size = {key: unet[key] for key in chosen if unet.get(key) is not None}
     return {
         "seed": config.seed,
         "adapter": _without(values["adapter"], *_neutral("adapter", values)),

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,11 +15,16 @@ import sdpet
 
 LAB = Path(sdpet.__file__).parent / "lab"
 LAB_IMAGES = {"subject_dir": "subject", "class_dir": "class", "heldout_dir": "subject_heldout"}
+LAB_CLASS_IMAGES = {  # by unet.name and unet.pooled, those of the lab's transformer
+    ("lab_dit", True): "class_transformer",
+    ("lab_dit", False): "class_transformer_without_pooled",
+}
 SCORER_KEYS = ("scorer", "features", "diversity")  # single scorers of eval; those of eval.similarity have names
 # Keys whose values may be paths; of these, a run on another machine or from another folder may need new ones.
 PATH_KEYS = {
     "data": ("subject", "subject_dir", "class_dir", "heldout_dir", "folder"), "unet": ("path", "config", "vae"),
 }  # fmt: skip
+_OF_LOADING = ("use_ema", "config", "image_size", "pooled", "t5", "noise_levels", "shift", "vae", "prediction")
 _APART = ("_target_", "strict", "similarity", *SCORER_KEYS)  # keys of eval that EvalPlan does not take
 
 Settings = TypeVar("Settings")
@@ -57,8 +62,20 @@ class ModelSettings:
     use_ema: bool = False
     config: str | None = None
     image_size: int | None = None
+    pooled: bool = True
+    t5: bool = True
+    noise_levels: str = "logit_normal"
+    shift: float | None = None
     vae: str | None = None
     prediction: str | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `sdpet.models.load_base`, other than device and dtype; defaults are left out."""
+        name = self.name if self.path is not None or self.name == "lab_dit" else "lab"
+        chosen = {field.name: getattr(self, field.name) for field in fields(self)}
+        told = {key: chosen[key] for key in _OF_LOADING if chosen[key] != getattr(ModelSettings, key)}
+        return {"name": name, "path": self.path, **told}
 
 
 @dataclass(frozen=True)
@@ -98,6 +115,7 @@ class DataSettings:
     token: str | None = None
     folder: str | None = None
     heldout_share: float | None = None
+    lab_class: str = "class"  # folder of the lab's class images, which the base model drew
 
     @property
     def folders(self) -> dict[str, Path]:
@@ -110,7 +128,7 @@ class DataSettings:
             if given is not None:
                 found[key] = Path(given).expanduser()
             elif self.name == "lab":
-                found[key] = LAB / "data" / name
+                found[key] = LAB / "data" / (self.lab_class if key == "class_dir" else name)
         return found
 
 
@@ -249,7 +267,9 @@ class RunConfig:
 
     @cached_property
     def data(self) -> DataSettings:
-        return _settings(DataSettings, self.values["data"])
+        unet = self.values.get("unet", {})  # none where only some groups were checked
+        drawn_by = LAB_CLASS_IMAGES.get((unet.get("name"), unet.get("pooled", True)), LAB_IMAGES["class_dir"])
+        return replace(_settings(DataSettings, self.values["data"]), lab_class=drawn_by)
 
     @cached_property
     def trainer(self) -> TrainerSettings:

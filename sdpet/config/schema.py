@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from sdpet.adapters.positions import INPUTS, OUTPUTS
+from sdpet.adapters.positions import INPUTS, all_positions
 from sdpet.choices import (
     ACTIVATIONS,
     DISTANCES,
@@ -15,6 +15,7 @@ from sdpet.choices import (
     INITS,
     LOGGERS,
     METHODS,
+    NOISE_LEVELS,
     OPTIMIZERS,
     PLACEHOLDERS,
     PRECISIONS,
@@ -81,6 +82,20 @@ def choice(options: Sequence[str]) -> Rule:
         return value
 
     return rule
+
+
+def position(value: Any) -> str:
+    """A position of an adapter, on any model; which models have it is checked later."""
+    known = all_positions()
+    if value in known:
+        return value
+    near = get_close_matches(str(value), known, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    further = sum(name not in INPUTS for name in known)
+    raise ValueError(
+        f"must be one of {', '.join(INPUTS)}{hint}, or one of {further} further positions of transformers and "
+        "projections (sdpet adapters count lists them)"
+    )
 
 
 def string(value: Any) -> str:
@@ -211,8 +226,8 @@ RULES: dict[str, dict[str, Rule]] = {
     },
     "adapter": {
         "method": choice(METHODS),
-        "din": optional(choice(INPUTS), tell=False),
-        "dout": optional(choice(OUTPUTS), tell=False),
+        "din": optional(position, tell=False),
+        "dout": optional(position, tell=False),
         "activation": optional(choice(ACTIVATIONS), tell=False),
         "mid_dim": optional(integer(1)),
         "params": optional(integer(1)),
@@ -231,6 +246,10 @@ RULES: dict[str, dict[str, Rule]] = {
         "image_size": optional(integer(8)),
         "vae": optional(string),
         "prediction": optional(choice(PREDICTIONS)),
+        "pooled": boolean,
+        "t5": boolean,
+        "noise_levels": choice(NOISE_LEVELS),
+        "shift": optional(number(0, above=True)),
     },
     "task": {
         "_target_": former_target("sdpet.tasks.DreamBoothTask", "sdpet.tasks.FinetuneTask"),

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import open_clip
-    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from diffusers import (
+        AutoencoderKL,
+        DDPMScheduler,
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        UNet2DConditionModel,
+    )
     from transformers import CLIPTextModel, CLIPTokenizer
 
 TEXT_LENGTH, TEXT_WIDTH = 16, 64
@@ -189,6 +195,45 @@ def build_scheduler() -> DDPMScheduler:
         prediction_type="epsilon",
         clip_sample=False,
     )
+
+
+def build_transformer() -> SD3Transformer2DModel:
+    """A velocity predictor on latents (4, 8, 8), with random weights: Stable Diffusion 3 with four blocks of width 128.
+
+    It reads the text states of `build_text_encoder` and its pooled state.
+
+    Returns
+    -------
+    SD3Transformer2DModel
+    """
+    from diffusers import SD3Transformer2DModel
+
+    return SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=4,
+        num_attention_heads=4,
+        attention_head_dim=32,
+        caption_projection_dim=128,
+        joint_attention_dim=TEXT_WIDTH,
+        pooled_projection_dim=TEXT_WIDTH,
+        pos_embed_max_size=8,  # latents of up to 16 x 16
+        qk_norm="rms_norm",
+    )
+
+
+def build_flow_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """The straight path from image to noise, without a shift of noise levels: 1,000 steps.
+
+    Returns
+    -------
+    FlowMatchEulerDiscreteScheduler
+    """
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)
 
 
 def save_pipeline(

@@ -6,6 +6,7 @@ from .estimate import activation_bytes as activation_bytes
 from .estimate import step_memory as step_memory
 from .load import DTYPES as DTYPES
 from .load import load_base as load_base
+from .noising import NoiseProcess as NoiseProcess
 from .source import ARCHITECTURES as ARCHITECTURES
 from .source import Source as Source
 from .source import architecture_of as architecture_of

@@ -1,20 +1,23 @@
 """The frozen base model: the parts of a Stable Diffusion pipeline, loaded piece by piece.
 
-The lab and Stable Diffusion v1, v2 and XL go through the same code: scaling factor, prediction type and noise schedule
-are read from the configs, and the further conditions of XL are hidden behind `encode_text` and `predict`.
+All models go through the same code: scaling factor, prediction type and noise schedule are read from the configs. What
+only one family of models has, such as further text encoders, is hidden behind `encode_text` and `predict`
+(sdpet.models.families).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
-from sdpet.models import sdxl
-from sdpet.models.text import tokenize
+from sdpet.models.families import Family, family_of
+from sdpet.models.noising import Diffusion, FlowMatching, NoiseProcess, dynamic_shift
 
 
 @dataclass
@@ -24,18 +27,22 @@ class BaseModel:
     Parameters
     ----------
     unet, vae, text_encoder, tokenizer
-        The parts of a diffusers pipeline.
-    scheduler : DDPMScheduler
+        The parts of a diffusers pipeline. `unet` is the denoiser: a UNet or a transformer.
+    scheduler : DDPMScheduler or FlowMatchEulerDiscreteScheduler
         The noise schedule of training; samplers are made from its config.
     name : str
     weight_hash : str
         Identifies weights and configs by their content.
     side : int, optional
         Side of its images in pixels, if it differs from the UNet's config.
-    text_encoder_2, tokenizer_2, optional
-        Of Stable Diffusion XL.
+    text_encoder_2, tokenizer_2, text_encoder_3, tokenizer_3, optional
+        Of models with several text encoders.
     zero_empty : bool
         Whether the empty prompt is encoded as zeros (Stable Diffusion XL).
+    pooled : bool
+        Whether the denoiser gets the pooled text; if not, it gets zeros (the lab's transformer).
+    noise_levels : {"logit_normal", "uniform"}
+        How flow matching draws noise levels in training.
     """
 
     unet: Any
@@ -48,7 +55,33 @@ class BaseModel:
     side: int | None = None
     text_encoder_2: Any = None
     tokenizer_2: Any = None
+    text_encoder_3: Any = None
+    tokenizer_3: Any = None
     zero_empty: bool = False
+    pooled: bool = True
+    noise_levels: str = "logit_normal"
+
+    @cached_property
+    def family(self) -> Family:
+        """How this family of models is conditioned and called."""
+        return family_of(self.unet, xl=self.is_xl)
+
+    @property
+    def process(self) -> NoiseProcess:
+        """How training adds noise, and what the denoiser predicts."""
+        if not self.is_flow:
+            return Diffusion(self.scheduler)
+        return FlowMatching(self.scheduler, self.shift(*self.latent_shape[1:]), self.noise_levels)
+
+    @property
+    def is_flow(self) -> bool:
+        """Whether it was trained by flow matching."""
+        return "FlowMatch" in type(self.scheduler).__name__
+
+    def shift(self, height: int, width: int) -> float:
+        """The shift of noise levels of a flow matching model for latents of this height and width."""
+        dynamic = dynamic_shift(self.scheduler.config, height * width // 4)  # tokens of 2 x 2 latents
+        return self.scheduler.config.shift if dynamic is None else math.exp(dynamic)
 
     @property
     def device(self) -> torch.device:
@@ -64,12 +97,13 @@ class BaseModel:
     def latent_shape(self) -> tuple[int, int, int]:
         """Shape (C, h, w) of the latents of an image of `image_size`."""
         size = self.image_size // self.downsampling
-        return (self.unet.config.in_channels, size, size)
+        return (self.vae.config.latent_channels, size, size)
 
     @property
     def image_size(self) -> int:
-        """Side of the model's square images in pixels."""
-        return self.side or self.unet.config.sample_size * self.downsampling
+        """Side of the model's square images in pixels; 1024 where the denoiser's config does not say (Flux)."""
+        latents = self.unet.config.get("sample_size")
+        return self.side or (latents * self.downsampling if latents else 1024)
 
     @property
     def downsampling(self) -> int:
@@ -78,13 +112,13 @@ class BaseModel:
 
     @property
     def is_xl(self) -> bool:
-        """Whether it is a Stable Diffusion XL model, with two text encoders."""
-        return self.text_encoder_2 is not None
+        """Whether it is a Stable Diffusion XL model: a UNet with two text encoders."""
+        return self.text_encoder_2 is not None and hasattr(self.unet, "down_blocks")
 
     @property
     def prediction_type(self) -> str:
-        """What the UNet predicts: "epsilon" or "v_prediction"."""
-        return self.scheduler.config.prediction_type
+        """What the denoiser predicts: "epsilon", "v_prediction" or "flow"."""
+        return self.process.predicts
 
     def encode_text(self, prompts: Sequence[str]) -> torch.Tensor:
         """Encode prompts as conditioning for `predict`. Equal prompts are computed once.
@@ -97,18 +131,17 @@ class BaseModel:
         Returns
         -------
         Tensor, shape (N, L, D)
-            Text states, padded to the tokenizer's length; of Stable Diffusion XL also pooled text (see sdxl). The
+            Text states, padded to the tokenizer's length; of some families also pooled text (sdpet.models.rows). The
             encoder is frozen, so it has a gradient only through a learned token embedding.
         """
         unique = list(dict.fromkeys(prompts))
-        if self.is_xl:
-            rows = sdxl.encode_text(self, unique)
-        else:
-            rows = self.text_encoder(tokenize(self.tokenizer, unique).to(self.device))[0]  # (U, L, D)
+        rows = self.family.encode_text(self, unique)  # (U, L, D)
         return rows[[unique.index(prompt) for prompt in prompts]]
 
-    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """Run the UNet. No other code calls it.
+    def predict(
+        self, noisy: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, guidance: float = 1.0
+    ) -> torch.Tensor:
+        """Run the denoiser. No other code calls it.
 
         Parameters
         ----------
@@ -117,16 +150,15 @@ class BaseModel:
         timesteps : Tensor, shape (B,) or ()
         text : Tensor, shape (B, L, D)
             Rows that `encode_text` returned.
+        guidance : float
+            Input of models that embed the strength of guidance (Flux dev); others ignore it.
 
         Returns
         -------
         Tensor, shape (B, C, h, w)
             Noise or velocity, see `prediction_type`.
         """
-        if self.is_xl:
-            states, added = sdxl.conditions(self, noisy, text)
-            return self.unet(noisy, timesteps, states, added_cond_kwargs=added, return_dict=False)[0]
-        return self.unet(noisy, timesteps, encoder_hidden_states=text, return_dict=False)[0]
+        return self.family.predict(self, noisy, timesteps.expand(len(noisy)), text, guidance)
 
     @torch.no_grad()
     def encode_images(self, images: np.ndarray | torch.Tensor, chunk: int = 64) -> torch.Tensor:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from sdpet.choices import DTYPES
-from sdpet.models.source import Source
+from sdpet.models.source import PARTS_WITH_WEIGHTS, Source
 
 BYTES = {name: getattr(torch, name).itemsize for name in DTYPES}
 
@@ -51,20 +51,20 @@ class Memory:
 
 
 def on_meta(source: Source) -> dict[str, nn.Module]:
-    """Build the networks that a source's configs describe (unet, vae, text encoders) on the meta device."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
+    """Build the networks that a source's configs describe on the meta device, by their names in `BaseModel`."""
     with torch.device("meta"):
-        networks = {
-            "unet": UNet2DConditionModel.from_config(source.config("unet")),
-            "vae": AutoencoderKL.from_config(source.config("vae")),
-            "text_encoder": CLIPTextModel(CLIPTextConfig(**source.config("text_encoder"))),
-        }
-        if "text_encoder_2" in source.parts:
-            config = CLIPTextConfig(**source.config("text_encoder_2"))
-            networks["text_encoder_2"] = CLIPTextModelWithProjection(config)
-    return {name: network.requires_grad_(False).eval() for name, network in networks.items()}
+        networks = {part: _on_meta(source, part) for part in source.parts if part in PARTS_WITH_WEIGHTS}
+    named = {"unet" if part == source.denoiser else part: network for part, network in networks.items()}
+    return {name: network.requires_grad_(False).eval() for name, network in named.items()}
+
+
+def _on_meta(source: Source, part: str) -> Any:
+    from sdpet.models.load import network_class
+
+    kind, config = network_class(source, part), source.config(part)
+    if hasattr(kind, "from_config"):
+        return kind.from_config(config)
+    return kind(kind.config_class(**config))
 
 
 def count(module: nn.Module) -> int:

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 
 from sdpet import choices
-from sdpet.models import sdxl
 from sdpet.models.base import BaseModel
-from sdpet.models.source import ARCHITECTURES, Source, find_source
+from sdpet.models.source import ARCHITECTURES, LAB_TRANSFORMER, PARTS_WITH_WEIGHTS, Source, read_config, source_of
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in choices.DTYPES}
 
@@ -26,6 +25,10 @@ def load_base(
     use_ema: bool = False,
     config: str | Path | None = None,
     image_size: int | None = None,
+    pooled: bool = True,
+    t5: bool = True,
+    noise_levels: str = "logit_normal",
+    shift: float | None = None,
     vae: str | Path | None = None,
     prediction: str | None = None,
 ) -> BaseModel:
@@ -34,10 +37,12 @@ def load_base(
     Parameters
     ----------
     name : str
-        "lab" for the small model that the package contains, otherwise only a label for `path`.
+        "lab" for the small UNet that the package contains, "lab_dit" for its transformer, otherwise only a label for
+        `path`.
     path : str or Path, optional
-        A diffusers Stable Diffusion folder, a hub id such as "CompVis/stable-diffusion-v1-4" or an original checkpoint
-        file. None means the lab's folder with name "lab", and with any other name that the name is the path.
+        A diffusers folder of Stable Diffusion (v1, v2, XL, 3), Flux or PixArt, a hub id such as
+        "CompVis/stable-diffusion-v1-4" or an original checkpoint file. None means the lab's folder with the lab's
+        names, and with any other name that the name is the path.
     device : str
     dtype : {"float32", "float16", "bfloat16"}
         Whatever the files contain.
@@ -45,6 +50,14 @@ def load_base(
         For a checkpoint file, see `find_source`.
     image_size : int, optional
         Side of square images in pixels; None for the model's own.
+    pooled : bool
+        False takes the lab's transformer that was trained without pooled text.
+    t5 : bool
+        False leaves out the third text encoder of Stable Diffusion 3, whose states are then zeros.
+    noise_levels : {"logit_normal", "uniform"}
+        How flow matching draws noise levels in training.
+    shift : float, optional
+        Shift of the noise levels of a flow matching model; None for the one in its scheduler's config.
     vae : str or Path, optional
         Another VAE than the model's own, see `find_source`.
     prediction : {"epsilon", "v_prediction"}, optional
@@ -63,7 +76,10 @@ def load_base(
         raise ValueError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}.")
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device!r} was asked for, but this machine has no usable CUDA device; choose 'cpu'.")
-    source = find_source(name if path is None and name != "lab" else path, use_ema, config, vae=vae)
+    where = name if path is None and name not in ("lab", LAB_TRANSFORMER) else path
+    unet = {"name": name, "path": where, "use_ema": use_ema, "config": config, "pooled": pooled, "t5": t5}
+    unet["vae"] = vae
+    source = source_of(unet)
     with no_progress_bars():
         parts = (_read_checkpoint if source.is_checkpoint else _read_folder)(source, DTYPES[dtype])
         if source.vae is not None:
@@ -72,14 +88,19 @@ def load_base(
             parts["vae"] = load_vae(source, DTYPES[dtype])
     if prediction is not None:
         parts["scheduler"].register_to_config(prediction_type=prediction)
-    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+    digest = source.content_hash() + ("" if prediction is None else f"-{prediction}")
+    for part in PARTS_WITH_WEIGHTS:
         if part in parts:
             _check_finite(parts[part], part, source)
             parts[part].requires_grad_(False).eval().to(device)
-    digest = source.content_hash() + ("" if prediction is None else f"-{prediction}")
-    base = BaseModel(name=name, weight_hash=digest, side=image_size, **parts)
-    if base.prediction_type not in ("epsilon", "v_prediction"):
-        raise ValueError(f"{source.path} predicts {base.prediction_type!r}; sdpet knows epsilon and v_prediction.")
+    if "transformer" in parts:
+        parts["unet"] = parts.pop("transformer")
+    own = {"side": image_size, "pooled": pooled, "noise_levels": noise_levels}
+    base = BaseModel(name=name, weight_hash=digest, **own, **parts)  # type: ignore[arg-type]
+    if base.prediction_type not in ("epsilon", "v_prediction", "flow"):
+        raise ValueError(f"{source.path} predicts {base.prediction_type!r}; choose epsilon, v_prediction or flow.")
+    if shift is not None:
+        base.scheduler = _shifted(base, shift)
     if base.image_size % base.downsampling:
         raise ValueError(f"unet.image_size must be a multiple of {base.downsampling}, not {base.image_size}.")
     if dtype == "float16" and base.vae.config.get("force_upcast") and base.is_xl:
@@ -87,34 +108,73 @@ def load_base(
     return base
 
 
-def _read_folder(source: Source, dtype: torch.dtype) -> dict[str, Any]:
-    """The parts of a pipeline folder by the names they have in BaseModel."""
-    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+def _shifted(base: BaseModel, shift: float) -> Any:
+    """The scheduler with another fixed shift of noise levels."""
+    if not base.is_flow:
+        raise ValueError("unet.shift goes with models trained by flow matching; leave it out.")
+    return type(base.scheduler).from_config(base.scheduler.config, shift=shift, use_dynamic_shifting=False)
 
-    classes = {
-        "unet": UNet2DConditionModel,
-        "vae": AutoencoderKL,
-        "text_encoder": CLIPTextModel,
-        "text_encoder_2": CLIPTextModelWithProjection,
-        "tokenizer": CLIPTokenizer,
-        "tokenizer_2": CLIPTokenizer,
-    }
-    parts: dict[str, Any] = {"scheduler": DDPMScheduler.from_pretrained(source.path / "scheduler")}
+
+def _read_folder(source: Source, dtype: torch.dtype) -> dict[str, Any]:
+    """The parts of a pipeline folder by the names they have in BaseModel; a transformer by "transformer"."""
+    parts: dict[str, Any] = {"scheduler": _scheduler(source)}
     for part in source.parts:
+        folder = source.folder(part)
         if part.startswith("tokenizer"):
-            parts[part] = classes[part].from_pretrained(source.path / part, local_files_only=True)
+            parts[part] = _tokenizer(folder)
         elif part != "scheduler" and not (part == "vae" and source.vae is not None):
             options = {"torch_dtype": dtype, "variant": source.variant(part), "local_files_only": True}
-            parts[part] = _read_network(classes[part], part, source, options)
-    if "text_encoder_2" in parts:
-        parts["zero_empty"] = sdxl.zeros_for_empty(source.path)
+            parts[part] = _read_network(network_class(source, part), part, source, options)
+    if "text_encoder_2" in parts and "unet" in parts:
+        parts["zero_empty"] = _zeros_for_empty(source.path)
     return parts
+
+
+def _scheduler(source: Source) -> Any:
+    from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+
+    kind = FlowMatchEulerDiscreteScheduler if source.is_flow else DDPMScheduler
+    return kind.from_pretrained(source.folder("scheduler"))
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer, CLIPTokenizer
+
+    own = folder / "tokenizer_config.json"
+    kind = read_config(own).get("tokenizer_class", "") if own.is_file() else ""
+    return (AutoTokenizer if kind.startswith("T5") else CLIPTokenizer).from_pretrained(folder, local_files_only=True)
+
+
+def network_class(source: Source, part: str) -> Any:
+    """diffusers' or transformers' class of a part with weights, such as "vae"."""
+    import diffusers
+    import transformers
+
+    config = source.config(part)
+    if part == "vae":
+        return diffusers.AutoencoderKL
+    if part == "unet":
+        return diffusers.UNet2DConditionModel
+    if part == "transformer":
+        return getattr(diffusers, config["_class_name"])
+    if config.get("model_type") == "t5":
+        return transformers.T5EncoderModel
+    if source.denoiser == "unet":  # whatever the config says: one encoder, or the two of Stable Diffusion XL
+        projected = part == "text_encoder_2"
+    else:
+        projected = "CLIPTextModelWithProjection" in (config.get("architectures") or ())
+    return transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel
+
+
+def _zeros_for_empty(folder: Path) -> bool:
+    """Whether the pipeline in the folder takes zeros for the empty prompt, as Stable Diffusion XL does."""
+    index = folder / "model_index.json"
+    return not index.is_file() or read_config(index).get("force_zeros_for_empty_prompt", True)
 
 
 def _read_network(kind: Any, part: str, source: Source, options: dict[str, Any]) -> Any:
     """One network of a pipeline folder; ValueError unless every one of its parameters got a value from its files."""
-    folder = source.path / part
+    folder = source.folder(part)
     try:
         network, told = kind.from_pretrained(folder, **options, output_loading_info=True)
     except Exception as error:  # the libraries raise many kinds, some of them for a tensor of another shape
@@ -164,7 +224,7 @@ def _read_checkpoint(source: Source, dtype: torch.dtype) -> dict[str, Any]:
             openclip = part == "tokenizer_2" or source.configs == ARCHITECTURES / "v21"
             parts[part] = clip_tokenizer("!" if openclip else None)
     if "tokenizer_2" in parts:
-        parts["zero_empty"] = sdxl.zeros_for_empty(source.configs)
+        parts["zero_empty"] = _zeros_for_empty(source.configs)
     return parts | {"scheduler": DDPMScheduler.from_pretrained(schedule)}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,25 @@ from sdpet.models.compvis.scan import check_checkpoint, check_vae, input_channel
 
 LOG = logging.getLogger("sdpet")
 LAB_FOLDER = Path(sdpet.__file__).parent / "lab" / "pipeline"
+LAB_TRANSFORMERS = {  # by unet.pooled; they share the other parts of the lab
+    True: LAB_FOLDER.with_name("transformer"),
+    False: LAB_FOLDER.with_name("transformer_without_pooled"),
+}
 ARCHITECTURES = Path(sdpet.__file__).parent / "architectures"
+LAB_TRANSFORMER = "lab_dit"  # name in the group unet
 # name of a file in conf/unet -> folder of its architecture
 ARCHITECTURE_OF = {"sd14": "v1", "sd15": "v1", "ckpt": "v1", "sd21": "v21", "sdxl": "sdxl"}
 MOST_BYTES = 4 << 20  # of a config
 XL_PARTS = ("text_encoder_2", "tokenizer_2")
-PARTS_WITH_WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")  # parts with weights
+THIRD_PARTS = ("text_encoder_3", "tokenizer_3")
+PARTS_WITH_WEIGHTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+TRANSFORMERS = ("SD3Transformer2DModel", "FluxTransformer2DModel", "PixArtTransformer2DModel")  # classes we can load
 CHECKPOINTS = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
-# The hash of the lab -> that of version 0.1.0, in which the text encoder's config had another dtype. Values are equal.
-SAME_AS = {"5ef114d753d692636cfc5004fe7d57b7": "b2b3deb622944d89987f7290627ecb73"}
+# Hashes of the lab, and of what its transformer shares with it -> those before the text encoder's config said "float32".
+SAME_AS = {
+    "5ef114d753d692636cfc5004fe7d57b7": "b2b3deb622944d89987f7290627ecb73",
+    "ad28099fabe137a8c7193fc87be250e4": "2c91b78eb3561d73576134e2e422d464",
+}
 USUAL_PARAMS = {"small": 24_000, "large": 1_511_040}  # of all adapters: in the lab; as in the paper, with mid_dim 60
 LARGE = 320  # channels of the first block of Stable Diffusion
 _VARIANT = re.compile(r"\.(fp16|bf16|non_ema|fp32)\b")
@@ -49,6 +59,10 @@ class Source:
         the folder of its architecture.
     use_ema : bool
         For a checkpoint, use the averaged weights instead of the last ones.
+    shared : Path, optional
+        A pipeline folder that has the parts which `path` lacks.
+    left_out : tuple of str
+        Parts that are not loaded.
     vae : Path, optional
         Another VAE than the model's own: a file, or a folder in diffusers' format.
     """
@@ -56,6 +70,8 @@ class Source:
     path: Path
     configs: Path
     use_ema: bool = False
+    shared: Path | None = None
+    left_out: tuple[str, ...] = ()
     vae: Path | None = None
 
     @property
@@ -64,17 +80,36 @@ class Source:
         return self.path != self.configs
 
     def config(self, part: str) -> dict[str, Any]:
-        """The config of a part, such as "unet"."""
-        return read_config(self.configs / part / "config.json")
+        """The config of a part, such as "vae"."""
+        return read_config(self.folder(part) / "config.json")
+
+    @property
+    def denoiser(self) -> str:
+        """Name of the part that denoises: "unet" or "transformer"."""
+        return self.parts[0]
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of the pipeline's parts."""
-        return parts_of(self.configs)
+        """Names of the pipeline's parts, the denoiser first."""
+        return tuple(part for part in parts_of(self.configs, self.shared) if part not in self.left_out)
+
+    @property
+    def is_flow(self) -> bool:
+        """Whether the model was trained by flow matching, as its scheduler's config says."""
+        try:
+            config = read_config(self.folder("scheduler") / "scheduler_config.json")
+        except (OSError, ValueError):
+            return False
+        return "FlowMatch" in config.get("_class_name", "") or bool(config.get("use_flow_sigmas"))
+
+    def folder(self, part: str) -> Path:
+        """The folder of a part's config, and of its weights unless this is a checkpoint."""
+        own = self.configs / part
+        return own if self.shared is None or own.is_dir() else self.shared / part
 
     def variant(self, part: str) -> str | None:
         """The variant of a part's weights: None for full precision, "fp16" if there are no others."""
-        return None if _weights(self.path / part) else "fp16"
+        return None if _weights(self.folder(part)) else "fp16"
 
     def content_hash(self) -> str:
         """Hash of the content of weights, configs and vocabulary, whatever their paths; hex digits."""
@@ -83,7 +118,9 @@ class Source:
     @property
     def usual_params(self) -> int:
         """The number of parameters that adapters of a model of this size usually have in all."""
-        widths = self.config("unet").get("block_out_channels") or [LARGE]
+        config = self.config(self.denoiser)
+        heads = config.get("num_attention_heads") or 1
+        widths = config.get("block_out_channels") or [heads * (config.get("attention_head_dim") or LARGE)]
         return USUAL_PARAMS["large" if widths[0] >= LARGE else "small"]
 
     def _vae_hash(self, vae: Path) -> str:
@@ -93,8 +130,12 @@ class Source:
 
     def _own_hash(self) -> str:
         if not self.is_checkpoint:
-            found = hash_files(self.path, _loaded(self.path, self.parts))
-            return SAME_AS.get(found, found)
+            apart = [part for part in self.parts if self.folder(part).parent != self.path]
+            own = hash_files(self.path, _loaded(self.path, tuple(part for part in self.parts if part not in apart)))
+            if self.shared is None:
+                return SAME_AS.get(own, own)
+            rest = hash_files(self.shared, _loaded(self.shared, tuple(apart)))
+            return f"{own}-{SAME_AS.get(rest, rest)[:8]}"
         configs = hash_files(self.configs, [file for part in self.parts for file in _files(self.configs / part)])
         return f"{hash_file(self.path)}-{configs[:8]}{'-ema' if self.use_ema else ''}"
 
@@ -172,18 +213,31 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def _check_channels(source: Source) -> None:
-    """Raise ValueError unless the UNet takes noisy latents of the VAE and nothing beside them."""
+    """Raise ValueError unless the denoiser takes noisy latents of the VAE and nothing beside them."""
     try:
-        unet, vae = source.config("unet"), source.config("vae")
+        unet, vae = source.config(source.denoiser), source.config("vae")
     except FileNotFoundError:
         return  # loading says which file is missing
     takes = unet.get("in_channels", 4)
+    if unet.get("_class_name") == "FluxTransformer2DModel":
+        takes //= 4  # its tokens are 2 x 2 latents
     if takes != vae.get("latent_channels", 4):
         raise ValueError(input_channels_sentence(source.path, takes))
 
 
-def parts_of(folder: Path) -> tuple[str, ...]:
-    """Names of a pipeline's parts: Stable Diffusion XL has a second text encoder with its tokenizer."""
+def parts_of(folder: Path, shared: Path | None = None) -> tuple[str, ...]:
+    """Names of a pipeline's parts, the denoiser first. Some models have several text encoders with their tokenizers.
+
+    Parameters
+    ----------
+    folder : Path
+        The pipeline.
+    shared : Path, optional
+        A pipeline that has the parts which `folder` lacks; a transformer is never combined with further text encoders.
+    """
+    if (folder / "transformer").is_dir():
+        further = [] if shared is not None else [part for part in XL_PARTS + THIRD_PARTS if (folder / part).is_dir()]
+        return ("transformer", *PIPELINE_PARTS[1:], *further)
     try:
         unet = read_config(folder / "unet" / "config.json")
     except (OSError, ValueError):
@@ -222,6 +276,17 @@ def _check_folder(folder: Path) -> None:
     for part in parts:
         if part in PARTS_WITH_WEIGHTS and not (_weights(folder / part) or _weights(folder / part, "fp16")):
             raise ValueError(f"the base model's folder {folder} has no weights in {part} (.safetensors or .bin).")
+    if parts[0] == "transformer":
+        _check_transformer(folder / "transformer")
+
+
+def _check_transformer(folder: Path) -> None:
+    try:
+        kind = read_config(folder / "config.json")["_class_name"]
+    except (OSError, ValueError, KeyError):
+        raise ValueError(f"{folder} has no config.json that names its class (_class_name).") from None
+    if kind not in TRANSFORMERS:
+        raise ValueError(f"{folder} is a {kind}; sdpet loads UNet2DConditionModel and {', '.join(TRANSFORMERS)}.")
 
 
 def _weights(folder: Path, variant: str | None = None) -> list[Path]:
@@ -278,7 +343,8 @@ def _fetched(name: str, quiet: bool) -> Path:
         LOG.warning("fetching the base model %s from the hub, once (several GB)", name)
     try:
         for weights in ("model.safetensors", "model-0*.safetensors", "model.fp16.safetensors", "model.bin"):
-            wanted = [f"{part}/*{end}" for part in PIPELINE_PARTS + XL_PARTS for end in (".json", ".txt", weights)]
+            parts = ("transformer", *PIPELINE_PARTS, *XL_PARTS, *THIRD_PARTS)
+            wanted = [f"{part}/*{end}" for part in parts for end in (".json", ".txt", ".model", weights)]
             folder = Path(snapshot_download(name, allow_patterns=[*wanted, "model_index.json"]))
             if all(
                 _weights(folder / p) or _weights(folder / p, "fp16")
@@ -296,8 +362,30 @@ def _fetched(name: str, quiet: bool) -> Path:
 
 
 def source_of(unet: Mapping[str, Any], quiet: bool = True, fetch: bool = True) -> Source:
-    """Find the base model that the group `unet` of a config names; see `find_source`."""
-    return find_source(unet["path"], unet.get("use_ema", False), unet.get("config"), quiet, fetch, unet.get("vae"))
+    """Find the base model that the group `unet` of a config names; see `find_source`.
+
+    Raises
+    ------
+    ValueError
+        As `find_source`, or `pooled` or `t5` is set for a model that has no such choice.
+    """
+    pooled, t5 = unet.get("pooled", True), unet.get("t5", True)
+    if unet["path"] is None and unet.get("name") == LAB_TRANSFORMER:
+        return lab_transformer(pooled)
+    if not pooled:
+        raise ValueError("unet.pooled=false goes with unet=lab_dit, of which there is a base without pooled text.")
+    source = find_source(unet["path"], unet.get("use_ema", False), unet.get("config"), quiet, fetch, unet.get("vae"))
+    if t5:
+        return source
+    if "text_encoder_3" not in parts_of(source.configs):
+        raise ValueError("unet.t5=false leaves out the third text encoder of Stable Diffusion 3; this model has none.")
+    return replace(source, left_out=THIRD_PARTS)
+
+
+def lab_transformer(pooled: bool = True) -> Source:
+    """The lab's transformer, with or without pooled text; the other parts are those of the lab's UNet."""
+    folder = LAB_TRANSFORMERS[pooled]
+    return Source(folder, folder, shared=LAB_FOLDER)
 
 
 def architecture_of(unet: Mapping[str, Any]) -> Source | None:

@@ -12,42 +12,56 @@ LOG = logging.getLogger("sdpet")
 _NOTED: set[tuple[str, str]] = set()  # texts of which it is said that they are cut
 
 
-def tokenize(tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
+def tokenize(tokenizer: Any, texts: Sequence[str], length: int | None = None) -> torch.Tensor:
     """Tokenize texts.
 
     Parameters
     ----------
-    tokenizer : CLIPTokenizer
+    tokenizer : CLIPTokenizer or T5Tokenizer
     texts : sequence of str
         N of them.
+    length : int, optional
+        L; None for the tokenizer's own length.
 
     Returns
     -------
     Tensor of int64, shape (N, L)
-        Token ids, truncated and padded to the tokenizer's length.
+        Token ids, truncated and padded to the length.
     """
-    length = tokenizer.model_max_length
-    tokens = tokenizer(list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    tokens = _tokens(tokenizer, texts, length)
     for text, mask in zip(texts, tokens.attention_mask, strict=True):
         if bool(mask.all()):  # as long as it may be, or longer
-            note_cut(text, left_out(tokenizer, text), "The text encoder")
+            note_cut(text, left_out(tokenizer, text, length), "The text encoder")
     return tokens.input_ids
 
 
-def left_out(tokenizer: Any, text: str) -> str:
+def token_mask(tokenizer: Any, texts: Sequence[str], length: int | None = None) -> torch.Tensor:
+    """Which tokens of `tokenize` are text and not padding: Tensor of int64, shape (N, L), 1 for text."""
+    return _tokens(tokenizer, texts, length).attention_mask
+
+
+def _tokens(tokenizer: Any, texts: Sequence[str], length: int | None) -> Any:
+    length = length or tokenizer.model_max_length
+    return tokenizer(list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+
+
+def left_out(tokenizer: Any, text: str, length: int | None = None) -> str:
     """The end of a text that does not fit into a text encoder.
 
     Parameters
     ----------
-    tokenizer : CLIPTokenizer
+    tokenizer : CLIPTokenizer or T5Tokenizer
     text : str
+    length : int, optional
+        Number of tokens that the encoder reads; None for the tokenizer's own length.
 
     Returns
     -------
     str
         As the tokenizer spells it; empty where the whole text is read.
     """
-    room = tokenizer.model_max_length - 2  # beside the tokens that begin and end a text
+    around = tokenizer.num_special_tokens_to_add()  # tokens that begin and end a text
+    room = (length or tokenizer.model_max_length) - around
     ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
     return str(tokenizer.decode(ids[room:])).strip() if len(ids) > room else ""
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from sdpet.training import TrainConfig
 
 ProgressCallback = Callable[..., None]  # ("train", step, steps, loss) or ("sample", done, total)
-MODEL_OPTIONS = ("use_ema", "config", "image_size", "vae", "prediction")
 SCORERS_UNUSED_BY = {"dreambooth": ("features",), "finetune": ("diversity",)}  # scorers in eval that a task ignores
 SCORE_PREFIXES = {"scorer": "clip"}  # prefix of a scorer's metrics, if it is not the scorer's key
 TRAINING_KEYS = (
@@ -50,14 +49,7 @@ class Resources:
         """The base model on the trainer's device."""
         from sdpet.models import load_base
 
-        unet = config.unet
-        arguments = {
-            "name": "lab" if unet.path is None else unet.name,
-            "path": unet.path,
-            "device": config.trainer.device,
-            "dtype": unet.dtype,
-            **{key: getattr(unet, key) for key in MODEL_OPTIONS if getattr(unet, key)},
-        }
+        arguments = {**config.unet.arguments, "device": config.trainer.device, "dtype": config.unet.dtype}
         return self._shared("base", arguments, lambda: load_base(**arguments))
 
     def scorers(self, config: RunConfig) -> Scorers:

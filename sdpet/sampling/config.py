@@ -18,13 +18,13 @@ class SamplerConfig:
 
     Parameters
     ----------
-    name : {"dpm", "ddim", "plms"}
-        The sampler; dpm is DPM-Solver++ (2M).
+    name : {"dpm", "ddim", "plms", "euler"}
+        The sampler; dpm is DPM-Solver++ (2M), euler is Euler's method for models trained by flow matching.
     steps : int
         Number of denoising steps, 1 to 1000 (dpm: 1 to 999).
     guidance : float
         Scale of classifier-free guidance, at least 0: eps = eps(empty) + guidance * (eps(prompt) - eps(empty)).
-        With 1 the unconditional pass is left out.
+        With 1 the unconditional pass is left out. Models that embed the strength (Flux dev) get it as an input.
     eta : float
         Share of fresh noise in each step, for ddim only: 0 is deterministic, 1 is ancestral sampling.
 

@@ -9,7 +9,8 @@ import torch
 
 from sdpet.models.base import BaseModel
 from sdpet.sampling.config import SamplerConfig, Start
-from sdpet.sampling.samplers import SAMPLER_CLASSES, Sampler, add_noise
+from sdpet.sampling.flow_samplers import FLOW_SAMPLER_CLASSES
+from sdpet.sampling.samplers import SAMPLER_CLASSES, Sampler
 from sdpet.seeds import generator
 
 StepCallback = Callable[[int, int], None]  # (UNet steps done, UNet steps in all)
@@ -159,18 +160,18 @@ def denoise(
         Clean latents, at least float32.
     """
     start = start or Start()
-    make = SAMPLER_CLASSES[sampler.name]
-    passes = make(base.scheduler, sampler.steps, start.skipped(sampler.steps), sampler.eta)
+    height, width = _latent_size(base, start)
+    passes = _passes(base, sampler, start.skipped(sampler.steps), height * width // 4)
     sources = [generator(seed, "image") for seed in seeds]
-    x = _starting_latents(base, start, passes, sources)
-    guided = sampler.guidance != 1
+    x = _starting_latents(base, start, passes, sources, (height, width))
+    guided = sampler.guidance != 1 and not base.family.embeds_guidance
     if guided:  # an image's two rows are adjacent, so that the rows of each member of a fleet stay together
         text = torch.stack([empty.expand(len(seeds), -1, -1), text], dim=1).flatten(0, 1)  # (2 N, L, D)
     for i, t in enumerate(passes.timesteps):
         rows = x.to(base.dtype)
         if guided:
             rows = rows.repeat_interleave(2, dim=0)
-        out = base.predict(rows, torch.tensor(t, device=base.device), text).to(x.dtype)
+        out = base.predict(rows, torch.tensor(t, device=base.device), text, sampler.guidance).to(x.dtype)
         if guided:
             without, with_text = out.unflatten(0, (-1, 2)).unbind(1)
             out = without + sampler.guidance * (with_text - without)
@@ -180,22 +181,41 @@ def denoise(
     return x
 
 
+def _passes(base: BaseModel, sampler: SamplerConfig, skip: int, tokens: int) -> Sampler:
+    """The update rule of a sampler for this kind of model; ValueError if the model does not go with it."""
+    known = FLOW_SAMPLER_CLASSES if base.is_flow else SAMPLER_CLASSES
+    if sampler.name not in known:
+        kind = "flow matching" if base.is_flow else "diffusion"
+        raise ValueError(
+            f"the sampler {sampler.name} does not go with a {kind} model; choose one of {', '.join(known)}."
+        )
+    if base.is_flow:
+        return known[sampler.name](base.scheduler, sampler.steps, skip, tokens)
+    return known[sampler.name](base.scheduler, sampler.steps, skip, sampler.eta)
+
+
+def _latent_size(base: BaseModel, start: Start) -> tuple[int, int]:
+    """Height and width of the latents."""
+    if start.latents is not None:
+        return int(start.latents.shape[-2]), int(start.latents.shape[-1])
+    return start.size or base.latent_shape[1:]
+
+
 def _starting_latents(
-    base: BaseModel, start: Start, passes: Sampler, sources: Sequence[torch.Generator]
+    base: BaseModel, start: Start, passes: Sampler, sources: Sequence[torch.Generator], size: tuple[int, int]
 ) -> torch.Tensor:
     """Latents (N, C, h, w) before the first step. One draw is taken from every source, whether it is used or not."""
-    channels, height, width = base.latent_shape
-    if start.latents is not None:
-        height, width = start.latents.shape[-2:]
-    elif start.size is not None:
-        height, width = start.size
-    noise = _noise(base, sources, (channels, height, width))
+    shape = (base.latent_shape[0], *size)
+    noise = _noise(base, sources, shape)
     if start.seeds is not None:
-        noise = _noise(base, [generator(seed, "image") for seed in start.seeds], (channels, height, width))
+        noise = _noise(base, [generator(seed, "image") for seed in start.seeds], shape)
     if start.latents is None:
         return noise
     latents = start.latents.to(noise).expand_as(noise)
-    return add_noise(base.scheduler, latents, noise, passes.timesteps[0]) if passes.timesteps else latents
+    if not passes.timesteps:
+        return latents
+    level = torch.full((len(noise),), passes.timesteps[0], device=noise.device)
+    return base.process.add_noise(latents, noise, level)
 
 
 def _noise(base: BaseModel, sources: Sequence[torch.Generator], shape: Sequence[int]) -> torch.Tensor:

@@ -10,7 +10,7 @@ Notation: x = sqrt(a) x0 + sqrt(1 - a) eps, where a is the cumulative product of
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -44,7 +44,8 @@ def spread_timesteps(steps: int, train_steps: int = 1000) -> list[int]:
 class Sampler(Protocol):
     """One pass from noise to image. `timesteps` are those at which the model is called, in order."""
 
-    timesteps: list[int]
+    @property
+    def timesteps(self) -> Sequence[float]: ...
 
     def step(self, out: Tensor, i: int, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """The latents after call i of the model.
@@ -180,7 +181,7 @@ class DPM:
         return self._solver.step(out, self.timesteps[i], x, return_dict=False)[0]
 
 
-SAMPLER_CLASSES: dict[str, Callable[..., Sampler]] = {"dpm": DPM, "ddim": DDIM, "plms": PLMS}  # choices.SAMPLERS
+SAMPLER_CLASSES: dict[str, Callable[..., Sampler]] = {"dpm": DPM, "ddim": DDIM, "plms": PLMS}  # DIFFUSION_SAMPLERS
 
 
 def split_prediction(out: Tensor, x: Tensor, a: float, predicts_v: bool) -> tuple[Tensor, Tensor]:
@@ -209,26 +210,6 @@ def split_prediction(out: Tensor, x: Tensor, a: float, predicts_v: bool) -> tupl
     if predicts_v:
         return a**0.5 * x - (1 - a) ** 0.5 * out, a**0.5 * out + (1 - a) ** 0.5 * x
     return (x - (1 - a) ** 0.5 * out) / a**0.5, out
-
-
-def add_noise(scheduler: Any, latents: Tensor, noise: Tensor, timestep: int) -> Tensor:
-    """Add noise to clean latents.
-
-    Parameters
-    ----------
-    scheduler : DDPMScheduler
-        The training noise schedule.
-    latents, noise : Tensor (N, C, h, w)
-        Clean latents and standard normal noise.
-    timestep : int
-        Timestep whose level of noise the result has.
-
-    Returns
-    -------
-    Tensor (N, C, h, w)
-    """
-    a = float(scheduler.alphas_cumprod[timestep])
-    return a**0.5 * latents + (1 - a) ** 0.5 * noise
 
 
 def _levels(scheduler: Any, timesteps: list[int]) -> list[float]:

@@ -72,19 +72,19 @@ def noise_differences(base: BaseModel, task: SubjectTask, seeds: Sequence[int], 
     """
     latents = _class_latents(task)[: plan.noise_images]  # (n, C, h, w)
     text = base.encode_text([task.prompt, task.class_prompt])  # (2, L, D)
-    scheduler = base.scheduler
+    process = base.process
     n, members = len(latents), len(seeds)
     noise = [torch.randn(latents.shape, generator=generator(seed, "noise difference")) for seed in seeds]
     clean = latents.repeat(members, 1, 1, 1)  # member after member
     total = torch.zeros(members, *latents.shape[2:], dtype=torch.float64)
     for level in LEVELS:
-        t = torch.full((members * n,), int(level * scheduler.config.num_train_timesteps), device=base.device)
-        noisy = scheduler.add_noise(clean, torch.cat(noise).to(clean), t)
+        t = process.at(level, members * n).to(base.device)
+        noisy = process.add_noise(clean, torch.cat(noise).to(clean), t)
         # An image's two rows are adjacent, so that the rows of each member of a fleet stay together.
         both, times = noisy.repeat_interleave(2, dim=0), t.repeat_interleave(2)
         out = base.predict(both, times, text.repeat(members * n, 1, 1))
-        if base.prediction_type == "v_prediction":  # noise = sqrt(a) v + sqrt(1 - a) x
-            alphas_cumprod = scheduler.alphas_cumprod.to(out)[times].view(-1, 1, 1, 1)
+        if process.predicts == "v_prediction":  # noise = sqrt(a) v + sqrt(1 - a) x
+            alphas_cumprod = base.scheduler.alphas_cumprod.to(out)[times].view(-1, 1, 1, 1)
             out = alphas_cumprod.sqrt() * out + (1 - alphas_cumprod).sqrt() * both
         with_subject, without = out.float().unflatten(0, (-1, 2)).unbind(1)
         change = (with_subject - without).abs().mean(dim=1)  # (K n, h, w)

@@ -20,8 +20,8 @@ class Batch:
     ----------
     noisy : Tensor (B, C, h, w)
         Noisy latents.
-    timesteps : Tensor of int64, (B,)
-        Their timesteps.
+    timesteps : Tensor, (B,)
+        Their timesteps: int64, or floats for flow matching.
     text : Tensor (B, L, D)
         Text states.
     target : Tensor (B, C, h, w)
@@ -33,7 +33,7 @@ class Batch:
     """
 
     noisy: torch.Tensor  # (B, C, h, w)
-    timesteps: torch.Tensor  # (B,), int64
+    timesteps: torch.Tensor  # (B,)
     text: torch.Tensor  # (B, L, D)
     target: torch.Tensor  # (B, C, h, w), the noise or the velocity
     weight: torch.Tensor  # (B,), share of each image's mean squared error in the loss
@@ -71,12 +71,12 @@ def make_noisy_batch(
     min_snr: float | None = None,
     noise_offset: float = 0.0,
 ) -> Batch:
-    """Add noise to latents at uniformly drawn timesteps. Noise and timesteps depend on (seed, step) alone.
+    """Add noise to latents at drawn timesteps. Noise and timesteps depend on (seed, step) alone.
 
     Parameters
     ----------
     base : BaseModel
-        Gives the noise schedule and the type of prediction.
+        Its `process` draws the timesteps, adds the noise and gives the target.
     latents : Tensor (B, C, h, w)
         Clean latents.
     text : Tensor (B, L, D)
@@ -88,9 +88,7 @@ def make_noisy_batch(
     seed, step : int
         The run's seed and the training step.
     min_snr : float, optional
-        Gamma of min-SNR weighting: the weight is multiplied by min(SNR, gamma) / SNR for noise prediction, and by
-        min(SNR, gamma) / (SNR + 1) for velocity prediction. Where a schedule ends at SNR 0, the first is 1, its limit.
-        None leaves it out.
+        Gamma of min-SNR weighting, see `sdpet.models.NoiseProcess.min_snr_weight`; None leaves it out.
     noise_offset : float
         Each channel of each image's noise is shifted by this times a normal number, so that the model learns to change
         an image's mean brightness.
@@ -104,21 +102,18 @@ def make_noisy_batch(
     min_snr: Hang et al. 2023, arXiv 2303.09556, section 3.4.
     noise_offset: crosslabs.org, "Diffusion with offset noise", 2023.
     """
-    scheduler = base.scheduler
+    process = base.process
     source = generator(seed, step, "noise")
     noise = torch.randn(latents.shape, generator=source)
     if noise_offset:
         shift = torch.randn(*latents.shape[:2], 1, 1, generator=generator(seed, step, "noise offset"))
         noise = noise + noise_offset * shift
     noise = noise.to(latents)
-    t = torch.randint(scheduler.config.num_train_timesteps, (len(latents),), generator=source).to(latents.device)
-    velocity = base.prediction_type == "v_prediction"
-    target = scheduler.get_velocity(latents, noise, t) if velocity else noise
+    t = process.draw(len(latents), source).to(latents.device)
     if min_snr is not None:
-        alphas_cumprod = scheduler.alphas_cumprod.to(t.device)[t]
-        snr = alphas_cumprod / (1 - alphas_cumprod)
-        weight = weight * (snr.clamp(max=min_snr) / (snr + 1) if velocity else (min_snr / snr).clamp(max=1))
-    return Batch(scheduler.add_noise(latents, noise, t), t, text, target, weight, tuple(prompts))
+        weight = weight * process.min_snr_weight(t, min_snr)
+    target = process.target(latents, noise, t)
+    return Batch(process.add_noise(latents, noise, t), t, text, target, weight, tuple(prompts))
 
 
 def weighted_mse(prediction: torch.Tensor, batch: Batch) -> torch.Tensor:

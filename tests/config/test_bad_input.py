@@ -47,7 +47,7 @@ WRONG = [
     (["trainer.devices=2", "trainer.device=cuda:1", "trainer.batch_size=2"], ["cuda:1", "one GPU"]),
     (["seed=one"], ["seed", "whole number"]),
     (["seed=-1"], ["seed", "at least 0"]),
-    (["sampler.name=euler"], ["dpm, ddim, plms"]),
+    (["sampler.name=euler"], ["dpm or ddim or plms", "diffusion model"]),
     (["sampler.steps=0"], ["sampler.steps", "at least 1"]),
     (["sampler.steps=1000"], ["sampler.steps", "999", "dpm"]),
     (["sampler.guidance=-2"], ["sampler.guidance", "at least 0"]),

@@ -26,6 +26,7 @@ from sdpet.lab import (
     text_tower,
 )
 from sdpet.lab.check import networks
+from sdpet.lab.check.models import CHECKED
 from sdpet.lab.pretrain.clip import fits, swap_one
 from sdpet.lab.pretrain.vae import encode, to_tensor, whiten
 from sdpet.models import load_base
@@ -131,15 +132,18 @@ def test_gate(gate):
     assert [row for row in gate() if row.passed is False] == []
 
 
-def test_gate_3_base_model():
-    assert [row for row in networks.base_model(each=2) if row.passed is False] == []
+@pytest.mark.parametrize("lab", dict.fromkeys(CHECKED.values()), ids=lambda lab: lab.study)
+def test_gate_3_base_model(lab):
+    assert [row for row in networks.base_model(lab, each=2) if row.passed is False] == []
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(5400)
-def test_all_gates(tmp_path):
-    """About 20 minutes on 2 cores: trains the 5-seed study in a new folder."""
-    command = [sys.executable, "-m", "sdpet.lab.check", "--quiet", "--study", str(tmp_path / "lab_check")]
+@pytest.mark.parametrize("lab", dict.fromkeys(CHECKED.values()), ids=lambda lab: lab.study)
+def test_all_gates(lab, tmp_path):
+    """About 20 minutes a model on 2 cores: trains the 5-seed study in a new folder."""
+    study = ["--quiet", "--study", str(tmp_path / "lab_check")]
+    command = [sys.executable, "-m", "sdpet.lab.check", *lab.overrides, *study]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 

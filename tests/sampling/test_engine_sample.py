@@ -73,7 +73,7 @@ def test_values_that_are_not_finite_are_an_error(tiny_base):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"name": "euler"}, "dpm, ddim, plms"),
+        ({"name": "heun"}, "dpm, ddim, plms, euler"),
         ({"steps": 0}, "steps"),
         ({"steps": 2.5}, "steps"),
         ({"steps": 1000}, "999 steps"),

@@ -18,6 +18,7 @@ import sdpet.scoring.plan
 from sdpet import choices
 from sdpet.lab import JudgeScorer
 from sdpet.sampling import SamplerConfig
+from sdpet.sampling.flow_samplers import FLOW_SAMPLER_CLASSES
 from sdpet.sampling.samplers import SAMPLER_CLASSES
 from sdpet.scoring import (
     DISTANCE_METRICS,
@@ -67,7 +68,8 @@ def test_every_task_takes_the_arguments_of_the_protocol(cls):
 
 
 def test_samplers_are_exactly_the_choices():
-    assert set(SAMPLER_CLASSES) == set(choices.SAMPLERS)
+    assert set(SAMPLER_CLASSES) == set(choices.DIFFUSION_SAMPLERS)
+    assert set(FLOW_SAMPLER_CLASSES) == set(choices.FLOW_SAMPLERS)
     with pytest.raises(ValueError, match=", ".join(choices.SAMPLERS)):
         SamplerConfig("euler")
 

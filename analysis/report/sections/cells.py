@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +16,7 @@ from analysis.report.sections.means import placement_means, score_digits
 from analysis.report.study import Study
 from analysis.report.tables import Column, make_table
 from analysis.report.words import PAPER_NAME, factor_words, level_words, number
-from sdpet.adapters.positions import INPUTS, OUTPUTS, PLACEMENTS, split_placement
+from sdpet.adapters.positions import INPUTS, OUTPUTS, PLACEMENTS, all_positions, split_placement, valid_outputs
 
 LEAST_PLACEMENTS = 6  # below, and beside other factors, the grid of placements is all but empty
 
@@ -49,9 +51,10 @@ def heatmap_section(study: Study, means: pd.DataFrame, out: Path) -> Section | N
 
 def _placements(study: Study, means: pd.DataFrame, out: Path) -> Section:
     scores, digits = placement_means(study, means), score_digits(study)
-    cells = {split_placement(str(p)): float(v) for p, v in scores.items() if p in PLACEMENTS}
-    admissible = {split_placement(p) for p in PLACEMENTS}
-    columns, rows = [(p, PAPER_NAME[p]) for p in INPUTS], [(p, PAPER_NAME[p]) for p in OUTPUTS]
+    grid = _grid(map(str, scores.index))
+    cells = {grid.pairs[str(p)]: float(v) for p, v in scores.items() if p in grid.pairs}
+    admissible = set(grid.pairs.values())
+    columns, rows = [(p, PAPER_NAME[p]) for p in grid.inputs], [(p, PAPER_NAME[p]) for p in grid.outputs]
     figure = heatmap(
         cells, columns, rows, admissible, study.words.axis, "input: where the adapter reads", "output: where it writes",
         study.higher_is_better, digits, best_cell(cells, study.higher_is_better),
@@ -64,9 +67,9 @@ def _placements(study: Study, means: pd.DataFrame, out: Path) -> Section:
     )
     missing = admissible - set(cells)
     if missing:
-        caption += f" Dashed: {len(missing)} of the 20 placements have no scored run."
+        caption += f" Dashed: {len(missing)} of the {len(admissible)} placements have no scored run."
     frame = study.done.groupby("placement", sort=False)[study.metric].agg(["std", "count"]).reset_index()
-    order = {p: i for i, p in enumerate(PLACEMENTS)}
+    order = {p: i for i, p in enumerate(grid.pairs)}
     frame = frame.sort_values("placement", key=lambda names: names.map(order))  # as data flow
     frame["mean"] = frame["placement"].map(scores)
     frame.insert(1, "din", frame["placement"].str.split("-").str[0])
@@ -81,6 +84,29 @@ def _placements(study: Study, means: pd.DataFrame, out: Path) -> Section:
     alt = f"Heatmap of {study.words.label} by input and output position"
     blocks: list[Block] = [FigureBlock(drawing, caption, alt), TableBlock(table)]
     return Section("heatmap", "Where to read and where to write", blocks)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Inputs and outputs in datapath order, and the placements that can be, as pairs by their name."""
+
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+    pairs: Mapping[str, tuple[str, str]]
+
+
+def _grid(placements: Iterable[str]) -> _Grid:
+    """The paper's grid; of other placements, such as those of a transformer's streams, the grid of their positions."""
+    shown = list(placements)
+    if set(shown) <= set(PLACEMENTS):
+        return _Grid(INPUTS, OUTPUTS, {p: split_placement(p) for p in PLACEMENTS})
+    datapath = list(all_positions())
+    found = [p.split("-") for p in shown if p.count("-") == 1]
+    inputs, outputs = (
+        sorted({pair[side] for pair in found} & set(datapath), key=datapath.index) for side in (0, 1)
+    )  # streams one after another, as in the tables
+    pairs = {f"{a}-{b}": (a, b) for a in inputs for b in valid_outputs(a) if b in outputs}
+    return _Grid(inputs, outputs, pairs)
 
 
 def _both_names(position: object) -> str:

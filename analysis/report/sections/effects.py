@@ -18,7 +18,7 @@ from analysis.report.sections.trends import steps_table, trends_table
 from analysis.report.study import Study
 from analysis.report.tables import Column, make_table
 from analysis.report.words import factor_words, intervals, level_words, listing, number, p_cell, readable
-from sdpet.adapters.positions import INPUTS
+from sdpet.adapters.positions import all_positions
 
 SPARE = 5  # runs beyond the levels below which residuals show nothing
 
@@ -123,8 +123,9 @@ def _interaction(study: Study, terms: list[str], out: Path) -> list[Block]:
 
 def _in_order(levels: pd.Index, factor: str) -> list:
     """Positions in datapath order, numbers in order, words as they come."""
-    if factor in ("din", "dout") and set(levels) <= set(INPUTS):
-        return sorted(levels, key=INPUTS.index)
+    datapath = list(all_positions())
+    if factor in ("din", "dout") and set(levels) <= set(datapath):
+        return sorted(levels, key=datapath.index)
     return sorted(levels) if pd.api.types.is_numeric_dtype(levels) else list(levels)
 
 

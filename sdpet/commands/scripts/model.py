@@ -59,11 +59,7 @@ def _base_of_run(folder: Path) -> dict[str, Any] | None:
         return None
     from sdpet.runs.stored import untrusted_config
 
-    unet = untrusted_config(folder).unet
-    found = {
-        key: getattr(unet, key) for key in ("name", "path", "use_ema", "config", "image_size", "vae", "prediction")
-    }
-    return {key: value for key, value in found.items() if value} | ({} if unet.path else {"name": "lab"})
+    return {key: value for key, value in untrusted_config(folder).unet.arguments.items() if value is not None}
 
 
 def adapters_of(options: argparse.Namespace) -> list[Path]:

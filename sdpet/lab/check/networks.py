@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sdpet.lab.captions import Caption, describe
+from sdpet.lab.check.models import LabModel
 from sdpet.lab.check.rows import Row, at_least, at_most, reported
 from sdpet.lab.world import Scenes
 
@@ -110,11 +111,13 @@ def _swapped(scenes: Scenes, index: int, name: str, code: int) -> Caption:
     return dataclasses.replace(said, color2=said.color)
 
 
-def base_model(pictures: Path | None = None, each: int = 6) -> list[Row]:
+def base_model(lab: LabModel, pictures: Path | None = None, each: int = 6) -> list[Row]:
     """Gate 3: samples of every shape and colour on random backgrounds, judged by a classifier other than the scorer.
 
     Parameters
     ----------
+    lab : LabModel
+        The model to check.
     pictures : Path, optional
         PNG file to which the samples are written as a grid.
     each : int
@@ -138,7 +141,10 @@ def base_model(pictures: Path | None = None, each: int = 6) -> list[Row]:
     grounds = rng.integers(len(BACKGROUNDS), size=len(wanted))
     prompts = [Caption(s, c, c, int(g)).text() for (s, c), g in zip(wanted, grounds, strict=True)]
     images = sample(
-        load_base("lab"), prompts, list(range(9000, 9000 + len(prompts))), SamplerConfig(steps=20, guidance=2.5)
+        load_base(lab.name, pooled=lab.pooled),
+        prompts,
+        list(range(9000, 9000 + len(prompts))),
+        SamplerConfig(steps=20, guidance=lab.guidance),
     )
     answers = load_judge().judge(images)
     shape, color = np.array(wanted).T

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sdpet.lab.check.models import LabModel
 from sdpet.lab.check.rows import Row, at_least, reported
 
 PROJECT = Path(__file__).parents[3]
@@ -16,11 +17,13 @@ SEEDS = range(5)
 FULL = "full"
 
 
-def run_study(folder: Path, quiet: bool = False) -> None:
-    """Train the runs that are missing: 20 placements and full fine-tuning, 5 seeds each.
+def run_study(lab: LabModel, folder: Path, quiet: bool = False) -> None:
+    """Train the runs that are missing: all placements and full fine-tuning, 5 seeds each.
 
     Parameters
     ----------
+    lab : LabModel
+        The model to check.
     folder : Path
         Folder of the study.
     quiet : bool
@@ -33,8 +36,9 @@ def run_study(folder: Path, quiet: bool = False) -> None:
     """
     seeds = ",".join(map(str, SEEDS))
     common = [f"study={folder.name}", f"output_root={folder.parent}", f"seed={seeds}", f"quiet={str(quiet).lower()}"]
-    for overrides in (["+sweeps=placement"], ["adapter=full"]):
-        done = subprocess.run([sys.executable, str(PROJECT / "train.py"), "-m", *overrides, *common], cwd=PROJECT)
+    for overrides in ([f"+sweeps={lab.sweep}"], ["adapter=full"]):
+        command = [sys.executable, str(PROJECT / "train.py"), "-m", *overrides, *lab.overrides, *common]
+        done = subprocess.run(command, cwd=PROJECT)
         if done.returncode:
             raise SystemExit(f"The study in {folder} did not finish; see the messages above.")
 
@@ -44,6 +48,8 @@ class Study:
 
     Parameters
     ----------
+    lab : LabModel
+        The model that was checked.
     folder : Path
         Folder of the study.
 
@@ -53,7 +59,7 @@ class Study:
         The study is not complete.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, lab: LabModel, folder: Path) -> None:
         self.runs: dict[str, dict[int, tuple[Path, dict]]] = {}
         for path in sorted(folder.glob("*/record.json")):
             record = json.loads(path.read_text())
@@ -61,7 +67,7 @@ class Study:
                 design = record["factors"]["placement"] or record["factors"]["method"]
                 self.runs.setdefault(design, {})[record["factors"]["seed"]] = (path.parent, record)
         missing = [f"{design} seed {seed}" for design in self.runs for seed in SEEDS if seed not in self.runs[design]]
-        if missing or FULL not in self.runs or len(self.runs) != 21:
+        if missing or FULL not in self.runs or len(self.runs) != lab.placements + 1:
             raise SystemExit(f"The study in {folder} is not complete: {', '.join(missing) or 'designs are missing'}.")
         self.placements = sorted(set(self.runs) - {FULL})
 
@@ -192,15 +198,9 @@ def meaning(study: Study) -> list[Row]:
     """
     from scipy.stats import f_oneway, spearmanr
 
-    from analysis import load_paper_heatmap  # a command, so it may import the analysis
-
     groups = [study.scores(design, "clip_i") for design in study.placements]
     test = f_oneway(*groups)
     halves = [[study.scores(d, "clip_i", seeds).mean() for d in study.placements] for seeds in ((0, 1), (2, 3, 4))]
-    paper = load_paper_heatmap()
-    published = {
-        f"{din}-{dout}": v for din, dout, v in zip(paper["din"], paper["dout"], paper["clip_similarity"], strict=True)
-    }
     means = np.array([group.mean() for group in groups])
     floor, ceiling = study.anchor("clip_i", "floor"), study.anchor("clip_i", "ceiling")
     inside = int(((means > floor) & (means < ceiling)).sum())
@@ -212,6 +212,20 @@ def meaning(study: Study) -> list[Row]:
         at_least(5, "ranking by seeds {0, 1} against {2, 3, 4}: Spearman", float(spearmanr(*halves).statistic), 0.7),
         at_least(5, "placements whose mean lies between floor and ceiling", inside, len(means)),
         reported(5, "most over fewest parameters of a placement", max(params) / min(params)),
-        reported(5, "ranking against the paper's heatmap: Spearman",
-                 float(spearmanr(means, [published[d] for d in study.placements]).statistic)),
+        *_against_the_paper(study.placements, means),
     ]  # fmt: skip
+
+
+def _against_the_paper(placements: list[str], means: np.ndarray) -> list[Row]:
+    """The rank correlation with the paper's heatmap; nothing where the placements are not the paper's."""
+    from scipy.stats import spearmanr
+
+    from analysis import load_paper_heatmap  # a command, so it may import the analysis
+
+    paper = load_paper_heatmap()
+    names = paper["din"] + "-" + paper["dout"]
+    published = dict(zip(names, paper["clip_similarity"], strict=True))
+    if set(placements) != set(published):
+        return []
+    correlation = float(spearmanr(means, [published[name] for name in placements]).statistic)
+    return [reported(5, "ranking against the paper's heatmap: Spearman", correlation)]

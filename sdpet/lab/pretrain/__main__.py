@@ -1,8 +1,10 @@
 """Example: python -m sdpet.lab.pretrain --work build/lab
 
-Trains every part of the lab and writes sdpet/lab/{pipeline,scorer,judge,data}. Stages, in order: vae, clip, judge,
-unet, assets. Each stores checkpoints in the work folder, so an interrupted run resumes where it stopped. Figures are
-written to WORK/figures.jsonl.
+Trains every part of the lab and writes sdpet/lab/{pipeline,scorer,judge,data,transformer,transformer_without_pooled}.
+Stages, in order: vae, clip, judge, unet, assets, dit. Each stores checkpoints in the work folder, so an interrupted run
+resumes where it stopped. Figures are written to WORK/figures.jsonl.
+
+python -m sdpet.lab.pretrain dit trains the two transformers only, on the parts that are there.
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         "python -m sdpet.lab.pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument(
+        "stage", nargs="?", choices=("all", "dit"), default="all", help="all stages, or only the transformers"
+    )
     parser.add_argument("--work", type=Path, default=Path("build/lab"), help="folder of checkpoints and figures")
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parents[1], help="where the lab is written (default: the package)"
@@ -28,7 +33,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick <= 0:
         parser.error("--quick must be above 0")
-    run(arguments.work, arguments.out, arguments.quick)
+    if arguments.stage == "all":
+        run(arguments.work, arguments.out, arguments.quick)
+    transformers(arguments.work, arguments.out, arguments.quick)
 
 
 def run(work: Path, out: Path, quick: float = 1.0) -> None:
@@ -67,6 +74,38 @@ def run(work: Path, out: Path, quick: float = 1.0) -> None:
     assets.write_weights(out / "judge", judged)
     assets.write_data(out)
     shutil.copy(work / "figures.jsonl", out / "pretrain_figures.jsonl")
+
+
+def transformers(work: Path, out: Path, quick: float = 1.0) -> None:
+    """Train the transformers with and without pooled text, unless they are trained, and write their folders.
+
+    Parameters
+    ----------
+    work : Path
+        Folder of checkpoints and figures.
+    out : Path
+        Folder that has the lab's pipeline.
+    quick : float
+        Factor on all numbers of steps.
+    """
+    import dataclasses
+
+    import torch
+
+    from sdpet.lab.architecture import build_flow_scheduler, build_transformer
+    from sdpet.lab.pretrain import assets, dit
+    from sdpet.models.load import load_base
+
+    torch.set_num_threads(1)
+    work.mkdir(parents=True, exist_ok=True)
+    for pooled, end in ((True, ""), (False, "_without_pooled")):
+        base = load_base("lab", out / "pipeline")
+        transformer, scheduler = build_transformer(), build_flow_scheduler()
+        transformer.load_state_dict(dit.train(work, quick, base.vae, base.text_encoder, pooled))
+        transformer.half().save_pretrained(out / f"transformer{end}" / "transformer")
+        scheduler.save_pretrained(out / f"transformer{end}" / "scheduler")
+        base = dataclasses.replace(base, unet=transformer.float().eval(), scheduler=scheduler, pooled=pooled)
+        assets.write_class_images(out / "data" / f"class_transformer{end}", base, guidance=1.5)
 
 
 if __name__ == "__main__":

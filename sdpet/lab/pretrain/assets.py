@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from safetensors.torch import save_file
 
 from sdpet.lab.drawing import render
 from sdpet.lab.world import CLASS_PROMPT, subject_scenes
+
+if TYPE_CHECKING:
+    from sdpet.models import BaseModel
 
 REFERENCES, HELD_OUT, CLASS_IMAGES = 5, 32, 64
 
@@ -56,15 +60,25 @@ def write_data(out: Path) -> None:
         Folder of the lab; it has the trained pipeline.
     """
     from sdpet.models.load import load_base
-    from sdpet.sampling import SamplerConfig, sample
 
     write_images(out / "data" / "subject", render(subject_scenes(REFERENCES, seed=51)))
     write_images(out / "data" / "subject_heldout", render(subject_scenes(HELD_OUT, seed=52)))
-    base = load_base("lab", path=out / "pipeline")
-    drawn = sample(
-        base,
-        [CLASS_PROMPT] * CLASS_IMAGES,
-        list(range(7000, 7000 + CLASS_IMAGES)),
-        SamplerConfig(steps=25, guidance=2.5),
-    )
-    write_images(out / "data" / "class", drawn)
+    write_class_images(out / "data" / "class", load_base("lab", path=out / "pipeline"), guidance=2.5)
+
+
+def write_class_images(folder: Path, base: BaseModel, guidance: float) -> None:
+    """Draw the images of the class by a base model, and write them.
+
+    Parameters
+    ----------
+    folder : Path
+        Its earlier content is deleted.
+    base : BaseModel
+        The model that will be tuned.
+    guidance : float
+        Strength of guidance.
+    """
+    from sdpet.sampling import SamplerConfig, sample
+
+    seeds = list(range(7000, 7000 + CLASS_IMAGES))
+    write_images(folder, sample(base, [CLASS_PROMPT] * CLASS_IMAGES, seeds, SamplerConfig(steps=25, guidance=guidance)))

@@ -18,55 +18,18 @@ import torch.multiprocessing as multiprocessing
 from diffusers import AutoencoderKL
 from transformers import CLIPTextModel
 
-from sdpet.lab.architecture import SCALING_FACTOR, build_scheduler, build_tokenizer, build_unet
-from sdpet.lab.captions import caption
-from sdpet.lab.drawing import render
+from sdpet.lab.architecture import SCALING_FACTOR, build_scheduler, build_unet
+from sdpet.lab.pretrain.denoiser_data import CAPTIONS_EACH, prepare
 from sdpet.lab.pretrain.loop import fit, save
-from sdpet.lab.pretrain.vae import encode, to_tensor
-from sdpet.lab.world import sample_scenes
 
-STEPS, LOW_STEPS, SCENES, BATCH, LEARNING_RATE, EMA = 5500, 2200, 30_000, 16, 1.2e-3, 0.999
-CAPTIONS_EACH, DROPOUT = 4, 0.1
-
-
-def prepare(work: Path, vae: AutoencoderKL, text_encoder: CLIPTextModel) -> Path:
-    """Compute the latents of all scenes and the text states of all captions once.
-
-    Parameters
-    ----------
-    work : Path
-        Folder of the result, unet_data.pt.
-    vae, text_encoder
-        The trained networks.
-
-    Returns
-    -------
-    Path
-        The file.
-    """
-    path = work / "unet_data.pt"
-    if path.exists():
-        return path
-    scenes, rng = sample_scenes(SCENES, seed=41, two=0.3, outline=0.22, unnamed=0.18), np.random.default_rng(42)
-    latents = torch.cat([encode(vae, to_tensor(render(scenes[slice(i, i + 2000)]))) for i in range(0, SCENES, 2000)])
-    texts = [[caption(scenes, i, rng) for _ in range(CAPTIONS_EACH)] for i in range(SCENES)]
-    unique = ["", *sorted({t for row in texts for t in row if t})]
-    index = {text: i for i, text in enumerate(unique)}
-    ids = build_tokenizer()(unique, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    with torch.no_grad():
-        states = torch.cat([text_encoder(part)[0] for part in ids.split(1024)])  # (texts, 16, 64)
-    save(
-        path,
-        {"latents": latents, "captions": torch.tensor([[index[t] for t in row] for row in texts]), "states": states},
-    )
-    return path
+STEPS, LOW_STEPS, BATCH, LEARNING_RATE, EMA, DROPOUT = 5500, 2200, 16, 1.2e-3, 0.999, 0.1
 
 
 def _worker(rank: int, world: int, work: Path, quick: float) -> None:
     torch.set_num_threads(1)
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{work.resolve()}/rendezvous", rank=rank, world_size=world)
-    data = torch.load(work / "unet_data.pt", weights_only=True)
+    data = torch.load(work / "denoiser_data.pt", weights_only=True)
     latents, captions, states = data["latents"], data["captions"], data["states"]
     torch.manual_seed(3)
     unet = build_unet().to(memory_format=torch.channels_last)

@@ -1,0 +1,97 @@
+"""Check what of a config depends on its base model. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from sdpet.adapters.tables import TABLES
+from sdpet.choices import DIFFUSION_SAMPLERS, DTYPES, FLOW_SAMPLERS
+from sdpet.config.cells import InadmissibleCell
+from sdpet.config.ids import cache_key
+from sdpet.config.run_config import ModelSettings, RunConfig
+from sdpet.files.hashing import once
+from sdpet.models.source import Source, source_of
+
+BLOCKS = {  # classes of the blocks by the denoiser's class; a UNet has both of its own
+    "SD3Transformer2DModel": ("JointTransformerBlock",),
+    "FluxTransformer2DModel": ("FluxTransformerBlock", "FluxSingleTransformerBlock"),
+    "PixArtTransformer2DModel": ("BasicTransformerBlock",),
+}
+UNET_BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
+
+
+def check_model(config: RunConfig) -> Source:
+    """Check what depends on the base model: its files, sizes, placements and how it was trained; returns its files."""
+    unet, trainer = config.unet, config.trainer
+    source = once(cache_key("source", config.values["unet"]), lambda: source_of(config.values["unet"], config.quiet))
+    if unet.image_size is not None:
+        step = 2 ** (len(source.config("vae")["block_out_channels"]) - 1)
+        step *= 2 if source.denoiser == "transformer" else 1  # a token is 2 x 2 latents
+        if unet.image_size % step:
+            raise ValueError(f"unet.image_size must be a multiple of {step}, not {unet.image_size}.")
+    _check_process(config, source)
+    _check_placement(config, source)
+    device, processes = trainer.device, trainer.world_size
+    if device != "cpu" and device.split(":")[0] != "cuda":
+        raise ValueError(f"trainer.device must be cpu, cuda or cuda:N, not {device!r}.")
+    if processes > 1 and ":" in device:
+        raise ValueError(f"trainer.device {device} is one GPU; with trainer.devices above 1 give cuda (or cpu).")
+    if trainer.batch_size % processes:
+        raise ValueError(
+            f"trainer.batch_size {trainer.batch_size} must be a multiple of trainer.devices x trainer.num_nodes, "
+            f"{processes}: it counts the images of a step on all of them together."
+        )
+    if device == "cpu" and unet.dtype != "float32":
+        raise ValueError(f"unet.dtype {unet.dtype} needs a GPU; on the CPU use float32 (of {', '.join(DTYPES)}).")
+    return source
+
+
+def _check_process(config: RunConfig, source: Source) -> None:
+    """What goes with diffusion, and what with flow matching."""
+    unet, sampler = config.unet, config.sampler
+    known, kind = (FLOW_SAMPLERS, "flow matching") if source.is_flow else (DIFFUSION_SAMPLERS, "diffusion")
+    if sampler.name not in known:
+        raise InadmissibleCell(
+            f"sampler={sampler.name} does not go with {unet.name}, a {kind} model; choose {' or '.join(known)}.",
+            f"{sampler.name} with {unet.name}",
+        )
+    if config.draws_class_images and (drawn := config.data.class_sampler) not in known:
+        raise InadmissibleCell(
+            f"data.class_sampler={drawn} does not go with {unet.name}, a {kind} model; choose {' or '.join(known)}.",
+            f"{drawn} with {unet.name}",
+        )
+    if source.is_flow and config.task.options.get("min_snr") is not None:
+        raise InadmissibleCell(
+            f"task.min_snr weights the loss of diffusion models, and {unet.name} is trained by flow matching.",
+            f"min_snr with {unet.name}",
+        )
+    if source.is_flow and unet.prediction is not None:
+        raise InadmissibleCell(
+            f"unet.prediction belongs to diffusion models, and {unet.name} is trained by flow matching.",
+            f"prediction with {unet.name}",
+        )
+    changed = [key for key in ("noise_levels", "shift") if getattr(unet, key) != getattr(ModelSettings, key)]
+    if changed and not source.is_flow:
+        raise InadmissibleCell(
+            f"unet.{changed[0]} belongs to flow matching, and {unet.name} is a diffusion model.",
+            f"{changed[0]} with {unet.name}",
+        )
+
+
+def _check_placement(config: RunConfig, source: Source) -> None:
+    """Refuse placements that no block of the model has."""
+    adapter = config.adapter
+    if adapter.placement is None:
+        return
+    blocks = BLOCKS.get(source.config(source.denoiser).get("_class_name", ""), UNET_BLOCKS)
+    tables = [table for table in TABLES if table.block in blocks or table.package != "diffusers"]
+    if not any(adapter.dout in table.outputs(str(adapter.din)) for table in tables):
+        known = dict.fromkeys(
+            f"{place.name}-{dout}"
+            for table in tables
+            for place in table.places
+            if place.stream != place.name  # projections
+            for dout in table.outputs(place.name)
+        )
+        raise InadmissibleCell(
+            f"no block of {config.unet.name} has the placement {adapter.placement}; choose one of {', '.join(known)}.",
+            f"{adapter.placement} in {config.unet.name}",
+        )
