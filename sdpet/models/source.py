@@ -35,7 +35,7 @@ THIRD_PARTS = ("text_encoder_3", "tokenizer_3")
 PARTS_WITH_WEIGHTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 TRANSFORMERS = ("SD3Transformer2DModel", "FluxTransformer2DModel", "PixArtTransformer2DModel")  # classes we can load
 CHECKPOINTS = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
-# Hashes of the lab, and of what its transformer shares with it -> those before the text encoder's config said "float32".
+# Hashes of the lab, and of what its transformer shares with it -> those before its text encoder said "float32".
 SAME_AS = {
     "5ef114d753d692636cfc5004fe7d57b7": "b2b3deb622944d89987f7290627ecb73",
     "ad28099fabe137a8c7193fc87be250e4": "2c91b78eb3561d73576134e2e422d464",
