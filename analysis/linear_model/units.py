@@ -26,11 +26,14 @@ _OBSERVATIONS = frozenset("image images img prompt sample step epoch iteration f
 _THINGS = (
     frozenset(
         """caption example question item document doc sentence utterance clip frame photo picture video query instance
-    observation patch text word""".split()
+    observation patch text word patient participant volume scan slice problem
+    puzzle scene molecule protein speaker episode""".split()
     )
     | _OBSERVATIONS
 )
 _NUMBERED = frozenset("id idx index no nr num number name path file".split())
+_NUMBERS = ("run", "rep", "replicate", "repetition", "repeat", "trial", "fold", "cv_fold")  # of the runs of a design
+_MOST_LEVELS = 20  # of a setting; a column that has more and is no factor may count what each run gave
 _MANY = 6  # values from which a caption or a question is taken to tell rows apart
 
 
@@ -123,25 +126,44 @@ def _numbered_anew(frame: pd.DataFrame, factors: Sequence[str]) -> str:
 def observations(frame: pd.DataFrame, factors: Sequence[str]) -> list[str]:
     """Those of the factors that only tell apart what one run gave (its images, say) and so are no factors of runs."""
     named = [name for name in factors if name in frame and tells_rows_apart(name, frame[name].nunique())]
-    if not named or "seed" not in frame or frame["seed"].nunique() < 2:
+    replicate = _replicate(frame, factors)
+    if not named or replicate is None:
         return []
-    keys = [name for name in dict.fromkeys([*factors, "seed"]) if name not in named]
-    return [name for name in named if frame.duplicated(keys).any() and keys != ["seed"]]
+    keys = [name for name in dict.fromkeys([*factors, replicate]) if name not in named]
+    return [name for name in named if frame.duplicated(keys).any() and keys != [replicate]]
+
+
+def _replicate(frame: pd.DataFrame, factors: Sequence[str]) -> str | None:
+    """The column that numbers the runs of a design: the seed or, without one, a run, a repetition or a fold."""
+    for name in ("seed", *_NUMBERS):
+        if name in frame and (name == "seed" or name not in factors):
+            column = frame[name]
+            return name if column.nunique() > 1 and not column.isna().any() else None
+    return None
 
 
 def _by_shape(frame: pd.DataFrame, factors: Sequence[str]) -> pd.Series | None:
-    if "seed" not in frame or frame["seed"].nunique() < 2 or frame["seed"].isna().any():
-        return None
-    if any(name in frame and not frame[name].duplicated().any() for name in _NAMES):
+    replicate = _replicate(frame, factors)
+    if replicate is None or any(name in frame and not frame[name].duplicated().any() for name in _NAMES):
         return None
     keys = [
         name
-        for name in dict.fromkeys([*factors, "seed", *_settings(frame)])
-        if name == "seed" or not tells_rows_apart(name, frame[name].nunique())
+        for name in dict.fromkeys([*factors, replicate, *_settings(frame)])
+        if name == replicate or not tells_rows_apart(name, frame[name].nunique())
     ]
-    if keys == ["seed"] or not frame.duplicated(keys).any():
+    keys = [name for name in keys if name in (*factors, replicate) or not _counts_rows(frame, name, factors, replicate)]
+    if keys == [replicate] or not frame.duplicated(keys).any():
         return None
     return frame.groupby(keys, dropna=False, sort=False).ngroup().astype(str)
+
+
+def _counts_rows(frame: pd.DataFrame, name: str, factors: Sequence[str], replicate: str) -> bool:
+    """Whether a column that is no factor has many values, and each run has all of them once: what it gave, numbered."""
+    levels = frame[name].nunique()
+    if levels <= _MOST_LEVELS or pd.api.types.is_float_dtype(frame[name]):
+        return False
+    sizes = frame.groupby([*factors, replicate], dropna=False)[name].agg(["size", "nunique"])
+    return bool((sizes["size"] == levels).all() and (sizes["nunique"] == levels).all())
 
 
 def _settings(frame: pd.DataFrame) -> list[str]:

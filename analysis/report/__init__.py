@@ -151,7 +151,7 @@ def _write(
         mixed_section(study, folder, random),
         subjects_section(study, folder),
         ranking_section(study, means, folder) if several else None,
-        levels_section(study, folder) if several else None,
+        levels_section(study, folder, type) if several else None,
         claims_section(study, claimed, folder, type) if several else None,
         registered_section(study, folder) if several else None,
         beside_section(study, means, folder) if len(means) else None,

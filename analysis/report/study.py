@@ -220,6 +220,7 @@ def read_study(
         asked = replace(asked, metric=race.stored.score, maximize=race.stored.maximize)
     choices = choose(runs, asked, path.name)
     runs, notes = choices.frame, [str(note) for note in runs.attrs.get("notes", []) if "protocol_hash" not in note]
+    notes = _merged(notes)
     done, left_out = runs_to_compare(runs, choices.metric, choices.block)
     if len(done):
         done = load_results(done, status=None)
@@ -253,6 +254,20 @@ def read_study(
             "(--family scores)."
         )
     return study
+
+
+def _merged(notes: Sequence[str]) -> list[str]:
+    """Notes that say the same of several columns as one."""
+    ends = (" is read with decimal commas.", " is read in percent.")
+    merged: list[str] = []
+    for note in notes:
+        end = next((e for e in ends if note.endswith(e)), None)
+        names = [n.removesuffix(end) for n in notes if n.endswith(end)] if end else []
+        if len(names) > 2 and end:
+            note = f"{len(names)} columns, {names[0]} to {names[-1]}, are{end.removeprefix(' is')}"
+        if note not in merged:
+            merged.append(note)
+    return merged
 
 
 def _fresh(folder: Path, scores: str) -> pd.DataFrame | None:

@@ -61,6 +61,12 @@ class Choices:
         notes = [*self.notes, *_lost_levels(self.frame, done, factors), *_doubts(done, factors)]
         guessed = roles_of(done)
         notes += [] if self.asked.factors or self.asked.model or is_of_records(done) else guessed.notes
+        if not factors and len(self.metrics) > 1 and not is_of_records(done):
+            shown = ", ".join(map(outer, self.metrics[:4])) + (", ..." if len(self.metrics) > 4 else "")
+            notes.append(
+                f"No factor varies, but there are {len(self.metrics)} columns of numbers ({shown}). Where each is a "
+                "level of one factor, give each a row of its own, with a column for the factor and one for the score."
+            )
         listed = list(dict.fromkeys([*factors, *(guessed.factors if not self.asked.factors else [])]))
         roles = {"factors": listed, "metrics": self.metrics, "notes": []}
         out = replace(self, factors=list(factors), notes=list(map(outer, notes)), roles=roles)

@@ -64,7 +64,7 @@ def read_text_table(path: Path) -> TextTable:
     rows, lines = _records(text, separator)
     start = _header_row(rows)
     if start:
-        notes.append(f"The first {start} line(s) of {path.name} are no part of the table and are left out.")
+        notes.append(_preamble(start, path.name))
     header, rows, lines = [name.strip() for name in rows[start]], rows[start + 1 :], lines[start + 1 :]
     header, rows, lines = _fitted(path, header, rows, lines, notes)
     if not rows:
@@ -192,3 +192,9 @@ def _unique(names: Iterable[str]) -> list[str]:
             name = f"{base}.{number}"
         found.append(name)
     return found
+
+
+def _preamble(count: int, name: str) -> str:
+    if count == 1:
+        return f"The first line of {name} is no part of the table and is left out."
+    return f"The first {count} lines of {name} are no part of the table and are left out."

@@ -8,6 +8,7 @@ import pandas as pd
 
 _MARK = re.compile(r"(?i)(?<![a-z])(seed|replicate|repetition|repeat|rep|fold|split|trial|run)[ _.:=#/-]*(\d+)(?!\d)")
 _S = re.compile(r"(?<=[^\W_])[_.-]s(?=\d+$)")  # acc_s0 is short for acc_seed0
+_MOST_BARE = 12
 _JOINTS = " _.:=#/-()[]"
 
 
@@ -56,12 +57,17 @@ def as_long(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def _bare(frame: pd.DataFrame) -> dict[tuple[str, str], dict[int, str]]:
-    """Columns called 0, 1, 2, ... (or 1, 2, 3, ...), as a table pivoted by its seeds has them; none where any lacks."""
-    columns = {int(c): c for c in map(str, frame.columns) if c.isdecimal() and c.isascii()}
-    first = min(columns, default=-1)
-    whole = first in (0, 1) and sorted(columns) == list(range(first, first + len(columns)))
-    numbers = all(pd.api.types.is_float_dtype(frame[c]) for c in columns.values())
-    return {("seed", ""): columns} if whole and numbers and len(columns) > 2 else {}
+    """Columns called by their seeds alone, as 0, 1, 2 or s42, s43, s44: three to twelve, each of numbers with a point.
+
+    More of them may be the points of a curve, which are no runs.
+    """
+    for pattern in (r"(\d+)", r"s_?(\d+)"):
+        told = {c: re.fullmatch(pattern, c) for c in map(str, frame.columns)}
+        columns = {int(found[1]): c for c, found in told.items() if found}
+        numbers = all(pd.api.types.is_float_dtype(frame[c]) for c in columns.values())
+        if numbers and 3 <= len(columns) <= _MOST_BARE:
+            return {("seed", ""): columns}
+    return {}
 
 
 def _free(name: str, frame: pd.DataFrame, word: str) -> str:

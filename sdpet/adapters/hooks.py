@@ -1,4 +1,4 @@
-"""Interprets taps (sdpet.adapters.positions) as forward hooks on one block and its submodules.
+"""Interprets taps (sdpet.adapters.tables) as forward hooks on one block and its submodules.
 
 Forward hooks are the only change: no parameter, buffer, submodule or method of the block is touched. All state hangs on
 these hooks, and nowhere else. So it goes wherever the block goes: `copy.deepcopy` and `pickle` of a block copy its

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def counts(model: nn.Module, mid_dim: int = 60, params: int | None = None, proje
     params : int, optional
         Number of parameters to aim at; then every placement has the width that comes nearest to it.
     projections : bool
-        Whether the placements at linear layers are counted, too.
+        Whether the placements at linear layers are counted, too, with the form lowrank (LoRA).
 
     Returns
     -------
@@ -54,9 +55,9 @@ def counts(model: nn.Module, mid_dim: int = 60, params: int | None = None, proje
         at_projection = position(placement.partition("-")[0]).is_projection
         if at_projection and not projections:
             continue
-        spec = AdapterSpec.parse(placement, mid_dim=mid_dim)
+        spec = AdapterSpec.parse(placement, mid_dim=mid_dim, form="lowrank" if at_projection else "bottleneck")
         if params is not None:
-            spec = AdapterSpec.parse(placement, mid_dim=mid_dim_for(model, spec, params))
+            spec = replace(spec, mid_dim=mid_dim_for(model, spec, params))
         blocks = len(matching_blocks(model, spec))
         found.append(Count(placement, blocks, int(spec.mid_dim or 0), count_parameters(model, spec)))
     return found

@@ -35,7 +35,9 @@ def main(arguments: Sequence[str]) -> int:
     size = count.add_mutually_exclusive_group()
     size.add_argument("--mid-dim", type=int, default=60, help="width (default 60)")
     size.add_argument("--params", type=int, help="number of parameters instead: the nearest width is taken")
-    count.add_argument("--projections", action="store_true", help="also the linear layers, as for LoRA")
+    count.add_argument(
+        "--projections", action="store_true", help="also the linear layers, with the form lowrank (LoRA)"
+    )
     show = commands.add_parser("show", help="design, blocks, parameters, scores")
     export = commands.add_parser("export-reference", help="convert to the reference code's format")
     read = commands.add_parser("import-reference", help="convert from the reference code's format, which has no design")

@@ -26,6 +26,7 @@ from sdpet.config.ids import (
     training_id,
     ways_of,
 )
+from sdpet.config.own_parts import accepted, check_arguments, load_named, require_methods
 from sdpet.config.run_config import LAB, RunConfig, ScorerSettings, with_paths
 from sdpet.config.settings import plain_settings, settings_of
 
@@ -37,17 +38,21 @@ __all__ = [
     "RunConfig",
     "ScorerSettings",
     "Varying",
+    "accepted",
     "asked_for",
+    "check_arguments",
     "check_groups",
     "design_id",
     "fleet_key",
     "given_factors",
     "identity",
     "level_text",
+    "load_named",
     "name_of",
     "named_settings",
     "plain_settings",
     "question_of",
+    "require_methods",
     "run_folder",
     "run_id",
     "sampling_key",

@@ -16,6 +16,7 @@ from sdpet.choices import IMAGE_SUFFIXES, TASKS, check_peft_options
 from sdpet.config.cells import InadmissibleCell
 from sdpet.config.dreambench import filled
 from sdpet.config.model_checks import check_model
+from sdpet.config.own_parts import CAPTION_ARGUMENTS, SUBJECT_ARGUMENTS, check_arguments, load_named, require_plain_step
 from sdpet.config.run_config import (
     LAB,
     LoggerSettings,
@@ -83,7 +84,7 @@ def validate(config: Any) -> RunConfig:
     _check_task(checked)  # before a base model of several GB is fetched
     checked = sized(checked, check_model(checked))
     _check_trainer(checked.trainer)
-    if checked.adapter.method == "embedding" and checked.task.name != "dreambooth":
+    if checked.adapter.method == "embedding" and checked.data.kind != "subject":
         raise InadmissibleCell(
             "method embedding learns the subject's word, so it needs task=dreambooth.",
             f"embedding on {checked.task.name}",
@@ -234,6 +235,12 @@ def _check_design(adapter: dict[str, Any]) -> None:
 
 
 def _check_trainer(trainer: TrainerSettings) -> None:
+    if isinstance(trainer.optimizer, Mapping):
+        target, key = trainer.optimizer["_target_"], "trainer.optimizer._target_"
+        options = [name for name in trainer.optimizer if name != "_target_"]
+        make = load_named(target, "optimizer", key)
+        require_plain_step(make, target)
+        check_arguments(make, target, "optimizer", key, options)
     if trainer.optimizer == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
         raise ValueError("trainer.optimizer=adamw8bit needs the package bitsandbytes; pip install bitsandbytes.")
     if trainer.compile and trainer.device == "cpu" and not any(map(shutil.which, COMPILERS)):
@@ -241,6 +248,10 @@ def _check_trainer(trainer: TrainerSettings) -> None:
 
 
 def _check_sampler(sampler: SamplerSettings) -> None:
+    if sampler.target is not None:
+        make = load_named(sampler.target, "sampler", "sampler._target_")
+        check_arguments(make, sampler.target, "sampler", "sampler._target_", sampler.options)
+        return
     if sampler.eta and sampler.name != "ddim":
         raise InadmissibleCell("sampler.eta above 0 needs sampler=ddim.", f"{sampler.name} with eta {sampler.eta:g}")
     most = MOST_STEPS[sampler.name]
@@ -253,8 +264,16 @@ def _check_sampler(sampler: SamplerSettings) -> None:
 
 def _check_task(config: RunConfig) -> None:
     task, data = config.task, config.data
-    kind = TASKS[task.name]
-    if data.kind != kind:
+    kind = data.kind
+    if data.target is not None:
+        make = load_named(data.target, f"{kind} data", "data._target_")
+        check_arguments(make, data.target, f"{kind} data", "data._target_", data.options)
+    if task.target is not None:
+        make = load_named(task.target, "task", "task._target_")
+        more = SUBJECT_ARGUMENTS if kind == "subject" else CAPTION_ARGUMENTS
+        check_arguments(make, task.target, "task", "task._target_", task.options, more)
+    elif data.kind != TASKS[task.name]:
+        kind = TASKS[task.name]
         raise InadmissibleCell(
             f"task={task.name} does not go with data={data.name}; choose {DATA_FOR_TASK[kind]}.",
             f"{task.name} on {data.name}",
@@ -275,11 +294,12 @@ def _check_task(config: RunConfig) -> None:
             raise ValueError(f"data.{key}: the folder {folder} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
         if data.name in ("folder", "dreambench") and not once(f"photos {folder}", partial(_any_opens, files)):
             raise ValueError(f"data.{key}: none of the {len(files)} files in {folder} is a readable image.")
-    if kind != "subject":
+    if kind != "subject" or (task.target is not None and data.token is None):
         return
     if data.token not in (data.prompt or "").split():
         raise ValueError(f"data.token {data.token!r} must be a word of data.prompt, {data.prompt!r}.")
-    if task.reg_weight > 0 and "class_dir" not in folders and data.class_images is None:
+    drawn = data.class_images is not None or data.target is not None
+    if task.reg_weight > 0 and "class_dir" not in folders and not drawn:
         raise ValueError("data.class_dir (images of the class) must be given, or no prior: task.reg_weight=0.")
     most = MOST_STEPS[data.class_sampler or "ddim"]
     if (data.class_steps or 1) > most:

@@ -15,8 +15,9 @@ from typing import Any
 
 from sdpet.choices import SCORERS, SHARE_A_MODEL
 from sdpet.config.run_config import LAB, SCORER_KEYS, RunConfig
+from sdpet.config.schema import is_own_part
 from sdpet.files.folders import counted_files, dataset_files, flowers_files
-from sdpet.files.hashing import WEIGHTS, hash_files, hash_folder, once
+from sdpet.files.hashing import WEIGHTS, hash_file, hash_files, hash_folder, once
 from sdpet.models.source import source_of
 
 CLASS_IMAGE_KEYS = ("class_images", "class_sampler", "class_steps", "class_guidance")  # of data
@@ -167,10 +168,10 @@ def identity(config: RunConfig) -> dict[str, Any]:
         "seed": config.seed,
         "adapter": _without(values["adapter"], *_neutral("adapter", values)),
         "unet": {"dtype": unet["dtype"], "weights": weights} | size,
-        "task": _without(values["task"], *_neutral("task", values)),
-        "data": _without(data, *NAMES_OF_SUBJECT, *unused, *content) | content,
+        "task": _own_identity("task", config) or _without(values["task"], *_neutral("task", values)),
+        "data": _own_identity("data", config) or _without(data, *NAMES_OF_SUBJECT, *unused, *content) | content,
         "trainer": _without(values["trainer"], "validate_every", *_neutral("trainer", values)),
-        "sampler": values["sampler"],
+        "sampler": _own_identity("sampler", config) or values["sampler"],
         "eval": _eval_identity(values["eval"]),
     }
 
@@ -227,6 +228,22 @@ def _eval_identity(group: Mapping[str, Any]) -> dict[str, Any]:
     found = _without(group, "chunk", "strict")
     found |= {key: _scorer_identity(group[key]) for key in SCORER_KEYS if group.get(key)}
     return found | {"similarity": {k: _scorer_identity(v) for k, v in (group.get("similarity") or {}).items()}}
+
+
+def _own_identity(group: str, config: RunConfig) -> dict[str, Any] | None:
+    """An object of the user's own: its Python path and options; a path is represented by the hash of its content."""
+    values = config.values[group]
+    if not is_own_part(group, values):
+        return None
+    return {key: _path_content(value) for key, value in values.items() if key != "class_word"}
+
+
+def _path_content(value: Any) -> Any:
+    """The hash of a file's or folder's content, where an option is the path of one; other values as they are."""
+    path = Path(value).expanduser() if isinstance(value, str) and ("/" in value or "." in value) else None
+    if path is not None and path.is_dir():
+        return hash_folder(path, ("",))
+    return hash_file(path) if path is not None and path.is_file() else value
 
 
 def _scorer_identity(scorer: Mapping[str, Any]) -> dict[str, Any]:

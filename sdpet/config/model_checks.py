@@ -48,7 +48,7 @@ def _check_process(config: RunConfig, source: Source) -> None:
     """What goes with diffusion, and what with flow matching."""
     unet, sampler = config.unet, config.sampler
     known, kind = (FLOW_SAMPLERS, "flow matching") if source.is_flow else (DIFFUSION_SAMPLERS, "diffusion")
-    if sampler.name not in known:
+    if sampler.target is None and sampler.name not in known:
         raise InadmissibleCell(
             f"sampler={sampler.name} does not go with {unet.name}, a {kind} model; choose {' or '.join(known)}.",
             f"{sampler.name} with {unet.name}",

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import sdpet
+from sdpet.config.schema import OWN_PART_KEYS, is_own_part
 
 LAB = Path(sdpet.__file__).parent / "lab"
 LAB_IMAGES = {"subject_dir": "subject", "class_dir": "class", "heldout_dir": "subject_heldout"}
@@ -80,10 +81,11 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """The name of a task, and the arguments of its class as `options`."""
+    """The name of a task, and the arguments of its class as `options`; `target` is the path of a user's own class."""
 
     name: str
     options: Mapping[str, Any]
+    target: str | None = None
 
     @property
     def reg_weight(self) -> float:
@@ -115,6 +117,8 @@ class DataSettings:
     token: str | None = None
     folder: str | None = None
     heldout_share: float | None = None
+    target: str | None = None  # the Python path of data of the user's own, and its options
+    options: Mapping[str, Any] = field(default_factory=dict)
     lab_class: str = "class"  # folder of the lab's class images, which the base model drew
 
     @property
@@ -127,7 +131,7 @@ class DataSettings:
             given = getattr(self, key)
             if given is not None:
                 found[key] = Path(given).expanduser()
-            elif self.name == "lab":
+            elif self.name == "lab" and self.target is None:
                 found[key] = LAB / "data" / (self.lab_class if key == "class_dir" else name)
         return found
 
@@ -149,7 +153,7 @@ class TrainerSettings:
     devices: int = 1
     num_nodes: int = 1
     accumulate: int = 1
-    optimizer: str = "adamw"
+    optimizer: str | Mapping[str, Any] = "adamw"
     ema: float | None = None
     grad_checkpointing: bool = False
     compile: bool = False
@@ -169,6 +173,8 @@ class SamplerSettings:
     steps: int
     guidance: float
     eta: float = 0.0
+    target: str | None = None  # the Python path of a sampler of the user's own, and its options
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -262,14 +268,14 @@ class RunConfig:
 
     @cached_property
     def task(self) -> TaskSettings:
-        options = {key: value for key, value in self.values["task"].items() if key not in ("name", "_target_")}
-        return TaskSettings(self.values["task"]["name"], options)
+        target, options = own_part("task", self.values["task"])
+        return TaskSettings(self.values["task"]["name"], options, target)
 
     @cached_property
     def data(self) -> DataSettings:
         unet = self.values.get("unet", {})  # none where only some groups were checked
         drawn_by = LAB_CLASS_IMAGES.get((unet.get("name"), unet.get("pooled", True)), LAB_IMAGES["class_dir"])
-        return replace(_settings(DataSettings, self.values["data"]), lab_class=drawn_by)
+        return replace(_settings_of_part(DataSettings, "data", self.values["data"]), lab_class=drawn_by)
 
     @cached_property
     def trainer(self) -> TrainerSettings:
@@ -277,7 +283,7 @@ class RunConfig:
 
     @cached_property
     def sampler(self) -> SamplerSettings:
-        return _settings(SamplerSettings, self.values["sampler"])
+        return _settings_of_part(SamplerSettings, "sampler", self.values["sampler"])
 
     @cached_property
     def eval(self) -> EvalSettings:
@@ -295,7 +301,7 @@ class RunConfig:
     def draws_class_images(self) -> bool:
         """Whether the run needs class images that the base model draws."""
         wanted = self.data.kind == "subject" and self.task.reg_weight > 0
-        return wanted and self.data.name != "lab" and self.data.class_dir is None
+        return wanted and self.data.name != "lab" and self.data.class_dir is None and self.data.target is None
 
     def changed(self, **given: Any) -> RunConfig:
         """A copy of the config with other values; nothing is checked.
@@ -359,7 +365,7 @@ def lacking_key(values: Mapping[str, Any]) -> str | None:
     # Stored configs may lack these two, new ones may not.
     needed += [f"unet.{name}" for name in ("dtype", "guidance") if name not in values["unet"]]
     for group, kind in groups.items():
-        names = [field.name for field in fields(kind) if field.default is MISSING]
+        names = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
         needed += [f"{group}.{name}" for name in names if name not in values[group]]
     return next(iter(needed), None)
 
@@ -370,11 +376,27 @@ def scorer_items(group: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return single | {f"similarity.{name}": item for name, item in (group.get("similarity") or {}).items()}
 
 
+def own_part(group: str, values: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """The Python path of an object of the user's own (None for sdpet's), and the options of the group's object."""
+    own = is_own_part(group, values)
+    read = ("name", "_target_", *(OWN_PART_KEYS[group] if own else ()))
+    return values["_target_"] if own else None, {key: value for key, value in values.items() if key not in read}
+
+
 def _scorer(item: Mapping[str, Any]) -> ScorerSettings:
     return ScorerSettings(item["_target_"], {key: value for key, value in item.items() if key != "_target_"})
 
 
+def _settings_of_part(kind: type[Settings], group: str, values: Mapping[str, Any]) -> Settings:
+    target, options = own_part(group, values)
+    if target is None:
+        return _settings(kind, values)
+    read = {key: values[key] for key in ("name", *OWN_PART_KEYS[group]) if key in values}
+    made: Any = kind
+    return made(**read, target=target, options=options)
+
+
 def _settings(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
     """Make a settings object; unknown keys are ignored, since other versions may have stored them."""
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    known = {field.name for field in fields(kind)} - {"target"}  # type: ignore[arg-type]
     return kind(**{key: value for key, value in values.items() if key in known})

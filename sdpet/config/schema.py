@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from sdpet.adapters.positions import INPUTS, all_positions
+from sdpet.adapters.positions import INPUTS, OUTPUTS, all_positions, valid_outputs
 from sdpet.choices import (
     ACTIVATIONS,
     DISTANCES,
@@ -98,6 +98,13 @@ def position(value: Any) -> str:
     )
 
 
+def output(value: Any) -> str:
+    """A position that can be written."""
+    if position(value) not in valid_outputs(value):
+        raise ValueError(f"must be a position that can be written, such as {', '.join(OUTPUTS)}")
+    return value
+
+
 def string(value: Any) -> str:
     """A text that is not blank."""
     if not isinstance(value, str) or not value.strip():
@@ -116,15 +123,35 @@ def target(value: Any) -> dict[str, Any]:
     return {**value, "_target_": SHORT_NAMES.get(value["_target_"], value["_target_"])}
 
 
-def former_target(*paths: str) -> Rule:
-    """A Python path that version 0.1.0 stored. It is accepted and ignored, since `name` selects the object."""
+FORMER_TARGETS = {  # Python paths that version 0.1.0 stored; they are ignored, since `name` selects the object
+    "task": ("sdpet.tasks.DreamBoothTask", "sdpet.tasks.FinetuneTask"),
+    "sampler": ("sdpet.sample.SamplerConfig",),
+    "eval": ("sdpet.scoring.EvalPlan",),
+}
+
+
+def former_target(group: str) -> Rule:
+    """A Python path that version 0.1.0 stored. It is accepted and ignored."""
 
     def rule(value: Any) -> str:
-        if value not in paths:
+        if value not in FORMER_TARGETS[group]:
             raise ValueError("is no longer read: the object is made from its name; leave it out")
         return value
 
     return rule
+
+
+def optimizer(value: Any) -> str | dict[str, Any]:
+    """The name of an optimiser, or a mapping with the Python path of one as _target_, and its arguments."""
+    if isinstance(value, dict):
+        own = value.get("_target_")
+        if not isinstance(own, str) or "." not in own:
+            raise ValueError("must have a Python path such as torch.optim.SGD as _target_")
+        return value
+    try:
+        return choice(OPTIMIZERS)(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or one of your own by +trainer/optimizer=custom") from None
 
 
 def targets(value: Any) -> dict[str, Any]:
@@ -227,7 +254,7 @@ RULES: dict[str, dict[str, Rule]] = {
     "adapter": {
         "method": choice(METHODS),
         "din": optional(position, tell=False),
-        "dout": optional(position, tell=False),
+        "dout": optional(output, tell=False),
         "activation": optional(choice(ACTIVATIONS), tell=False),
         "mid_dim": optional(integer(1)),
         "params": optional(integer(1)),
@@ -252,7 +279,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "shift": optional(number(0, above=True)),
     },
     "task": {
-        "_target_": former_target("sdpet.tasks.DreamBoothTask", "sdpet.tasks.FinetuneTask"),
+        "_target_": former_target("task"),
         "name": choice(tuple(TASKS)),
         "reg_weight": number(0),
         "dropout": number(0, 1),
@@ -298,7 +325,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "schedule": choice(SCHEDULES),
         "clip": optional(number(0, above=True)),
         "accumulate": integer(1),
-        "optimizer": choice(OPTIMIZERS),
+        "optimizer": optimizer,
         "ema": optional(open_unit_interval),
         "grad_checkpointing": boolean,
         "compile": boolean,
@@ -306,14 +333,14 @@ RULES: dict[str, dict[str, Rule]] = {
         "methods": by_method,
     },
     "sampler": {
-        "_target_": former_target("sdpet.sample.SamplerConfig"),
+        "_target_": former_target("sampler"),
         "name": choice(SAMPLERS),
         "steps": integer(1),
         "guidance": number(0),
         "eta": number(0, 1),
     },
     "eval": {
-        "_target_": former_target("sdpet.scoring.EvalPlan"),
+        "_target_": former_target("eval"),
         "scorer": target,
         "similarity": targets,
         "features": optional(target),
@@ -368,6 +395,8 @@ def check_values(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_group(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Check the values of one group of the config; returns and raises as `check_values`."""
+    if is_own_part(group, values):
+        return _check_own_part(group, values)
     checked: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{group}.{key}".lstrip(".")
@@ -380,6 +409,37 @@ def check_group(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
         if key != "_target_":
             checked[key] = found
     return checked
+
+
+# Keys that sdpet itself reads in a group whose object is the user's own; its other keys are the object's options.
+OWN_PART_KEYS = {
+    "task": (),
+    "data": ("kind", "prompt", "class_prompt", "token", "class_word"),
+    "sampler": ("steps", "guidance"),
+}
+
+
+def is_own_part(group: str, values: Mapping[str, Any]) -> bool:
+    """Whether the values of a group name a class of the user's own."""
+    own = values.get("_target_")
+    return group in OWN_PART_KEYS and own is not None and own not in FORMER_TARGETS.get(group, ())
+
+
+def _check_own_part(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Check what sdpet reads of an object of the user's own; its options stay as they are."""
+    own = values["_target_"]
+    if not isinstance(own, str) or "." not in own:
+        raise ValueError(f"{group}._target_ must be the Python path of a class, such as my_lab.MyClass, not {own!r}.")
+    checked = {"_target_": own, "name": own.rpartition(".")[2]}
+    words = ("prompt", "class_prompt", "token", "class_word")  # of a subject
+    for key in OWN_PART_KEYS[group]:
+        if values.get(key) is None or (key in words and values.get("kind") == "captions"):
+            continue
+        try:
+            checked[key] = RULES[group][key](values[key])
+        except ValueError as error:
+            raise ValueError(f"{group}.{key} {error}, not {values[key]!r}.") from None
+    return checked | {str(key): value for key, value in values.items() if key not in (*checked, *OWN_PART_KEYS[group])}
 
 
 def unknown_key(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sdpet.config.ids import CLASS_IMAGE_KEYS, NEUTRAL_DEFAULTS, identity
 from sdpet.config.run_config import ModelSettings, RunConfig, SamplerSettings, TrainerSettings
-from sdpet.config.schema import SHORT_NAMES
+from sdpet.config.schema import SHORT_NAMES, is_own_part
 
 CONTENT = ".content"  # ends the key that holds the hash of the files which the path under the key before it names
 _SHOWN = {  # keys that people know and that the identity replaces by the content of files, or derives others from
@@ -104,7 +104,7 @@ def plain_settings(values: Mapping[str, Any]) -> dict[str, Any]:
             for key, value in flat({group: content})
             if key not in _WITHOUT_EFFECT
             and not (key.endswith(".device") and group != "trainer")
-            and key != f"{group}._target_"
+            and (key != f"{group}._target_" or is_own_part(group, content))
         }
     _name_subject(found)
     return found

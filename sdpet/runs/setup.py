@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpet.choices import PEFT_METHODS
-from sdpet.config import RunConfig, ScorerSettings
+from sdpet.config import RunConfig, ScorerSettings, accepted, check_arguments, load_named, require_methods
 
 if TYPE_CHECKING:
     from sdpet.methods import Design
@@ -54,7 +55,7 @@ class Resources:
 
     def scorers(self, config: RunConfig) -> Scorers:
         """The scorers of `eval` that the task needs; ValueError (one sentence) if one is not available."""
-        unused = SCORERS_UNUSED_BY[config.task.name]
+        unused = SCORERS_UNUSED_BY.get(config.task.name, ())
         wanted = {key: scorer for key, scorer in config.eval.scorers.items() if key not in unused}
         strict, root = config.eval.strict, config.output_root
         key = [{k: [scorer.target, dict(scorer.arguments)] for k, scorer in wanted.items()}, strict, str(root)]
@@ -75,16 +76,15 @@ class Resources:
         Task
             The task with its data.
         """
-        from sdpet.tasks import TASKS
-
         arguments = {**config.task.options, **_data_arguments(config)}
         arguments["batch_size"] = config.trainer.batch_size
         arguments["cache"] = config.task_cache
         base = self.base(config)
         if config.draws_class_images:
             arguments["class_dir"] = str(_class_images(config, base, progress))
-        key = [config.task.name, arguments, id(base)]
-        return self._shared("task", key, lambda: TASKS[config.task.name](base=base, **arguments))
+        own = [config.task.target, config.data.target, dict(config.data.options)]
+        key = [config.task.name, arguments, *([own] if any(own) else []), id(base)]
+        return self._shared("task", key, lambda: _make_task(config, base, arguments))
 
     def _shared(self, kind: str, key: Any, make: Callable[[], Any]) -> Any:
         text = json.dumps(key, sort_keys=True, default=str)
@@ -130,16 +130,34 @@ def make_train_config(config: RunConfig) -> TrainConfig:
     """The training options of a config."""
     from sdpet.training import TrainConfig
 
-    return TrainConfig(**{key: getattr(config.trainer, key) for key in TRAINING_KEYS})
+    options = {key: getattr(config.trainer, key) for key in TRAINING_KEYS}
+    if isinstance(options["optimizer"], Mapping):
+        options["optimizer"] = _own_optimizer(options["optimizer"], config.trainer.weight_decay)
+    return TrainConfig(**options)
+
+
+def _own_optimizer(settings: Mapping[str, Any], weight_decay: float) -> Callable[..., Any]:
+    """An optimiser of the user's own with its options, and with trainer.weight_decay where it names that argument."""
+    make = load_named(settings["_target_"], "optimizer", "trainer.optimizer._target_")
+    options = {key: value for key, value in settings.items() if key != "_target_"}
+    return partial(make, **accepted(make, {"weight_decay": weight_decay}) | options)
 
 
 def make_sampler(config: RunConfig) -> SamplerConfig:
     """The sampler of a config."""
-    from dataclasses import asdict
-
     from sdpet.sampling import SamplerConfig
 
-    return SamplerConfig(**asdict(config.sampler))
+    settings = config.sampler
+    if settings.target is None:
+        return SamplerConfig(settings.name, settings.steps, settings.guidance, settings.eta)
+    make = load_named(settings.target, "sampler", "sampler._target_")
+
+    def own(**given: Any) -> Any:
+        made = make(**accepted(make, given))
+        require_methods(made, settings.target or "", "sampler", "sampler._target_", "timesteps")
+        return made
+
+    return SamplerConfig(settings.target, settings.steps, settings.guidance, make=own, options=settings.options)
 
 
 def make_plan(config: RunConfig) -> EvalPlan:
@@ -200,9 +218,32 @@ def _scorer_class(target: str) -> Callable[..., Any]:
             from sdpet.scoring import LpipsScorer
 
             return LpipsScorer
-    from hydra.utils import instantiate
+    make = load_named(target, "scorer", "_target_")
 
-    return lambda **arguments: instantiate({"_target_": target, **arguments})
+    def own(**arguments: Any) -> Any:
+        check_arguments(make, target, "scorer", "_target_", arguments)
+        made = make(**arguments)
+        require_methods(made, target, "scorer", "_target_", "name", "weight_hash")
+        return made
+
+    return own
+
+
+def _make_task(config: RunConfig, base: BaseModel, arguments: dict[str, Any]) -> Task:
+    """A task from its arguments; data of the user's own are read now."""
+    from sdpet.tasks import TASKS, own_data_arguments
+
+    data, task = config.data, config.task
+    if data.target is not None:
+        source = load_named(data.target, f"{data.kind} data", "data._target_")(**data.options)
+        require_methods(source, data.target, f"{data.kind} data", "data._target_")
+        arguments = {**arguments, **own_data_arguments(source, data.kind, base.image_size, data.target)}
+    if task.target is None:
+        return TASKS[task.name](base=base, **arguments)
+    make = load_named(task.target, "task", "task._target_")
+    made = make(**accepted(make, {"base": base, **arguments}))
+    require_methods(made, task.target, "task", "task._target_", "name")
+    return made
 
 
 def _class_images(config: RunConfig, base: BaseModel, progress: ProgressCallback | None) -> Path:
@@ -218,6 +259,9 @@ def _class_images(config: RunConfig, base: BaseModel, progress: ProgressCallback
 
 def _data_arguments(config: RunConfig) -> dict[str, Any]:
     data, folders = config.data, {key: str(folder) for key, folder in config.data.folders.items()}
+    if data.target is not None:
+        words = {"prompt": data.prompt, "class_prompt": data.class_prompt, "token": data.token}
+        return {"data": data.name, **(words if data.kind == "subject" else {})}
     if data.kind == "captions":
         kind = {"source": data.name} if data.name in ("dataset", "flowers") else {}
         columns = {key: getattr(data, key) for key in ("image_column", "caption_column") if getattr(data, key)}

@@ -5,3 +5,4 @@ from .loop import StepCallback as StepCallback
 from .loop import denoise as denoise
 from .loop import sample as sample
 from .loop import sample_together as sample_together
+from .samplers import Sampler as Sampler

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from sdpet.choices import SAMPLERS
 
@@ -27,6 +27,11 @@ class SamplerConfig:
         With 1 the unconditional pass is left out. Models that embed the strength (Flux dev) get it as an input.
     eta : float
         Share of fresh noise in each step, for ddim only: 0 is deterministic, 1 is ancestral sampling.
+    make : callable, optional
+        A sampler of one's own: a class with the interface `sdpet.sampling.Sampler`, called as
+        ``make(scheduler=..., steps=..., skip=..., **options)``. `name` may then be any.
+    options : mapping
+        Further arguments of `make`.
 
     Raises
     ------
@@ -42,9 +47,11 @@ class SamplerConfig:
     steps: int = 25
     guidance: float = 7.0
     eta: float = 0.0
+    make: Callable[..., Any] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.name not in SAMPLERS:
+        if self.make is None and self.name not in SAMPLERS:
             raise ValueError(f"sampler {self.name!r} is unknown; choose one of {', '.join(SAMPLERS)}.")
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or not 1 <= self.steps <= 1000:
             raise ValueError(f"sampler steps must be a whole number from 1 to 1000, not {self.steps!r}.")
@@ -56,6 +63,13 @@ class SamplerConfig:
             raise ValueError(f"eta must lie between 0 and 1, not {self.eta!r}.")
         if self.eta and self.name != "ddim":
             raise ValueError(f"eta {self.eta} needs the sampler ddim; {self.name} takes eta 0 only.")
+        if self.options and self.make is None:
+            raise ValueError(f"the sampler {self.name} takes no further options, not {next(iter(self.options))}.")
+
+    def describe(self) -> dict[str, Any]:
+        """The sampler's entry in a protocol: name and options, values that JSON can hold."""
+        found = {"name": self.name, "steps": self.steps, "guidance": self.guidance, "eta": self.eta}
+        return found | ({"options": dict(self.options)} if self.make is not None else {})
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,7 @@ def denoise(
     passes = _passes(base, sampler, start.skipped(sampler.steps), height * width // 4)
     sources = [generator(seed, "image") for seed in seeds]
     x = _starting_latents(base, start, passes, sources, (height, width))
+    fresh = bool(sampler.eta) or getattr(passes, "needs_noise", False)
     guided = sampler.guidance != 1 and not base.family.embeds_guidance
     if guided:  # an image's two rows are adjacent, so that the rows of each member of a fleet stay together
         text = torch.stack([empty.expand(len(seeds), -1, -1), text], dim=1).flatten(0, 1)  # (2 N, L, D)
@@ -175,7 +176,7 @@ def denoise(
         if guided:
             without, with_text = out.unflatten(0, (-1, 2)).unbind(1)
             out = without + sampler.guidance * (with_text - without)
-        x = passes.step(out, i, x, _noise(base, sources, x.shape[1:]) if sampler.eta else None)
+        x = passes.step(out, i, x, _noise(base, sources, x.shape[1:]) if fresh else None)
         if progress:
             progress(i + 1, len(passes.timesteps))
     return x
@@ -183,6 +184,8 @@ def denoise(
 
 def _passes(base: BaseModel, sampler: SamplerConfig, skip: int, tokens: int) -> Sampler:
     """The update rule of a sampler for this kind of model; ValueError if the model does not go with it."""
+    if sampler.make is not None:  # one of the user's own
+        return sampler.make(scheduler=base.scheduler, steps=sampler.steps, skip=skip, **sampler.options)
     known = FLOW_SAMPLER_CLASSES if base.is_flow else SAMPLER_CLASSES
     if sampler.name not in known:
         kind = "flow matching" if base.is_flow else "diffusion"

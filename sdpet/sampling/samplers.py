@@ -42,7 +42,13 @@ def spread_timesteps(steps: int, train_steps: int = 1000) -> list[int]:
 
 
 class Sampler(Protocol):
-    """One pass from noise to image. `timesteps` are those at which the model is called, in order."""
+    """One pass from noise to image. `timesteps` are those at which the model is called, in order.
+
+    A sampler of one's own is a class with this interface: ``sampler=custom sampler._target_=my_lab.Heun``. It is called
+    with the keywords `scheduler` (the training noise schedule, if the class names it), `steps` and `skip` (the number
+    of steps to leave out at the beginning), and with the options of the group `sampler`. A class attribute
+    ``needs_noise = True`` asks for fresh noise at each step; otherwise `noise` is None.
+    """
 
     @property
     def timesteps(self) -> Sequence[float]: ...

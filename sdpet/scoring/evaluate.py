@@ -7,7 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +197,7 @@ def protocol(
     if isinstance(task, SubjectTask) and noise.why_unavailable(task, plan) is None:
         scores[noise.METRIC] = noise.protocol_entry(task, plan)
     return {
-        "sampler": asdict(sampler),
+        "sampler": sampler.describe(),
         "images": dict(Counter(item.role for item in eval_images)),
         "prompts_hash": hash_text(json.dumps([[item.prompt, item.role, item.text] for item in eval_images])),
         # Not the number: scores of different run seeds are comparable, and the seed is a factor of its own.

@@ -1,7 +1,7 @@
 """Tasks: what is learned, from which images, with which loss, and how the result is evaluated.
 
-A task prepares everything frozen once (latents, text states). Then it gives batches and their loss, and it satisfies
-`sdpet.scoring.EvalTask`:
+A task prepares everything frozen once (latents, text states). Then it gives batches and their loss. `Task` is its
+interface, and `SubjectSource` and `CaptionedSource` are those of data:
 
     batch(seed, step) -> Batch       a function of (seed, step) alone
     loss(prediction, batch)          scalar
@@ -20,8 +20,9 @@ from sdpet.tasks.digits import load_digits
 from sdpet.tasks.dreambooth import DreamBoothTask
 from sdpet.tasks.finetune import FinetuneTask
 from sdpet.tasks.latent_cache import LatentCache
+from sdpet.tasks.own_data import own_data_arguments
+from sdpet.tasks.protocols import CaptionedSource, SubjectSource, Task
 
-Task = DreamBoothTask | FinetuneTask
 TASKS: dict[str, type[DreamBoothTask] | type[FinetuneTask]] = {
     task.name: task for task in (DreamBoothTask, FinetuneTask)
 }
@@ -29,15 +30,18 @@ TASKS: dict[str, type[DreamBoothTask] | type[FinetuneTask]] = {
 __all__ = [
     "TASKS",
     "Batch",
+    "CaptionedSource",
     "DreamBoothTask",
     "FinetuneTask",
     "LatentCache",
+    "SubjectSource",
     "Task",
     "class_folder",
     "concat_batches",
     "epoch_indices",
     "load_digits",
     "make_noisy_batch",
+    "own_data_arguments",
     "read_captioned",
     "weighted_mse",
 ]

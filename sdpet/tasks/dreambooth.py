@@ -29,10 +29,10 @@ class DreamBoothTask:
     ----------
     base : BaseModel
         The untuned base model.
-    subject_dir : path
-        Folder of the subject's photos, of any size.
-    class_dir : path or None
-        Folder of class images; None is allowed if reg_weight is 0.
+    subject_dir : path, or ndarray of uint8 (N, H, W, 3)
+        Folder of the subject's photos, of any size; or the photos at the model's size.
+    class_dir : path, ndarray or None
+        Folder of class images, or the images; None is allowed if reg_weight is 0.
     prompt, class_prompt : str
         Prompts of the subject's photos and of the class images.
     reg_weight : float
@@ -41,8 +41,8 @@ class DreamBoothTask:
         Number of subject images a step; as many class images are added.
     flip : float
         Probability of mirroring an image, 0 to 1 (0.5 in the paper; 0 where left and right matter).
-    heldout_dir : path, optional
-        Folder of further photos of the subject, from which the ceiling is measured.
+    heldout_dir : path or ndarray, optional
+        Folder of further photos of the subject, from which the ceiling is measured; or the photos.
     min_snr : float, optional
         Gamma of min-SNR weighting, see `sdpet.tasks.batch.make_noisy_batch`.
     noise_offset : float
@@ -69,14 +69,14 @@ class DreamBoothTask:
     def __init__(
         self,
         base: BaseModel,
-        subject_dir: str | Path,
-        class_dir: str | Path | None,
+        subject_dir: str | Path | np.ndarray,
+        class_dir: str | Path | np.ndarray | None,
         prompt: str,
         class_prompt: str,
         reg_weight: float = 1.0,
         batch_size: int = 2,
         flip: float = 0.0,
-        heldout_dir: str | Path | None = None,
+        heldout_dir: str | Path | np.ndarray | None = None,
         min_snr: float | None = None,
         noise_offset: float = 0.0,
         token: str = "sks",
@@ -98,8 +98,8 @@ class DreamBoothTask:
         self.reg_weight, self.batch_size, self.flip = float(reg_weight), batch_size, flip
         self.min_snr, self.noise_offset = min_snr, noise_offset
         size = base.image_size
-        self.subject_images = load_folder(subject_dir, size, "subject")  # (N, H, W, 3)
-        self.heldout_images = None if heldout_dir is None else load_folder(heldout_dir, size, "held-out")
+        self.subject_images = _images(subject_dir, size, "subject")  # (N, H, W, 3)
+        self.heldout_images = None if heldout_dir is None else _images(heldout_dir, size, "held-out")
         latent_cache = LatentCache(base, cache)
         # Latents (2, N, C, h, w) of the images and of their mirror images; mirroring latents would not be exact.
         self._subject = _latents_and_mirrored(latent_cache, self.subject_images)
@@ -107,7 +107,7 @@ class DreamBoothTask:
         self.class_hash: str | None = None  # of the class images' pixels
         if reg_weight > 0:
             assert class_dir is not None
-            class_images = read(class_files(class_dir), size, "class")[0]
+            class_images = _images(class_dir, size, "class")
             self.class_hash = hash_images(class_images)
             self._class = _latents_and_mirrored(latent_cache, class_images)
         states = latent_cache.text([prompt, class_prompt])
@@ -238,6 +238,13 @@ class DreamBoothTask:
 
     def _without_token(self, prompt: str) -> str:
         return " ".join(word for word in prompt.split() if word != self.token)
+
+
+def _images(given: str | Path | np.ndarray, size: int, what: str) -> np.ndarray:
+    """Images uint8 (N, size, size, 3) of a folder, or as they were given."""
+    if isinstance(given, np.ndarray):
+        return given
+    return read(class_files(given), size, what)[0] if what == "class" else load_folder(given, size, what)
 
 
 def _latents_and_mirrored(latent_cache: LatentCache, images: np.ndarray) -> torch.Tensor:

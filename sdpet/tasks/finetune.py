@@ -30,7 +30,7 @@ class FinetuneTask:
         The untuned base model.
     data : path, "digits" or None
         Scikit-learn's handwritten digits, or a folder of images with captions in metadata.jsonl or .txt files, see
-        `read_captioned`. With None, images and captions are given as arrays.
+        `read_captioned`. If images and captions are given as arrays, this is their name in the record.
     batch_size : int
         Number of images a step.
     dropout : float
@@ -44,7 +44,7 @@ class FinetuneTask:
     heldout_share : float
         Share of a folder's images that is held out for scoring, the same one for every seed.
     images, heldout_images : ndarray of uint8, (N, H, W, 3) and (M, H, W, 3), optional
-        Training images and held-out images, if `data` is None.
+        Training images and held-out images, in place of those of `data`.
     captions, heldout_captions : sequence of str, N and M, optional
         Their captions.
     source, image_column, caption_column : str
@@ -84,7 +84,7 @@ class FinetuneTask:
         for key, value in {"dropout": dropout, "flip": flip}.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"{key} is a probability between 0 and 1, not {value}.")
-        if data is not None:
+        if data is not None and images is None:
             columns = image_column, caption_column
             trained, heldout = read_captioned(data, base.image_size, heldout_share, source, *columns)
             (images, captions), (heldout_images, heldout_captions) = trained, heldout

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sdpet.choices import OPTIMIZERS, PRECISIONS, SCHEDULES
 from sdpet.training.schedule import OWN_SCHEDULES, diffusers_schedule
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,9 @@ class TrainConfig:
         or another schedule under the name that diffusers gives it.
     accumulate : int
         Number of batches whose gradients are averaged for one step.
-    optimizer : str
-        "adamw", or "adamw8bit" from bitsandbytes.
+    optimizer : str or callable
+        "adamw", or "adamw8bit" from bitsandbytes; or a class or function of one's own (any torch.optim.Optimizer),
+        called as ``optimizer(parameters, lr=lr)``. `weight_decay` is then its own affair.
     ema : float, optional
         Decay of an exponential moving average of the weights. The average replaces the weights after training.
     grad_checkpointing : bool
@@ -58,7 +64,7 @@ class TrainConfig:
     precision: str = "32-true"
     schedule: str = "constant"
     accumulate: int = 1
-    optimizer: str = "adamw"
+    optimizer: str | Callable[..., torch.optim.Optimizer] = "adamw"
     ema: float | None = None
     grad_checkpointing: bool = False
     compile: bool = False
@@ -79,7 +85,7 @@ class TrainConfig:
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"trainer.ema must be a number between 0 and 1 or null, not {self.ema!r}.")
         named = (("precision", PRECISIONS), ("schedule", SCHEDULES), ("optimizer", OPTIMIZERS))
-        for name, choices in named:
+        for name, choices in named[: 2 if callable(self.optimizer) else 3]:
             if getattr(self, name) not in choices:
                 what = f"trainer.{name} {getattr(self, name)!r}"
                 raise ValueError(f"{what} is unknown; choose one of {', '.join(choices)}.")

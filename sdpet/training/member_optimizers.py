@@ -15,7 +15,8 @@ from sdpet.training.optim import EMA, make_optimizer
 class MemberOptimizers:
     """Optimisers that update each member as if it were trained alone.
 
-    AdamW works elementwise. So members with equal options share one optimiser if the weights of each are one vector.
+    AdamW works elementwise. So members with equal options share one optimiser if the weights of each are one vector. An
+    optimiser of the user's own may look at shapes or at all weights of a run, so each member has one of its own.
 
     Attributes
     ----------
@@ -30,20 +31,24 @@ class MemberOptimizers:
         self._members, self._fleet = members, fleet
         together: dict[Any, list[int]] = {}
         for i, member in enumerate(members):
-            together.setdefault(i if fleet.vector(i) is None else member.config, []).append(i)
+            together.setdefault(i if self._vector(i) is None else member.config, []).append(i)
         self.groups: list[tuple[torch.optim.Optimizer, list[int]]] = []
         self.ema: list[EMA | None] = [None] * len(members)
         for owners in together.values():
-            vectors = [vector for i in owners if (vector := fleet.vector(i)) is not None]
+            vectors = [vector for i in owners if (vector := self._vector(i)) is not None]
             weights = vectors or list(members[owners[0]].handle.parameters())
             optimizer = make_optimizer(members[owners[0]].config, weights)
             self.groups.append((optimizer, owners))
             for i in owners:
                 self._restore(optimizer, i)
 
+    def _vector(self, i: int) -> torch.Tensor | None:
+        """The member's weights as the one vector that its optimiser updates; None if it updates each tensor."""
+        return self._fleet.vector(i) if isinstance(self._members[i].config.optimizer, str) else None
+
     def _restore(self, optimizer: torch.optim.Optimizer, i: int) -> None:
         """Restore weights, optimiser state and EMA of a member that was interrupted."""
-        member, vector = self._members[i], self._fleet.vector(i)
+        member, vector = self._members[i], self._vector(i)
         parameters = list(member.handle.parameters())
         if member.config.ema is not None:
             self.ema[i] = EMA(parameters, member.config.ema, (member.state or {}).get("average"))
@@ -72,7 +77,7 @@ class MemberOptimizers:
             optimiser holds them as one vector.
         """
         optimizer = next(optimizer for optimizer, owners in self.groups if i in owners)
-        vector = self._fleet.vector(i)
+        vector = self._vector(i)
         if vector is None:
             return copy.deepcopy(optimizer.state_dict())
         shapes = [parameter.shape for parameter in self._members[i].handle.parameters()]

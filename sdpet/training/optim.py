@@ -9,18 +9,36 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import Parameter
 
+from sdpet.config.own_parts import require_plain_step
+
 if TYPE_CHECKING:
     from sdpet.training.config import TrainConfig
 
 
 def make_optimizer(config: TrainConfig, parameters: Sequence[torch.Tensor]) -> torch.optim.Optimizer:
-    """AdamW of PyTorch, or of bitsandbytes, which stores the moments of tensors with 4,096 values or more in 8 bits."""
+    """AdamW of PyTorch, or of bitsandbytes (moments of tensors with 4,096 values or more in 8 bits), or one's own.
+
+    Raises
+    ------
+    ValueError
+        An optimiser of the user's own cannot be made, or needs a closure.
+    """
+    if not isinstance(config.optimizer, str):
+        return _own_optimizer(config.optimizer, parameters, config.lr)
     options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer == "adamw8bit":
         from bitsandbytes.optim import AdamW8bit
 
         return AdamW8bit(parameters, **options)
     return torch.optim.AdamW(parameters, **options, fused=config.precision != "16-mixed")
+
+
+def _own_optimizer(make: Any, parameters: Sequence[torch.Tensor], lr: float) -> torch.optim.Optimizer:
+    made = make(parameters, lr=lr)
+    if not isinstance(made, torch.optim.Optimizer):
+        raise ValueError(f"trainer.optimizer must make a torch.optim.Optimizer, not {type(made).__name__}.")
+    require_plain_step(type(made), type(made).__name__)
+    return made
 
 
 class EMA:

@@ -1,12 +1,15 @@
 """The table of positions and the designs made from it."""
 
+import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from sdpet.adapters import INPUTS, OUTPUTS, PLACEMENTS, AdapterSpec
-from sdpet.adapters.positions import component
+from sdpet.adapters.positions import component, datapath_order
+from sdpet.adapters.tables import UNET_TABLES, cross, joint, single
 
 PUBLISHED = [
     "attn1i-attn1i", "attn1i-attn2i", "attn1i-ffni", "attn1i-transo", "attn1o-attn2i", "attn1o-ffni", "attn1o-transo",
@@ -73,3 +76,29 @@ loaded = {m.split(".")[0] for m in sys.modules} & {"torch", "diffusers", "numpy"
 sys.exit(f"loaded: {loaded}" if loaded else 0)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_drawings_are_those_that_the_code_draws_and_show_every_position():
+    docs = Path(__file__).parents[2] / "docs"
+    spec = importlib.util.spec_from_file_location("datapaths", docs / "datapaths.py")
+    drawings = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(drawings)
+    page = (docs / "explanation" / "design-space.md").read_text()
+    tables = {
+        "unet": UNET_TABLES, "joint": (joint.FLUX, joint.QWEN), "dual": (joint.SD3,), "single": (single.FLUX,),
+        "cross": (cross.PIXART, cross.SANA, cross.WAN),
+    }  # fmt: skip
+    assert tables.keys() == drawings.DRAWINGS.keys()
+    for name, described in tables.items():
+        assert (docs / "images" / f"datapath-{name}.svg").read_text() == drawings.svg(name)
+        assert f"images/datapath-{name}.svg" in page
+        alike = [described] if name == "unet" else [(table,) for table in described]  # a UNet has two kinds of blocks
+        for of_model in alike:
+            places = [place for table in of_model for place in table.places]
+            assert {place.name for place in places if place.stream != place.name} == set(drawings.positions(name))
+
+
+def test_several_placements_are_in_datapath_order():
+    assert sorted(PLACEMENTS, key=datapath_order) == list(PLACEMENTS)
+    spec = AdapterSpec(placements=("attn2.q-attn2.q", "attn1.out-attn1.out", "attn1.q-attn1.q"), form="lowrank")
+    assert spec.placements == ("attn1.q-attn1.q", "attn1.out-attn1.out", "attn2.q-attn2.q")

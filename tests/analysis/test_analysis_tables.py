@@ -210,7 +210,19 @@ def test_direction_is_said_and_overruled(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "pattern",
-    ["acc_seed{}", "acc/seed={}", "seed_{}_acc", "acc (seed {})", "seed{}", "acc_s{}", "fold_{}", "acc.run{}", "{}"],
+    [
+        "acc_seed{}",
+        "acc/seed={}",
+        "seed_{}_acc",
+        "acc (seed {})",
+        "seed{}",
+        "acc_s{}",
+        "fold_{}",
+        "acc.run{}",
+        "{}",
+        "4{}",
+        "s{}",
+    ],
 )
 def test_columns_of_seeds_become_rows(pattern: str, tmp_path: Path) -> None:
     table = runs()
@@ -337,14 +349,15 @@ def test_a_study_under_way_says_how_far_it_is(tmp_path: Path) -> None:
     assert "under way" not in " ".join(read_study(tmp_path).notes)
 
 
-@pytest.mark.parametrize("name", ["img_idx", "caption", "sampleId", "question", "photo_id"])
-def test_what_one_run_gave_many_times_is_one_run(name: str, tmp_path: Path) -> None:
-    table = runs()
+@pytest.mark.parametrize("number", ["seed", "run", "rep"])
+@pytest.mark.parametrize("name", ["img_idx", "caption", "sampleId", "question", "patient", "whatever"])
+def test_what_one_run_gave_many_times_is_one_run(name: str, number: str, tmp_path: Path) -> None:
+    table = runs().rename(columns={"seed": number})
     copies = [table.assign(**{name: i}, acc=table["acc"] + 0.001 * np.sin(i + np.arange(12))) for i in range(30)]
     study = read_study(written(tmp_path / "t.csv", pd.concat(copies)))
     assert study.factors == ["model"]
     found = analysis.anova(study.modelled, "acc", ["model"], block=study.block).loc["model"]
-    assert found["units"] == 12 and found["df_residual"] == 6
+    assert found["units"] == 12 and found["df_residual"] == (6 if number == "seed" else 9)
     setting = pd.concat([table.assign(image_size=size) for size in (64, 128)])
     assert read_study(written(tmp_path / "t.csv", setting)).factors == ["model", "image_size"]
 

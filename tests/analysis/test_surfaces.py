@@ -135,3 +135,12 @@ def test_time_is_a_cost_only_of_runs_that_were_trained_one_by_one(tmp_path) -> N
     page = write_report(alone).page.read_text()
     assert "trained together in fleets" in page and "training time (s)" not in page
     assert "seconds_train" not in (alone / "report" / "tables" / "sizes.csv").read_text()
+
+
+def test_runs_of_another_task_are_no_failures(tmp_path) -> None:
+    folder = write_study(tmp_path / "two", ["attn2o-ffni", "resi-reso", "ffni-ffni"], samples=0)
+    write_study(folder, ["attn2o-ffni", "resi-reso", "ffni-ffni"], samples=0, task="finetune")
+    report = write_report(folder)
+    page = report.page.read_text()
+    assert report.notes[0] == "9 of 18 runs, those of task finetune, have no clip_i and are left out."
+    assert "Runs without a score" not in page and "Training loss of 9 runs" in page and "The task is dreambooth" in page

@@ -243,10 +243,14 @@ def test_parameters_of_every_placement_of_the_transformers_are_those_on_the_page
 
 
 def test_count_of_a_folder_with_projections_and_of_what_is_none(model, capsys):
-    path, _ = model
+    path, unet = model
     assert main(["count", str(path), "--mid-dim", "2", "--projections"]) == 0
     rows = capsys.readouterr().out.splitlines()[2:]
     assert [row.split()[0] for row in rows if "." not in row.split()[0]] == [*PLACEMENTS]
-    assert "attn2.k-attn2.k" in {row.split()[0] for row in rows} and len(rows) == 20 + 10
+    assert len(rows) == 20 + 10
+    key = next(row.split() for row in rows if row.startswith("attn2.k-attn2.k"))
+    layers = [layer for name, layer in unet.named_modules() if name.endswith("attn2.to_k")]
+    parameters = sum(2 * (layer.in_features + layer.out_features) for layer in layers)  # LoRA of rank 2
+    assert key[1:4] == [str(len(layers)), "2", f"{parameters:,}"]
     with pytest.raises(ValueError, match=r"neither one of sd14, .*pixart_sigma nor a folder"):
         main(["count", "sd99"])

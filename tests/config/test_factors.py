@@ -171,3 +171,12 @@ def test_a_file_of_the_frame_has_the_same_factors(jobs_of, tmp_path):
     names = analysis.factor_columns(runs)
     assert set(names) == {"min_snr", "sampler", "subject_images"} == set(analysis.factor_columns(again))
     assert all(set(runs[name]) == set(again[name]) for name in names)
+
+
+def test_a_class_of_the_users_own_and_its_options_are_factors(jobs_of):
+    """The class is the level of the optimiser, and its options are keys like any other."""
+    sgd = ["+trainer/optimizer=custom", "trainer.optimizer._target_=torch.optim.SGD"]
+    jobs = jobs_of(*sgd, "+trainer.optimizer.momentum=0,0.9", "seed=0,1")
+    assert planned(jobs) == loaded(write(jobs)) == {"optimizer.momentum": [0, 0.9]}
+    both = loaded(write(jobs_of("seed=0,1")))
+    assert both["optimizer"] == ["default", "torch.optim.SGD"]

@@ -114,9 +114,11 @@ def _both_names(position: object) -> str:
 
 
 def _levels(study: Study, factor: str) -> list[tuple[str, str]]:
-    """(name, text) of each level: numbers in order, words as they come."""
+    """(name, text) of each level: numbers and words in order, those of an ordered column in theirs."""
     levels = study.done[factor].dropna().unique().tolist()
-    if not isinstance(levels[0], str):
+    if isinstance(study.done[factor].dtype, pd.CategoricalDtype):
+        levels = [v for v in study.done[factor].cat.categories if v in levels]
+    else:
         levels = sorted(levels)
     return [(str(level), level_words(factor, level)) for level in levels]
 

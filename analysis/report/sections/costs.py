@@ -48,9 +48,10 @@ def costs_section(study: Study, out: Path, means: pd.DataFrame) -> Section | Non
             alike.append(f"{text.split(' (')[0]} ({number(cost.mean())} {text.split('(')[1]}")
             continue
         directions = {"mean": "max" if study.higher_is_better else "min", column: "min"}
-        designs = pareto(means.assign(**{column: cost}), directions, "design")
+        designs = pareto(means.assign(**{column: _as_one(cost)}), directions, "design")
+        drawn = pd.Series(cost.to_numpy(), index=means["design"])
         front = [study.label(d) for d in designs.index[designs["front"]]]
-        panels.append((text, [(study.label(d), r[column], r["mean"]) for d, r in designs.iterrows()], set(front)))
+        panels.append((text, [(study.label(d), float(drawn[d]), r["mean"]) for d, r in designs.iterrows()], set(front)))
         if len(front) <= 5:
             sentences.append(
                 f"for {text.split(' (')[0]}: {' | '.join(front)}"
@@ -62,13 +63,23 @@ def costs_section(study: Study, out: Path, means: pd.DataFrame) -> Section | Non
     drawing = save(cost_panels(panels, study.words.axis, study.higher_is_better), "pareto", out / "figures", wide=True)
     caption = (
         f"Each mark is a design (mean over its runs): {study.words.label} against what it costs. Red: on the Pareto "
-        f"front, where no other design is both better and cheaper{'; ' + '; '.join(sentences) if sentences else ''}."
+        f"front, where no other design is both better and cheaper, costs within {SAME - 1:.0%} taken as the same"
     )
+    caption += f"; {'; '.join(sentences)}." if sentences else "."
     if alike:
         caption += f" Not drawn, as it differs by less than {SAME - 1:.0%} between designs: {listing(alike)}."
     caption += f" {_TOGETHER}" if together else ""
     block = FigureBlock(drawing, caption, f"{study.words.label} against cost")
     return Section("cost", "Quality against cost", [block])
+
+
+def _as_one(cost: pd.Series) -> pd.Series:
+    """Costs with each that is within SAME of a smaller one put down to it: a handful of parameters buys nothing."""
+    least, of = float("nan"), {}
+    for value in sorted(cost.unique()):
+        least = least if value <= SAME * least else value
+        of[value] = least
+    return cost.map(of)
 
 
 def own_trainings(done: pd.DataFrame) -> pd.DataFrame:

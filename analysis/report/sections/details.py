@@ -17,6 +17,7 @@ from analysis.report.page import Block, Code, FigureBlock, Section, TableBlock, 
 from analysis.report.study import Study
 from analysis.report.tables import Column, make_table
 from analysis.report.words import counted, level_words, listing
+from analysis.runs.roles import is_of_records
 from analysis.runs.statuses import has_status
 
 MAX_CURVES = 400  # single runs drawn; more would be a grey band and megabytes
@@ -29,8 +30,8 @@ def training_section(study: Study, out: Path, order: list[object]) -> Section | 
     drawn = 0
     for run_id, record in study.records.items():
         points = [(float(s), float(v)) for s, v in record.get("loss") or [] if v is not None and math.isfinite(v)]
-        if len(points) < 2 or drawn >= MAX_CURVES:
-            continue
+        if len(points) < 2 or drawn >= MAX_CURVES or (record["status"] == "finished" and run_id not in by_id):
+            continue  # a run that ended well and is not compared: of another task, or set aside
         drawn += 1
         name = study.label(by_id[run_id]) if run_id in by_id else f"{record.get('status')} runs"
         curves.setdefault(name, []).append(points)
@@ -54,6 +55,8 @@ def failures_section(study: Study, out: Path) -> Section | None:
     ended = study.runs["status"] if has_status(study.runs) else pd.Series("finished", index=study.runs.index)
     bad = study.runs[ended != "finished"]
     without = study.runs[(ended == "finished") & ~np.isfinite(study.runs[study.metric].astype(float))]
+    if "task" in without and is_of_records(study.runs):  # another task has scores of its own
+        without = without[without["task"].isin(study.done["task"])]
     if not len(bad) and not len(without):
         return None
     shown = [c for c in ("placement", *study.factors, "seed", "status", "reason", "run_id") if c in bad]
@@ -80,7 +83,6 @@ def protocol_section(study: Study, out: Path) -> Section | None:
     records = [study.records[r] for r in study.done.get("run_id", []) if r in study.records]
     if not records:
         return None
-    first = records[0]
     rows: list[tuple[str, str]] = []
     for group in ("task", "protocol", "versions"):
         values = [_flat(r.get(group) or {}) for r in records]
@@ -96,12 +98,12 @@ def protocol_section(study: Study, out: Path) -> Section | None:
     table = make_table("protocol", "Task, scoring and software, as recorded in every run.", frame, {
         "what": Column("what", numeric=False), "value": Column("value", numeric=False),
     }, out / "tables", folded=True)  # fmt: skip
-    task = first.get("task") or {}
-    said = f"The task is {task.get('name', 'unnamed')}"
-    if task.get("prompt"):
-        said += f" with the prompt “{task['prompt']}”"
-    if task.get("class_prompt"):
-        said += f" and the prior “{task['class_prompt']}”"
+    tasks = [r.get("task") or {} for r in records]
+    said = f"The task is {listing(dict.fromkeys(str(t.get('name', 'unnamed')) for t in tasks))}"
+    for key, joint in (("prompt", "with the prompt"), ("class_prompt", "and the prior")):
+        if texts := list(dict.fromkeys(str(t[key]) for t in tasks if t.get(key))):
+            said += f" {joint} “{texts[0]}”" if len(texts) == 1 else f" {joint}s {listing(f'“{t}”' for t in texts[:3])}"
+            said += f" and {len(texts) - 3} more" if len(texts) > 3 else ""
     said += ". "
     if study.block:
         said += (

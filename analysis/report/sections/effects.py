@@ -23,7 +23,7 @@ from sdpet.adapters.positions import all_positions
 SPARE = 5  # runs beyond the levels below which residuals show nothing
 
 
-def levels_section(study: Study, out: Path) -> Section | None:
+def levels_section(study: Study, out: Path, type: int = 2) -> Section | None:
     """Marginal means of every factor in the additive model, and the lines of the two factors with most levels."""
     from analysis import components, marginal_means
 
@@ -71,7 +71,7 @@ def levels_section(study: Study, out: Path) -> Section | None:
     }, out / "tables", tuple(notes), folded=True)  # fmt: skip
     blocks: list[Block] = [FigureBlock(drawing, caption, f"Marginal means of {listing(terms)}"), TableBlock(table)]
     rising = trends_table(study, joint, out)
-    steps = steps_table(study, joint, out, digits)
+    steps = steps_table(study, joint, out, digits, type)
     blocks += [TableBlock(table) for table in (rising, steps) if table]
     blocks += surface_blocks(study, joint, out)
     if len(terms) > 1:

@@ -13,7 +13,7 @@ from analysis.conclusions.trends import is_numeric, trend_table
 from analysis.report.study import Study
 from analysis.report.tables import Column, Table, make_table
 from analysis.report.words import factor_words, intervals, level_words, number, p_cell
-from analysis.variance.verdict import ALPHA
+from analysis.variance.verdict import ALPHA, verdicts
 
 
 def trends_table(study: Study, terms: Sequence[str], out: Path) -> Table | None:
@@ -41,10 +41,17 @@ def trends_table(study: Study, terms: Sequence[str], out: Path) -> Table | None:
     }, out / "tables")  # fmt: skip
 
 
-def steps_table(study: Study, terms: Sequence[str], out: Path, digits: int) -> Table | None:
-    """Each level of an ordered factor (numbers, or an ordered Categorical) against the one before it."""
+def steps_table(study: Study, terms: Sequence[str], out: Path, digits: int, type: int = 2) -> Table | None:
+    """Each level of an ordered factor (numbers, or an ordered Categorical) against the one before it.
+
+    Only of factors that are found to matter: where seeds change what levels do, steps alone are found too often.
+    """
     runs, frames = study.modelled, []
-    for factor in (f for f in terms if ":" not in f and _is_ordered(runs, f)):
+    ordered = [f for f in terms if ":" not in f and _is_ordered(runs, f)]
+    if not ordered:
+        return None
+    told = verdicts(runs, study.metric, list(terms), study.block, type)["p_claim"]
+    for factor in (f for f in ordered if told[f] < ALPHA):
         level = 1 - ALPHA / (runs[factor].nunique() - 1)
         found = contrasts(
             runs, study.metric, factor, "steps", terms, block=study.block, over="component", adjust="bonferroni",
@@ -60,7 +67,7 @@ def steps_table(study: Study, terms: Sequence[str], out: Path, digits: int) -> T
     ]
     caption = (
         f"What each step of the ordered factors does to {study.words.label}: a level minus the one before it. p and "
-        "the 95% intervals hold for all steps of a factor together (Bonferroni)."
+        "the 95% intervals hold for all steps of a factor together (Bonferroni). Only factors found to matter are here."
     )
     return make_table("steps", caption, pd.DataFrame(frame), {
         "factor": Column("factor", lambda v: factor_words(str(v)), numeric=False),
