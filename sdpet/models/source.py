@@ -257,7 +257,7 @@ def _checkpoint(file: Path, configs: Path | None, use_ema: bool, vae: Path | Non
             f"{', '.join(needed)} in diffusers' format, or null for those of Stable Diffusion v1, 2.1 or XL."
         )
     family = check_checkpoint(file, use_ema, vae is not None)
-    source = Source(file, ARCHITECTURES / family if configs is None else configs, use_ema, vae)
+    source = Source(file, ARCHITECTURES / family if configs is None else configs, use_ema, vae=vae)
     _check_channels(source)
     return source
 
