@@ -47,13 +47,11 @@ def composed(overrides: Sequence[str]) -> RunConfig:
     if OmegaConf.is_missing(config.unet, "path"):
         config.unet.path = ""
     unet = dict(OmegaConf.to_container(config.unet, resolve=True))  # type: ignore[arg-type]
-    with open_dict(config):
-        config.unet = unet | {
-            "path": None,
-            "use_ema": False,
-            "config": None,
-            "vae": None,
-        }  # the other groups are checked with the lab's model
+    source = architecture_of(unet | {"config": unet.get("config")})
+    if source is not None:
+        return validate(config, source)
+    with open_dict(config):  # an unknown architecture: the other groups are checked with the lab's model
+        config.unet = unet | {"path": None, "use_ema": False, "config": None, "vae": None}
         size = {key: config.adapter.get(key) for key in ("mid_dim", "params")}
     found = validate(config).changed(unet=unet)
     return found if any(size.values()) else found.changed(adapter=size)  # as usual for the model, not for the lab
@@ -68,7 +66,12 @@ def _sizes(config: RunConfig, source: Source) -> Iterator[tuple[str, str, str]]:
 
     networks = on_meta(source)
     sizes = {name: count(network) for name, network in networks.items()}
-    yield "model", f"{config.unet.name}: " + ", ".join(f"{n} {size:,}" for n, size in sizes.items()), ""
+    yield (
+        "model",
+        f"{config.unet.name}: "
+        + ", ".join(f"{source.denoiser if n == 'unet' else n} {size:,}" for n, size in sizes.items()),
+        "",
+    )
     base = BaseModel(**networks, tokenizer=_tokenizer(source), scheduler=None, name="", weight_hash="", side=None)  # type: ignore[arg-type]
     base.side = config.unet.image_size
     design = make_design(config, base)
@@ -79,7 +82,8 @@ def _sizes(config: RunConfig, source: Source) -> Iterator[tuple[str, str, str]]:
     what = {"adapter": "adapters", "lora": "layers"}.get(design.method)
     blocks = f"{len(handle)} {what}, " if what else ""
     share = 100 * trainable / sizes["unet"]
-    yield "design", f"{form}{width}: {blocks}{trainable:,} parameters, {share:.3g} % of the UNet", ""
+    what_denoises = "UNet" if source.denoiser == "unet" else "transformer"
+    yield "design", f"{form}{width}: {blocks}{trainable:,} parameters, {share:.3g} % of the {what_denoises}", ""
     trainer = config.trainer
     rows = trainer.batch_size * (2 if config.task.reg_weight > 0 else 1)
     networks["unet"].train()

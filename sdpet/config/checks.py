@@ -51,7 +51,7 @@ METHOD_KEYS = {
 }  # the keys of the group adapter that a method takes; method adapter takes all of them
 
 
-def validate(config: Any) -> RunConfig:
+def validate(config: Any, source: Source | None = None) -> RunConfig:
     """Check a composed config as far as is possible without loading a model.
 
     Parameters
@@ -59,6 +59,8 @@ def validate(config: Any) -> RunConfig:
     config : DictConfig, mapping or RunConfig
         The config that Hydra composed, or the plain mapping of a stored run. A `RunConfig` has been checked already
         and is returned unchanged.
+    source : Source, optional
+        The base model or its architecture, where the one that the config names need not be on this machine.
 
     Returns
     -------
@@ -82,7 +84,7 @@ def validate(config: Any) -> RunConfig:
     _check_design(values["adapter"])
     checked = RunConfig(values)
     _check_task(checked)  # before a base model of several GB is fetched
-    checked = sized(checked, check_model(checked))
+    checked = sized(checked, check_model(checked, source))
     _check_trainer(checked.trainer)
     if checked.adapter.method == "embedding" and checked.data.kind != "subject":
         raise InadmissibleCell(

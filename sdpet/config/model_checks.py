@@ -18,10 +18,14 @@ BLOCKS = {  # classes of the blocks by the denoiser's class; a UNet has both of 
 UNET_BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
 
 
-def check_model(config: RunConfig) -> Source:
-    """Check what depends on the base model: its files, sizes, placements and how it was trained; returns its files."""
+def check_model(config: RunConfig, source: Source | None = None) -> Source:
+    """Check what depends on the base model: its files, sizes, placements and how it was trained.
+
+    source: the base model, or its architecture; None finds the one that the config names. It is returned.
+    """
     unet, trainer = config.unet, config.trainer
-    source = once(cache_key("source", config.values["unet"]), lambda: source_of(config.values["unet"], config.quiet))
+    named = config.values["unet"]
+    source = source or once(cache_key("source", named), lambda: source_of(named, config.quiet))
     if unet.image_size is not None:
         step = 2 ** (len(source.config("vae")["block_out_channels"]) - 1)
         step *= 2 if source.denoiser == "transformer" else 1  # a token is 2 x 2 latents

@@ -43,9 +43,9 @@ def empty_denoiser(model: str | Path) -> Any:
 
 def _config(model: str | Path) -> Path:
     if model in ARCHITECTURE_OF:
-        return ARCHITECTURES / ARCHITECTURE_OF[str(model)] / "unet" / "config.json"
-    if model in TRANSFORMERS:
-        return ARCHITECTURES / str(model) / "transformer" / "config.json"
+        model = ARCHITECTURES / ARCHITECTURE_OF[str(model)]
+    elif model in TRANSFORMERS:
+        model = ARCHITECTURES / str(model)
     folder = Path(model).expanduser()
     for path in (folder / "transformer", folder / "unet", folder):
         if (path / "config.json").is_file():

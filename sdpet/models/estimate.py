@@ -126,17 +126,17 @@ def activation_bytes(
     trained: Sequence[Tensor] = (),
     through_text: bool = False,
 ) -> int:
-    """Count the bytes that autograd saves in a forward pass of a float32 UNet.
+    """Count the bytes that autograd saves in a forward pass of a float32 UNet or transformer.
 
     Parameters
     ----------
-    unet : UNet2DConditionModel
+    unet : UNet2DConditionModel, SD3Transformer2DModel, FluxTransformer2DModel or PixArtTransformer2DModel
         On the meta device, or any other.
     rows, latent_side : int
         Number of latents in the batch, and their side.
     checkpointing : bool
-        Gradient checkpointing as in diffusers, for each ResBlock and attention: their inputs count, and in addition
-        the largest number of bytes that one of them saves.
+        Gradient checkpointing as in diffusers, for each ResBlock and attention, or block of a transformer: their
+        inputs count, and in addition the largest number of bytes that one of them saves.
     trained : sequence of Tensor
         Trained parameters that are not the UNet's own. Weights are not counted as activations.
     through_text : bool
@@ -147,31 +147,74 @@ def activation_bytes(
     -------
     int
     """
-    device, config = unet.device, unet.config
-    with torch.device(device):
-        latents = torch.zeros(rows, config.in_channels, latent_side, latent_side)
-        time = torch.zeros(rows, dtype=torch.int64)
-        text = torch.zeros(rows, 77, config.cross_attention_dim, requires_grad=through_text)
-        added = None
-        if config.addition_embed_type == "text_time":
-            width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-            added = {"text_embeds": torch.zeros(rows, width), "time_ids": torch.zeros(rows, 6)}
+    call = inputs(unet, rows, latent_side, through_text)
     keeper = _Keeper(unet, trained)
     try:
         with torch.enable_grad(), _FusedAttention(), torch.autograd.graph.saved_tensors_hooks(keeper.keep, lambda x: x):
-            unet(latents, time, text, added_cond_kwargs=added)
+            unet(**call)
     finally:
         keeper.leave()
     return keeper.checkpointed() if checkpointing else sum(keeper.kept.values())
+
+
+def inputs(unet: Any, rows: int, latent_side: int, through_text: bool = False) -> dict[str, Tensor | Any]:
+    """Zeros that a denoiser takes, by the names of its arguments; see `activation_bytes`."""
+    from sdpet.models.families.flux import T5_LENGTH as FLUX_LENGTH
+    from sdpet.models.families.pixart import T5_LENGTH as PIXART_LENGTH
+    from sdpet.models.families.stable_diffusion_3 import T5_LENGTH as SD3_LENGTH
+
+    config = unet.config
+    kind = type(unet).__name__
+    with torch.device(unet.device):
+        latents = torch.zeros(rows, config.in_channels, latent_side, latent_side)
+        time = torch.zeros(rows)
+
+        def text(length: int, width: int) -> Tensor:
+            return torch.zeros(rows, length, width, requires_grad=through_text)
+
+        if kind == "SD3Transformer2DModel":
+            states = text(77 + SD3_LENGTH, config.joint_attention_dim)
+            pooled = torch.zeros(rows, config.pooled_projection_dim)
+            own = {"encoder_hidden_states": states, "pooled_projections": pooled}
+            return {"hidden_states": latents, "timestep": time, **own}
+        if kind == "FluxTransformer2DModel":
+            tokens = (latent_side // 2) ** 2
+            return {
+                "hidden_states": torch.zeros(rows, tokens, config.in_channels),
+                "encoder_hidden_states": text(FLUX_LENGTH, config.joint_attention_dim),
+                "pooled_projections": torch.zeros(rows, config.pooled_projection_dim),
+                "timestep": time,
+                "guidance": torch.zeros(rows) if config.guidance_embeds else None,
+                "txt_ids": torch.zeros(FLUX_LENGTH, 3),
+                "img_ids": torch.zeros(tokens, 3),
+            }
+        if kind == "PixArtTransformer2DModel":
+            return {
+                "hidden_states": latents,
+                "encoder_hidden_states": text(PIXART_LENGTH, config.caption_channels),
+                "timestep": time,
+                "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
+            }
+        call: dict[str, Any] = {"sample": latents, "timestep": time.long()}
+        call["encoder_hidden_states"] = text(77, config.cross_attention_dim)
+        if config.addition_embed_type == "text_time":
+            width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+            sizes = torch.zeros(rows, 6)
+            call["added_cond_kwargs"] = {"text_embeds": torch.zeros(rows, width), "time_ids": sizes}
+        return call
+
+
+def _checkpointed(unet: nn.Module) -> tuple[str, ...]:
+    """Classes of the modules that gradient checkpointing computes again."""
+    if hasattr(unet, "down_blocks"):
+        return ("ResnetBlock2D", "Transformer2DModel")
+    return ("JointTransformerBlock", "FluxTransformerBlock", "FluxSingleTransformerBlock", "BasicTransformerBlock")
 
 
 class _Keeper:
     """Sums the sizes of storages that autograd saves, for each block."""
 
     def __init__(self, unet: nn.Module, trained: Sequence[Tensor]) -> None:
-        from diffusers.models.resnet import ResnetBlock2D
-        from diffusers.models.transformers.transformer_2d import Transformer2DModel
-
         self._weights = {_name(parameter) for parameter in (*unet.parameters(), *trained)}
         self._alive: list[Tensor] = []  # a freed storage's address could be used again
         self._seen: set[int] = set()
@@ -180,7 +223,7 @@ class _Keeper:
         self._inputs = 0
         self._hooks = []
         for name, module in unet.named_modules():
-            if isinstance(module, ResnetBlock2D | Transformer2DModel):
+            if type(module).__name__ in _checkpointed(unet):
                 self._hooks.append(module.register_forward_pre_hook(self._enter(name)))
                 self._hooks.append(module.register_forward_hook(self._exit))
 

@@ -28,7 +28,10 @@ LAB_TRANSFORMERS = {  # by unet.pooled; they share the other parts of the lab
 ARCHITECTURES = Path(sdpet.__file__).parent / "architectures"
 LAB_TRANSFORMER = "lab_dit"  # name in the group unet
 # name of a file in conf/unet -> folder of its architecture
-ARCHITECTURE_OF = {"sd14": "v1", "sd15": "v1", "ckpt": "v1", "sd21": "v21", "sdxl": "sdxl"}
+ARCHITECTURE_OF = {
+    "sd14": "v1", "sd15": "v1", "ckpt": "v1", "sd21": "v21", "sdxl": "sdxl",
+    "sd3": "sd3_medium", "sd35": "sd35_medium", "flux": "flux_dev", "pixart": "pixart_sigma",
+}  # fmt: skip
 MOST_BYTES = 4 << 20  # of a config
 XL_PARTS = ("text_encoder_2", "tokenizer_2")
 THIRD_PARTS = ("text_encoder_3", "tokenizer_3")
