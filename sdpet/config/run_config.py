@@ -363,6 +363,7 @@ def lacking_key(values: Mapping[str, Any]) -> str | None:
     }  # fmt: skip
     needed = [key for key in ("study", "seed", "output_root", "quiet") if key not in values]
     # Stored configs may lack these two, new ones may not.
+    needed += ["task.name"] if "name" not in values["task"] else []
     needed += [f"unet.{name}" for name in ("dtype", "guidance") if name not in values["unet"]]
     for group, kind in groups.items():
         names = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 import warnings
 from collections.abc import Iterator
@@ -11,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from sdpet.choices import CAPTION_KEYS, IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES
+from sdpet.files.received import inside, parsed, read_text
 
+MOST_BYTES = 1 << 20  # of the caption of one image
 METADATA = ("metadata.jsonl", "metadata.csv")
 
 
@@ -45,7 +46,11 @@ def captioned_files(folder: Path) -> dict[Path, str | None]:
             warnings.warn(f"{metadata} names files that do not exist: {', '.join(gone)}", stacklevel=3)
         found |= {file: text for file, text in known.items() if file.is_file()}
     else:
-        found |= {file: read_words(text).strip() for file, text in _beside(found) if text.is_file()}
+        found |= {
+            file: _caption(read_words(text, MOST_BYTES).strip(), text)
+            for file, text in _beside(found)
+            if text.is_file()
+        }
     return dict(sorted(found.items()))
 
 
@@ -60,14 +65,16 @@ def counted_files(folder: Path, captioned: bool) -> set[Path]:
     return {*images, metadata, *(folder / name for name in _named(metadata))}
 
 
-def read_words(file: Path) -> str:
+def read_words(file: Path, most: int | None = None) -> str:
     """The text of a file that people wrote: UTF-8, or UTF-16 with a mark that says so; the mark is no part of it.
 
     Raises
     ------
     ValueError
-        It has another encoding; the sentence names the file.
+        It has another encoding, or more than `most` bytes; the sentence names the file.
     """
+    if most is not None and file.stat().st_size > most:
+        return read_text(file, most)  # which refuses it
     content = file.read_bytes()
     try:
         return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
@@ -168,28 +175,37 @@ def _named(metadata: Path) -> dict[str, str | None]:
                 f"line {number} of {metadata} must have file_name and one of {', '.join(CAPTION_KEYS)}, "
                 f"but has {', '.join(map(str, row)) or 'nothing'}."
             )
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ValueError(f"line {number} of {metadata} names {name}, which is not below its folder.")
+        inside(metadata.parent, name, f"line {number} of {metadata}", links=True)
         try:
-            named[name] = caption_of(row[key])
+            named[name] = _caption(caption_of(row[key]), f"line {number} of {metadata}")
         except TypeError as error:
             raise ValueError(f"line {number} of {metadata}: {error}.") from None
     return named
+
+
+def _caption(text: str | None, where: object) -> str | None:
+    """A caption as it is used; None where there is none but blanks. ValueError for signs that no text has."""
+    text = None if text is None else text.removeprefix("\ufeff")
+    if text and ("\0" in text or any("\ud800" <= sign <= "\udfff" for sign in text)):
+        raise ValueError(f"the caption in {where} holds NUL or half signs; it is no text.")
+    return text if text and text.strip() else None
 
 
 def _rows(metadata: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and content of each row."""
     text = read_words(metadata)
     if metadata.suffix == ".csv":
-        yield from enumerate(
-            ({k: v or None for k, v in row.items()} for row in csv.DictReader(text.splitlines(True))), 2
-        )
+        try:
+            rows = list(csv.DictReader(text.splitlines(True)))
+        except csv.Error as error:
+            raise ValueError(f"{metadata} cannot be read as CSV ({error}).") from None
+        yield from enumerate(({str(k): v or None for k, v in row.items()} for row in rows), 2)
         return
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parsed(f"line {number} of {metadata}", line)
         except ValueError:
             row = None
         if not isinstance(row, dict):

@@ -10,6 +10,7 @@ from typing import Any
 
 from sdpet.files.lock import run_lock
 from sdpet.runs.loggers.choose import tell_failure
+from sdpet.runs.record import FILE
 from sdpet.runs.setup import ProgressCallback
 from sdpet.study.plan import Job
 from sdpet.study.progress import StudyProgress, share_done
@@ -183,7 +184,7 @@ def _record_death(job: Job, code: int) -> None:
 
     hint = "; was memory short?" if code == -9 else ""
     with run_lock(job.folder) as lock:
-        if lock and job.record() is None:
+        if lock and not (job.folder / FILE).exists():
             reason = f"the process died with {'signal ' + str(-code) if code < 0 else 'status ' + str(code)}{hint}"
             job.folder.mkdir(parents=True, exist_ok=True)
             record = failure(job.config, reason)

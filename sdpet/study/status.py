@@ -197,7 +197,8 @@ def _is_locked(path: Path) -> bool:
 def _lease_is_alive(path: Path) -> bool:
     """Whether a lease of another machine was renewed recently; for owners on this machine the lock is decisive."""
     try:
-        return path.read_text(errors="replace") != machine() and time.time() - path.stat().st_mtime < 2 * STALE
+        age = abs(time.time() - path.stat().st_mtime)  # a clock may have been set back
+        return path.read_text(errors="replace") != machine() and age < 2 * STALE
     except OSError:
         return False
 
