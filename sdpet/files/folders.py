@@ -150,7 +150,7 @@ def natural_order(file: Path) -> list[tuple[bool, int, str]]:
 def _json(file: Path) -> dict[str, Any]:
     """A file's JSON object; empty where it cannot be read, which loading reports."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parsed(file, read_text(file))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
