@@ -3,6 +3,7 @@
 from sdpet.config.cells import InadmissibleCell
 from sdpet.config.checks import asked_for, check_groups, sized, validate
 from sdpet.config.factors import (
+    COMPUTED,
     FACTORS,
     Varying,
     given_factors,
@@ -31,6 +32,7 @@ from sdpet.config.run_config import LAB, RunConfig, ScorerSettings, with_paths
 from sdpet.config.settings import plain_settings, settings_of
 
 __all__ = [
+    "COMPUTED",
     "FACTORS",
     "LAB",
     "WAYS",

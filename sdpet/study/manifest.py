@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,8 @@ class Manifest:
         Those of the runs that confirm the best on fresh seeds; they are no part of the study otherwise.
     ways : tuple of str
         Ways of computing (keys of trainer, such as precision) that the study compares.
+    factors : dict of str to int
+        The factors of the study with their number of levels; empty in manifests of older versions.
     """
 
     runs: dict[str, str]
@@ -40,10 +42,16 @@ class Manifest:
     asked: float
     confirm: frozenset[str] = frozenset()
     ways: tuple[str, ...] = ()
+    factors: dict[str, int] = field(default_factory=dict)
 
 
 def write_manifest(
-    folder: Path, jobs: Iterable[Job], command: Sequence[str], confirm: Iterable[Job] = (), ways: Sequence[str] = ()
+    folder: Path,
+    jobs: Iterable[Job],
+    command: Sequence[str],
+    confirm: Iterable[Job] = (),
+    ways: Sequence[str] = (),
+    factors: Mapping[str, int] | None = None,
 ) -> None:
     """Store the requested runs and the command in the study's folder.
 
@@ -60,6 +68,8 @@ def write_manifest(
         them.
     ways : sequence of str
         Ways of computing that the study compares. Those of earlier requests stay.
+    factors : mapping, optional
+        The factors of the study with their number of levels; None keeps those of the request before.
     """
     runs = {job.folder.name: job.name for job in jobs if job.folder.parent == folder}
     before = read_manifest(folder)
@@ -72,6 +82,7 @@ def write_manifest(
         "runs": runs | apart,
         "confirm": sorted(apart),
         "ways": sorted({*ways, *(before.ways if before else ())}),
+        "factors": dict(factors) if factors is not None else before.factors if before else {},
     }
     write_atomic(folder / FILE, lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
 
@@ -86,6 +97,7 @@ def read_manifest(folder: Path) -> Manifest | None:
             float(content["asked"]),
             frozenset(content.get("confirm", ())),
             tuple(map(str, content.get("ways", ()))),
+            {str(name): int(count) for name, count in dict(content.get("factors") or {}).items()},
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

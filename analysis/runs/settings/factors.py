@@ -11,8 +11,8 @@ import pandas as pd
 
 from analysis.runs.direction import COSTS
 from analysis.runs.settings.read import settings_of_record
+from sdpet.config import COMPUTED, WAYS, Varying, varying
 from sdpet.config import FACTORS as EVERY
-from sdpet.config import WAYS, Varying, varying
 from sdpet.study.manifest import read_manifest
 
 BESIDE = (
@@ -99,6 +99,10 @@ def _say_following(found: Varying, notes: list[str]) -> None:
         group = key.partition(".")[0] if "." in key else ""
         if key not in EVERY.values() and group not in found.follow and group != decider.partition(".")[0]:
             by.setdefault(decider, []).append(key)
+    if ways := by.pop(COMPUTED, []):
+        verb = "differs" if len(ways) == 1 else "differ"
+        why = "between the runs, but no design was run in several ways: no factor apart."
+        notes.append(f"{', '.join(ways)} {verb} {why}")
     for decider, keys in by.items():
         shown = ", ".join(keys[:_SHOWN]) + (f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else "")
         notes.append(f"{shown} {'differs' if len(keys) == 1 else 'differ'} only with {decider}: no factor apart.")
