@@ -41,6 +41,7 @@ FORMS = {  # sdpet's own forms of an adapter, and what of the design they take
     "scale_shift": (),
     "gated": ("activation", "mid_dim"),
 }
+FORM_OPTIONS: dict[str, tuple[str, ...]] = {"conv": ("kernel",)}  # further options of sdpet's own forms
 DEFAULT_FORM, OWN_FORM = "bottleneck", "custom"  # the paper's; and a class of the user's, in the config
 BLOCKS = {"all": "", "down": r"^down_blocks\.", "mid": r"^mid_block\.", "up": r"^up_blocks\."}  # and their paths
 INITS = ("zero", "default")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from sdpet.adapters.format import DESIGN, WEIGHTS, read_design, read_spec, read_
 from sdpet.adapters.forms import make_form
 from sdpet.adapters.identity import is_other_model
 from sdpet.adapters.spec import AdapterSpec
+from sdpet.choices import FORMS
+from sdpet.files.trust import require_trust
 
 _SHOWN = 4  # how many blocks with missing or unknown keys an error names
 
@@ -29,6 +31,7 @@ def load_adapters(
     *,
     alongside: bool = False,
     strict: bool = False,
+    trust: bool | Collection[str] = False,
 ) -> Adapters:
     """Attach saved adapters to a UNet.
 
@@ -43,6 +46,9 @@ def load_adapters(
         Attach although the UNet carries adapters already, see `attach`. Strengths are set by each handle's `scale`.
     strict : bool
         Whether adapters that were made for another base model are an error. By default a warning says so.
+    trust : bool or collection of str
+        Whether the folder may name a form that is not sdpet's own, whose class is then imported: True, or the paths of
+        the classes that it may name. The form of `spec` may be named anyway.
 
     Returns
     -------
@@ -52,8 +58,8 @@ def load_adapters(
     Raises
     ------
     ValueError
-        If the folder is missing, holds no adapters, is damaged, or does not fit the UNet or `spec`; keys that are
-        missing or unknown are named. The UNet is then as it was.
+        If the folder is missing, holds no adapters, is damaged, names a form that is not trusted, or does not fit the
+        UNet or `spec`; keys that are missing or unknown are named. The UNet is then as it was.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -62,6 +68,7 @@ def load_adapters(
         design, saved = read_design(folder / DESIGN), read_spec(folder / DESIGN)
         if spec is not None and spec != saved:
             raise ValueError(f"{folder} holds adapters of another design than spec: {saved}; leave spec out.")
+        require_trusted_form(saved, folder / DESIGN, (saved.form,) if spec is not None else trust)
         tensors = read_weights(folder / WEIGHTS, design.get("digest"))
         other = is_other_model(design.get("base"), unet)
         said = f"{folder} holds adapters of another base model: the weights of this one differ from those they were for"
@@ -78,6 +85,12 @@ def load_adapters(
 
         return attach_weights(unet, spec, read_reference(unet, folder, spec), folder, alongside=alongside)
     raise ValueError(f"{folder} holds neither {DESIGN} (sdpet) nor *.pt files (reference code).")
+
+
+def require_trusted_form(spec: AdapterSpec, where: Path, trust: bool | Collection[str] = False) -> None:
+    """Raise ValueError if a received file names a form of others and the user has not said that it may be imported."""
+    if spec.form not in FORMS:
+        require_trust(spec.form, where, trust is True, () if isinstance(trust, bool) else trust)
 
 
 def attach_weights(

@@ -116,7 +116,7 @@ def _adapters(folder: Path) -> tuple[str, dict[str, int], str]:
     for key, value in tensors.items():
         block = key.rsplit(".", 2)[0]
         blocks[block] = blocks.get(block, 0) + value.numel()
-    words = f"{spec.placement}, {spec.activation}, mid_dim {spec.mid_dim}, scale {spec.scale:g}, init {spec.init}"
+    words = f"{spec.placement}, {spec.words}, scale {spec.scale:g}, init {spec.init}"
     return words, blocks, "adapters"
 
 

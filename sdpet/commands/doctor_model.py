@@ -77,13 +77,12 @@ def _sizes(config: RunConfig, source: Source) -> Iterator[tuple[str, str, str]]:
     design = make_design(config, base)
     handle = build(base, design)
     trainable = handle.num_parameters()
-    width = f", mid_dim {design.spec.mid_dim}" if design.spec else ""
-    form = f"{design.spec.placement} {design.spec.activation}" if design.spec else design.method
+    form = f"{design.spec.placement} {design.spec.words}" if design.spec else design.method
     what = {"adapter": "adapters", "lora": "layers"}.get(design.method)
     blocks = f"{len(handle)} {what}, " if what else ""
     share = 100 * trainable / sizes["unet"]
     what_denoises = "UNet" if source.denoiser == "unet" else "transformer"
-    yield "design", f"{form}{width}: {blocks}{trainable:,} parameters, {share:.3g} % of the {what_denoises}", ""
+    yield "design", f"{form}: {blocks}{trainable:,} parameters, {share:.3g} % of the {what_denoises}", ""
     trainer = config.trainer
     rows = trainer.batch_size * (2 if config.task.reg_weight > 0 else 1)
     networks["unet"].train()

@@ -271,7 +271,8 @@ def _evaluated(jobs: Sequence[StoredJob], resources: Resources, bar: Bar) -> lis
 
     config = jobs[0].config
     base, task, scorers = resources.base(config), resources.task(config), resources.scorers(config)
-    with torch_threads(config.trainer.threads), tuned(base, [job.folder for job in jobs]) as order:
+    folders, forms = [job.folder for job in jobs], [job.config.form.kind for job in jobs]
+    with torch_threads(config.trainer.threads), tuned(base, folders, forms) as order:
         seeds = [jobs[i].config.seed for i in order]
         sampler, plan = make_sampler(config), make_plan(config)
         found = evaluate_together(base, task, scorers, sampler, seeds, plan, sampling_progress(bar))

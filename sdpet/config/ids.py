@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdpet.choices import SCORERS, SHARE_A_MODEL
+from sdpet.adapters.spec import ALWAYS
+from sdpet.choices import DEFAULT_FORM, SCORERS, SHARE_A_MODEL
 from sdpet.config.run_config import LAB, SCORER_KEYS, RunConfig
 from sdpet.config.schema import is_own_part
 from sdpet.files.folders import counted_files, dataset_files, flowers_files
@@ -25,7 +26,7 @@ CLASS_IMAGE_KEYS = ("class_images", "class_sampler", "class_steps", "class_guida
 NAMES_OF_SUBJECT = ("noun", "subject", "class_word", "root", "living", "prompts")
 # Values at which an option changes nothing. They are left out of the hash, so ids from before the option stay valid.
 NEUTRAL_DEFAULTS: dict[str, dict[str, Any]] = {
-    "adapter": {"targets": None, "options": None},
+    "adapter": {"placements": None, "blocks": "all", "when": [0.0, 1.0], "targets": None, "options": None},
     "task": {"noise_offset": 0.0},
     "unet": {"noise_levels": "logit_normal", "shift": None},
     "trainer": {"accumulate": 1, "optimizer": "adamw", "ema": None, "grad_checkpointing": False, "compile": False},
@@ -46,17 +47,9 @@ WAYS: dict[str, Any] = {
     "compile": False,
 }  # fmt: skip
 UNNAMED = (
-    "adapter",
-    "adapter.din",
-    "adapter.dout",
-    "seed",
-    "study",
-    "output_root",
-    "quiet",
-    "again",
-    "logger",
-    "sweeps",
-)
+    "adapter", "adapter.din", "adapter.dout", "adapter.placements", "adapter.blocks", "adapter.when", "form", "seed",
+    "study", "output_root", "quiet", "again", "logger", "sweeps",
+)  # fmt: skip
 
 
 def run_id(config: RunConfig) -> str:
@@ -167,6 +160,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
     return {
         "seed": config.seed,
         "adapter": _without(values["adapter"], *_neutral("adapter", values)),
+        **_form_identity(values),
         "unet": {"dtype": unet["dtype"], "weights": weights} | size,
         "task": _own_identity("task", config) or _without(values["task"], *_neutral("task", values)),
         "data": _own_identity("data", config) or _without(data, *NAMES_OF_SUBJECT, *unused, *content) | content,
@@ -221,6 +215,12 @@ def _neutral(group: str, values: Mapping[str, Any]) -> list[str]:
 def _digest(content: Mapping[str, Any]) -> str:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def _form_identity(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The group `form`, unless it is the paper's, which is not in ids of older versions."""
+    form = values.get("form") or {"name": DEFAULT_FORM}
+    return {} if form == {"name": DEFAULT_FORM} else {"form": form}
 
 
 def _eval_identity(group: Mapping[str, Any]) -> dict[str, Any]:
@@ -279,9 +279,14 @@ def name_of(config: RunConfig, overrides: Sequence[str] = ()) -> str:
     str
         Such as "attn2o-ffni seed 1".
     """
-    parts = [config.adapter.placement or config.adapter.method, f"seed {config.seed}"]
+    adapter, form = config.adapter, config.form
+    parts = [adapter.placement or adapter.method]
+    parts += [form.label, *(f"{key} {value}" for key, value in form.options.items())] if not form.is_default else []
+    parts += [adapter.blocks] if adapter.blocks != "all" else []
+    parts += ["when {:g}-{:g}".format(*adapter.when)] if tuple(adapter.when) != ALWAYS else []
+    parts += [f"seed {config.seed}"]
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")
-        if key not in UNNAMED and not key.startswith("hydra"):
+        if key not in UNNAMED and not key.startswith(("hydra", "form.")):
             parts.append(f"{key.rpartition('.')[2]} {value}")
     return " ".join(parts)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import sdpet
+from sdpet.adapters.spec import ALWAYS, JOIN
+from sdpet.choices import DEFAULT_FORM, FORMS
 from sdpet.config.schema import OWN_PART_KEYS, is_own_part
 
 LAB = Path(sdpet.__file__).parent / "lab"
@@ -43,13 +45,41 @@ class AdapterSettings:
     params: int | None
     scale: float | None
     init: str | None
+    placements: Sequence[str] | None = None
+    blocks: str = "all"
+    when: Sequence[float] = ALWAYS
     targets: Sequence[str] | None = None
     options: Mapping[str, Any] | None = None
 
     @property
     def placement(self) -> str | None:
-        """`din-dout`, or None for methods without positions."""
+        """`din-dout`, several joined by "+", or None for methods without positions."""
+        if self.placements:
+            return JOIN.join(self.placements)
         return None if self.din is None else f"{self.din}-{self.dout}"
+
+
+@dataclass(frozen=True)
+class FormSettings:
+    """The form of the adapter: a name of `sdpet.choices.FORMS` or the Python path of a class, and its options."""
+
+    kind: str = DEFAULT_FORM
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a class of the user's."""
+        return self.kind not in FORMS
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it is the paper's."""
+        return self.kind == DEFAULT_FORM
+
+    @property
+    def label(self) -> str:
+        """A short name."""
+        return self.kind.rpartition(".")[2]
 
 
 @dataclass(frozen=True)
@@ -261,6 +291,12 @@ class RunConfig:
     @cached_property
     def adapter(self) -> AdapterSettings:
         return _settings(AdapterSettings, self.values["adapter"])
+
+    @cached_property
+    def form(self) -> FormSettings:
+        group = self.values.get("form") or {}
+        options = {key: value for key, value in group.items() if key not in ("name", "_target_")}
+        return FormSettings(group.get("_target_") or group.get("name") or DEFAULT_FORM, options)
 
     @cached_property
     def unet(self) -> ModelSettings:

@@ -7,7 +7,7 @@ and vera).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -184,7 +184,14 @@ def build_fleet(base: BaseModel, designs: Sequence[Design], seeds: Sequence[int]
     return Fleet(base.unet, members)
 
 
-def load(base: BaseModel, folder: str | Path, alongside: bool = False, *, strict: bool = False) -> TunedModel:
+def load(
+    base: BaseModel,
+    folder: str | Path,
+    alongside: bool = False,
+    *,
+    strict: bool = False,
+    trust: bool | Collection[str] = False,
+) -> TunedModel:
     """Put a saved design of any method back on a base model.
 
     Parameters
@@ -196,6 +203,8 @@ def load(base: BaseModel, folder: str | Path, alongside: bool = False, *, strict
         Whether the UNet may carry adapters already. Only adapters go alongside others.
     strict : bool
         Whether adapters that were made for another base model are an error; by default a warning says so.
+    trust : bool or collection of str
+        Whether the folder may name a form that is not sdpet's own, see `sdpet.adapters.load_adapters`.
 
     Returns
     -------
@@ -213,7 +222,7 @@ def load(base: BaseModel, folder: str | Path, alongside: bool = False, *, strict
     if is_adapters:
         from sdpet import load_adapters
 
-        return load_adapters(base.unet, folder, alongside=alongside, strict=strict)
+        return load_adapters(base.unet, folder, alongside=alongside, strict=strict, trust=trust)
     methods = (FullTuning, LoraTuning, EmbeddingTuning, PeftTuning)
     for method in methods:
         if (folder / method.FILE).exists():

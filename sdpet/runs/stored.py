@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,19 +105,22 @@ def _from_its_own_place(config: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def tuned(base: BaseModel, folders: Sequence[Path]) -> Iterator[list[int]]:
-    """Attach the designs saved in `folders` to `base` inside the block; yields the order of their rows in a batch."""
+def tuned(base: BaseModel, folders: Sequence[Path], forms: Collection[str] = ()) -> Iterator[list[int]]:
+    """Attach the designs saved in `folders` to `base` inside the block; yields the order of their rows in a batch.
+
+    `forms` are the paths of form classes that the user, or a config that passed the checks, has named.
+    """
     from sdpet.adapters import Fleet
     from sdpet.methods import load
 
     with ExitStack() as stack:
         if len(folders) == 1:
-            stack.callback(load(base, folders[0], strict=True).detach)
+            stack.callback(load(base, folders[0], strict=True, trust=forms).detach)
             yield [0]
             return
         members: list[Any] = []
         for folder in folders:
-            members.append(load(base, folder, strict=True))
+            members.append(load(base, folder, strict=True, trust=forms))
             members[-1].detach()  # it keeps its weights
         fleet = Fleet(base.unet, members)
         stack.callback(fleet.detach)
