@@ -31,8 +31,10 @@ def main(config: Any) -> Any:
 
     try:
         command = TrainCommand(config)
-        with command.shown() as resources:
-            [record] = run_together([command.config], resources, command.bar, wait=True)
+        record = command.copy
+        if record is None:
+            with command.shown() as resources:
+                [record] = run_together([command.config], resources, command.bar, wait=True)
         ended.append(command.report(record))
         if objective is not None and record is not None:
             return record.objective(objective)

@@ -461,3 +461,22 @@ def test_every_ready_study_runs_and_its_factors_are_tested(name, tmp_path):
 
         assert main([str(tmp_path / name), "--quiet"]) == 0
         assert (tmp_path / name / "report" / "index.html").exists()
+
+
+def test_a_value_that_refers_to_a_swept_key_follows_it(sweeper_of, tmp_path):  # as Hydra's own sweeper does
+    from sdpet.study.plan import Composer, make_plan
+
+    sweeper = sweeper_of()
+    composer = Composer(sweeper.hydra_context.config_loader, sweeper.config)
+    given = ["seed=1,2", "adapter.mid_dim=${seed}", "trainer.warmup=${adapter.mid_dim}", f"output_root={tmp_path}"]
+    jobs = make_plan(composer, sweeper.combinations(given)).jobs
+    assert [(job.config.seed, job.config.adapter.mid_dim, job.config.trainer.warmup) for job in jobs] == [
+        (1, 1, 1),
+        (2, 2, 2),
+    ]
+
+
+@pytest.mark.parametrize("key", ["hydra/launcher=local,fleet", "hydra.launcher.workers=1,2"])
+def test_what_belongs_to_the_whole_command_cannot_be_swept(sweeper_of, key):
+    with pytest.raises(ValueError, match=f"{key.partition('=')[0]} is of the whole command, not of a run"):
+        sweeper_of().combinations([key])

@@ -99,7 +99,7 @@ def run_race(sweep: Ongoing) -> tuple[list[Job], dict[Path, Record]]:
     while wanted := held.ask():
         jobs = _ask(sweep, designs, wanted, asked)
         sweep.plan = replace(sweep.plan, jobs=list(asked.values()))
-        write_manifest(sweep.folder, sweep.plan.jobs, sweep.command)
+        write_manifest(sweep.folder, sweep.plan.jobs, sweep.command, ways=sweep.plan.asked)
         before |= _do(sweep, [jobs[key] for key in wanted])
         records = {key: jobs[key].record() for key in wanted}
         if any(record is None for record in records.values()):
@@ -113,7 +113,7 @@ def run_race(sweep: Ongoing) -> tuple[list[Job], dict[Path, Record]]:
         stored.write(sweep.folder)
         sweep.say(stored.said[len(stored.said) - 2 : -1])
     sweep.plan = replace(sweep.plan, jobs=list(asked.values()))
-    write_manifest(sweep.folder, sweep.plan.jobs, sweep.command)
+    write_manifest(sweep.folder, sweep.plan.jobs, sweep.command, ways=sweep.plan.asked)
     fresh = _fresh(sweep, stored, designs, before)
     _say_end(sweep, stored, asked, fresh)
     return fresh, before
