@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import math
+import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 from sdpet.adapters.positions import INPUTS, OUTPUTS, all_positions, valid_outputs
+from sdpet.adapters.spec import check_blocks, check_options, interval, is_path, known_activation, several
 from sdpet.choices import (
-    ACTIVATIONS,
+    DEFAULT_FORM,
     DISTANCES,
     DTYPES,
+    FORM_OPTIONS,
+    FORMS,
     INITS,
     LOGGERS,
     METHODS,
     NOISE_LEVELS,
     OPTIMIZERS,
+    OWN_FORM,
     PLACEHOLDERS,
     PRECISIONS,
+    PREDICTIONS,
     SAMPLERS,
     SCHEDULES,
     SCORERS,
@@ -27,17 +34,26 @@ from sdpet.choices import (
 )
 
 SHORT_NAMES = {path: name for name, path in SCORERS.items()}
+MOST_SEED = 2**63 - 1
+MOST_STEPS, MOST_IMAGES, MOST_SIDE, MOST_WIDTH = 10**9, 10**6, 2**14, 2**16
+MOST_THREADS, MOST_DEVICES, MOST_NODES = 1024, 64, 4096
+MOST_LETTERS, MOST_NAME, MOST_SHOWN = 10_000, 200, 100
 Rule = Callable[[Any], Any]  # returns the value in its canonical type, or raises ValueError("must be ...")
 
 
-def integer(least: int) -> Rule:
-    """A whole number of at least `least`; 3.0 becomes 3."""
+def integer(least: int, most: int = MOST_SEED) -> Rule:
+    """A whole number from `least` to `most`; 3.0 becomes 3.
+
+    `most` is beyond what any machine can do. Its default is what random generators take as a seed.
+    """
 
     def rule(value: Any) -> int:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"must be a whole number of at least {least}")
+        if value > most:
+            raise ValueError(f"must be a whole number of at most {most}")
         return value
 
     return rule
@@ -55,7 +71,7 @@ def number(least: float = -math.inf, most: float = math.inf, *, above: bool = Fa
     }[least > -math.inf, most < math.inf]
 
     def rule(value: Any) -> float:
-        ok = not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
+        ok = not isinstance(value, bool) and isinstance(value, int | float) and abs(value) <= sys.float_info.max
         if not ok or not least <= value <= most or (above and value == least):
             raise ValueError(f"must be a number{bounds}")
         return float(value)
@@ -105,9 +121,22 @@ def output(value: Any) -> str:
 
 
 def string(value: Any) -> str:
-    """A text that is not blank."""
+    """A text that is not blank, and that a file or a tokenizer can hold."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError("must be some text")
+    if len(value) > MOST_LETTERS or (not value.isprintable() and _cannot_be_kept(value)):
+        raise ValueError(f"must be a text of at most {MOST_LETTERS} letters, without NUL and half signs")
+    return value
+
+
+def _cannot_be_kept(text: str) -> bool:
+    return "\0" in text or any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
+def device(value: Any) -> str:
+    """The name of a device."""
+    if not isinstance(value, str) or not re.fullmatch(r"cpu|cuda(:\d{1,3})?", value):
+        raise ValueError("must be cpu, cuda or cuda:N")
     return value
 
 
@@ -198,6 +227,8 @@ def folder_name(value: Any) -> str:
     value = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     if not isinstance(value, str) or not value.strip() or value.startswith(".") or "/" in value or "\\" in value:
         raise ValueError("must be a name for a folder, without slashes and not beginning with a dot")
+    if len(value.encode(errors="replace")) > MOST_NAME or not value.isprintable():
+        raise ValueError(f"must be a name for a folder, of at most {MOST_NAME} bytes and without signs for control")
     return value
 
 
@@ -226,6 +257,8 @@ def optional(rule: Rule, tell: bool = True) -> Rule:
             return None
         try:
             return rule(value)
+        except Sentence:
+            raise
         except ValueError as error:
             raise ValueError(f"{error}{', or null' if tell else ''}") from None
 
@@ -240,12 +273,30 @@ def asked(value: Any) -> dict[str, Any]:
     return {"groups": {str(group): str(name) for group, name in groups.items()}, "keys": [str(key) for key in keys]}
 
 
+def by_sentence(check: Callable[[Any], Any]) -> Rule:
+    """A check of `AdapterSpec`, whose error is a sentence of its own; tuples become lists, as in a stored config."""
+
+    def rule(value: Any) -> Any:
+        try:
+            found = check(value)
+        except ValueError as error:
+            raise Sentence(str(error)) from None
+        return list(found) if isinstance(found, tuple) else found
+
+    return rule
+
+
+class Sentence(ValueError):
+    """An error of a rule that is a whole sentence, to be given to the user after the key."""
+
+
 RULES: dict[str, dict[str, Rule]] = {
     "": {
         "study": folder_name,
         "seed": integer(0),
         "output_root": string,
         "quiet": boolean,
+        "again": boolean,
         "checkpoint_seconds": number(0),
         "asked": asked,
     },
@@ -253,13 +304,20 @@ RULES: dict[str, dict[str, Rule]] = {
         "method": choice(METHODS),
         "din": optional(position, tell=False),
         "dout": optional(output, tell=False),
-        "activation": optional(choice(ACTIVATIONS), tell=False),
-        "mid_dim": optional(integer(1)),
-        "params": optional(integer(1)),
+        "activation": optional(by_sentence(known_activation), tell=False),
+        "mid_dim": optional(integer(1, MOST_WIDTH)),
+        "params": optional(integer(1, 10**12)),
         "scale": optional(number(), tell=False),
         "init": optional(choice(INITS), tell=False),
+        "placements": optional(by_sentence(several)),
+        "blocks": by_sentence(check_blocks),
+        "when": by_sentence(interval),
         "targets": optional(texts),
         "options": given_options,
+    },
+    "form": {
+        "name": choice((*FORMS, OWN_FORM)),
+        "_target_": optional(string),
     },
     "unet": {
         "name": string,
@@ -268,7 +326,9 @@ RULES: dict[str, dict[str, Rule]] = {
         "guidance": number(0),
         "use_ema": boolean,
         "config": optional(string),
-        "image_size": optional(integer(8)),
+        "image_size": optional(integer(8, MOST_SIDE)),
+        "vae": optional(string),
+        "prediction": optional(choice(PREDICTIONS)),
         "pooled": boolean,
         "t5": boolean,
         "noise_levels": choice(NOISE_LEVELS),
@@ -292,9 +352,9 @@ RULES: dict[str, dict[str, Rule]] = {
         "prompts": choice(("dataset", "eval")),
         "subject": string,
         "class_word": string,
-        "class_images": integer(1),
+        "class_images": integer(1, MOST_IMAGES),
         "class_sampler": choice(SAMPLERS),
-        "class_steps": integer(1),
+        "class_steps": integer(1, MOST_STEPS),
         "class_guidance": number(0),
         "image_column": string,
         "caption_column": string,
@@ -308,30 +368,30 @@ RULES: dict[str, dict[str, Rule]] = {
         "heldout_share": number(0, 1),
     },
     "trainer": {
-        "device": string,
+        "device": device,
         "precision": choice(PRECISIONS),
-        "threads": integer(1),
-        "devices": integer(1),
-        "num_nodes": integer(1),
-        "steps": integer(1),
-        "batch_size": integer(1),
+        "threads": integer(1, MOST_THREADS),
+        "devices": integer(1, MOST_DEVICES),
+        "num_nodes": integer(1, MOST_NODES),
+        "steps": integer(1, MOST_STEPS),
+        "batch_size": integer(1, MOST_IMAGES),
         "lr": number(0, above=True),
         "weight_decay": number(0),
-        "warmup": integer(0),
+        "warmup": integer(0, MOST_STEPS),
         "schedule": choice(SCHEDULES),
         "clip": optional(number(0, above=True)),
-        "accumulate": integer(1),
+        "accumulate": integer(1, MOST_STEPS),
         "optimizer": optimizer,
         "ema": optional(open_unit_interval),
         "grad_checkpointing": boolean,
         "compile": boolean,
-        "validate_every": optional(integer(1)),
+        "validate_every": optional(integer(1, MOST_STEPS)),
         "methods": by_method,
     },
     "sampler": {
         "_target_": former_target("sampler"),
         "name": choice(SAMPLERS),
-        "steps": integer(1),
+        "steps": integer(1, MOST_STEPS),
         "guidance": number(0),
         "eta": number(0, 1),
     },
@@ -342,15 +402,15 @@ RULES: dict[str, dict[str, Rule]] = {
         "features": optional(target),
         "diversity": optional(target),
         "strict": boolean,
-        "subject_images": integer(1),
-        "class_images": integer(0),
+        "subject_images": integer(1, MOST_IMAGES),
+        "class_images": integer(0, MOST_IMAGES),
         "prompts": templates,
-        "prompt_images": integer(0),
-        "images": integer(2),
+        "prompt_images": integer(0, MOST_IMAGES),
+        "images": integer(2, MOST_IMAGES),
         "distances": list_of(DISTANCES),
-        "noise_images": integer(0),
+        "noise_images": integer(0, MOST_IMAGES),
         "eval_seed": optional(integer(0)),
-        "chunk": integer(1),
+        "chunk": integer(1, MOST_IMAGES),
     },
     "logger": {
         "name": choice(LOGGERS),
@@ -382,6 +442,7 @@ def check_values(config: Mapping[str, Any]) -> dict[str, Any]:
     checked: dict[str, Any] = {}
     for group in RULES:
         values = {k: v for k, v in config.items() if k not in RULES} if group == "" else config.get(group)
+        values = {"name": DEFAULT_FORM} if values is None and group == "form" else values  # of older versions
         if not isinstance(values, Mapping):
             raise ValueError(f"{group} is missing from the config; choose one by {group}=NAME.")
         found = check_group(group, values)
@@ -391,6 +452,8 @@ def check_values(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_group(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Check the values of one group of the config; returns and raises as `check_values`."""
+    if group == "form":
+        return _check_form(values)
     if is_own_part(group, values):
         return _check_own_part(group, values)
     checked: dict[str, Any] = {}
@@ -400,11 +463,45 @@ def check_group(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(unknown_key(name))
         try:
             found = RULES[group][key](value)
+        except Sentence as error:
+            raise ValueError(f"{name}: {error}") from None
         except ValueError as error:
-            raise ValueError(f"{name} {error}, not {value!r}.") from None
+            raise ValueError(f"{name} {error}, not {_shown(value)}.") from None
         if key != "_target_":
             checked[key] = found
     return checked
+
+
+def _check_form(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The group of the form, whose keys beside the name are options of its class."""
+    try:
+        name = RULES["form"]["name"](values.get("name"))
+    except ValueError as error:
+        raise ValueError(f"form.name {error}, not {values.get('name')!r}.") from None
+    own = values.get("_target_")
+    if name == OWN_FORM and not is_path(own):
+        raise ValueError(f"form._target_ must be the Python path of a class, such as my_lab.Gated, not {own!r}.")
+    if name != OWN_FORM and own is not None:
+        raise ValueError(f"form._target_ needs form={OWN_FORM}; the form {name} is sdpet's own.")
+    try:
+        options = check_options({key: value for key, value in values.items() if key not in ("name", "_target_")})
+    except ValueError as error:
+        raise ValueError(f"form: {error}") from None
+    takes = FORM_OPTIONS.get(name, ())
+    unknown = [key for key in options if name != OWN_FORM and key not in takes]
+    if unknown:
+        has = f"its options are {', '.join(takes)}" if takes else "it has none"
+        raise ValueError(f"form.{unknown[0]}: the form {name} has no option {unknown[0]!r}; {has}.")
+    return {"name": name, **({"_target_": own} if name == OWN_FORM else {}), **options}
+
+
+def _shown(value: Any) -> str:
+    """The value in few letters; numbers may have thousands of digits."""
+    try:
+        text = repr(value)
+    except ValueError:  # more digits than Python writes
+        return "a number of thousands of digits"
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
 # Keys that sdpet itself reads in a group whose object is the user's own; its other keys are the object's options.
@@ -434,7 +531,7 @@ def _check_own_part(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
         try:
             checked[key] = RULES[group][key](values[key])
         except ValueError as error:
-            raise ValueError(f"{group}.{key} {error}, not {values[key]!r}.") from None
+            raise ValueError(f"{group}.{key} {error}, not {_shown(values[key])}.") from None
     return checked | {str(key): value for key, value in values.items() if key not in (*checked, *OWN_PART_KEYS[group])}
 
 

@@ -124,7 +124,7 @@ def parsed_yaml(where: object, text: str) -> Any:
     return found
 
 
-def inside(folder: Path, name: Any, where: object) -> Path:
+def inside(folder: Path, name: Any, where: object, links: bool = False) -> Path:
     """The path of a file that an index names.
 
     Parameters
@@ -135,6 +135,8 @@ def inside(folder: Path, name: Any, where: object) -> Path:
         What the index holds; a relative path with "/".
     where : object
         What errors call the index.
+    links : bool
+        Whether links may lead out of the folder, as in a folder of the user's own pictures.
 
     Returns
     -------
@@ -150,7 +152,7 @@ def inside(folder: Path, name: Any, where: object) -> Path:
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
     climbs = ".." in posix.parts or ".." in windows.parts
     path = folder / name
-    if posix.is_absolute() or windows.drive or windows.root or climbs or not _is_below(path, folder):
+    if posix.is_absolute() or windows.drive or windows.root or climbs or not (links or _is_below(path, folder)):
         raise ValueError(f"{where} names {name!r:.200}, which is not inside {folder}.")
     return path
 
