@@ -194,7 +194,7 @@ ROUNDING = 1e-4  # what the order of sums in a fleet of another size may change 
 
 
 def largest_difference(study: Path, expected: dict[str, dict]) -> float:
-    """The largest difference of a weight or a score from the undisturbed study; what else a record has must be equal."""
+    """The largest difference of a weight or a score from the undisturbed study; all else must be equal."""
     found, largest = contents(study), 0.0
     assert found.keys() == expected.keys()
     for name, one in found.items():
