@@ -129,7 +129,7 @@ class GridSweeper(Sweeper):
         self._say(_counts(len(before), len(failed), options.retry))
         if options.register:
             self._say([question])
-        write_manifest(folder, plan.jobs, sweep.command, factors=factors_of(plan.jobs))
+        write_manifest(folder, plan.jobs, sweep.command, ways=plan.asked, factors=factors_of(plan.jobs))
         sweep.launch([job for job in plan.jobs if job.folder not in before and job.folder not in left])
         if options.until is not None:
             add_seeds(sweep)

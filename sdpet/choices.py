@@ -53,6 +53,7 @@ NOISE_LEVELS = ("logit_normal", "uniform")  # how flow matching draws noise leve
 LOGGERS = ("none", "csv", "tensorboard", "wandb")
 SCHEDULES = ("constant", "cosine", "constant_with_warmup", "linear", "cosine_with_restarts", "polynomial")
 OPTIMIZERS = ("adamw", "adamw8bit")
+PREDICTIONS = ("epsilon", "v_prediction")  # what a UNet predicts
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 DISTANCES = ("fid", "kid", "precision_recall", "density_coverage", "cmmd")
 SUITES = ("objects", "living")  # files of sdpet/scoring/suites

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sdpet
-from sdpet.config import RunConfig, validate
+from sdpet.config import RunConfig, sized, validate
 from sdpet.models.source import Source, architecture_of, source_of
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def model_checks(overrides: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     except ValueError as error:
         source, missing = architecture_of(asdict(unet)), str(error) if unet.path else "give unet.path=MODEL.ckpt"
     if source is not None:
-        yield from _sizes(config, source)
+        yield from _sizes(sized(config, source), source)
     yield "weights", "not on this machine" if missing else str(source and source.path), missing
 
 
@@ -51,8 +51,10 @@ def composed(overrides: Sequence[str]) -> RunConfig:
     if source is not None:
         return validate(config, source)
     with open_dict(config):  # an unknown architecture: the other groups are checked with the lab's model
-        config.unet = unet | {"path": None, "use_ema": False, "config": None}
-    return validate(config).changed(unet=unet)
+        config.unet = unet | {"path": None, "use_ema": False, "config": None, "vae": None}
+        size = {key: config.adapter.get(key) for key in ("mid_dim", "params")}
+    found = validate(config).changed(unet=unet)
+    return found if any(size.values()) else found.changed(adapter=size)  # as usual for the model, not for the lab
 
 
 def _sizes(config: RunConfig, source: Source) -> Iterator[tuple[str, str, str]]:

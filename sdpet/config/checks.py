@@ -84,7 +84,7 @@ def validate(config: Any, source: Source | None = None) -> RunConfig:
     _check_design(values["adapter"], values["form"])
     checked = RunConfig(values)
     _check_task(checked)  # before a base model of several GB is fetched
-    check_model(checked, source)
+    checked = sized(checked, check_model(checked, source))
     _check_trainer(checked.trainer)
     if checked.adapter.method == "embedding" and checked.data.kind != "subject":
         raise InadmissibleCell(
@@ -97,6 +97,26 @@ def validate(config: Any, source: Source | None = None) -> RunConfig:
     if lab_scorer and not (LAB / "scorer").is_dir():
         raise ValueError(f"the lab's scorer {LAB / 'scorer'} is missing; make it with python -m sdpet.lab.pretrain.")
     return checked
+
+
+def sized(config: RunConfig, source: Source) -> RunConfig:
+    """The config with the number of parameters that is usual for its base model, if neither it nor a width is given.
+
+    Parameters
+    ----------
+    config : RunConfig
+    source : Source
+        The base model's files, or its architecture.
+
+    Returns
+    -------
+    RunConfig
+    """
+    adapter = config.adapter
+    takes = "params" in METHOD_KEYS.get(adapter.method, ("params",))
+    if not takes or adapter.mid_dim is not None or adapter.params is not None:
+        return config
+    return config.changed(adapter={"params": source.usual_params})
 
 
 def check_groups(config: Any, *groups: str) -> RunConfig:
@@ -215,9 +235,7 @@ def _check_design(adapter: dict[str, Any], form: dict[str, Any]) -> None:
         check_peft_options(method, adapter["options"])
     if "params" not in takes:
         return
-    if (adapter["mid_dim"] is None) == (adapter["params"] is None):
-        if adapter["mid_dim"] is None:
-            raise ValueError("adapter.mid_dim (a width) or adapter.params (a number of parameters) must be given.")
+    if adapter["mid_dim"] is not None:
         adapter["params"] = None  # an explicit width overrides the default number of parameters
 
 
@@ -319,6 +337,11 @@ def _check_task(config: RunConfig) -> None:
         )
     folders = data.folders
     for key, folder in folders.items():
+        if data.name == "flowers" and not (folder / "flowers-102").is_dir():
+            raise ValueError(
+                f"data.{key}: there is no flowers-102 in {folder}; give the folder in which torchvision has put it: "
+                "Flowers102(folder, download=True)."
+            )
         if not folder.is_dir():
             raise ValueError(f"data.{key}: the folder {folder} does not exist; give a folder of images.")
         if data.name in ("dataset", "flowers"):

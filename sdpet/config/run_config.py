@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,11 @@ LAB_CLASS_IMAGES = {  # by unet.name and unet.pooled, those of the lab's transfo
     ("lab_dit", False): "class_transformer_without_pooled",
 }
 SCORER_KEYS = ("scorer", "features", "diversity")  # single scorers of eval; those of eval.similarity have names
-_OF_LOADING = ("use_ema", "config", "image_size", "pooled", "t5", "noise_levels", "shift")
+# Keys whose values may be paths; of these, a run on another machine or from another folder may need new ones.
+PATH_KEYS = {
+    "data": ("subject", "subject_dir", "class_dir", "heldout_dir", "folder"), "unet": ("path", "config", "vae"),
+}  # fmt: skip
+_OF_LOADING = ("use_ema", "config", "image_size", "pooled", "t5", "noise_levels", "shift", "vae", "prediction")
 _APART = ("_target_", "strict", "similarity", *SCORER_KEYS)  # keys of eval that EvalPlan does not take
 
 Settings = TypeVar("Settings")
@@ -93,6 +97,8 @@ class ModelSettings:
     t5: bool = True
     noise_levels: str = "logit_normal"
     shift: float | None = None
+    vae: str | None = None
+    prediction: str | None = None
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -264,6 +270,11 @@ class RunConfig:
         return self.values["quiet"]
 
     @property
+    def again(self) -> bool:
+        """Whether a run is done even if the study has it already, computed in another way; False in older configs."""
+        return self.values.get("again", False)
+
+    @property
     def checkpoint_seconds(self) -> float | None:
         """Seconds between checkpoints; None in configs of older versions, which did not store it."""
         return self.values.get("checkpoint_seconds")
@@ -343,6 +354,41 @@ class RunConfig:
         """
         changes = {k: {**self.values[k], **v} if isinstance(v, Mapping) else v for k, v in given.items()}
         return RunConfig({**self.values, **changes})
+
+    def with_paths_of(self, other: RunConfig) -> RunConfig:
+        """A copy of the config with the paths of another one."""
+        changes = {
+            group: {key: other.values[group][key] for key in keys if key in other.values[group]}
+            for group, keys in PATH_KEYS.items()
+        }
+        return self.changed(**changes)
+
+
+def with_paths(values: Mapping[str, Any], change: Callable[[Path], Path]) -> dict[str, Any]:
+    """Change the paths of a config to files and folders on this machine.
+
+    Parameters
+    ----------
+    values : mapping
+        The plain config.
+    change : callable
+        Takes and returns a path. A path whose change does not exist is left as it was, such as the id of a model on
+        the hub.
+
+    Returns
+    -------
+    dict
+        A copy.
+    """
+    found = dict(values)
+    for group, keys in PATH_KEYS.items():
+        changed = dict(values.get(group) or {})
+        for key in keys:
+            if isinstance(changed.get(key), str) and (path := change(Path(changed[key]).expanduser())).exists():
+                changed[key] = str(path)
+        if group in values:
+            found[group] = changed
+    return found
 
 
 def lacking_key(values: Mapping[str, Any]) -> str | None:

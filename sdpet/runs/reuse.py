@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("sdpet")
 WEIGHTS = (".safetensors", ".json")
-NOT_WEIGHTS = ("record.json",)
+NOT_WEIGHTS = ("record.json", "identity.json")
 
 
 def register_training(folder: Path, config: RunConfig) -> None:
