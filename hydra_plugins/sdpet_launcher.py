@@ -6,11 +6,12 @@ Hydra finds them because they are in the namespace package hydra_plugins.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 
 class LocalLauncher(Launcher):
@@ -27,7 +28,7 @@ class LocalLauncher(Launcher):
         self.workers = workers
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context, self.config = hydra_context, config
+        self.hydra_context, self.config, self.task_function = hydra_context, config, task_function
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Do all jobs; returns one JobReturn for each, in order, with the run's record or the reason of its failure."""
@@ -42,7 +43,9 @@ class LocalLauncher(Launcher):
         for job in jobs:
             require_device(job.config)
         gpus = gpus_for(jobs)
-        progress = StudyProgressBar(len(jobs), self.config.quiet)
+        progress: Any = StudyProgressBar(len(jobs), self.config.quiet)
+        if getattr(getattr(self.hydra_context, "callbacks", None), "callbacks", None):
+            progress = CallbackProgress(progress, self, jobs, initial_job_idx)
         launch(jobs, how_many(self.workers, gpus), progress, size=size, gpus=gpus)
         return [_job_return(job.overrides, job.record()) for job in jobs]
 
@@ -73,6 +76,49 @@ class FleetLauncher(LocalLauncher):
         if size != "auto" and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
             raise ValueError(f"hydra.launcher.size must be auto or a whole number of at least 1, not {size!r}.")
         return size
+
+
+class CallbackProgress:
+    """Calls the job callbacks of hydra.callbacks: at the start of a launch for all jobs, and when each has ended.
+
+    Parameters
+    ----------
+    inner : StudyProgress
+        Shows the progress.
+    launcher : LocalLauncher
+        Has the callbacks and the config of the sweep.
+    jobs : sequence of Job
+        The jobs of the launch.
+    first : int
+        Number of the first one.
+    """
+
+    def __init__(self, inner: Any, launcher: LocalLauncher, jobs: Sequence[Any], first: int) -> None:
+        self._inner, self._callbacks = inner, launcher.hydra_context.callbacks
+        self._waiting: dict[str, list[tuple[Any, DictConfig]]] = {}
+        for number, job in enumerate(jobs, first):
+            config = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, list(job.overrides))
+            with open_dict(config):
+                config.hydra.job.num, config.hydra.job.id = number, str(number)
+            self._waiting.setdefault(job.name, []).append((job, config))
+            self._callbacks.on_job_start(config=config, task_function=launcher.task_function)
+
+    def share(self, name: str, share: float) -> None:
+        """See `StudyProgress.share`."""
+        self._inner.share(name, share)
+
+    def done(self, name: str, record: Any) -> None:
+        """See `StudyProgress.done`; the job's callbacks get its record as the value returned."""
+        self._inner.done(name, record)
+        if self._waiting.get(name):
+            job, config = self._waiting[name].pop(0)
+            result = _job_return(job.overrides, record)
+            result.cfg = config
+            self._callbacks.on_job_end(config=config, job_return=result)
+
+    def close(self) -> None:
+        """See `StudyProgress.close`."""
+        self._inner.close()
 
 
 def _job_return(overrides: Sequence[str], record: object) -> JobReturn:

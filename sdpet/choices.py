@@ -41,6 +41,7 @@ FORMS = {  # sdpet's own forms of an adapter, and what of the design they take
     "scale_shift": (),
     "gated": ("activation", "mid_dim"),
 }
+FORM_OPTIONS: dict[str, tuple[str, ...]] = {"conv": ("kernel",)}  # further options of sdpet's own forms
 DEFAULT_FORM, OWN_FORM = "bottleneck", "custom"  # the paper's; and a class of the user's, in the config
 BLOCKS = {"all": "", "down": r"^down_blocks\.", "mid": r"^mid_block\.", "up": r"^up_blocks\."}  # and their paths
 INITS = ("zero", "default")
@@ -52,6 +53,7 @@ NOISE_LEVELS = ("logit_normal", "uniform")  # how flow matching draws noise leve
 LOGGERS = ("none", "csv", "tensorboard", "wandb")
 SCHEDULES = ("constant", "cosine", "constant_with_warmup", "linear", "cosine_with_restarts", "polynomial")
 OPTIMIZERS = ("adamw", "adamw8bit")
+PREDICTIONS = ("epsilon", "v_prediction")  # what a UNet predicts
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 DISTANCES = ("fid", "kid", "precision_recall", "density_coverage", "cmmd")
 SUITES = ("objects", "living")  # files of sdpet/scoring/suites

@@ -149,6 +149,7 @@ def test_nothing_imports_the_plugins_and_analysis_takes_no_torch():
         "sdpet.config",
         "sdpet.files",
         "sdpet.choices",
+        "sdpet.runs.copies",
         "sdpet.runs.record",
         "sdpet.study.manifest",
     )

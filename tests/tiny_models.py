@@ -98,15 +98,18 @@ def write_configs(folder: Path, made: dict[str, Any]) -> Path:
     """What `unet.config` names for a checkpoint that is not of v1's sizes."""
     for part in ("unet", "vae"):
         made[part].save_config(folder / part)
-    made["text_encoder"].config.save_pretrained(folder / "text_encoder")
+    for part in [part for part in made if part.startswith("text_encoder")]:
+        made[part].config.save_pretrained(folder / part)
+    made["scheduler"].save_pretrained(folder / "scheduler")
     return folder
 
 
 def original_weights(made: dict[str, Any], ema: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
     """`state_dict` of an original checkpoint; ema: state dict of the UNet whose weights are the averaged ones."""
+    kind = kind_of(made)
     state: dict[str, torch.Tensor] = {"betas": torch.zeros(3), "logvar": torch.zeros(3)}
     for key, value in made["unet"].state_dict().items():
-        name = "diffusion_model." + unet_name(key)
+        name = "diffusion_model." + unet_name(key, kind)
         state["model." + name] = value
         if ema is not None:
             state["model_ema." + name.replace(".", "")] = ema[key]
@@ -116,10 +119,47 @@ def original_weights(made: dict[str, Any], ema: dict[str, torch.Tensor] | None =
         name = vae_name(key)
         is_projection = ".attn_1." in name and name.endswith("weight") and value.dim() == 2
         state["first_stage_model." + name] = value[:, :, None, None] if is_projection else value
-    for key, value in made["text_encoder"].state_dict().items():
-        state["cond_stage_model.transformer.text_model." + key.removeprefix("text_model.")] = value
-    state["cond_stage_model.transformer.text_model.embeddings.position_ids"] = torch.arange(77)[None]
-    return {key: value.contiguous() for key, value in state.items()}
+    clip = {"v1": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}.get(kind)
+    if clip is not None:
+        for key, value in made["text_encoder"].state_dict().items():
+            state[f"{clip}text_model." + key.removeprefix("text_model.")] = value
+        state[f"{clip}text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    if kind == "v21":
+        state |= openclip_weights(made["text_encoder"], "cond_stage_model.model.", more_layers=1)
+    if kind == "sdxl":
+        state |= openclip_weights(made["text_encoder_2"], "conditioner.embedders.1.model.")
+    return {key: value.contiguous().clone() for key, value in state.items()}
+
+
+def kind_of(made: dict[str, Any]) -> str:
+    """v1, v21 or sdxl, by the parts."""
+    if "text_encoder_2" in made:
+        return "sdxl"
+    return "v21" if made["unet"].config.use_linear_projection else "v1"
+
+
+def openclip_weights(encoder: Any, prefix: str, more_layers: int = 0) -> dict[str, torch.Tensor]:
+    """A text encoder's weights by open_clip's names; more_layers: layers behind the last one that is used."""
+    own = {key.removeprefix("text_model."): value for key, value in encoder.state_dict().items()}
+    top = {
+        "embeddings.token_embedding.weight": "token_embedding.weight", "final_layer_norm.weight": "ln_final.weight",
+        "embeddings.position_embedding.weight": "positional_embedding", "final_layer_norm.bias": "ln_final.bias",
+    }  # fmt: skip
+    state = {prefix + name: own[key] for key, name in top.items()}
+    layers = encoder.config.num_hidden_layers
+    inner = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+    for i in range(layers + more_layers):
+        layer = f"encoder.layers.{min(i, layers - 1)}."
+        block = f"{prefix}transformer.resblocks.{i}."
+        for leaf in ("weight", "bias"):
+            parts = [own[f"{layer}self_attn.{part}_proj.{leaf}"] for part in "qkv"]
+            state[f"{block}attn.in_proj_{leaf}"] = torch.cat(parts)
+            state[f"{block}attn.out_proj.{leaf}"] = own[f"{layer}self_attn.out_proj.{leaf}"]
+            state |= {f"{block}{name}.{leaf}": own[f"{layer}{key}.{leaf}"] for key, name in inner.items()}
+    projection = own.get("text_projection.weight")
+    width = encoder.config.hidden_size
+    state[prefix + "text_projection"] = torch.eye(width) if projection is None else projection.T
+    return state | {prefix + "logit_scale": torch.tensor(4.6)}
 
 
 def write_checkpoint(file: Path, made: dict[str, Any], ema: Any = None, half: bool = False, **extras: Any) -> Path:
@@ -143,11 +183,12 @@ _RESNET = {
 _HEAD = {
     "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
     "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
+    "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
 }  # fmt: skip
 
 
-def unet_name(key: str) -> str:
-    """CompVis' name of a weight of v1's UNet: 4 levels, 2 layers each down, 3 up, attention in all but the coarsest."""
+def unet_name(key: str, kind: str = "v1") -> str:
+    """The original name of a weight of a UNet: 2 layers a level down, 3 up; in XL the coarsest level has attention."""
     owner, _, leaf = key.rpartition(".")
     if owner in _HEAD:
         return f"{_HEAD[owner]}.{leaf}"
@@ -161,7 +202,7 @@ def unet_name(key: str) -> str:
             return f"input_blocks.{3 * level + 3}.0.op.{leaf}"
         return f"input_blocks.{3 * level + 1 + layer}.{int(kind == 'attentions')}." + _inner(kind, words[4:])
     if kind == "upsamplers":  # behind the third layer and its attention, which the coarsest level has not
-        return f"output_blocks.{3 * level + 2}.{1 if level == 0 else 2}.conv.{leaf}"
+        return f"output_blocks.{3 * level + 2}.{1 if level == 0 and kind != 'sdxl' else 2}.conv.{leaf}"
     return f"output_blocks.{3 * level + layer}.{int(kind == 'attentions')}." + _inner(kind, words[4:])
 
 

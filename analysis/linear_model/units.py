@@ -102,13 +102,25 @@ def with_units(frame: pd.DataFrame, factors: Sequence[str]) -> tuple[pd.DataFram
     if ids is None:
         ids = _by_shape(frame, factors)
         if ids is None:
-            return frame, ""
+            return frame, _numbered_anew(frame, factors)
         frame = frame.assign(**{UNIT: ids})
     units, rows = ids.nunique(), len(frame)
     if units == rows:
         return frame, ""
     what = "trainings" if TRAINED_IN in frame and frame[TRAINED_IN].notna().any() else "runs"
     return frame, f"The {rows} rows come from {units} {what}; what a run decides is tested on the {units}."
+
+
+def _numbered_anew(frame: pd.DataFrame, factors: Sequence[str]) -> str:
+    """A sentence on a column of units whose ids repeat in all levels of every factor; "" where there is none."""
+    for name in _NAMES:
+        if name == "run" or name not in frame or name in factors or not frame[name].duplicated().any():
+            continue  # a column "run" usually counts replicates
+        return (
+            f"{name} has the same ids in different levels of every factor, so it names no units here and all rows "
+            "count as independent; where units are numbered anew in each level of a factor, give each unit its own id."
+        )
+    return ""
 
 
 def observations(frame: pd.DataFrame, factors: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from analysis.runs.direction import higher_is_better
 from analysis.runs.exports import bookkeeping
 from analysis.runs.load_wandb import PREFIX, offline_files, read_offline, read_project
 from analysis.runs.names import with_short_names
-from analysis.runs.progress import confirming, under_way
+from analysis.runs.progress import confirming, under_way, without_copies
 from analysis.runs.records import COMMON, FIRST, Told, read_records
 from analysis.runs.roles import FACTORS, Roles, guess_roles, is_of_records
 from analysis.runs.settings.factors import RECORDS, further_factors, scoring_factors, subject_factors
@@ -111,6 +111,7 @@ def _read(
             raise ValueError(f"{path} holds no run with a readable record.json.")
         frame = pd.DataFrame(told.rows)
         notes += under_way(path, frame)
+        frame = without_copies(frame, notes)
         apart = confirming(path)
         fresh = frame["run_id"].astype(str).isin(apart) if apart else pd.Series(False, index=frame.index)
         if fresh.any() and not confirm:

@@ -1,11 +1,13 @@
-"""How far a study is that was asked for: its plan beside its runs, and which of them have ended."""
+"""What the plan of a study says of its runs: which are missing, which confirm the best, which repeat another one."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 
+from sdpet.runs.copies import Origin
 from sdpet.study.manifest import FILE, read_manifest
 
 _NAMED = 4  # runs that a sentence names
@@ -47,3 +49,65 @@ def under_way(folder: Path, runs: pd.DataFrame) -> list[str]:
             f"{len(missing)} {has} no record yet ({which}); what is said here may change with them."
         )
     return said
+
+
+def without_copies(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """The runs of a folder, each question once; what was computed where, and what is left out, is added to the notes.
+
+    Of several runs that answer the same question with the same seed, the one that the study's last command asked for is
+    kept, or else the first by id. Copies are no replicates: they share the seed, so that their scores agree but for
+    rounding.
+
+    Parameters
+    ----------
+    frame
+        One row a run, with columns run_id and path.
+    notes
+        Is extended.
+    """
+    origins = {str(path): Origin.read(Path(str(path))) for path in frame["path"]}
+    known = {path: origin for path, origin in origins.items() if origin is not None}
+    if not known:
+        return frame
+    plans = {study: read_manifest(study) for study in {Path(path).parent for path in known}}
+    asked = {study: plan.ways if plan else () for study, plan in plans.items()}
+    wanted = {run for plan in plans.values() if plan for run in plan.runs}
+    groups: dict[tuple[Path, str], list[int]] = {}
+    for row, (path, run) in enumerate(zip(frame["path"].astype(str), frame["run_id"].astype(str), strict=True)):
+        study = Path(path).parent
+        question = known[path].key(asked[study]) if path in known else run
+        groups.setdefault((study, question), []).append(row)
+    ids = frame["run_id"].astype(str).tolist()
+    status = frame["status"].tolist() if "status" in frame else [None] * len(frame)
+    kept_id: dict[str, str] = {}
+    for rows in groups.values():
+        rows.sort(key=lambda row: (status[row] != "finished", ids[row] not in wanted, ids[row]))
+        kept_id |= {ids[row]: ids[rows[0]] for row in rows[1:]}
+    copies = [row for rows in groups.values() for row in rows[1:]]
+    notes += _computed(frame, known, asked)
+    if not copies:
+        return frame
+    named = ", ".join(f"{ids[row]} as {kept_id[ids[row]]}" for row in sorted(copies)[:_NAMED])
+    more = f" and {len(copies) - _NAMED} more" if len(copies) > _NAMED else ""
+    notes.append(
+        f"{len(copies)} of {len(frame)} runs repeat another run with the same seed, computed in another way ({named}"
+        f"{more}); such runs are no replicates, so each counts once."
+    )
+    frame = frame.drop(index=frame.index[copies])
+    if "trained_in" in frame:
+        frame["trained_in"] = frame["trained_in"].replace(kept_id)
+    return frame
+
+
+def _computed(frame: pd.DataFrame, known: dict[str, Origin], asked: dict[Path, tuple[str, ...]]) -> list[str]:
+    """A sentence on the ways in which the runs were computed, where they differ and the study does not compare them."""
+    ways = [
+        {key: value for key, value in origin.ways.items() if key not in asked[Path(path).parent]}
+        for path, origin in known.items()
+    ]
+    differing = [key for key in ways[0] if len({str(way.get(key)) for way in ways}) > 1]
+    if not differing:
+        return []
+    counts = Counter(", ".join(f"{key} {way.get(key)}" for key in differing) for way in ways)
+    said = "; ".join(f"{count} with {words}" for words, count in counts.most_common())
+    return [f"The runs were computed in {len(counts)} ways, which are no factor here: {said}."]

@@ -118,15 +118,19 @@ class BlockHooks:
     def _intercept_inputs(
         self, arguments: dict[Tap, tuple[str, int]], module: nn.Module, args: tuple, kwargs: dict
     ) -> Any:
-        values = {}
+        values: dict[Tap, Any] = {}
         for tap, (name, index) in arguments.items():
             values[tap] = args[index] if name not in kwargs and index < len(args) else kwargs.get(name)
+        # With an IP-Adapter the context is a tuple: the text, and the states of images, which stay as they are.
+        rest = {tap: value[1:] for tap, value in values.items() if isinstance(value, tuple) and value}
+        values |= {tap: values[tap][0] for tap in rest}
         for tap, value in self._intercept(values).items():
             name, index = arguments[tap]
+            given = (value, *rest[tap]) if tap in rest else value
             if name not in kwargs and index < len(args):
-                args = (*args[:index], value, *args[index + 1 :])
+                args = (*args[:index], given, *args[index + 1 :])
             else:
-                kwargs = {**kwargs, name: value}
+                kwargs = {**kwargs, name: given}
         return args, kwargs
 
     def _intercept_outputs(self, taps: tuple[Tap, ...], module: nn.Module, args: Any, output: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -14,12 +14,24 @@ from sdpet.adapters.format import DESIGN, WEIGHTS, read_design, read_spec, read_
 from sdpet.adapters.forms import make_form
 from sdpet.adapters.identity import is_other_model
 from sdpet.adapters.spec import AdapterSpec
+from sdpet.choices import FORMS
+from sdpet.files.trust import require_trust
 
 _SHOWN = 4  # how many blocks with missing or unknown keys an error names
 
 
+# What torch and peft put before the names of a model that they wrap.
+_WRAPPERS = ("module.", "_orig_mod.", "base_model.model.")
+
+
 def load_adapters(
-    unet: nn.Module, folder: str | Path, spec: AdapterSpec | None = None, *, strict: bool = False
+    unet: nn.Module,
+    folder: str | Path,
+    spec: AdapterSpec | None = None,
+    *,
+    alongside: bool = False,
+    strict: bool = False,
+    trust: bool | Collection[str] = False,
 ) -> Adapters:
     """Attach saved adapters to a UNet.
 
@@ -30,8 +42,13 @@ def load_adapters(
         sdpet's own folder, or the reference code's ``<step>-adapters/``.
     spec : AdapterSpec, optional
         The design. Needed for the reference code's folder, which does not contain it.
+    alongside : bool
+        Attach although the UNet carries adapters already, see `attach`. Strengths are set by each handle's `scale`.
     strict : bool
         Whether adapters that were made for another base model are an error. By default a warning says so.
+    trust : bool or collection of str
+        Whether the folder may name a form that is not sdpet's own, whose class is then imported: True, or the paths of
+        the classes that it may name. The form of `spec` may be named anyway.
 
     Returns
     -------
@@ -41,8 +58,8 @@ def load_adapters(
     Raises
     ------
     ValueError
-        If the folder is missing, holds no adapters, is damaged, or does not fit the UNet or `spec`; keys that are
-        missing or unknown are named. The UNet is then as it was.
+        If the folder is missing, holds no adapters, is damaged, names a form that is not trusted, or does not fit the
+        UNet or `spec`; keys that are missing or unknown are named. The UNet is then as it was.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -51,12 +68,13 @@ def load_adapters(
         design, saved = read_design(folder / DESIGN), read_spec(folder / DESIGN)
         if spec is not None and spec != saved:
             raise ValueError(f"{folder} holds adapters of another design than spec: {saved}; leave spec out.")
+        require_trusted_form(saved, folder / DESIGN, (saved.form,) if spec is not None else trust)
         tensors = read_weights(folder / WEIGHTS, design.get("digest"))
         other = is_other_model(design.get("base"), unet)
         said = f"{folder} holds adapters of another base model: the weights of this one differ from those they were for"
         if other and strict:
             raise ValueError(f"{said}; load the model that they were trained on.")
-        adapters = attach_weights(unet, saved, tensors, folder)
+        adapters = attach_weights(unet, saved, tensors, folder, alongside=alongside)
         if other:
             warnings.warn(f"{said}.", stacklevel=2)
         return adapters
@@ -65,11 +83,19 @@ def load_adapters(
             raise ValueError(f"{folder} is the reference code's, which keeps no design; pass spec=AdapterSpec(...).")
         from sdpet.adapters.paper_format import read_reference
 
-        return attach_weights(unet, spec, read_reference(unet, folder, spec), folder)
+        return attach_weights(unet, spec, read_reference(unet, folder, spec), folder, alongside=alongside)
     raise ValueError(f"{folder} holds neither {DESIGN} (sdpet) nor *.pt files (reference code).")
 
 
-def attach_weights(unet: nn.Module, spec: AdapterSpec, tensors: Mapping[str, Tensor], source: object) -> Adapters:
+def require_trusted_form(spec: AdapterSpec, where: Path, trust: bool | Collection[str] = False) -> None:
+    """Raise ValueError if a received file names a form of others and the user has not said that it may be imported."""
+    if spec.form not in FORMS:
+        require_trust(spec.form, where, trust is True, () if isinstance(trust, bool) else trust)
+
+
+def attach_weights(
+    unet: nn.Module, spec: AdapterSpec, tensors: Mapping[str, Tensor], source: object, *, alongside: bool = False
+) -> Adapters:
     """Attach adapters with given weights.
 
     Parameters
@@ -80,6 +106,8 @@ def attach_weights(unet: nn.Module, spec: AdapterSpec, tensors: Mapping[str, Ten
         Named as in `Adapters.state_dict()`.
     source : object
         What errors call the weights, such as their folder.
+    alongside : bool
+        See `load_adapters`.
 
     Returns
     -------
@@ -90,7 +118,7 @@ def attach_weights(unet: nn.Module, spec: AdapterSpec, tensors: Mapping[str, Ten
     ValueError
         If keys or shapes do not fit; the message names them.
     """
-    adapters = attach(unet, spec, seed=0)
+    adapters = attach(unet, spec, seed=0, alongside=alongside)
     try:
         _fill(adapters, tensors, source)
     except BaseException:
@@ -111,6 +139,8 @@ def unattached_weights(unet: nn.Module, spec: AdapterSpec, tensors: Mapping[str,
 
 def _fill(adapters: Adapters, tensors: Mapping[str, Tensor], source: object) -> None:
     own, spec = adapters.state_dict(), adapters.spec
+    places = {_unwrapped(key): key for key in own}  # the model may be wrapped now, or have been when it was saved
+    tensors = {places.get(_unwrapped(key), key): value for key, value in tensors.items()}
     if missing := own.keys() - tensors.keys():
         raise ValueError(f"{source} does not fit this UNet and {spec.placement}: missing {_names(missing)}.")
     if unknown := tensors.keys() - own.keys():
@@ -120,6 +150,13 @@ def _fill(adapters: Adapters, tensors: Mapping[str, Tensor], source: object) -> 
             shapes = f"{tuple(tensors[key].shape)} in {source} but {tuple(value.shape)} in the design"
             raise ValueError(f"{key} has shape {shapes} (mid_dim {spec.mid_dim}).")
     adapters.load_state_dict(dict(tensors))
+
+
+def _unwrapped(key: str) -> str:
+    """A name without what wrappers of the whole model (DataParallel, torch.compile, peft) put before it."""
+    while (prefix := next((prefix for prefix in _WRAPPERS if key.startswith(prefix)), None)) is not None:
+        key = key.removeprefix(prefix)
+    return key
 
 
 def _names(keys: set[str]) -> str:

@@ -154,6 +154,17 @@ class AdapterSpec:
         split = (split_placement(placement) for placement in self.placements)
         return tuple(replace(self, din=din, dout=dout, placements=()) for din, dout in split)
 
+    @property
+    def words(self) -> str:
+        """The form, and where and when it acts, such as "relu, mid_dim 60"; what is the paper's is left out."""
+        form = [] if self.form == DEFAULT_FORM else [self.form]
+        form += [f"{name} {value}" for name, value in self.options.items()]
+        form += [self.activation] if self.activation is not None else []
+        form += [f"mid_dim {self.mid_dim}"] if self.mid_dim is not None else []
+        form += [f"blocks {self.blocks}"] if self.blocks != "all" else []
+        form += ["when {:g} to {:g}".format(*self.when)] if self.when != ALWAYS else []
+        return ", ".join(form)
+
     def described(self) -> dict[str, Any]:
         """The design as plain values, as in adapters.json: ``AdapterSpec(**values)`` makes it again."""
         neutral = {f.name: f.default for f in fields(self)} | {"options": {}}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+LIKELY = ("sd14", "sd21", "sdxl", "lab")  # models of different shapes, which a folder without a model is tried with
 HELP = """example: sdpet adapters show outputs/single/24f3670b880c
 
   sdpet adapters count MODEL                      placements of a model, and their parameters
@@ -14,6 +15,8 @@ HELP = """example: sdpet adapters show outputs/single/24f3670b880c
   sdpet adapters export-reference FOLDER OUT      write the reference code's `<step>-adapters/`
   sdpet adapters import-reference FOLDER OUT --placement attn2o-ffni [--activation relu] [--scale 1]
   sdpet adapters export-lora FOLDER FILE          write a run's LoRA as ComfyUI and other tools read it
+  sdpet adapters export FOLDER FILE --format kohya     a run's LoRA for other tools: diffusers, kohya or comfy
+  sdpet adapters import-lora FILE FOLDER          a LoRA file of kohya's scripts or diffusers, to compare with
   sdpet adapters push FOLDER USER/NAME            upload to the hub, with a model card made from the record
 """
 
@@ -41,13 +44,22 @@ def main(arguments: Sequence[str]) -> int:
     web = commands.add_parser("export-lora", help="write a run's LoRA as ComfyUI and other tools read it")
     web.add_argument("folder", type=Path, help="the folder of a finished run with adapter=lora")
     web.add_argument("out", type=Path, metavar="FILE", help="the .safetensors file to write")
+    other = commands.add_parser("export", help="write a run's LoRA for other tools")
+    other.add_argument("folder", type=Path, help="the folder of a finished run with adapter=lora")
+    other.add_argument("out", type=Path, metavar="FILE", help="the .safetensors file to write")
+    other.add_argument("--format", choices=("diffusers", "kohya", "comfy"), default="kohya", help="default kohya")
+    theirs = commands.add_parser("import-lora", help="read a LoRA file of kohya's scripts or diffusers as a design")
+    theirs.add_argument("file", type=Path, help="the .safetensors file")
+    theirs.add_argument("out", type=Path, help="the folder to write")
     push = commands.add_parser("push", help="upload to the hub")
     for command in (show, export, read, push):
         command.add_argument("folder", type=Path, help="a folder of adapters, such as that of a finished run")
     for command in (export, read):
         command.add_argument("out", type=Path, help="the folder to write")
         command.add_argument(
-            "--model", help="sd14, sd15, sd21, sdxl, lab, or a model's path; default: the run's own model, else sd14"
+            "--model",
+            help="sd14, sd15, sd21, sdxl, lab, or a model's path; default: the run's own model, else the "
+            "first of sd14, sd21, sdxl and lab that fits (export: sd14)",
         )
     read.add_argument("--placement", required=True, help="din-dout, such as attn2o-ffni")
     read.add_argument("--activation", default="relu", help="relu, sig, silu or ident (default relu)")
@@ -59,7 +71,8 @@ def main(arguments: Sequence[str]) -> int:
     push.add_argument("--dry-run", type=Path, metavar="OUT", help="write the files into OUT instead of uploading them")
     given = parser.parse_args(list(arguments) or ["--help"])
     run = {"count": _count, "show": _show, "export-reference": _export, "import-reference": _import,
-           "export-lora": _export_lora, "push": _push}  # fmt: skip
+           "export-lora": _export_lora, "export": _export_format, "import-lora": _import_lora,
+           "push": _push}  # fmt: skip
     return run[given.command](given)
 
 
@@ -103,7 +116,7 @@ def _adapters(folder: Path) -> tuple[str, dict[str, int], str]:
     for key, value in tensors.items():
         block = key.rsplit(".", 2)[0]
         blocks[block] = blocks.get(block, 0) + value.numel()
-    words = f"{spec.placement}, {spec.activation}, mid_dim {spec.mid_dim}, scale {spec.scale:g}, init {spec.init}"
+    words = f"{spec.placement}, {spec.words}, scale {spec.scale:g}, init {spec.init}"
     return words, blocks, "adapters"
 
 
@@ -147,10 +160,38 @@ def _import(given: argparse.Namespace) -> int:
     form = {"activation": given.activation, "scale": given.scale, "init": "default"}
     AdapterSpec.parse(given.placement, **form)  # check the choices before reading files
     spec = AdapterSpec.parse(given.placement, **form, mid_dim=reference_mid_dim(given.folder, position(din).block))
-    unet = shape_of_unet(given.model, given.folder)
-    adapters = unattached_weights(unet, spec, read_reference(unet, given.folder, spec), given.folder)
-    adapters.save(given.out)
-    print(f"{given.out}: {len(adapters)} adapters, {adapters.num_parameters():,} parameters, mid_dim {spec.mid_dim}")
+    known = given.model is not None or (given.folder / "config.yaml").is_file()
+    wrong: dict[str, ValueError] = {}
+    for model in [given.model] if known else LIKELY:  # the folder does not say for which model it was made
+        unet = shape_of_unet(model, given.folder)
+        try:
+            adapters = unattached_weights(unet, spec, read_reference(unet, given.folder, spec), given.folder)
+        except ValueError as error:
+            wrong[str(model)] = error
+            continue
+        adapters.save(given.out)
+        like = "" if known else f", taken for a model like {model}"
+        size = f"{len(adapters)} adapters, {adapters.num_parameters():,} parameters, mid_dim {spec.mid_dim}"
+        print(f"{given.out}: {size}{like}")
+        return 0
+    if known:
+        raise next(iter(wrong.values()))
+    raise ValueError(f"{given.folder} fits none of {', '.join(wrong)}; name its model with --model PATH.")
+
+
+def _export_format(given: argparse.Namespace) -> int:
+    from sdpet.methods import export_format
+
+    count = export_format(given.folder, given.out, given.format)
+    print(f"{given.out}: LoRA of {count} projections for {given.format}")
+    return 0
+
+
+def _import_lora(given: argparse.Namespace) -> int:
+    from sdpet.methods import import_lora
+
+    count, rank = import_lora(given.file, given.out)
+    print(f"{given.out}: LoRA of {count} projections, rank {rank}; sdpet txt2img --adapters {given.out} draws with it")
     return 0
 
 

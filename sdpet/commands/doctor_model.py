@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sdpet
-from sdpet.config import RunConfig, validate
+from sdpet.config import RunConfig, sized, validate
 from sdpet.models.source import Source, architecture_of, source_of
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def model_checks(overrides: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     except ValueError as error:
         source, missing = architecture_of(asdict(unet)), str(error) if unet.path else "give unet.path=MODEL.ckpt"
     if source is not None:
-        yield from _sizes(config, source)
+        yield from _sizes(sized(config, source), source)
     yield "weights", "not on this machine" if missing else str(source and source.path), missing
 
 
@@ -51,8 +51,10 @@ def composed(overrides: Sequence[str]) -> RunConfig:
     if source is not None:
         return validate(config, source)
     with open_dict(config):  # an unknown architecture: the other groups are checked with the lab's model
-        config.unet = unet | {"path": None, "use_ema": False, "config": None}
-    return validate(config).changed(unet=unet)
+        config.unet = unet | {"path": None, "use_ema": False, "config": None, "vae": None}
+        size = {key: config.adapter.get(key) for key in ("mid_dim", "params")}
+    found = validate(config).changed(unet=unet)
+    return found if any(size.values()) else found.changed(adapter=size)  # as usual for the model, not for the lab
 
 
 def _sizes(config: RunConfig, source: Source) -> Iterator[tuple[str, str, str]]:
@@ -75,13 +77,12 @@ def _sizes(config: RunConfig, source: Source) -> Iterator[tuple[str, str, str]]:
     design = make_design(config, base)
     handle = build(base, design)
     trainable = handle.num_parameters()
-    width = f", mid_dim {design.spec.mid_dim}" if design.spec else ""
-    form = f"{design.spec.placement} {design.spec.activation}" if design.spec else design.method
+    form = f"{design.spec.placement} {design.spec.words}" if design.spec else design.method
     what = {"adapter": "adapters", "lora": "layers"}.get(design.method)
     blocks = f"{len(handle)} {what}, " if what else ""
     share = 100 * trainable / sizes["unet"]
     what_denoises = "UNet" if source.denoiser == "unet" else "transformer"
-    yield "design", f"{form}{width}: {blocks}{trainable:,} parameters, {share:.3g} % of the {what_denoises}", ""
+    yield "design", f"{form}: {blocks}{trainable:,} parameters, {share:.3g} % of the {what_denoises}", ""
     trainer = config.trainer
     rows = trainer.batch_size * (2 if config.task.reg_weight > 0 else 1)
     networks["unet"].train()

@@ -16,6 +16,7 @@ from sdpet.commands.study_progress import StudyProgressBar
 from sdpet.config import RunConfig, name_of, sampling_key, scoring_key, validate
 from sdpet.files.lock import run_lock
 from sdpet.files.trust import require_trusted_targets, targets
+from sdpet.runs.copies import same_inputs
 from sdpet.runs.execute import sampling_progress
 from sdpet.runs.libraries import torch_threads
 from sdpet.runs.record import FILE, Record
@@ -28,6 +29,15 @@ if TYPE_CHECKING:
     from sdpet.scoring import Evaluation
 
 CHANGEABLE = ("sampler", "eval")
+MOVED = (
+    "data.subject",
+    "data.subject_dir",
+    "data.class_dir",
+    "data.heldout_dir",
+    "data.folder",
+    "unet.path",
+    "unet.vae",
+)
 COMMAND_KEYS = ("run", "quiet", "curve", "guidance", "out", "trust")  # keys of the command, not of a run's config
 MAX_RUNS = 8  # largest number of runs that are sampled in one batch
 
@@ -46,7 +56,7 @@ class StoredJob:
 
 
 def changed(folder: Path, given: Any, overrides: Sequence[str]) -> RunConfig:
-    """Read a stored config and change its sampler and eval.
+    """Read a stored config and change its sampler and eval, and the places of inputs that have moved.
 
     Parameters
     ----------
@@ -65,21 +75,26 @@ def changed(folder: Path, given: Any, overrides: Sequence[str]) -> RunConfig:
     Raises
     ------
     ValueError
-        An override names another group, a value is invalid, or the stored config names code that is not sdpet's own
-        and that the user has not said to trust.
+        An override names another group, a value is invalid, an input is not what the run was made with, or the stored
+        config names code that is not sdpet's own and that the user has not said to trust.
     """
     from omegaconf import OmegaConf
 
     merged = OmegaConf.create(dict(untrusted_config(folder).values))
+    moved: list[str] = []
     typed: list[str] = []  # names of code on the command line, which are the user's own word
     for override in overrides:
         key = override.lstrip("+").partition("=")[0]
         group = key.partition(".")[0]
         if key in COMMAND_KEYS:
             continue
-        if group not in CHANGEABLE:
+        if key not in MOVED and group not in CHANGEABLE:
             raise ValueError(f"{key} cannot be changed when scoring again; only {' and '.join(CHANGEABLE)} can.")
         value = OmegaConf.select(given, key)
+        if key in MOVED:
+            moved.append(key)
+            if key == "data.subject" and merged.data.get("subject") == merged.data.get("subject_dir"):
+                OmegaConf.update(merged, "data.subject_dir", value)
         if key == "sampler":  # sampler=NAME also sets the steps, but guidance stays that of the run
             value = OmegaConf.merge(value, {"guidance": merged.sampler.guidance})
         plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
@@ -88,7 +103,18 @@ def changed(folder: Path, given: Any, overrides: Sequence[str]) -> RunConfig:
     plain_config = OmegaConf.to_container(merged, resolve=True)
     assert isinstance(plain_config, dict)
     require_trusted_targets(plain_config, folder / CONFIG, _trusts(given), typed)
-    return validate({str(key): value for key, value in plain_config.items()})
+    try:
+        config = validate({str(key): value for key, value in plain_config.items()})
+    except ValueError as error:
+        gone = next((key for key in MOVED if str(error).startswith(f"{key}:")), None)
+        if gone is None or gone in moved:
+            raise
+        raise ValueError(f"{str(error).partition(';')[0]}; if it has moved, say where to: {gone}=FOLDER.") from None
+    if moved and not same_inputs(folder, config):
+        raise ValueError(
+            f"{' '.join(moved)}: the content differs from what {folder} was made with; give the same files."
+        )
+    return config
 
 
 def _trusts(given: Any) -> bool:
@@ -245,7 +271,8 @@ def _evaluated(jobs: Sequence[StoredJob], resources: Resources, bar: Bar) -> lis
 
     config = jobs[0].config
     base, task, scorers = resources.base(config), resources.task(config), resources.scorers(config)
-    with torch_threads(config.trainer.threads), tuned(base, [job.folder for job in jobs]) as order:
+    folders, forms = [job.folder for job in jobs], [job.config.form.kind for job in jobs]
+    with torch_threads(config.trainer.threads), tuned(base, folders, forms) as order:
         seeds = [jobs[i].config.seed for i in order]
         sampler, plan = make_sampler(config), make_plan(config)
         found = evaluate_together(base, task, scorers, sampler, seeds, plan, sampling_progress(bar))

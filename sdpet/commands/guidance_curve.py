@@ -55,7 +55,7 @@ def _of_run(job: StoredJob, scales: Sequence[float], named: bool, bar: Bar) -> N
         rows = guidance_points(
             base, task, known, sampler, seed, plan, scales, "untuned base", base.weight_hash, folder, progress
         )
-        with tuned(base, [job.folder]):
+        with tuned(base, [job.folder], [config.form.kind]):
             identity = f"{base.weight_hash} {job.record.run_id}"
             rows += guidance_points(
                 base, task, known, sampler, seed, plan, scales, job.name, identity, folder, progress

@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from sdpet.commands.progress_bar import Bar
 from sdpet.config import name_of, run_folder, say_unused, validate
+from sdpet.runs.copies import KnownRuns, different_way
 from sdpet.runs.distributed import external_rank
 from sdpet.runs.record import Record
 from sdpet.study.report import outcome, run_report
@@ -30,14 +31,17 @@ class TrainCommand:
 
     def __init__(self, config: Any) -> None:
         self.config = validate(config)
-        self.folder = run_folder(self.config)
         self.bar = Bar(self.config.quiet)
         rank = external_rank(self.config)
+        own = run_folder(self.config)
+        self.folder = own if rank is not None else KnownRuns(own.parent).folder(self.config)
         self._is_first = rank is None or rank.rank == 0
         if self._is_first and HydraConfig.initialized():
             say_unused(self.config, HydraConfig.get().overrides.task)
         before = Record.find(self.folder)
         self.already = before is not None and before.status != "failed"
+        # the record of the same run that was computed in another way, on another device, say
+        self.copy = before if self.folder != own else None
 
     @contextmanager
     def shown(self) -> Iterator[Resources]:
@@ -62,6 +66,9 @@ class TrainCommand:
         """Print the result; returns whether the run finished."""
         if self._is_first and record is not None:
             print(run_report(name_of(self.config), record, self.folder, self.already))
+            if self.copy is not None:
+                way = different_way(self.config, self.folder)
+                print(f"  computed  with {way}; again=true does it in this way as well")
         return record is not None and record.status == "finished"
 
 

@@ -11,8 +11,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from sdpet.adapters.positions import PLACEMENTS, check_placement
-from sdpet.choices import IMAGE_SUFFIXES, TASKS, check_peft_options
+from sdpet.adapters.positions import PLACEMENTS, check_placement, component
+from sdpet.choices import DEFAULT_FORM, FORMS, IMAGE_SUFFIXES, TASKS, check_peft_options
 from sdpet.config.cells import InadmissibleCell
 from sdpet.config.dreambench import filled
 from sdpet.config.model_checks import check_model
@@ -81,10 +81,10 @@ def validate(config: Any, source: Source | None = None) -> RunConfig:
     if (lacking := lacking_key(values)) is not None:
         raise ValueError(f"{lacking} must be given: {lacking}=VALUE.")
     _check_output(Path(values["output_root"]).expanduser())
-    _check_design(values["adapter"])
+    _check_design(values["adapter"], values["form"])
     checked = RunConfig(values)
     _check_task(checked)  # before a base model of several GB is fetched
-    check_model(checked, source)
+    checked = sized(checked, check_model(checked, source))
     _check_trainer(checked.trainer)
     if checked.adapter.method == "embedding" and checked.data.kind != "subject":
         raise InadmissibleCell(
@@ -97,6 +97,26 @@ def validate(config: Any, source: Source | None = None) -> RunConfig:
     if lab_scorer and not (LAB / "scorer").is_dir():
         raise ValueError(f"the lab's scorer {LAB / 'scorer'} is missing; make it with python -m sdpet.lab.pretrain.")
     return checked
+
+
+def sized(config: RunConfig, source: Source) -> RunConfig:
+    """The config with the number of parameters that is usual for its base model, if neither it nor a width is given.
+
+    Parameters
+    ----------
+    config : RunConfig
+    source : Source
+        The base model's files, or its architecture.
+
+    Returns
+    -------
+    RunConfig
+    """
+    adapter = config.adapter
+    takes = "params" in METHOD_KEYS.get(adapter.method, ("params",))
+    if not takes or adapter.mid_dim is not None or adapter.params is not None:
+        return config
+    return config.changed(adapter={"params": source.usual_params})
 
 
 def check_groups(config: Any, *groups: str) -> RunConfig:
@@ -190,9 +210,16 @@ def _problem(path: Path) -> str:
     return "not writable" if path.is_dir() else "not a folder"
 
 
-def _check_design(adapter: dict[str, Any]) -> None:
+def _check_design(adapter: dict[str, Any], form: dict[str, Any]) -> None:
     method = adapter["method"]
     takes = METHOD_KEYS.get(method, (*FORM, "mid_dim", "params"))
+    _check_extent(adapter, form)
+    if method == "adapter" and form["name"] in FORMS:
+        _check_form(adapter, form["name"])
+        if "mid_dim" not in FORMS[form["name"]]:
+            return
+    elif method == "adapter":
+        _check_own_form(adapter, form)
     keys = (*FORM, "mid_dim", "params", *PEFT_KEYS)
     given = [key for key in keys if adapter.get(key) is not None and key not in takes]
     if given:
@@ -200,22 +227,68 @@ def _check_design(adapter: dict[str, Any]) -> None:
             f"method {method} takes no {given[0]}; set adapter.{given[0]}=null.",
             f"{method} with {given[0]} {adapter[given[0]]}",
         )
-    missing = [key for key in FORM if adapter[key] is None and key in takes]
+    optional = _optional_keys(adapter, form)
+    missing = [key for key in FORM if adapter[key] is None and key in takes and key not in optional]
     if missing:
         raise ValueError(f"adapter.{missing[0]} must be given when adapter.method is {method}.")
     if adapter.get("options") is not None:
         check_peft_options(method, adapter["options"])
     if "params" not in takes:
         return
-    if (adapter["mid_dim"] is None) == (adapter["params"] is None):
-        if adapter["mid_dim"] is None:
-            raise ValueError("adapter.mid_dim (a width) or adapter.params (a number of parameters) must be given.")
+    if adapter["mid_dim"] is not None:
         adapter["params"] = None  # an explicit width overrides the default number of parameters
-    if method == "adapter" and f"{adapter['din']}-{adapter['dout']}" not in PLACEMENTS:
+
+
+def _optional_keys(adapter: dict[str, Any], form: dict[str, Any]) -> set[str]:
+    """Keys of a design that may be null."""
+    without = {"din", "dout"} if adapter.get("placements") else set()
+    return without | ({"activation"} if "activation" not in FORMS.get(form["name"], ()) else set())
+
+
+def _check_extent(adapter: dict[str, Any], form: dict[str, Any]) -> None:
+    """Check where and when adapters act. Several placements take the place of din and dout."""
+    if adapter["method"] != "adapter":
+        for key, neutral in (("placements", None), ("blocks", "all"), ("when", [0.0, 1.0])):
+            if adapter.get(key, neutral) != neutral:
+                raise InadmissibleCell(
+                    f"method {adapter['method']} takes no adapter.{key}.", f"{adapter['method']} with {key}"
+                )
+        if form != {"name": DEFAULT_FORM}:
+            raise InadmissibleCell(
+                f"method {adapter['method']} takes no form; leave form out.", f"{adapter['method']} with {form['name']}"
+            )
+        return
+    if several := adapter.get("placements"):
+        one = several[0].split("-") if len(several) == 1 else (None, None)
+        adapter |= {"placements": several if len(several) > 1 else None, "din": one[0], "dout": one[1]}
+    placements = adapter.get("placements") or [f"{adapter['din']}-{adapter['dout']}"]
+    if adapter["din"] is not None and adapter["dout"] is not None and placements[0] not in PLACEMENTS:
         try:
             check_placement(adapter["din"], adapter["dout"])
         except ValueError as error:
-            raise InadmissibleCell(str(error), f"{adapter['din']}-{adapter['dout']}") from None
+            raise InadmissibleCell(str(error), placements[0]) from None
+
+
+def _check_form(adapter: dict[str, Any], form: str) -> None:
+    """Check what one of sdpet's forms takes."""
+    for key in ("activation", "mid_dim", "params"):
+        if adapter[key] is not None and ("mid_dim" if key == "params" else key) not in FORMS[form]:
+            raise InadmissibleCell(
+                f"form {form} takes no {key}; set adapter.{key}=null.", f"{form} with {key} {adapter[key]}"
+            )
+    placements = adapter.get("placements") or [f"{adapter['din']}-{adapter['dout']}"]
+    text = [one for one in placements if one in PLACEMENTS and component(one) == "context"]
+    if form == "conv" and text:
+        said = f"form conv needs tokens on a grid, and at {text[0]} they are text."
+        raise InadmissibleCell(said, f"conv at {text[0]}")
+
+
+def _check_own_form(adapter: dict[str, Any], form: dict[str, Any]) -> None:
+    """Check that the user's class can be imported and takes its options. It is the only reason to import torch here."""
+    from sdpet.adapters.forms import check_class
+
+    options = {key: value for key, value in form.items() if key not in ("name", "_target_")}
+    check_class(form["_target_"], options, adapter["activation"])
 
 
 def _check_trainer(trainer: TrainerSettings) -> None:
@@ -264,6 +337,11 @@ def _check_task(config: RunConfig) -> None:
         )
     folders = data.folders
     for key, folder in folders.items():
+        if data.name == "flowers" and not (folder / "flowers-102").is_dir():
+            raise ValueError(
+                f"data.{key}: there is no flowers-102 in {folder}; give the folder in which torchvision has put it: "
+                "Flowers102(folder, download=True)."
+            )
         if not folder.is_dir():
             raise ValueError(f"data.{key}: the folder {folder} does not exist; give a folder of images.")
         if data.name in ("dataset", "flowers"):

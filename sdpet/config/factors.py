@@ -46,6 +46,12 @@ DECIDES = {
     "data.token": ("data.prompt",),
 }
 FIRST = ("task", "data", "unet", "adapter.method")  # decide before others
+# Keys that say how a run is computed, and not what. They are factors only where some design was run in several ways.
+WAYS = (
+    "trainer.device", "trainer.threads", "trainer.devices", "trainer.num_nodes", "trainer.precision",
+    "trainer.grad_checkpointing", "trainer.compile",
+)  # fmt: skip
+COMPUTED = "(how runs are computed)"  # what such keys follow where no design was run in several ways
 ABSENT = "default"  # the level of a run whose config lacks an option of an open group, such as form.gates
 
 
@@ -133,6 +139,7 @@ def varying(settings: Sequence[Settings | None]) -> Varying:
     runs = [settings[i] for i in known]
     columns = _varying_columns(runs)  # type: ignore[arg-type]
     follow = _following(columns)
+    follow |= {key: COMPUTED for key in _ways_apart(columns) if key not in follow}
     found = Varying(follow=follow)
     own = [key for key in columns if key not in follow and key not in FACTORS.values()]
     names = Counter(shown_name(key) for key in own)
@@ -195,6 +202,17 @@ def _following(columns: Mapping[str, Sequence[str]]) -> dict[str, str]:
             if key != decider and key not in follow and _decides(decider, key) and _is_function(columns, key, decider):
                 follow[key] = decider
     return follow
+
+
+def _ways_apart(columns: Mapping[str, Sequence[str]]) -> list[str]:
+    """The keys of `WAYS` that vary, but never between runs that are otherwise alike."""
+    others = [texts for key, texts in columns.items() if key not in WAYS]
+    found = []
+    for key in (key for key in WAYS if key in columns):
+        alike = list(zip(*others, strict=True)) or [()] * len(columns[key])
+        if len(set(zip(alike, columns[key], strict=True))) == len(set(alike)):
+            found.append(key)
+    return found
 
 
 def _decides(decider: str, key: str) -> bool:

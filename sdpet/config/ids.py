@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdpet.choices import IMAGE_SUFFIXES, SCORERS, SHARE_A_MODEL
+from sdpet.adapters.spec import ALWAYS
+from sdpet.choices import DEFAULT_FORM, SCORERS, SHARE_A_MODEL
 from sdpet.config.run_config import LAB, SCORER_KEYS, RunConfig
 from sdpet.config.schema import is_own_part
-from sdpet.files.folders import counted_files
-from sdpet.files.hashing import CAPTIONS, DATASETS, WEIGHTS, hash_file, hash_files, hash_folder, once
+from sdpet.files.folders import counted_files, dataset_files, flowers_files
+from sdpet.files.hashing import WEIGHTS, hash_file, hash_files, hash_folder, once
 from sdpet.models.source import source_of
 
 CLASS_IMAGE_KEYS = ("class_images", "class_sampler", "class_steps", "class_guidance")  # of data
@@ -25,7 +26,7 @@ CLASS_IMAGE_KEYS = ("class_images", "class_sampler", "class_steps", "class_guida
 NAMES_OF_SUBJECT = ("noun", "subject", "class_word", "root", "living", "prompts")
 # Values at which an option changes nothing. They are left out of the hash, so ids from before the option stay valid.
 NEUTRAL_DEFAULTS: dict[str, dict[str, Any]] = {
-    "adapter": {"targets": None, "options": None},
+    "adapter": {"placements": None, "blocks": "all", "when": [0.0, 1.0], "targets": None, "options": None},
     "task": {"noise_offset": 0.0},
     "unet": {"noise_levels": "logit_normal", "shift": None},
     "trainer": {"accumulate": 1, "optimizer": "adamw", "ema": None, "grad_checkpointing": False, "compile": False},
@@ -39,7 +40,16 @@ PER_RUN_OPTIONS = (
     "ema",
     "optimizer",
 )  # of trainer; runs of a fleet may differ in them
-UNNAMED = ("adapter", "adapter.din", "adapter.dout", "seed", "study", "output_root", "quiet", "logger", "sweeps")
+# Keys of trainer that say how a run is computed, and not what. They enter the run id, because results may differ in the
+# last bits, but runs that differ in nothing else answer the same question.
+WAYS: dict[str, Any] = {
+    "device": None, "threads": None, "devices": 1, "num_nodes": 1, "precision": None, "grad_checkpointing": False,
+    "compile": False,
+}  # fmt: skip
+UNNAMED = (
+    "adapter", "adapter.din", "adapter.dout", "adapter.placements", "adapter.blocks", "adapter.when", "form", "seed",
+    "study", "output_root", "quiet", "again", "logger", "sweeps",
+)  # fmt: skip
 
 
 def run_id(config: RunConfig) -> str:
@@ -62,6 +72,39 @@ def training_id(config: RunConfig) -> str:
         12 hexadecimal digits; equal for runs that train the same weights, whatever their sampler and evaluation.
     """
     return _digest({key: value for key, value in identity(config).items() if key not in ("sampler", "eval")})
+
+
+def question_of(found: Mapping[str, Any]) -> str:
+    """The id of a question: equal for runs that differ only in the way they are computed (`ways_of`).
+
+    Parameters
+    ----------
+    found : mapping
+        The `identity` of a run.
+
+    Returns
+    -------
+    str
+        12 hexadecimal digits.
+    """
+    return _digest({**found, "trainer": _without(found["trainer"], *WAYS)})
+
+
+def ways_of(found: RunConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """How a run is computed: device, threads, processes, precision and the like.
+
+    Parameters
+    ----------
+    found : RunConfig or mapping
+        The run's config or `identity`.
+
+    Returns
+    -------
+    dict
+        Values by the key in `trainer`.
+    """
+    trainer = (found.values if isinstance(found, RunConfig) else found)["trainer"]
+    return {key: trainer.get(key, default) for key, default in WAYS.items()}
 
 
 def run_folder(config: RunConfig) -> Path:
@@ -108,11 +151,16 @@ def identity(config: RunConfig) -> dict[str, Any]:
     content = {key: _content(path, config) for key, path in config.data.folders.items()}
     unused = () if config.draws_class_images else CLASS_IMAGE_KEYS  # the options that draw class images identify them
     weights = once(cache_key("weights", unet), lambda: source_of(unet).content_hash())
-    chosen = ("image_size", *(key for key in NEUTRAL_DEFAULTS["unet"] if key not in _neutral("unet", values)))
+    chosen = (
+        "image_size",
+        "prediction",
+        *(key for key in NEUTRAL_DEFAULTS["unet"] if key not in _neutral("unet", values)),
+    )
     size = {key: unet[key] for key in chosen if unet.get(key) is not None}
     return {
         "seed": config.seed,
         "adapter": _without(values["adapter"], *_neutral("adapter", values)),
+        **_form_identity(values),
         "unet": {"dtype": unet["dtype"], "weights": weights} | size,
         "task": _own_identity("task", config) or _without(values["task"], *_neutral("task", values)),
         "data": _own_identity("data", config) or _without(data, *NAMES_OF_SUBJECT, *unused, *content) | content,
@@ -124,14 +172,19 @@ def identity(config: RunConfig) -> dict[str, Any]:
 
 def _content(folder: Path, config: RunConfig) -> str:
     """A hash of the files that can change the result. Other files beside the images change nothing."""
-    if config.data.name in ("dataset", "flowers"):
-        return hash_folder(folder, IMAGE_SUFFIXES + CAPTIONS + DATASETS)
-    captioned = config.data.kind == "captions"
+    captioned, name = config.data.kind == "captions", config.data.name
 
     def make() -> str:
-        return hash_files(folder, sorted(file for file in counted_files(folder, captioned) if file.is_file()))
+        match name:
+            case "dataset":
+                files = dataset_files(folder)
+            case "flowers":
+                files = flowers_files(folder)
+            case _:
+                files = {file for file in counted_files(folder, captioned) if file.is_file()}
+        return hash_files(folder, sorted(files))
 
-    return once(("content", folder, captioned), make)
+    return once(("content", folder, captioned, name), make)
 
 
 def cache_key(what: str, values: Mapping[str, Any]) -> str:
@@ -162,6 +215,12 @@ def _neutral(group: str, values: Mapping[str, Any]) -> list[str]:
 def _digest(content: Mapping[str, Any]) -> str:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def _form_identity(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The group `form`, unless it is the paper's, which is not in ids of older versions."""
+    form = values.get("form") or {"name": DEFAULT_FORM}
+    return {} if form == {"name": DEFAULT_FORM} else {"form": form}
 
 
 def _eval_identity(group: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,9 +279,14 @@ def name_of(config: RunConfig, overrides: Sequence[str] = ()) -> str:
     str
         Such as "attn2o-ffni seed 1".
     """
-    parts = [config.adapter.placement or config.adapter.method, f"seed {config.seed}"]
+    adapter, form = config.adapter, config.form
+    parts = [adapter.placement or adapter.method]
+    parts += [form.label, *(f"{key} {value}" for key, value in form.options.items())] if not form.is_default else []
+    parts += [adapter.blocks] if adapter.blocks != "all" else []
+    parts += ["when {:g}-{:g}".format(*adapter.when)] if tuple(adapter.when) != ALWAYS else []
+    parts += [f"seed {config.seed}"]
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")
-        if key not in UNNAMED and not key.startswith("hydra"):
+        if key not in UNNAMED and not key.startswith(("hydra", "form.")):
             parts.append(f"{key.rpartition('.')[2]} {value}")
     return " ".join(parts)

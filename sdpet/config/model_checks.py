@@ -18,10 +18,10 @@ BLOCKS = {  # classes of the blocks by the denoiser's class; a UNet has both of 
 UNET_BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
 
 
-def check_model(config: RunConfig, source: Source | None = None) -> None:
+def check_model(config: RunConfig, source: Source | None = None) -> Source:
     """Check what depends on the base model: its files, sizes, placements and how it was trained.
 
-    source: the base model, or its architecture; None finds the one that the config names.
+    source: the base model, or its architecture; None finds the one that the config names. It is returned.
     """
     unet, trainer = config.unet, config.trainer
     named = config.values["unet"]
@@ -45,6 +45,7 @@ def check_model(config: RunConfig, source: Source | None = None) -> None:
         )
     if device == "cpu" and unet.dtype != "float32":
         raise ValueError(f"unet.dtype {unet.dtype} needs a GPU; on the CPU use float32 (of {', '.join(DTYPES)}).")
+    return source
 
 
 def _check_process(config: RunConfig, source: Source) -> None:
@@ -66,6 +67,11 @@ def _check_process(config: RunConfig, source: Source) -> None:
             f"task.min_snr weights the loss of diffusion models, and {unet.name} is trained by flow matching.",
             f"min_snr with {unet.name}",
         )
+    if source.is_flow and unet.prediction is not None:
+        raise InadmissibleCell(
+            f"unet.prediction belongs to diffusion models, and {unet.name} is trained by flow matching.",
+            f"prediction with {unet.name}",
+        )
     changed = [key for key in ("noise_levels", "shift") if getattr(unet, key) != getattr(ModelSettings, key)]
     if changed and not source.is_flow:
         raise InadmissibleCell(
@@ -81,7 +87,10 @@ def _check_placement(config: RunConfig, source: Source) -> None:
         return
     blocks = BLOCKS.get(source.config(source.denoiser).get("_class_name", ""), UNET_BLOCKS)
     tables = [table for table in TABLES if table.block in blocks or table.package != "diffusers"]
-    if not any(adapter.dout in table.outputs(str(adapter.din)) for table in tables):
+    for placement in adapter.placements or (adapter.placement,):
+        din, _, dout = placement.partition("-")
+        if any(dout in table.outputs(din) for table in tables):
+            continue
         known = dict.fromkeys(
             f"{place.name}-{dout}"
             for table in tables
@@ -90,6 +99,6 @@ def _check_placement(config: RunConfig, source: Source) -> None:
             for dout in table.outputs(place.name)
         )
         raise InadmissibleCell(
-            f"no block of {config.unet.name} has the placement {adapter.placement}; choose one of {', '.join(known)}.",
-            f"{adapter.placement} in {config.unet.name}",
+            f"no block of {config.unet.name} has the placement {placement}; choose one of {', '.join(known)}.",
+            f"{placement} in {config.unet.name}",
         )

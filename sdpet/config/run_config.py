@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import sdpet
+from sdpet.adapters.spec import ALWAYS, JOIN
+from sdpet.choices import DEFAULT_FORM, FORMS
 from sdpet.config.schema import OWN_PART_KEYS, is_own_part
 
 LAB = Path(sdpet.__file__).parent / "lab"
@@ -21,7 +23,11 @@ LAB_CLASS_IMAGES = {  # by unet.name and unet.pooled, those of the lab's transfo
     ("lab_dit", False): "class_transformer_without_pooled",
 }
 SCORER_KEYS = ("scorer", "features", "diversity")  # single scorers of eval; those of eval.similarity have names
-_OF_LOADING = ("use_ema", "config", "image_size", "pooled", "t5", "noise_levels", "shift")
+# Keys whose values may be paths; of these, a run on another machine or from another folder may need new ones.
+PATH_KEYS = {
+    "data": ("subject", "subject_dir", "class_dir", "heldout_dir", "folder"), "unet": ("path", "config", "vae"),
+}  # fmt: skip
+_OF_LOADING = ("use_ema", "config", "image_size", "pooled", "t5", "noise_levels", "shift", "vae", "prediction")
 _APART = ("_target_", "strict", "similarity", *SCORER_KEYS)  # keys of eval that EvalPlan does not take
 
 Settings = TypeVar("Settings")
@@ -39,13 +45,41 @@ class AdapterSettings:
     params: int | None
     scale: float | None
     init: str | None
+    placements: Sequence[str] | None = None
+    blocks: str = "all"
+    when: Sequence[float] = ALWAYS
     targets: Sequence[str] | None = None
     options: Mapping[str, Any] | None = None
 
     @property
     def placement(self) -> str | None:
-        """`din-dout`, or None for methods without positions."""
+        """`din-dout`, several joined by "+", or None for methods without positions."""
+        if self.placements:
+            return JOIN.join(self.placements)
         return None if self.din is None else f"{self.din}-{self.dout}"
+
+
+@dataclass(frozen=True)
+class FormSettings:
+    """The form of the adapter: a name of `sdpet.choices.FORMS` or the Python path of a class, and its options."""
+
+    kind: str = DEFAULT_FORM
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a class of the user's."""
+        return self.kind not in FORMS
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it is the paper's."""
+        return self.kind == DEFAULT_FORM
+
+    @property
+    def label(self) -> str:
+        """A short name."""
+        return self.kind.rpartition(".")[2]
 
 
 @dataclass(frozen=True)
@@ -63,6 +97,8 @@ class ModelSettings:
     t5: bool = True
     noise_levels: str = "logit_normal"
     shift: float | None = None
+    vae: str | None = None
+    prediction: str | None = None
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -234,6 +270,11 @@ class RunConfig:
         return self.values["quiet"]
 
     @property
+    def again(self) -> bool:
+        """Whether a run is done even if the study has it already, computed in another way; False in older configs."""
+        return self.values.get("again", False)
+
+    @property
     def checkpoint_seconds(self) -> float | None:
         """Seconds between checkpoints; None in configs of older versions, which did not store it."""
         return self.values.get("checkpoint_seconds")
@@ -250,6 +291,12 @@ class RunConfig:
     @cached_property
     def adapter(self) -> AdapterSettings:
         return _settings(AdapterSettings, self.values["adapter"])
+
+    @cached_property
+    def form(self) -> FormSettings:
+        group = self.values.get("form") or {}
+        options = {key: value for key, value in group.items() if key not in ("name", "_target_")}
+        return FormSettings(group.get("_target_") or group.get("name") or DEFAULT_FORM, options)
 
     @cached_property
     def unet(self) -> ModelSettings:
@@ -307,6 +354,41 @@ class RunConfig:
         """
         changes = {k: {**self.values[k], **v} if isinstance(v, Mapping) else v for k, v in given.items()}
         return RunConfig({**self.values, **changes})
+
+    def with_paths_of(self, other: RunConfig) -> RunConfig:
+        """A copy of the config with the paths of another one."""
+        changes = {
+            group: {key: other.values[group][key] for key in keys if key in other.values[group]}
+            for group, keys in PATH_KEYS.items()
+        }
+        return self.changed(**changes)
+
+
+def with_paths(values: Mapping[str, Any], change: Callable[[Path], Path]) -> dict[str, Any]:
+    """Change the paths of a config to files and folders on this machine.
+
+    Parameters
+    ----------
+    values : mapping
+        The plain config.
+    change : callable
+        Takes and returns a path. A path whose change does not exist is left as it was, such as the id of a model on
+        the hub.
+
+    Returns
+    -------
+    dict
+        A copy.
+    """
+    found = dict(values)
+    for group, keys in PATH_KEYS.items():
+        changed = dict(values.get(group) or {})
+        for key in keys:
+            if isinstance(changed.get(key), str) and (path := change(Path(changed[key]).expanduser())).exists():
+                changed[key] = str(path)
+        if group in values:
+            found[group] = changed
+    return found
 
 
 def lacking_key(values: Mapping[str, Any]) -> str | None:

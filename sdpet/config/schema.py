@@ -10,17 +10,22 @@ from difflib import get_close_matches
 from typing import Any
 
 from sdpet.adapters.positions import INPUTS, OUTPUTS, all_positions, valid_outputs
+from sdpet.adapters.spec import check_blocks, check_options, interval, is_path, known_activation, several
 from sdpet.choices import (
-    ACTIVATIONS,
+    DEFAULT_FORM,
     DISTANCES,
     DTYPES,
+    FORM_OPTIONS,
+    FORMS,
     INITS,
     LOGGERS,
     METHODS,
     NOISE_LEVELS,
     OPTIMIZERS,
+    OWN_FORM,
     PLACEHOLDERS,
     PRECISIONS,
+    PREDICTIONS,
     SAMPLERS,
     SCHEDULES,
     SCORERS,
@@ -252,6 +257,8 @@ def optional(rule: Rule, tell: bool = True) -> Rule:
             return None
         try:
             return rule(value)
+        except Sentence:
+            raise
         except ValueError as error:
             raise ValueError(f"{error}{', or null' if tell else ''}") from None
 
@@ -266,12 +273,30 @@ def asked(value: Any) -> dict[str, Any]:
     return {"groups": {str(group): str(name) for group, name in groups.items()}, "keys": [str(key) for key in keys]}
 
 
+def by_sentence(check: Callable[[Any], Any]) -> Rule:
+    """A check of `AdapterSpec`, whose error is a sentence of its own; tuples become lists, as in a stored config."""
+
+    def rule(value: Any) -> Any:
+        try:
+            found = check(value)
+        except ValueError as error:
+            raise Sentence(str(error)) from None
+        return list(found) if isinstance(found, tuple) else found
+
+    return rule
+
+
+class Sentence(ValueError):
+    """An error of a rule that is a whole sentence, to be given to the user after the key."""
+
+
 RULES: dict[str, dict[str, Rule]] = {
     "": {
         "study": folder_name,
         "seed": integer(0),
         "output_root": string,
         "quiet": boolean,
+        "again": boolean,
         "checkpoint_seconds": number(0),
         "asked": asked,
     },
@@ -279,13 +304,20 @@ RULES: dict[str, dict[str, Rule]] = {
         "method": choice(METHODS),
         "din": optional(position, tell=False),
         "dout": optional(output, tell=False),
-        "activation": optional(choice(ACTIVATIONS), tell=False),
+        "activation": optional(by_sentence(known_activation), tell=False),
         "mid_dim": optional(integer(1, MOST_WIDTH)),
         "params": optional(integer(1, 10**12)),
         "scale": optional(number(), tell=False),
         "init": optional(choice(INITS), tell=False),
+        "placements": optional(by_sentence(several)),
+        "blocks": by_sentence(check_blocks),
+        "when": by_sentence(interval),
         "targets": optional(texts),
         "options": given_options,
+    },
+    "form": {
+        "name": choice((*FORMS, OWN_FORM)),
+        "_target_": optional(string),
     },
     "unet": {
         "name": string,
@@ -295,6 +327,8 @@ RULES: dict[str, dict[str, Rule]] = {
         "use_ema": boolean,
         "config": optional(string),
         "image_size": optional(integer(8, MOST_SIDE)),
+        "vae": optional(string),
+        "prediction": optional(choice(PREDICTIONS)),
         "pooled": boolean,
         "t5": boolean,
         "noise_levels": choice(NOISE_LEVELS),
@@ -408,6 +442,7 @@ def check_values(config: Mapping[str, Any]) -> dict[str, Any]:
     checked: dict[str, Any] = {}
     for group in RULES:
         values = {k: v for k, v in config.items() if k not in RULES} if group == "" else config.get(group)
+        values = {"name": DEFAULT_FORM} if values is None and group == "form" else values  # of older versions
         if not isinstance(values, Mapping):
             raise ValueError(f"{group} is missing from the config; choose one by {group}=NAME.")
         found = check_group(group, values)
@@ -417,6 +452,8 @@ def check_values(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_group(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Check the values of one group of the config; returns and raises as `check_values`."""
+    if group == "form":
+        return _check_form(values)
     if is_own_part(group, values):
         return _check_own_part(group, values)
     checked: dict[str, Any] = {}
@@ -426,11 +463,36 @@ def check_group(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(unknown_key(name))
         try:
             found = RULES[group][key](value)
+        except Sentence as error:
+            raise ValueError(f"{name}: {error}") from None
         except ValueError as error:
             raise ValueError(f"{name} {error}, not {_shown(value)}.") from None
         if key != "_target_":
             checked[key] = found
     return checked
+
+
+def _check_form(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The group of the form, whose keys beside the name are options of its class."""
+    try:
+        name = RULES["form"]["name"](values.get("name"))
+    except ValueError as error:
+        raise ValueError(f"form.name {error}, not {values.get('name')!r}.") from None
+    own = values.get("_target_")
+    if name == OWN_FORM and not is_path(own):
+        raise ValueError(f"form._target_ must be the Python path of a class, such as my_lab.Gated, not {own!r}.")
+    if name != OWN_FORM and own is not None:
+        raise ValueError(f"form._target_ needs form={OWN_FORM}; the form {name} is sdpet's own.")
+    try:
+        options = check_options({key: value for key, value in values.items() if key not in ("name", "_target_")})
+    except ValueError as error:
+        raise ValueError(f"form: {error}") from None
+    takes = FORM_OPTIONS.get(name, ())
+    unknown = [key for key in options if name != OWN_FORM and key not in takes]
+    if unknown:
+        has = f"its options are {', '.join(takes)}" if takes else "it has none"
+        raise ValueError(f"form.{unknown[0]}: the form {name} has no option {unknown[0]!r}; {has}.")
+    return {"name": name, **({"_target_": own} if name == OWN_FORM else {}), **options}
 
 
 def _shown(value: Any) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
+from sdpet.choices import DEFAULT_FORM
 from sdpet.config.ids import CLASS_IMAGE_KEYS, NEUTRAL_DEFAULTS, identity
 from sdpet.config.run_config import ModelSettings, RunConfig, SamplerSettings, TrainerSettings
 from sdpet.config.schema import SHORT_NAMES, is_own_part
@@ -33,6 +34,7 @@ def defaults() -> dict[str, Any]:
         for field in fields(kind)  # type: ignore[arg-type]
         if field.default is not MISSING
     }
+    found["form"] = DEFAULT_FORM
     return found | {f"{group}.{key}": value for group, keys in NEUTRAL_DEFAULTS.items() for key, value in keys.items()}
 
 

@@ -47,7 +47,9 @@ def captioned_files(folder: Path) -> dict[Path, str | None]:
         found |= {file: text for file, text in known.items() if file.is_file()}
     else:
         found |= {
-            file: _caption(read_text(text, MOST_BYTES).strip(), text) for file, text in _beside(found) if text.is_file()
+            file: _caption(read_words(text, MOST_BYTES).strip(), text)
+            for file, text in _beside(found)
+            if text.is_file()
         }
     return dict(sorted(found.items()))
 
@@ -61,6 +63,60 @@ def counted_files(folder: Path, captioned: bool) -> set[Path]:
     if metadata is None:
         return {*images, *(text for _, text in _beside(images))}
     return {*images, metadata, *(folder / name for name in _named(metadata))}
+
+
+def read_words(file: Path, most: int | None = None) -> str:
+    """The text of a file that people wrote: UTF-8, or UTF-16 with a mark that says so; the mark is no part of it.
+
+    Raises
+    ------
+    ValueError
+        It has another encoding, or more than `most` bytes; the sentence names the file.
+    """
+    if most is not None and file.stat().st_size > most:
+        return read_text(file, most)  # which refuses it
+    content = file.read_bytes()
+    try:
+        return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{file} is no UTF-8 text (byte {error.object[error.start]:#04x} at {error.start}, as Windows-1252 has it, "
+            "for one); save it as UTF-8."
+        ) from None
+
+
+def dataset_files(folder: Path) -> set[Path]:
+    """The files of a data set of the library datasets that can change a result; foreign files beside them do not count.
+
+    Parameters
+    ----------
+    folder : Path
+        What `save_to_disk` wrote, or folders laid out for imagefolder.
+
+    Returns
+    -------
+    set of Path
+    """
+    splits = [folder]
+    found: set[Path] = set()
+    if (folder / "dataset_dict.json").is_file():
+        found.add(folder / "dataset_dict.json")
+        splits = [folder / str(name) for name in _json(folder / "dataset_dict.json").get("splits") or ()]
+    elif not (folder / "state.json").is_file():
+        every = [file for file in folder.rglob("*") if not file.name.startswith(".") and file.is_file()]
+        return {file for file in every if file.suffix.lower() in IMAGE_SUFFIXES or file.stem == "metadata"}
+    for split in splits:
+        state = _json(split / "state.json")
+        listed = [*(state.get("_data_files") or ()), *(state.get("_indices_data_files") or ())]
+        names = [str(item.get("filename")) for item in listed if isinstance(item, dict)]
+        found |= {split / name for name in ("state.json", "dataset_info.json", *names)}
+    return {file for file in found if file.is_file()}
+
+
+def flowers_files(folder: Path) -> set[Path]:
+    """The files of Flowers102 below torchvision's root folder."""
+    inner = folder / "flowers-102"
+    return {*(inner / "jpg").glob("*.jpg"), *(file for file in inner.glob("*.mat") if file.is_file())}
 
 
 def metadata_file(folder: Path) -> Path | None:
@@ -89,6 +145,15 @@ def natural_order(file: Path) -> list[tuple[bool, int, str]]:
     """Key for sorting file names as people count: 2.png before 10.png."""
     parts = re.findall(r"[0-9]+|[^0-9]+", file.name)
     return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """A file's JSON object; empty where it cannot be read, which loading reports."""
+    try:
+        content = parsed(file, read_text(file))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _beside(images: Any) -> list[tuple[Path, Path]]:
@@ -128,7 +193,7 @@ def _caption(text: str | None, where: object) -> str | None:
 
 def _rows(metadata: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and content of each row."""
-    text = read_text(metadata)
+    text = read_words(metadata)
     if metadata.suffix == ".csv":
         try:
             rows = list(csv.DictReader(text.splitlines(True)))

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PIPELINE_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 WEIGHTS = (".safetensors", ".bin", ".json", ".txt")
-CAPTIONS = (".txt", ".jsonl")
-DATASETS = (".arrow", ".parquet", ".json", ".csv", ".mat")
 
 
 def hash_folder(folder: Path, endings: tuple[str, ...], parts: tuple[str, ...] = ("",)) -> str:

@@ -282,3 +282,6 @@ def save_pipeline(
     if half:
         pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(folder, safe_serialization=True)
+    if half:  # transformers would take the text encoder's dtype from its config, and diffusers float32 for the rest
+        config = folder / "text_encoder" / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")

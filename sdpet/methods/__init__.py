@@ -7,7 +7,7 @@ and vera).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,6 +17,7 @@ from sdpet.choices import PEFT_METHODS
 from sdpet.methods.embedding import EmbeddingTuning
 from sdpet.methods.full import FullTuning
 from sdpet.methods.lora import LoraTuning, export_lora, lora_design
+from sdpet.methods.lora_files import export_format, import_lora
 from sdpet.methods.peft_tuning import PeftSpec, PeftTuning, carries_peft, layer_sizes, nearest_spec, read_peft
 from sdpet.models.base import BaseModel
 from sdpet.seeds import isolated_rng
@@ -35,7 +36,9 @@ __all__ = [
     "TunedModel",
     "build",
     "build_fleet",
+    "export_format",
     "export_lora",
+    "import_lora",
     "layer_sizes",
     "load",
     "lora_design",
@@ -181,7 +184,14 @@ def build_fleet(base: BaseModel, designs: Sequence[Design], seeds: Sequence[int]
     return Fleet(base.unet, members)
 
 
-def load(base: BaseModel, folder: str | Path, *, strict: bool = False) -> TunedModel:
+def load(
+    base: BaseModel,
+    folder: str | Path,
+    alongside: bool = False,
+    *,
+    strict: bool = False,
+    trust: bool | Collection[str] = False,
+) -> TunedModel:
     """Put a saved design of any method back on a base model.
 
     Parameters
@@ -189,8 +199,12 @@ def load(base: BaseModel, folder: str | Path, *, strict: bool = False) -> TunedM
     base : BaseModel
     folder : str or Path
         What `TunedModel.save` wrote.
+    alongside : bool
+        Whether the UNet may carry adapters already. Only adapters go alongside others.
     strict : bool
         Whether adapters that were made for another base model are an error; by default a warning says so.
+    trust : bool or collection of str
+        Whether the folder may name a form that is not sdpet's own, see `sdpet.adapters.load_adapters`.
 
     Returns
     -------
@@ -202,11 +216,13 @@ def load(base: BaseModel, folder: str | Path, *, strict: bool = False) -> TunedM
         If the folder holds no design, the design does not fit the model, or the UNet carries another one.
     """
     folder = Path(folder)
-    _refuse_second(base)
-    if (folder / "adapters.json").exists():
+    is_adapters = (folder / "adapters.json").exists()
+    if not (alongside and is_adapters):
+        _refuse_second(base)
+    if is_adapters:
         from sdpet import load_adapters
 
-        return load_adapters(base.unet, folder, strict=strict)
+        return load_adapters(base.unet, folder, alongside=alongside, strict=strict, trust=trust)
     methods = (FullTuning, LoraTuning, EmbeddingTuning, PeftTuning)
     for method in methods:
         if (folder / method.FILE).exists():

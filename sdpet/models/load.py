@@ -29,6 +29,8 @@ def load_base(
     t5: bool = True,
     noise_levels: str = "logit_normal",
     shift: float | None = None,
+    vae: str | Path | None = None,
+    prediction: str | None = None,
 ) -> BaseModel:
     """Load a base model, frozen and in evaluation mode.
 
@@ -56,6 +58,10 @@ def load_base(
         How flow matching draws noise levels in training.
     shift : float, optional
         Shift of the noise levels of a flow matching model; None for the one in its scheduler's config.
+    vae : str or Path, optional
+        Another VAE than the model's own, see `find_source`.
+    prediction : {"epsilon", "v_prediction"}, optional
+        What the UNet predicts, if it differs from its scheduler's config: a checkpoint file does not say it.
 
     Returns
     -------
@@ -72,9 +78,17 @@ def load_base(
         raise ValueError(f"device {device!r} was asked for, but this machine has no usable CUDA device; choose 'cpu'.")
     where = name if path is None and name not in ("lab", LAB_TRANSFORMER) else path
     unet = {"name": name, "path": where, "use_ema": use_ema, "config": config, "pooled": pooled, "t5": t5}
+    unet["vae"] = vae
     source = source_of(unet)
     with no_progress_bars():
         parts = (_read_checkpoint if source.is_checkpoint else _read_folder)(source, DTYPES[dtype])
+        if source.vae is not None:
+            from sdpet.models.compvis.load import load_vae
+
+            parts["vae"] = load_vae(source, DTYPES[dtype])
+    if prediction is not None:
+        parts["scheduler"].register_to_config(prediction_type=prediction)
+    digest = source.content_hash() + ("" if prediction is None else f"-{prediction}")
     for part in PARTS_WITH_WEIGHTS:
         if part in parts:
             _check_finite(parts[part], part, source)
@@ -82,7 +96,7 @@ def load_base(
     if "transformer" in parts:
         parts["unet"] = parts.pop("transformer")
     own = {"side": image_size, "pooled": pooled, "noise_levels": noise_levels}
-    base = BaseModel(name=name, weight_hash=source.content_hash(), **own, **parts)  # type: ignore[arg-type]
+    base = BaseModel(name=name, weight_hash=digest, **own, **parts)  # type: ignore[arg-type]
     if base.prediction_type not in ("epsilon", "v_prediction", "flow"):
         raise ValueError(f"{source.path} predicts {base.prediction_type!r}; choose epsilon, v_prediction or flow.")
     if shift is not None:
@@ -108,7 +122,7 @@ def _read_folder(source: Source, dtype: torch.dtype) -> dict[str, Any]:
         folder = source.folder(part)
         if part.startswith("tokenizer"):
             parts[part] = _tokenizer(folder)
-        elif part != "scheduler":
+        elif part != "scheduler" and not (part == "vae" and source.vae is not None):
             options = {"torch_dtype": dtype, "variant": source.variant(part), "local_files_only": True}
             parts[part] = _read_network(network_class(source, part), part, source, options)
     if "text_encoder_2" in parts and "unet" in parts:
@@ -198,17 +212,20 @@ def _read_checkpoint(source: Source, dtype: torch.dtype) -> dict[str, Any]:
     from sdpet.models.compvis.load import load_checkpoint
     from sdpet.models.compvis.tokenizer import clip_tokenizer
 
-    networks = load_checkpoint(source, dtype)
+    parts = load_checkpoint(source, dtype)
     there = (source.configs / "scheduler").is_dir()
     schedule = (source.configs if there else ARCHITECTURES / "v1") / "scheduler"
-    if (source.configs / "tokenizer").is_dir():
-        from transformers import CLIPTokenizer
+    for part in [part for part in source.parts if part.startswith("tokenizer")]:
+        if (source.configs / part).is_dir():
+            from transformers import CLIPTokenizer
 
-        tokenizer = CLIPTokenizer.from_pretrained(source.configs / "tokenizer", local_files_only=True)
-    else:
-        tokenizer = clip_tokenizer()
-    scheduler = DDPMScheduler.from_pretrained(schedule)
-    return {**vars(networks), "tokenizer": tokenizer, "scheduler": scheduler}
+            parts[part] = CLIPTokenizer.from_pretrained(source.configs / part, local_files_only=True)
+        else:
+            openclip = part == "tokenizer_2" or source.configs == ARCHITECTURES / "v21"
+            parts[part] = clip_tokenizer("!" if openclip else None)
+    if "tokenizer_2" in parts:
+        parts["zero_empty"] = _zeros_for_empty(source.configs)
+    return parts | {"scheduler": DDPMScheduler.from_pretrained(schedule)}
 
 
 @contextmanager

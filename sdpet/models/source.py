@@ -17,7 +17,7 @@ from typing import Any
 import sdpet
 from sdpet.files.hashing import PIPELINE_PARTS, WEIGHTS, hash_file, hash_files
 from sdpet.files.received import read_json
-from sdpet.models.compvis.scan import check_checkpoint
+from sdpet.models.compvis.scan import check_checkpoint, check_vae, input_channels_sentence
 
 LOG = logging.getLogger("sdpet")
 LAB_FOLDER = Path(sdpet.__file__).parent / "lab" / "pipeline"
@@ -38,6 +38,13 @@ THIRD_PARTS = ("text_encoder_3", "tokenizer_3")
 PARTS_WITH_WEIGHTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 TRANSFORMERS = ("SD3Transformer2DModel", "FluxTransformer2DModel", "PixArtTransformer2DModel")  # classes we can load
 CHECKPOINTS = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
+# Hashes of the lab, and of what its transformer shares with it -> those before its text encoder said "float32".
+SAME_AS = {
+    "5ef114d753d692636cfc5004fe7d57b7": "b2b3deb622944d89987f7290627ecb73",
+    "ad28099fabe137a8c7193fc87be250e4": "2c91b78eb3561d73576134e2e422d464",
+}
+USUAL_PARAMS = {"small": 24_000, "large": 1_511_040}  # of all adapters: in the lab; as in the paper, with mid_dim 60
+LARGE = 320  # channels of the first block of Stable Diffusion
 _VARIANT = re.compile(r"\.(fp16|bf16|non_ema|fp32)\b")
 _WHOLE = re.compile(r"^(diffusion_pytorch_model|model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)$")
 
@@ -59,6 +66,8 @@ class Source:
         A pipeline folder that has the parts which `path` lacks.
     left_out : tuple of str
         Parts that are not loaded.
+    vae : Path, optional
+        Another VAE than the model's own: a file, or a folder in diffusers' format.
     """
 
     path: Path
@@ -66,6 +75,7 @@ class Source:
     use_ema: bool = False
     shared: Path | None = None
     left_out: tuple[str, ...] = ()
+    vae: Path | None = None
 
     @property
     def is_checkpoint(self) -> bool:
@@ -106,12 +116,29 @@ class Source:
 
     def content_hash(self) -> str:
         """Hash of the content of weights, configs and vocabulary, whatever their paths; hex digits."""
+        return self._own_hash() + ("" if self.vae is None else f"-vae{self._vae_hash(self.vae)[:16]}")
+
+    @property
+    def usual_params(self) -> int:
+        """The number of parameters that adapters of a model of this size usually have in all."""
+        config = self.config(self.denoiser)
+        heads = config.get("num_attention_heads") or 1
+        widths = config.get("block_out_channels") or [heads * (config.get("attention_head_dim") or LARGE)]
+        return USUAL_PARAMS["large" if widths[0] >= LARGE else "small"]
+
+    def _vae_hash(self, vae: Path) -> str:
+        if vae.is_file():
+            return hash_file(vae)
+        return hash_files(vae, [vae / "config.json", *(_weights(vae) or _weights(vae, "fp16"))])
+
+    def _own_hash(self) -> str:
         if not self.is_checkpoint:
             apart = [part for part in self.parts if self.folder(part).parent != self.path]
             own = hash_files(self.path, _loaded(self.path, tuple(part for part in self.parts if part not in apart)))
             if self.shared is None:
-                return own
-            return f"{own}-{hash_files(self.shared, _loaded(self.shared, tuple(apart)))[:8]}"
+                return SAME_AS.get(own, own)
+            rest = hash_files(self.shared, _loaded(self.shared, tuple(apart)))
+            return f"{own}-{SAME_AS.get(rest, rest)[:8]}"
         configs = hash_files(self.configs, [file for part in self.parts for file in _files(self.configs / part)])
         return f"{hash_file(self.path)}-{configs[:8]}{'-ema' if self.use_ema else ''}"
 
@@ -122,6 +149,7 @@ def find_source(
     config: str | Path | None = None,
     quiet: bool = True,
     fetch: bool = True,
+    vae: str | Path | None = None,
 ) -> Source:
     """Find a base model's files. A hub id that is not in the local cache is downloaded.
 
@@ -132,12 +160,14 @@ def find_source(
     use_ema : bool
         For a checkpoint file, use its averaged weights.
     config : str or Path, optional
-        For a checkpoint file that does not have Stable Diffusion v1's sizes: a folder in diffusers' format with its
-        configs (``unet/config.json``, ...).
+        For a checkpoint file that does not have the sizes of Stable Diffusion v1, 2.1 or XL: a folder in diffusers'
+        format with its configs (``unet/config.json``, ...).
     quiet : bool
         Do not log a download.
     fetch : bool
         Whether to use the network.
+    vae : str or Path, optional
+        Another VAE than the model's own: a file, a folder with config.json and weights, or a pipeline's folder.
 
     Returns
     -------
@@ -149,19 +179,32 @@ def find_source(
         If files are missing, incomplete or unsafe to read; the message is one sentence.
     """
     text = str(LAB_FOLDER if path is None else path)
-    place = Path(text).expanduser()
+    place, other_vae = Path(text).expanduser(), None if vae is None else _vae(Path(vae).expanduser())
     if place.is_file() or (place.suffix.lower() in CHECKPOINTS and not place.is_dir()):
-        configs = ARCHITECTURES / "v1" if config is None else Path(config).expanduser()
-        return _checkpoint(place, configs, use_ema)
+        return _checkpoint(place, None if config is None else Path(config).expanduser(), use_ema, other_vae)
     if use_ema or config is not None:
         given = "use_ema" if use_ema else "config"
         raise ValueError(f"unet.{given} goes with a checkpoint file ({', '.join(CHECKPOINTS[:2])}), not with {text}.")
     if not place.is_dir() and _looks_like_hub_id(text):
         place = _from_hub(text, quiet, fetch)
     _check_folder(place)
-    source = Source(place, place)
+    source = Source(place, place, vae=other_vae)
     _check_channels(source)
     return source
+
+
+def _vae(place: Path) -> Path:
+    """A VAE's file, or the folder that holds its config and weights."""
+    if place.is_file():
+        check_vae(place)
+        return place
+    for folder in (place, place / "vae"):
+        if (folder / "config.json").is_file() and (_weights(folder) or _weights(folder, "fp16")):
+            return folder
+    raise ValueError(
+        f"unet.vae {place} is no VAE; give a .safetensors file, a folder with config.json and weights, or a pipeline's "
+        "folder."
+    )
 
 
 def read_config(file: Path) -> dict[str, Any]:
@@ -178,15 +221,11 @@ def _check_channels(source: Source) -> None:
         unet, vae = source.config(source.denoiser), source.config("vae")
     except FileNotFoundError:
         return  # loading says which file is missing
-    takes, gives = unet.get("in_channels", 4), vae.get("latent_channels", 4)
+    takes = unet.get("in_channels", 4)
     if unet.get("_class_name") == "FluxTransformer2DModel":
         takes //= 4  # its tokens are 2 x 2 latents
-    if takes != gives:
-        what = "UNet" if source.denoiser == "unet" else "transformer"
-        raise ValueError(
-            f"the {what} of {source.path} takes {takes} channels, and its VAE makes latents of {gives}: models for "
-            "inpainting, upscaling or editing are not read; give unet.path a text-to-image model."
-        )
+    if takes != vae.get("latent_channels", 4):
+        raise ValueError(input_channels_sentence(source.path, takes))
 
 
 def parts_of(folder: Path, shared: Path | None = None) -> tuple[str, ...]:
@@ -209,17 +248,19 @@ def parts_of(folder: Path, shared: Path | None = None) -> tuple[str, ...]:
     return PIPELINE_PARTS + (XL_PARTS if unet.get("addition_embed_type") == "text_time" else ())
 
 
-def _checkpoint(file: Path, configs: Path, use_ema: bool) -> Source:
+def _checkpoint(file: Path, configs: Path | None, use_ema: bool, vae: Path | None) -> Source:
     if not file.is_file():
         raise ValueError(f"the checkpoint {file} does not exist; unet.path must be a .ckpt or .safetensors file.")
-    missing = [part for part in ("unet", "vae", "text_encoder") if not (configs / part / "config.json").is_file()]
+    parts = ("unet", "vae", "text_encoder") if configs is None else parts_of(configs)
+    needed = [part for part in parts if part in PARTS_WITH_WEIGHTS]
+    missing = [] if configs is None else [part for part in needed if not (configs / part / "config.json").is_file()]
     if missing:
         raise ValueError(
-            f"unet.config {configs} lacks {missing[0]}/config.json; give a folder with the configs of unet, vae and "
-            "text_encoder in diffusers' format, or null for Stable Diffusion v1's."
+            f"unet.config {configs} lacks {missing[0]}/config.json; give a folder with the configs of "
+            f"{', '.join(needed)} in diffusers' format, or null for those of Stable Diffusion v1, 2.1 or XL."
         )
-    check_checkpoint(file, use_ema)
-    source = Source(file, configs, use_ema)
+    family = check_checkpoint(file, use_ema, vae is not None)
+    source = Source(file, ARCHITECTURES / family if configs is None else configs, use_ema, vae=vae)
     _check_channels(source)
     return source
 
@@ -336,7 +377,7 @@ def source_of(unet: Mapping[str, Any], quiet: bool = True, fetch: bool = True) -
         return lab_transformer(pooled)
     if not pooled:
         raise ValueError("unet.pooled=false goes with unet=lab_dit, of which there is a base without pooled text.")
-    source = find_source(unet["path"], unet.get("use_ema", False), unet.get("config"), quiet, fetch)
+    source = find_source(unet["path"], unet.get("use_ema", False), unet.get("config"), quiet, fetch, unet.get("vae"))
     if t5:
         return source
     if "text_encoder_3" not in parts_of(source.configs):

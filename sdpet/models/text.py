@@ -66,6 +66,32 @@ def left_out(tokenizer: Any, text: str, length: int | None = None) -> str:
     return str(tokenizer.decode(ids[room:])).strip() if len(ids) > room else ""
 
 
+def refuse_equal_prompts(tokenizer: Any, texts: Sequence[str]) -> None:
+    """Refuse prompts of an evaluation that differ only in what the text encoder does not read.
+
+    Parameters
+    ----------
+    tokenizer : CLIPTokenizer
+    texts : sequence of str
+        They may repeat.
+
+    Raises
+    ------
+    ValueError
+        Two of them are read alike; the sentence names both.
+    """
+    read: dict[tuple[int, ...], str] = {}
+    room = tokenizer.model_max_length - 2
+    for text in dict.fromkeys(texts):
+        ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        other = read.setdefault(tuple(ids[:room]), text)
+        if other is not text and len(ids) > room:
+            raise ValueError(
+                f"the prompts {other!r} and {text!r} differ only behind the {room} tokens that the text encoder reads; "
+                "shorten them, or leave one out."
+            )
+
+
 def note_cut(text: str, end: str, who: str, say: Callable[[str], Any] = LOG.info) -> None:
     """Say once for each text and reader what of it is not read.
 

@@ -10,9 +10,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from sdpet.config import RunConfig
+from sdpet.config import RunConfig, with_paths
 from sdpet.files.atomic import write_atomic
 from sdpet.runs.checkpoint import checkpoint_file
+from sdpet.runs.copies import write_identity
 from sdpet.runs.record import CONFIG, FILE
 
 REPLACED = ".replaced"
@@ -20,7 +21,7 @@ VALIDATION = "validation"
 
 
 def prepare_run_folder(folder: Path, config: RunConfig, resumes: bool) -> None:
-    """Make the run's folder with only config.yaml in it.
+    """Make the run's folder with only config.yaml and identity.json in it.
 
     What an interrupted run left is deleted. A folder with a record is moved away, see `set_aside`.
 
@@ -29,7 +30,7 @@ def prepare_run_folder(folder: Path, config: RunConfig, resumes: bool) -> None:
     folder : Path
         The run's folder.
     config : RunConfig
-        Stored as config.yaml.
+        Stored as config.yaml, with absolute paths.
     resumes : bool
         Whether the run resumes from a checkpoint; it then keeps its validation samples.
     """
@@ -41,13 +42,14 @@ def prepare_run_folder(folder: Path, config: RunConfig, resumes: bool) -> None:
     _clear(folder, keep_validation=resumes)
     folder.mkdir(parents=True, exist_ok=True)
     write_config(folder, config)
+    write_identity(folder, config)
 
 
 def write_config(folder: Path, config: RunConfig) -> None:
-    """Store the config of a run as its config.yaml."""
+    """Store the config of a run as its config.yaml, with absolute paths."""
     import yaml
 
-    text = yaml.safe_dump(dict(config.values), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(with_paths(config.values, Path.absolute), sort_keys=False, allow_unicode=True)
     write_atomic(folder / CONFIG, lambda file: file.write_text(text, encoding="utf-8"))
 
 

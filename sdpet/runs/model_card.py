@@ -182,8 +182,8 @@ def card(
 
 def _design_rows(spec: AdapterSpec | PeftSpec) -> list[str]:
     if isinstance(spec, AdapterSpec):
-        form = f"| form | {spec.activation}, mid_dim {spec.mid_dim}, scale {spec.scale:g} |"
-        return [f"| reads, writes | {spec.din}, {spec.dout} |", form]
+        form = f"| form | {spec.words}, scale {spec.scale:g} |"
+        return [f"| reads, writes | {spec.placement.replace('-', ', ')} |", form]
     return [f"| method | {spec.words()} |"]
 
 

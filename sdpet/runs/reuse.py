@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("sdpet")
 WEIGHTS = (".safetensors", ".json")
-NOT_WEIGHTS = ("record.json",)
+NOT_WEIGHTS = ("record.json", "identity.json")
 
 
 def register_training(folder: Path, config: RunConfig) -> None:
@@ -204,7 +204,7 @@ def evaluate(
     resources = resources or Resources()
     with quiet_libraries(), torch_threads(config.trainer.threads):
         base, task, scorers = resources.base(config), resources.task(config), resources.scorers(config)
-        handle = load(base, folder, strict=True)
+        handle = load(base, folder, strict=True, trust=[config.form.kind])
         try:
             sampler, plan = make_sampler(config), make_plan(config)
             return evaluate_run(base, task, scorers, sampler, config.seed, plan, sampling_progress(progress))

@@ -99,16 +99,18 @@ def make_design(config: RunConfig, base: BaseModel) -> Design:
     from dataclasses import replace
 
     from sdpet.adapters import AdapterSpec, mid_dim_for
+    from sdpet.adapters.attachment import sites_of
     from sdpet.methods import Design, PeftSpec, nearest_spec
     from sdpet.methods.lora import rank_for
 
     adapter = config.adapter
     match adapter.method:
         case "adapter":
-            form = {key: getattr(adapter, key) for key in ("activation", "scale", "init")}
-            spec = AdapterSpec.parse(str(adapter.placement), **form, mid_dim=adapter.mid_dim or 1)
-            if adapter.mid_dim is None:
-                assert adapter.params is not None
+            same = {key: getattr(adapter, key) for key in ("activation", "mid_dim", "scale", "init", "blocks", "when")}
+            form = config.form
+            spec = AdapterSpec.parse(str(adapter.placement), **same, form=form.kind, options=form.options)
+            sites_of(base.unet, spec)  # an error here comes before any long work
+            if adapter.mid_dim is None and adapter.params is not None:
                 spec = replace(spec, mid_dim=mid_dim_for(base.unet, spec, adapter.params))
             return Design("adapter", spec)
         case "lora":

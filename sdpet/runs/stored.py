@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdpet.config import RunConfig
+from sdpet.config import RunConfig, with_paths
 from sdpet.files.received import read_yaml
 from sdpet.files.trust import require_trusted_targets
 from sdpet.runs.record import FILE
@@ -88,26 +88,39 @@ def untrusted_config(folder: Path) -> RunConfig:
         raise ValueError(f"{folder} holds no {CONFIG}; run must be a run's folder, outputs/<study>/<run_id>.") from None
     if not isinstance(config, dict) or not all(isinstance(config.get(group), dict) for group in NEEDED):
         raise ValueError(f"{folder / CONFIG} is not the config of a run.")
+    config = _from_its_own_place(config, folder)
     study = folder.resolve().parent
     if (Path(str(config.get("output_root"))).expanduser() / str(config.get("study"))).resolve() != study:
         config |= {"output_root": str(study.parent), "study": study.name}
     return RunConfig(config)
 
 
+def _from_its_own_place(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Relative paths, which older versions stored, as they were meant: from the folder in which output_root began."""
+    root, place = Path(str(config.get("output_root"))), folder.resolve().parent.parent
+    if root.is_absolute() or place.parts[-len(root.parts) :] != root.parts:
+        return config
+    began = Path(*place.parts[: len(place.parts) - len(root.parts)])
+    return with_paths(config, lambda path: path if path.exists() else began / path)
+
+
 @contextmanager
-def tuned(base: BaseModel, folders: Sequence[Path]) -> Iterator[list[int]]:
-    """Attach the designs saved in `folders` to `base` inside the block; yields the order of their rows in a batch."""
+def tuned(base: BaseModel, folders: Sequence[Path], forms: Collection[str] = ()) -> Iterator[list[int]]:
+    """Attach the designs saved in `folders` to `base` inside the block; yields the order of their rows in a batch.
+
+    `forms` are the paths of form classes that the user, or a config that passed the checks, has named.
+    """
     from sdpet.adapters import Fleet
     from sdpet.methods import load
 
     with ExitStack() as stack:
         if len(folders) == 1:
-            stack.callback(load(base, folders[0], strict=True).detach)
+            stack.callback(load(base, folders[0], strict=True, trust=forms).detach)
             yield [0]
             return
         members: list[Any] = []
         for folder in folders:
-            members.append(load(base, folder, strict=True))
+            members.append(load(base, folder, strict=True, trust=forms))
             members[-1].detach()  # it keeps its weights
         fleet = Fleet(base.unet, members)
         stack.callback(fleet.detach)

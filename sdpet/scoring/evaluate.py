@@ -17,6 +17,7 @@ from sdpet.files.atomic import write_atomic
 from sdpet.files.hashing import hash_bytes, hash_text
 from sdpet.files.plain_json import finite
 from sdpet.models.base import BaseModel
+from sdpet.models.text import refuse_equal_prompts
 from sdpet.sampling.loop import NOT_FINITE, SamplerConfig, StepCallback, sample_together
 from sdpet.scoring import noise
 from sdpet.scoring.measures import image_scores, protocol_entries
@@ -129,6 +130,8 @@ def evaluate_together(
     """
     plan, scorers = plan or EvalPlan(), Scorers.of(scorer)
     eval_images = task.eval_images(plan)
+    if isinstance(task, SubjectTask):  # its prompts are templates; captions of a set may begin alike
+        refuse_equal_prompts(base.tokenizer, [item.prompt for item in eval_images])
     noise_of = [seed if plan.eval_seed is None else plan.eval_seed for seed in seeds]
     noise_seeds = [image_seeds(eval_images, seed) for seed in noise_of]
     start = time.perf_counter()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sdpet.choices import CAPTION_KEYS
-from sdpet.files.folders import caption_of, natural_order
+from sdpet.files.folders import caption_of, natural_order, read_words
 from sdpet.files.hashing import hash_images
 from sdpet.scoring.measures import DIVERSITY, NOT_SIMILARITY, Measure, personalisation_measures, score, set_measures
 from sdpet.scoring.plan import EvalImage, EvalPlan
@@ -102,7 +102,7 @@ def read_prompts(source: str | Path) -> list[str]:
     """
     path = Path(source).expanduser()
     if path.is_file():
-        prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        prompts = [line.strip() for line in read_words(path).splitlines() if line.strip()]
         if not prompts:
             raise ValueError(f"the prompt file {path} contains no prompt; write one prompt a line.")
         return prompts

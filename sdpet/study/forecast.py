@@ -67,6 +67,12 @@ def levels_of(jobs: Sequence[Job]) -> tuple[list[dict[str, Any]], list[str]]:
     return rows, sorted(names, key=lambda name: name == "seed")
 
 
+def factors_of(jobs: Sequence[Job]) -> dict[str, int]:
+    """The factors of the runs of a study with their number of levels; see `levels_of`."""
+    rows, names = levels_of(jobs)
+    return {name: len({str(row.get(name)) for row in rows if row.get(name) is not None}) for name in names}
+
+
 def _follows(rows: Sequence[Mapping[str, Any]], name: str, design: str) -> bool:
     """Whether each design has at most one level of the factor."""
     return _count(rows, [design, name]) <= _count(rows, [design])

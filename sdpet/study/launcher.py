@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import selectors
 import time
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ from sdpet.study.plan import Job
 from sdpet.study.progress import StudyProgress, share_done
 from sdpet.study.run_queue import POLL, RunQueue
 from sdpet.study.worker_pool import Worker
+
+LOG = logging.getLogger("sdpet")
+_SAID: set[str] = set()  # notes of workers that this process has passed on
 
 
 def launch(
@@ -128,7 +132,11 @@ def _in_workers(queue: RunQueue, progress: StudyProgress, gpus: Sequence[str | N
 
 def _handle_event(worker: Worker, event: dict[str, Any], queue: RunQueue, progress: StudyProgress) -> None:
     kind = event["event"]
-    if kind == "share":
+    if kind == "note":
+        if event["text"] not in _SAID:  # each worker notes what it sees; it is said once
+            _SAID.add(event["text"])
+            LOG.log(event["level"], event["text"])
+    elif kind == "share":
         for job in worker.fleet:
             progress.share(job.name, event["share"])
     elif kind == "trying":

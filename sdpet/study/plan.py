@@ -6,7 +6,7 @@ import copy
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sdpet.config import InadmissibleCell, RunConfig, asked_for, name_of, run_folder, say_unused, training_id, validate
 from sdpet.files.hashing import unchanging
+from sdpet.runs.copies import KnownRuns, asked_ways, different_way
 from sdpet.runs.record import Record
 
 
@@ -65,13 +66,35 @@ class Plan:
         Names of cells that cannot exist.
     doubled : int
         Number of jobs that were left out because another job is the same run.
+    asked : list of str
+        Ways of computing that the sweep compares, see `sdpet.runs.copies.asked_ways`.
+    copies : dict of Path to str
+        Runs that the study has already, computed in another way, and what differs in it.
     """
 
     jobs: list[Job]
     dropped: list[str]
     doubled: int
+    asked: list[str] = field(default_factory=list)
+    copies: dict[Path, str] = field(default_factory=dict)
+
+    def with_known_runs(self) -> Plan:
+        """The plan with the runs that the study has already, computed in another way, in the place of their jobs."""
+        known: dict[Path, KnownRuns] = {}
+        jobs: dict[Path, Job] = {}
+        copies: dict[Path, str] = {}
+        with unchanging():
+            for job in self.jobs:
+                study = job.folder.parent
+                folder = known.setdefault(study, KnownRuns(study, self.asked)).folder(job.config)
+                if folder != job.folder:
+                    copies[folder] = different_way(job.config, folder)
+                    job = replace(job, folder=folder)
+                jobs.setdefault(folder, job)
+        return replace(self, jobs=list(jobs.values()), copies=copies)
 
 
+_JOB = re.compile(r"\$\{hydra:job\.(num|id)\}")  # Hydra's interpolation of the number of a job
 Value = bool | int | float | str | None
 
 
@@ -96,6 +119,7 @@ class Composer:
         self._resolved: dict[tuple[str, ...], dict[str, Any] | None] = {}
         self._plain: dict[tuple[str, ...], dict[str, Value]] = {}  # plain values by key
         self._parsed: dict[str, tuple[Override, bool]] = {}
+        self._numbers: dict[tuple[str, ...], dict[str, str]] = {}
 
     def __call__(self, overrides: Sequence[str]) -> dict[str, Any] | DictConfig:
         """The resolved config of one job; an OmegaConf config if a value is missing."""
@@ -103,6 +127,8 @@ class Composer:
         groups = tuple(str(override.input_line) for override, sets in parsed if not sets)
         values = [override for override, sets in parsed if sets]
         plain = self._settable(groups)
+        if any("${" in str(override.value()) for override in values):
+            plain = {}  # a value that is set later could be one that is referred to here
         simple = {o.key_or_group: o.value() for o in values if o.key_or_group in plain and _is_plain(o.value())}
         rest = [override for override in values if override.key_or_group not in simple]
         shared = (*groups, "", *(str(override.input_line) for override in rest))
@@ -120,6 +146,26 @@ class Composer:
                 place = place[name]
             place[last] = value
         return config
+
+    def numbered(self, overrides: Sequence[str], number: int) -> list[str]:
+        """The overrides with the number of the job in the sweep where they, or the config, refer to it.
+
+        The number is written into the overrides, so that a job keeps it when it is composed again.
+        """
+        found = [_with_number(text, number) for text in overrides]
+        groups = tuple(str(override.input_line) for override, sets in map(self._parse, found) if not sets)
+        given = {self._parse(text)[0].key_or_group for text in found}
+        for key, value in self._referring(groups).items():
+            if key not in given:
+                found.append(f"{key}={_with_number(value, number)}")
+        return found
+
+    def _referring(self, groups: tuple[str, ...]) -> dict[str, str]:
+        """The values of this composition that refer to the number of the job, by key."""
+        if groups not in self._numbers:
+            leaves = _leaves(OmegaConf.to_container(self._compose(groups), resolve=False))
+            self._numbers[groups] = {k: v for k, v in leaves if isinstance(v, str) and _JOB.search(v)}
+        return self._numbers[groups]
 
     def _settable(self, groups: tuple[str, ...]) -> dict[str, Value]:
         """The plain values of this composition by key."""
@@ -164,6 +210,10 @@ class Composer:
             chooses = override.package is not None or bool(self._loader.get_group_options(key))
             self._parsed[text] = (override, not (changes_keys or chooses or key.startswith("hydra")))
         return self._parsed[text]
+
+
+def _with_number(text: str, number: int) -> str:
+    return _JOB.sub(str(number), text)
 
 
 def _is_plain(value: Any) -> bool:
@@ -224,7 +274,8 @@ def make_plan(composer: Composer, sweep: Iterable[Sequence[str]]) -> Plan:
     sweep = [list(overrides) for overrides in sweep]
     common = set(sweep[0]).intersection(*sweep) if sweep else set()
     with unchanging():
-        for overrides in sweep:
+        for number, given in enumerate(sweep):
+            overrides = composer.numbered(given, number)
             try:
                 checked = validate(composer(overrides))
             except InadmissibleCell as error:
@@ -237,7 +288,8 @@ def make_plan(composer: Composer, sweep: Iterable[Sequence[str]]) -> Plan:
             else:
                 named = name_of(checked, [override for override in overrides if override not in common])
                 jobs[folder] = Job(tuple(overrides), checked, folder, named)
-    return Plan(list(jobs.values()), list(dropped), doubled)
+    found = list(jobs.values())
+    return Plan(found, list(dropped), doubled, asked_ways([job.config for job in found]))
 
 
 def in_random_order(jobs: Sequence[Job], order: int) -> list[Job]:

@@ -10,6 +10,7 @@ from typing import Any
 from sdpet.runs.record import Record
 
 NO_LIKENESS = ("clip_t", "prior_drift", "noise_difference", "kid_deviation")  # real images are not their best value
+FEATURES = {"inception": 2048}  # of networks with many
 TABLE_ORDER = ("clip_i", "clip_t", "prior_drift", "fid")
 
 
@@ -165,6 +166,14 @@ def _rough(value: float | None) -> str:
 
 
 def _is_rough(name: str, record: Record) -> bool:
-    """Whether a distance is of a handful of images, whose covariance is singular: then it has no extrapolation."""
+    """Whether a Frechet distance is of no more images than features, so that their covariance is singular.
+
+    Of a handful of images there is no extrapolation, whatever the features.
+    """
     endless = record.metrics.get(f"{name}_infinity", 0.0)
-    return endless is None or math.isnan(endless)
+    if endless is None or math.isnan(endless):
+        return True
+    made = (record.protocol.get("scores") or {}).get(name) or {}
+    counts = [sum((made.get("images") or {}).values()), record.protocol.get("reference_count")]
+    features = FEATURES.get(str(made.get("scorer")), 0) if name.endswith("fid") else 0
+    return min((count for count in counts if count), default=features + 1) <= features

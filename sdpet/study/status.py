@@ -61,6 +61,8 @@ class Status:
         Runs that a process has left without a record.
     seconds_a_run : float, optional
         Seconds between two records of the study; None if unknown.
+    factors : dict of str to int
+        The factors of the last request, with their number of levels.
     race : list of str
         Lines on where a race stands.
     """
@@ -74,6 +76,7 @@ class Status:
     seconds_a_run: float | None = None
     problems: list[str] = field(default_factory=list)
     race: list[str] = field(default_factory=list)
+    factors: dict[str, int] = field(default_factory=dict)
 
     @property
     def runs(self) -> list[str]:
@@ -113,6 +116,7 @@ def study_status(folder: Path) -> Status:
     manifest = read_manifest(folder)
     ended = _ended(folder)
     status = Status(folder, manifest.runs if manifest else None, manifest.command if manifest else [], ended)
+    status.factors = manifest.factors if manifest else {}
     status.problems = problems_of(folder) if len(ended) <= MOST_CHECKED else []
     for run, alive in _claims(folder).items():
         if alive:
@@ -230,6 +234,8 @@ def status_text(status: Status) -> str:
     lines = [f"{status.folder}: {ended} of {len(runs)} runs ({share:.0%}): {summary}"]
     if status.asked is None:
         lines[0] = f"{status.folder}: {ended} runs with a record: {summary} (the number planned was not stored)"
+    if status.factors:
+        lines.append(f"  factors   {', '.join(f'{name} ({count})' for name, count in status.factors.items())}")
     left = len(runs) - ended
     if left and status.seconds_a_run:
         pace = f"one run every {duration(status.seconds_a_run)}, judging by the latest runs"

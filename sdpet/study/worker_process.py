@@ -8,6 +8,7 @@ or when the parent has died; an unfinished run is then left to other processes.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import queue
 import signal
@@ -25,12 +26,28 @@ if TYPE_CHECKING:
     from sdpet.runs.setup import ProgressCallback, Resources
 
 
+class _NoteHandler(logging.Handler):
+    """Sends what this package logs to the parent, which says each text once for all of its workers."""
+
+    def __init__(self, events: Any) -> None:
+        super().__init__()
+        self._events = events
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one record."""
+        self._events.write(json.dumps({"event": "note", "text": record.getMessage(), "level": record.levelno}) + "\n")
+
+
 def main(descriptor: int) -> None:
     """Handle requests until the input ends."""
     exit_on_sigterm()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     silence_libraries()
     events = open(descriptor, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 (stays open)
+    logger = logging.getLogger("sdpet")
+    logger.addHandler(_NoteHandler(events))
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
     requests: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_read, args=(requests,), daemon=True).start()
 

@@ -202,11 +202,13 @@ class TrainingModule(LightningModule):
         vectors = [vector for i in owners if (vector := self.fleet.vector(i)) is not None]
         for group in optimizer.param_groups:
             group["lr"] = config.lr_at(step)
-        if config.clip is not None and not vectors:
-            self.clip_gradients(optimizer.optimizer, config.clip, "norm")
-        elif config.clip is not None:
-            for vector in vectors:
-                torch.nn.utils.clip_grad_norm_(vector, config.clip)
+        if config.clip is not None:
+            # Lightning's clip_gradients refuses fused optimisers, and clips gradients that still have the loss scale.
+            scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+            most = config.clip * (1.0 if scaler is None else scaler.get_scale())
+            apart = [[vector] for vector in vectors]  # each member's norm is its own
+            for weights in apart or [[p for group in optimizer.param_groups for p in group["params"]]]:
+                torch.nn.utils.clip_grad_norm_(weights, most)
         optimizer.step()
         optimizer.zero_grad(set_to_none=not vectors)
         for i in owners:

@@ -174,3 +174,57 @@ def test_checkpointed_gradients_of_the_whole_unet_are_equal(placement):
             gradients.append(torch.cat([parameter.grad.flatten() for parameter in handle.parameters()]))
         torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-13)
         assert gradients[0].abs().max() > 0
+
+
+def test_a_context_with_images_of_an_ip_adapter(tmp_path):
+    """IP-Adapters make the context a tuple; adapters at attn2c read and write its text, and leave its images."""
+    from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
+    from tiny_models import parts
+
+    unet = parts("v1")["unet"]
+    for name, module in unet.named_modules():
+        if name.endswith("attn2"):
+            with torch.random.fork_rng():
+                torch.manual_seed(len(name))
+                module.set_processor(IPAdapterAttnProcessor2_0(module.inner_dim, module.cross_attention_dim, (3,)))
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(2, 4, 8, 8, generator=generator)
+    text, images = torch.randn(2, 7, 16, generator=generator), torch.randn(2, 1, 3, 16, generator=generator)
+
+    def run(states):
+        contexts = []
+        hook = (
+            unet.down_blocks[0]
+            .attentions[0]
+            .transformer_blocks[0]
+            .attn2.register_forward_pre_hook(
+                lambda module, args, kwargs: contexts.append(kwargs["encoder_hidden_states"]), with_kwargs=True
+            )
+        )
+        with torch.no_grad():
+            out = unet(latents, torch.tensor(5), (states, [images])).sample
+        hook.remove()
+        return out, contexts[0]
+
+    before, _ = run(text)
+    zero = attach(unet, AdapterSpec.parse("attn2c-attn2c", mid_dim=3), seed=0)
+    assert torch.equal(run(text)[0], before)
+    zero.detach()
+    adapters = attach(unet, AdapterSpec.parse("attn2c-attn2c", mid_dim=3, init="default"), seed=0)
+    after, (seen, rest) = run(text)
+    adapters.detach()
+    assert not torch.equal(after, before) and torch.equal(rest[0], images)
+    first = next(iter(adapters.by_block.values()))
+    assert torch.allclose(seen, text + first(text), atol=1e-6)
+
+
+def test_diffusers_own_loader_takes_the_lab():
+    from diffusers import DiffusionPipeline
+
+    from sdpet.models import find_source
+
+    folder = find_source(None).path
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe("a photo of a red star", num_inference_steps=1, output_type="np").images.shape == (1, 32, 32, 3)
+    assert find_source(None).content_hash() == "b2b3deb622944d89987f7290627ecb73"  # as in version 0.1.0

@@ -5,6 +5,7 @@ import os
 import pickle
 
 import pytest
+import safetensors.torch
 import torch
 from adapter_tools import V1, run, small_unet, write_reference
 from diffusers import UNet2DConditionModel
@@ -184,3 +185,18 @@ def test_paths_of_stable_diffusion_v1():
     } | {f"output_blocks.{i}.0" for i in range(12)}  # fmt: skip
     assert paths["down_blocks.2.attentions.1"] == "input_blocks.8.1"
     assert paths["up_blocks.1.attentions.2"] == "output_blocks.5.1"
+
+
+@pytest.mark.parametrize("prefix", ["module.", "base_model.model.", "_orig_mod.module."])
+def test_what_a_wrapped_model_saved_loads(tiny_base, tmp_path, prefix):
+    """As nn.DataParallel, peft and torch.compile name what they wrap; also into a wrapped model."""
+    spec = AdapterSpec.parse("attn2o-ffni", mid_dim=3, init="default")
+    adapters = attach(tiny_base.unet, spec, seed=0)
+    adapters.save(tmp_path)
+    adapters.detach()
+    weights = safetensors.torch.load_file(tmp_path / "adapters.safetensors")
+    safetensors.torch.save_file({prefix + k: v for k, v in weights.items()}, tmp_path / "adapters.safetensors")
+    for model in (tiny_base.unet, torch.nn.DataParallel(tiny_base.unet)):
+        loaded = load_adapters(model, tmp_path)
+        assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), adapters.parameters(), strict=True))
+        loaded.detach()

@@ -314,3 +314,18 @@ def test_the_harness_sees_what_it_is_there_to_see(monkeypatch):
     monkeypatch.setattr(verdict, "_against_seeds", lambda *_: float("nan"))
     sharing = bench.rates(["form"], ["shared"], 40, report=lambda line: None)["shared"]
     assert sharing[("matters", "form")] > 0.2
+
+
+def test_unit_ids_that_are_used_again_in_each_group_are_said():
+    """aov in R takes units numbered 1, 2, ... in each group for the same ones; here a sentence asks for ids."""
+    from analysis.linear_model.units import with_units
+
+    rows = [
+        {"group": g, "unit": u, "cond": c, "score": float(i)}
+        for i, (g, u, c) in enumerate((g, u, c) for g in "ab" for u in range(4) for c in "xy")
+    ]
+    frame = pd.DataFrame(rows)
+    _, said = with_units(frame, ["group", "cond"])
+    assert said.startswith("unit has the same ids in different levels of every factor")
+    own = frame.assign(unit=frame["group"] + frame["unit"].astype(str))
+    assert "The 16 rows come from 8 runs" in with_units(own, ["group", "cond"])[1]

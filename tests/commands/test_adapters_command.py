@@ -18,6 +18,7 @@ from sdpet.adapters import PLACEMENTS, matching_blocks
 from sdpet.adapters.positions import component
 from sdpet.commands.adapters import main
 from sdpet.commands.cli import main as sdpet
+from sdpet.models import load_base
 from sdpet.runs import Record
 from sdpet.runs import model_card as sharing
 
@@ -190,6 +191,24 @@ def test_pushing_uploads_that_folder_and_says_why_it_could_not(finished, monkeyp
         sharing.push_to_hub(finished, "my-dog")
     with pytest.raises(ValueError, match="holds no adapters"):
         sharing.push_to_hub(finished / "samples", "me/my-dog")
+
+
+def test_what_was_exported_from_a_lab_run_is_read_without_naming_its_model(tmp_path, capsys):
+    base = load_base("lab")
+    adapters = attach(base.unet, AdapterSpec.parse("attn2o-ffni", mid_dim=3, init="default"), seed=0)
+    adapters.save(tmp_path / "own")
+    lab = ["--model", "lab"]
+    assert main(["export-reference", str(tmp_path / "own"), str(tmp_path / "9-adapters"), *lab]) == 0
+    given = ["import-reference", str(tmp_path / "9-adapters"), str(tmp_path / "back"), "--placement", "attn2o-ffni"]
+    assert main(given) == 0
+    assert "taken for a model like lab" in capsys.readouterr().out
+    adapters.detach()
+    back = load_adapters(base.unet, tmp_path / "back")
+    assert all(torch.equal(a, b) for a, b in zip(back.parameters(), adapters.parameters(), strict=True))
+    (next((tmp_path / "9-adapters").glob("*.adapter_inout.pt"))).unlink()
+    next((tmp_path / "9-adapters").glob("*.adapter_inout.adp.pt")).rename(tmp_path / "9-adapters" / "other.adapter.pt")
+    with pytest.raises(ValueError, match="fits none of sd14, sd21, sdxl, lab; name its model with --model"):
+        main(given)
 
 
 SIZES = {  # parameters; blocks and width of the image stream; blocks of the text stream, which may end one earlier

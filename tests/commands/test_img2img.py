@@ -1,10 +1,14 @@
 """`sdpet img2img` from the command line to the files."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 from scripts_tools import decoded, names, pictures, sdpet
 from test_txt2img import make_checker
+
+from sdpet.commands.scripts.init_image import fitted
 
 
 @pytest.fixture
@@ -136,3 +140,21 @@ def test_all_samplers_begin_with_an_image(fast, photo, tmp_path):
     assert sdpet(*common, "--outdir", tmp_path / "plms", "--plms") == 0
     difference = abs(pictures(tmp_path / "ddim").astype(int) - pictures(tmp_path / "plms"))
     assert difference.max() > 0 and difference.mean() < 2
+    assert sdpet(*common, "--outdir", tmp_path / "dpm", "--dpm_solver") == 0
+    difference = abs(pictures(tmp_path / "ddim").astype(int) - pictures(tmp_path / "dpm"))
+    assert difference.max() > 0 and difference.mean() < 4
+
+
+def test_sizes_and_what_the_file_says(fast, photo, tmp_path):
+    common = [*fast, "--init-img", photo, "--strength", 0.25]
+    for number, (given, size) in enumerate(
+        [((), (32, 48)), (("--W", 96), (64, 96)), (("--H", 16), (16, 16)), (("--H", 64, "--W", 64), (64, 64))]
+    ):
+        out = tmp_path / str(number)
+        assert sdpet(*common, *given, "--outdir", out) == 0
+        assert pictures(out)[0].shape == (*size, 3)
+        text = json.loads(Image.open(out / "samples" / "00000.png").text["sdpet"])
+        assert (text["height"], text["width"]) == size and text["strength"] == 0.25
+    wide = np.zeros((32, 64, 3), np.uint8)
+    wide[:, 16:48] = 200
+    assert (fitted(wide, 16, 32, 32) == 200).all()  # the middle, not squeezed

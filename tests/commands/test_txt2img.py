@@ -224,10 +224,52 @@ def test_adapters_at_strength_0_half_and_1(tiny_base, tiny_folder, fast, tmp_pat
     assert 0 < abs(drawn[0.5] - base).mean() < abs(drawn[1] - base).mean()
 
     # of a run's folder, the base model is known
-    (tmp_path / "adapters" / "config.yaml").write_text(f"unet: {{name: folder, path: '{tiny_folder}'}}\n")
+    groups = "".join(f"{name}: {{}}\n" for name in ("adapter", "task", "data", "trainer", "sampler", "eval"))
+    (tmp_path / "adapters" / "config.yaml").write_text(f"{groups}unet: {{name: folder, path: '{tiny_folder}'}}\n")
     bare = ["txt2img", *with_adapters[3:]]
     assert sdpet(*bare, "--outdir", tmp_path / "run") == 0
     np.testing.assert_array_equal(pictures(tmp_path / "run"), drawn[1])
+
+
+def test_two_adapters_side_by_side_and_what_the_file_says(tiny_base, tiny_folder, fast, tmp_path, capsys):
+    from sdpet import AdapterSpec, attach, load_adapters
+
+    for name, placement, seed in (("a", "attn2o-ffni", 0), ("b", "attn2o-ffni", 1)):
+        adapters = attach(tiny_base.unet, AdapterSpec.parse(placement, mid_dim=8, scale=4.0, init="default"), seed=seed)
+        adapters.save(tmp_path / name)
+        adapters.detach()
+    both = [item for name in "ab" for item in ("--adapters", tmp_path / name)]
+    common = [*fast, "--n_iter", 1, "--n_samples", 1, "--negative_prompt", "a star", "--scale", 3]
+
+    def drawn(*given):
+        out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+        assert sdpet(*common, *given, "--outdir", out) == 0
+        return pictures(out)[0].astype(int), json.loads(Image.open(out / "samples" / "00000.png").text["sdpet"])
+
+    alone, text = drawn("--adapters", tmp_path / "a", "--adapter-scale", 0.7)
+    assert text["adapters"] == [{"folder": "a", "strength": 0.7}] and text["negative_prompt"] == "a star"
+    assert text["model_hash"] == tiny_base.weight_hash and (text["width"], text["height"]) == (32, 32)
+    np.testing.assert_array_equal(drawn(*both, "--strengths", "0.7,0")[0], alone)
+    together, text = drawn(*both, "--strengths", "0.7,0.5")
+    assert [entry["strength"] for entry in text["adapters"]] == [0.7, 0.5] and abs(together - alone).mean() > 0.5
+    handles = [load_adapters(tiny_base.unet, tmp_path / name, alongside=True) for name in "ab"]
+    from sdpet.sampling import SamplerConfig, denoise
+
+    handles[0].scale(0.7)
+    handles[1].scale(0.5)
+    states = tiny_base.encode_text([text["prompt"], "a star"])
+    ours = tiny_base.decode(denoise(tiny_base, states[:1], states[1:], [42], SamplerConfig("ddim", 2, 3.0)))[0]
+    for handle in handles:
+        handle.detach()
+    assert abs(ours - together).max() <= 1
+
+    for given, words in (
+        ((*both, "--strengths", "0.7"), "1 numbers for 2 --adapters"),
+        ((*both, "--strengths", "1,1", "--adapter-scale", 2), "both set the strength"),
+        ((*both, "--strengths", "1,x"), "must be a number"),
+    ):
+        assert sdpet(*common, *given, "--outdir", tmp_path / "no") != 0
+        assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", [{"method": "lora", "rank": 4, "scale": 8.0}, {"method": "full"}], ids=str)

@@ -15,7 +15,9 @@ from sdpet.config import FACTORS, run_id, settings_of, shown_name, varying
 from sdpet.config.schema import RULES
 from sdpet.runs import Record, factors
 from sdpet.study import Composer, make_plan
-from sdpet.study.forecast import levels_of
+from sdpet.study.forecast import factors_of, levels_of
+from sdpet.study.manifest import write_manifest
+from sdpet.study.status import status_text, study_status
 
 
 @pytest.fixture
@@ -171,6 +173,25 @@ def test_a_file_of_the_frame_has_the_same_factors(jobs_of, tmp_path):
     names = analysis.factor_columns(runs)
     assert set(names) == {"min_snr", "sampler", "subject_images"} == set(analysis.factor_columns(again))
     assert all(set(runs[name]) == set(again[name]) for name in names)
+
+
+def test_the_status_of_a_study_lists_its_factors(jobs_of):
+    jobs = jobs_of("task.min_snr=null,5", "seed=0,1")
+    folder = write(jobs)
+    write_manifest(folder, jobs, ["train.py", "-m"], factors=factors_of(jobs))
+    write_manifest(folder, jobs, ["train.py", "-m"])  # as when seeds are added
+    assert "  factors   min_snr (2), seed (2)" in status_text(study_status(folder))
+
+
+def test_how_runs_are_computed_is_a_factor_only_where_it_was_compared(jobs_of):
+    """Seeds that went on with other threads are replicates all the same, and a note says so."""
+    write(jobs_of("adapter.scale=1,2", "seed=0"))
+    folder = write(jobs_of("adapter.scale=1,2", "seed=1", "trainer.threads=2"))
+    frame = analysis.load_results(folder)
+    assert analysis.factor_columns(frame) == ["scale"]
+    assert any("trainer.threads" in note for note in frame.attrs["notes"])
+    write(jobs_of("adapter.scale=1,2", "seed=0", "trainer.threads=2"))
+    assert analysis.factor_columns(analysis.load_results(folder)) == ["scale", "threads"]
 
 
 def test_a_class_of_the_users_own_and_its_options_are_factors(jobs_of):

@@ -161,11 +161,8 @@ def test_a_checkpoint_that_does_not_fit_names_the_first_weight(v1, tmp_path):
         load_base("ckpt", tmp_path / "cut.ckpt", config=other.configs)
     with pytest.raises(ValueError, match=r"does not fit the UNet2DConditionModel of .*architectures/v1"):
         load_base("ckpt", v1.small)  # the shipped configs are of full size
-    torch.save({"state_dict": {"conditioner.embedders.0.x": torch.ones(1)}}, tmp_path / "xl.ckpt")
-    with pytest.raises(ValueError, match=r"Stable Diffusion 2 or XL.*unet=sd21 or unet=sdxl"):
-        find_source(tmp_path / "xl.ckpt")
     torch.save({"state_dict": {"layer.weight": torch.ones(1)}}, tmp_path / "none.ckpt")
-    with pytest.raises(ValueError, match=r"no Stable Diffusion v1 checkpoint.*model\.diffusion_model"):
+    with pytest.raises(ValueError, match=r"no Stable Diffusion checkpoint.*model\.diffusion_model"):
         find_source(tmp_path / "none.ckpt")
     (tmp_path / "cut.safetensors").write_bytes(v1.small.read_bytes()[:5000])
     with pytest.raises(ValueError, match="neither a checkpoint"):

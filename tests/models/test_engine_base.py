@@ -9,6 +9,8 @@ from PIL import Image
 
 from sdpet.files import load_captioned, load_folder
 from sdpet.models import find_source, load_base
+from sdpet.sampling import SamplerConfig
+from sdpet.scoring import EvalPlan, OpenClipScorer, evaluate_run
 from sdpet.tasks import DreamBoothTask, FinetuneTask, epoch_indices
 
 PROMPTS = {"prompt": "a photo of a sks star", "class_prompt": "a photo of a star"}
@@ -246,3 +248,24 @@ def test_what_a_text_encoder_does_not_read_is_said_once(tiny_base, caplog):
         for _ in range(2):
             scorer.encode_text(["red star", "a green ring " * scorer.tokenizer.model_max_length])
     assert len(caplog.records) == 1 and "scorer" in caplog.records[0].message
+
+
+def test_templates_that_differ_only_behind_the_end_are_refused(tiny_base, subject_folders, tiny_scorer):
+    room = tiny_base.tokenizer.model_max_length - 2
+    start = "{prompt} " + "red star " * room
+    task = dreambooth(tiny_base, subject_folders)
+    plan = EvalPlan(subject_images=1, class_images=0, prompts=[start + "blue", start + "green"], prompt_images=1)
+    with pytest.raises(ValueError, match=rf"differ only behind the {room} tokens that the text encoder reads"):
+        evaluate_run(tiny_base, task, tiny_scorer, SamplerConfig("ddim", 1, 1.0), 0, plan)
+    plan = EvalPlan(subject_images=1, class_images=0, prompts=["blue " + start, "green " + start], prompt_images=1)
+    assert evaluate_run(tiny_base, task, tiny_scorer, SamplerConfig("ddim", 1, 1.0), 0, plan).metrics
+
+
+def test_open_clips_texts_say_what_is_left_out(caplog):
+    import open_clip
+
+    scorer = OpenClipScorer.__new__(OpenClipScorer)
+    scorer._tokenize = open_clip.SimpleTokenizer()
+    ends = scorer._left_out(["a dog", "a dog " * 40])
+    assert ends[0] == "" and ends[1].startswith("dog a dog")
+    assert len(scorer._tokenize.encode(ends[1])) == 80 - 75

@@ -137,9 +137,8 @@ def test_every_default_enters_the_identity(overrides):
     for group in ("adapter", "trainer"):
         values = config.values[group]
         shown = values.keys() - {"validate_every"}  # which changes no result
-        left_out = (
-            NEUTRAL_DEFAULTS.get(group, {}).keys() - entered[group].keys()
-        )  # options that are off, and off means this value
+        # options that are off, and off means this value
+        left_out = (NEUTRAL_DEFAULTS.get(group, {}).keys() & values.keys()) - entered[group].keys()
         off = {key: NEUTRAL_DEFAULTS[group][key] for key in left_out}
         assert entered[group] | off == {key: values[key] for key in shown}
     assert set(entered["task"]) | set(NEUTRAL_DEFAULTS["task"]) == set(config.values["task"])

@@ -18,7 +18,7 @@ import analysis
 from sdpet.lab.drawing import render
 from sdpet.lab.world import sample_scenes
 
-pytestmark = pytest.mark.slow  # 14 runs by five commands
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # 14 runs by five commands
 
 LEVELS = {
     "task": {"dreambooth", "finetune"},

@@ -214,3 +214,25 @@ def test_a_launcher_does_the_study_of_the_local_one(local, tiny_folder, subject_
     shutil.rmtree(next((tmp_path / "out" / "smoke").glob("*/record.json")).parent)
     again = train(*SMOKE, *overrides, f"hydra/launcher={name}", *LAUNCHERS[name], "quiet=true", cwd=folder)
     assert again.returncode == 0 and "5 already complete" in again.stdout
+
+
+def test_callbacks_and_numbers_of_jobs_under_fleets(tiny_folder, subject_folders, tmp_path, monkeypatch):
+    """As under Hydra's own launcher: each job starts and ends once, and ${hydra:job.num} counts them."""
+    (tmp_path / "mine.py").write_text(
+        "from hydra.experimental.callback import Callback\n"
+        "class Told(Callback):\n"
+        "    def _say(self, what):\n"
+        "        with open('told.txt', 'a') as file: print(what, file=file)\n"
+        "    def on_job_start(self, config, **more): self._say(f'start {config.hydra.job.num} {config.seed}')\n"
+        "    def on_job_end(self, config, job_return, **more):\n"
+        "        self._say(f'end {config.hydra.job.num} {job_return.return_value.metrics[\"clip_i\"] < 2}')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    given = [*tiny_overrides(tiny_folder, subject_folders, tmp_path / "out"), "study=mine", "seed=${hydra:job.num}"]
+    given += ["adapter=attn2o-ffni,ffni-transo", "+hydra.callbacks.mine._target_=mine.Told"]
+    done = train("-m", *given, "hydra.launcher.workers=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = (tmp_path / "told.txt").read_text().split("\n")[:-1]
+    assert sorted(told) == ["end 0 True", "end 1 True", "start 0 0", "start 1 1"]
+    seeds = {json.loads(path.read_text())["factors"]["seed"] for path in (tmp_path / "out").glob("mine/*/record.json")}
+    assert seeds == {0, 1}

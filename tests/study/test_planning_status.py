@@ -137,3 +137,17 @@ def test_a_record_is_read_alike_in_short_and_cut_off_is_none(tmp_path):
     assert HEAD.match(content)  # the short way is taken
     assert _end_of(content, 5.0) == Ended(record.status, record.reason, 5.0)
     assert all(_end_of(content[:length], 5.0) is None for length in range(0, len(content) - 2, 7))
+
+
+@pytest.mark.parametrize(
+    ("images", "references", "shown"), [(500, 5000, "~12"), (5000, 500, "~12"), (5000, 5000, "12.346")]
+)
+def test_distances_of_fewer_images_than_features_have_no_three_digits(images, references, shown):
+    from sdpet.study.report import scores_table
+
+    record = Record("a", "b", "finished", {}, {})
+    record.metrics = {"fid": 12.3456, "fid_infinity": 11.0, "clip_t": 0.25678}
+    made = {"fid": {"scorer": "inception", "images": {"prompt": images}}, "clip_t": {"images": {"prompt": images}}}
+    record.protocol = {"reference_count": references, "scores": made}
+    rows = {line.split()[0]: line.split()[1] for line in scores_table(record).splitlines()[1:]}
+    assert rows["fid"] == shown and rows["clip_t"] == "0.257"

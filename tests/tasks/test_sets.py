@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 from study_tools import composed
 
-from sdpet.config import run_id, validate
+from sdpet.choices import IMAGE_SUFFIXES
+from sdpet.config import identity, run_id, validate
 from sdpet.files import load_captioned
+from sdpet.files.hashing import hash_folder
 from sdpet.scoring import EvalPlan, PromptSet, Scorers, read_prompts
 from sdpet.scoring.spread import spread
 from sdpet.seeds import generator
@@ -270,3 +272,51 @@ def test_foreign_files_beside_captions_change_no_run_id(tmp_path):
     assert run_id(validate(composed(*words))) == name
     (folder / "sub" / "1.png").write_bytes((folder / "0.png").read_bytes())
     assert run_id(validate(composed(*words))) != name
+
+
+def test_foreign_files_beside_a_data_set_change_no_run_id(tmp_path):
+    import datasets
+
+    images = [Image.new("RGB", (8, 8), (20 * i, 0, 0)) for i in range(6)]
+    whole = datasets.Dataset.from_dict({"image": images, "text": list("abcdef")}).cast_column("image", datasets.Image())
+    whole.save_to_disk(str(tmp_path / "one"))
+    datasets.DatasetDict({"train": whole, "test": whole.select([0, 1])}).save_to_disk(str(tmp_path / "two"))
+    captions_folder(tmp_path / "three", "metadata.jsonl", json.dumps({"file_name": "0.png", "text": "a"}))
+    for name, inside in (("one", "."), ("two", "train"), ("three", ".")):
+        folder = tmp_path / name
+        config = ["task=finetune", "data=dataset", f"data.folder={folder}"]
+        before = run_id(validate(composed(*config)))
+        plain = hash_folder(folder, (*IMAGE_SUFFIXES, ".txt", ".jsonl", ".arrow", ".json"))  # as it was before
+        assert identity(validate(composed(*config)))["data"]["folder"] == plain
+        (folder / inside / "cache-0123.arrow").write_bytes(b"what map() left")
+        for foreign in ("README.txt", "notes.json", "table.csv", ".hidden.png"):
+            (folder / inside / foreign).write_text("of somebody")
+        assert run_id(validate(composed(*config))) == before, name
+    (tmp_path / "two" / "train" / "data-00000-of-00001.arrow").write_bytes(b"other")
+    assert run_id(validate(composed("task=finetune", "data=dataset", f"data.folder={tmp_path / 'two'}"))) != before
+
+
+def test_flowers_in_the_wrong_folder_get_one_sentence(tmp_path):
+    config = ["task=finetune", "data=flowers"]
+    for folder in (tmp_path / "none", tmp_path):
+        with pytest.raises(ValueError, match=r"no flowers-102 in .*Flowers102\(folder, download=True\)"):
+            validate(composed(*config, f"data.folder={folder}"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("kind", ["beside", "metadata.csv", "prompts"])
+def test_texts_are_read_without_the_mark_of_their_encoding(tmp_path, encoding, kind):
+    """As Windows' editors write them; a mark that stays would be part of the caption."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    text = "file_name,text\n0.png,café\n" if kind == "metadata.csv" else "café"
+    (tmp_path / {"beside": "0.txt", "prompts": "prompts.txt"}.get(kind, kind)).write_bytes(text.encode(encoding))
+    found = read_prompts(tmp_path / "prompts.txt") if kind == "prompts" else load_captioned(tmp_path, 8)[1]
+    assert found == ["café"]
+
+
+@pytest.mark.parametrize("kind", ["0.txt", "metadata.csv", "metadata.jsonl"])
+def test_a_text_in_windows_1252_is_named(tmp_path, kind):
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    (tmp_path / kind).write_bytes("the dog’s ball".encode("cp1252"))
+    with pytest.raises(ValueError, match=rf"{kind} is no UTF-8 text \(byte 0x92 at 7.*save it as UTF-8"):
+        load_captioned(tmp_path, 8)

@@ -113,6 +113,34 @@ def test_in_double_precision_every_single_weight_is_equal(tiny_base, subject_fol
     check(base, task, RUNS[:20:2] + RUNS[20:], tolerance=1e-7, measure=farthest, steps=3)
 
 
+FORMS = [  # what a design may be beyond a placement of the bottleneck, twice each, so that two are computed together
+    {"form": "lowrank"},
+    {"form": "gated", "activation": "gelu"},
+    {"form": "conv", "activation": "prelu"},
+    {"form": "scale_shift", "mid_dim": None},
+    {"form": "own_form.Gated", "options": {"gates": 2}},
+    {"activation": "prelu", "blocks": "down"},
+    {"when": (0.0, 0.4)},
+    {"when": (0.4, 1.0)},
+    {"placements": ("attn2o-ffni", "resi-resi")},
+    {"placements": ("attn1i-ffni", "resi-resi")},
+]
+
+
+def test_every_form_and_extent_in_one_fleet_ends_as_alone(tiny_base, subject_folders):
+    base = dataclasses.replace(
+        tiny_base, **{part: deepcopy(getattr(tiny_base, part)).double() for part in ("unet", "vae", "text_encoder")}
+    )
+    folders = subject_folders["subject"], subject_folders["class"]
+    task = DreamBoothTask(base, *folders, "a photo of a sks star", "a photo of a star", batch_size=2)
+    runs = []
+    for number, given in enumerate([*FORMS, *FORMS]):
+        where = {} if "placements" in given else {"din": "attn2o", "dout": "ffni"}
+        spec = AdapterSpec(**where, init="default", scale=1 + number / 10, **{"mid_dim": 3, **given})
+        runs.append((spec, number, 3e-3))
+    check(base, task, runs, tolerance=1e-5, measure=farthest, steps=3)
+
+
 OPTIONS = [
     {"clip": 0.02, "warmup": 2, "weight_decay": 0.3},
     {"ema": 0.5, "accumulate": 2, "grad_checkpointing": True, "clip": 0.02},

@@ -10,6 +10,8 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
+from lightning.pytorch import Trainer
+from lightning.pytorch.plugins import MixedPrecision
 from study_tools import composed, tiny_overrides
 
 from sdpet.adapters import AdapterSpec
@@ -285,3 +287,28 @@ def test_weights_that_never_moved_are_told(tiny_folder, subject_folders, tmp_pat
         )
     assert still.reason == "the weights never moved: trainer.lr 1e-30 is too small for them" and moved.reason is None
     assert still.status == "finished" and sum("never moved" in r.message for r in caplog.records) == 1
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_clipping_in_mixed_precision_clips_the_true_gradients(tiny_base, task, precision, monkeypatch):
+    """Fused AdamW under bf16-mixed, and a loss scale of 65,536 under 16-mixed: weights move as in full precision."""
+    handle = build(tiny_base, Design("adapter", SPECS[0]), 0)
+    start = weights(handle)
+    handle.detach()
+
+    def way(**options):
+        after, _ = train(tiny_base, task, clip=1e-3, **options)
+        return torch.cat([(a - b).flatten() for a, b in zip(after, start, strict=True)])
+
+    true = way()
+    if precision == "16-mixed":  # on the CPU Lightning would take bf16 instead
+        plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+
+        def trainer(**options):
+            options["precision"] = None
+            return Trainer(**{**options, "plugins": [*options["plugins"], plugin]})
+
+        monkeypatch.setattr("sdpet.training.trainer.Trainer", trainer)
+    mixed = way(precision=precision)
+    assert mixed.norm().item() == pytest.approx(true.norm().item(), rel=0.1)
+    assert torch.nn.functional.cosine_similarity(mixed, true, dim=0) > 0.9

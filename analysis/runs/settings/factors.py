@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pandas as pd
 
 from analysis.runs.direction import COSTS
 from analysis.runs.settings.read import settings_of_record
+from sdpet.config import COMPUTED, WAYS, Varying, varying
 from sdpet.config import FACTORS as EVERY
-from sdpet.config import Varying, varying
+from sdpet.study.manifest import read_manifest
 
 BESIDE = (
     "study", "run_id", "trained_in", "status", "reason", "path", "protocol_hash", "component", "design", *COSTS,
@@ -44,7 +46,11 @@ def add_factors(
     keys : dict of str to str
         The keys of the config that those beyond the ones in every record have.
     """
-    settings = [settings_of_record(record, folder) for record, folder in zip(records, folders, strict=True)]
+    _asked_ways.cache_clear()
+    settings = [
+        _without_ways(settings_of_record(record, folder), folder.parent)
+        for record, folder in zip(records, folders, strict=True)
+    ]
     found = varying(settings)
     given = [[name for name in record.get("factors") or {} if name not in EVERY] for record in records]
     names: dict[str, str] = {}
@@ -72,12 +78,31 @@ def add_factors(
     return list(dict.fromkeys([*every, *groups, *names, *alone])), names
 
 
+def _without_ways(settings: Mapping[str, Any] | None, study: Path) -> Mapping[str, Any] | None:
+    """The settings without device, precision and the like, where the study has a plan and does not compare them."""
+    asked = _asked_ways(study)
+    if settings is None or asked is None:
+        return settings
+    beside = {f"trainer.{key}" for key in WAYS if key not in asked}
+    return {key: value for key, value in settings.items() if key not in beside}
+
+
+@lru_cache(maxsize=1)  # runs of one study follow each other
+def _asked_ways(study: Path) -> tuple[str, ...] | None:
+    plan = read_manifest(study)
+    return None if plan is None else plan.ways
+
+
 def _say_following(found: Varying, notes: list[str]) -> None:
     by: dict[str, list[str]] = {}
     for key, decider in found.follow.items():
         group = key.partition(".")[0] if "." in key else ""
         if key not in EVERY.values() and group not in found.follow and group != decider.partition(".")[0]:
             by.setdefault(decider, []).append(key)
+    if ways := by.pop(COMPUTED, []):
+        verb = "differs" if len(ways) == 1 else "differ"
+        why = "between the runs, but no design was run in several ways: no factor apart."
+        notes.append(f"{', '.join(ways)} {verb} {why}")
     for decider, keys in by.items():
         shown = ", ".join(keys[:_SHOWN]) + (f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else "")
         notes.append(f"{shown} {'differs' if len(keys) == 1 else 'differ'} only with {decider}: no factor apart.")

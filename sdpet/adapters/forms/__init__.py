@@ -9,7 +9,7 @@ from sdpet.adapters.forms.activation import activation_layer
 from sdpet.adapters.forms.bottleneck import Bottleneck
 from sdpet.adapters.forms.call import can_stack, compute, compute_stacked, takes_grid
 from sdpet.adapters.forms.convolution import Conv
-from sdpet.adapters.forms.make import FORM_CLASSES, form_class, make_form
+from sdpet.adapters.forms.make import FORM_CLASSES, check_class, form_class, make_form
 from sdpet.adapters.forms.pointwise import Gated, LowRank, ScaleShift
 from sdpet.adapters.forms.protocol import Form
 from sdpet.adapters.forms.shape import FormShape, Site
@@ -27,6 +27,7 @@ __all__ = [
     "Site",
     "activation_layer",
     "can_stack",
+    "check_class",
     "compute",
     "compute_stacked",
     "form_class",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from sdpet.adapters.forms.pointwise import Gated, LowRank, ScaleShift
 from sdpet.adapters.forms.shape import FormShape
 from sdpet.adapters.spec import AdapterSpec
 
+_FILLED_IN = ("activation", "layout", "groups")  # arguments that are no options of the user's
 FORM_CLASSES: dict[str, type[nn.Module]] = {
     "bottleneck": Bottleneck,
     "lowrank": LowRank,
@@ -43,7 +45,7 @@ def make_form(spec: AdapterSpec, shape: FormShape) -> nn.Module:
     ValueError
         The class cannot be imported or is no form, does not take an option, or does not fit the place.
     """
-    kind = form_class(spec.form)
+    kind = check_class(spec.form, spec.options, spec.activation)
     grid = "grid" in inspect.signature(kind.forward).parameters
     if grid and not shape.on_a_grid:
         raise ValueError(f"the form {spec.form} needs the image's tokens, and at {spec.placement} there are others.")
@@ -103,18 +105,49 @@ def _arguments(kind: type) -> dict[str, inspect.Parameter]:
     return dict(list(inspect.signature(kind).parameters.items())[3:])
 
 
-def _options(kind: type, spec: AdapterSpec, shape: FormShape) -> dict[str, Any]:
+def check_class(name: str, options: Mapping[str, Any], activation: str | None) -> type[nn.Module]:
+    """Check that a form's class exists and takes options and activation, and is given what it needs.
+
+    Parameters
+    ----------
+    name : str
+        See `form_class`.
+    options : mapping
+        By name.
+    activation : str or None
+        None if none is given.
+
+    Returns
+    -------
+    type
+
+    Raises
+    ------
+    ValueError
+        One sentence that names the option.
+    """
+    kind = form_class(name)
     arguments = _arguments(kind)
     names = [n for n, a in arguments.items() if a.kind is not inspect.Parameter.VAR_KEYWORD]
     open_ended = len(names) < len(arguments)
-    own = [name for name in names if name not in ("activation", "layout", "groups")]
-    for option in spec.options:
+    own = [n for n in names if n not in _FILLED_IN]
+    for option in options:
         if option not in own and not open_ended:
-            takes = f"it takes {', '.join(own)}" if own else "it takes none"
-            raise ValueError(f"the form {spec.form} has no option {option!r}; {takes}.")
+            takes = f"its options are {', '.join(own)}" if own else "it has none"
+            raise ValueError(f"the form {name} has no option {option!r}; {takes}.")
+    if activation is not None and "activation" not in names and not open_ended:
+        raise ValueError(f"the form {name} takes no activation; leave it out (adapter.activation=null).")
+    given = {*options, "layout", "groups", *(["activation"] if activation is not None else [])}
+    needed = [n for n in names if arguments[n].default is inspect.Parameter.empty and n not in given]
+    if needed == ["activation"]:
+        raise ValueError(f"the form {name} needs an activation: adapter.activation=relu, for example.")
+    if needed:
+        raise ValueError(f"the form {name} needs the option {needed[0]}: +form.{needed[0]}=VALUE.")
+    return kind
+
+
+def _options(kind: type, spec: AdapterSpec, shape: FormShape) -> dict[str, Any]:
     given = dict(spec.options)
     if spec.activation is not None:
-        if "activation" not in names and not open_ended:
-            raise ValueError(f"the form {spec.form} takes no activation; leave it out (adapter.activation=null).")
         given["activation"] = spec.activation
-    return given | {key: getattr(shape, key) for key in ("layout", "groups") if key in names}
+    return given | {key: getattr(shape, key) for key in ("layout", "groups") if key in _arguments(kind)}

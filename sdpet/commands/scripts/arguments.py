@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from sdpet.choices import PREDICTIONS
+
 PROMPT = "a painting of a virus monster playing guitar"
 CHECKPOINT = "models/ldm/stable-diffusion-v1/model.ckpt"
 LAB_SCALE = 2.5  # default guidance with the lab; larger values exaggerate there
@@ -50,6 +52,7 @@ def parser(script: str, example: str, purpose: str, *, samples: int, rounds: int
         metavar="FILE",
         help="text file with one prompt per line, instead of --prompt; empty lines are ignored",
     )
+    add("--negative_prompt", "--negative-prompt", default="", metavar="TEXT", help="what not to draw (default none)")
     outdir = f"outputs/{script}-samples"
     add("--outdir", default=outdir, help=f"folder for samples/00000.png ... and grid-0000.png (default {outdir})")
     add("--skip_grid", action="store_true", help="do not write a grid")
@@ -99,9 +102,23 @@ def parser(script: str, example: str, purpose: str, *, samples: int, rounds: int
         help="config of the checkpoint: CompVis' .yaml, or a folder of diffusers' configs (default: v1's)",
     )
     model.add_argument("--use-ema", action="store_true", help="use the averaged weights of a full checkpoint")
-    model.add_argument("--adapters", metavar="FOLDER", help="folder of a run, or of saved adapters, to draw with")
+    model.add_argument(
+        "--adapters",
+        metavar="FOLDER",
+        action="append",
+        help="folder of a run, or of saved adapters, to draw with; give it again to combine several",
+    )
     model.add_argument(
         "--adapter-scale", type=number(), default=1.0, help="strength of the adapters; 0 is the base model (default 1)"
+    )
+    model.add_argument(
+        "--strengths", type=numbers, metavar="A,B,...", help="strength of each of several --adapters, such as 0.7,0.5"
+    )
+    model.add_argument("--vae", metavar="PATH", help="another VAE than the model's own: a file or a folder")
+    model.add_argument(
+        "--prediction",
+        choices=PREDICTIONS,
+        help="what the UNet predicts, where the model's files do not say it (default: what they say)",
     )
     model.add_argument("--device", help="cpu or cuda (default: cuda if available)")
     model.add_argument(
@@ -111,6 +128,12 @@ def parser(script: str, example: str, purpose: str, *, samples: int, rounds: int
     )
     made.add_argument("--quiet", action="store_true", help="no progress bar and no notes")
     return made
+
+
+def add_size(made: argparse.ArgumentParser, height: str, width: str) -> None:
+    """Add --H and --W; `height` and `width` say what they default to."""
+    made.add_argument("--H", type=integer(1), help=f"height in pixels (default: {height})")
+    made.add_argument("--W", type=integer(1), help=f"width in pixels (default: {width})")
 
 
 def sampler_name(options: argparse.Namespace) -> str:
@@ -153,6 +176,12 @@ def integer(least: int) -> Callable[[str], int]:
         return value
 
     return read
+
+
+def numbers(text: str) -> list[float]:
+    """The type of an option: finite numbers with commas between them."""
+    read = number()
+    return [read(part) for part in text.split(",")]
 
 
 def number(least: float = -math.inf, most: float = math.inf) -> Callable[[str], float]:

@@ -175,20 +175,17 @@ def draw(
     """
     import torch
 
-    _note_cut_prompts(base, batches, output)
+    _note_cut_prompts(base, [options.negative_prompt, *(one.prompt for batch in batches for one in batch)], output)
     total, status = sum(map(len, batches)), 0
+    shared = _metadata(base, sampler, start, options)
+    if options.negative_prompt and sampler.guidance == 1:
+        output.note("--negative_prompt has no effect with --scale 1.")
     bar = _bar(total, options.quiet)
     try:
         with torch.no_grad(), _half_precision(base, options.precision):
-            empty = base.encode_text([""])
+            empty = base.encode_text([options.negative_prompt])
             for batch in batches:
                 images = _batch(base, batch, empty, sampler, start, bar)
-                shared = {
-                    "sampler": sampler.name,
-                    "steps": sampler.steps,
-                    "scale": sampler.guidance,
-                    "eta": sampler.eta,
-                }
                 output.add(images, [{"prompt": request.prompt, "seed": request.seed, **shared} for request in batch])
     except KeyboardInterrupt:
         status = 130
@@ -200,6 +197,34 @@ def draw(
     grid = output.grid()
     _summary(output, grid)
     return status
+
+
+def _metadata(base: BaseModel, sampler: SamplerConfig, start: Start, options: argparse.Namespace) -> dict[str, Any]:
+    """What all images of a call share: sampler, model, adapters and their strengths, size in pixels."""
+    from sdpet.commands.scripts.model import adapters_of, strengths_of
+
+    latents = start.latents.shape[-2:] if start.latents is not None else start.size or base.latent_shape[1:]
+    height, width = (side * base.downsampling for side in latents)
+    found: dict[str, Any] = {
+        "sampler": sampler.name,
+        "steps": sampler.steps,
+        "scale": sampler.guidance,
+        "eta": sampler.eta,
+        "model": base.name,
+        "model_hash": base.weight_hash,
+        "width": width,
+        "height": height,
+    }
+    if options.negative_prompt:
+        found["negative_prompt"] = options.negative_prompt
+    if start.latents is not None:
+        found["strength"] = start.strength  # of img2img
+    folders = adapters_of(options)
+    if folders:
+        strengths = strengths_of(options)
+        pairs = zip(folders, strengths, strict=True)
+        found["adapters"] = [{"folder": folder.resolve().name, "strength": strength} for folder, strength in pairs]
+    return found
 
 
 def _batch(
@@ -245,10 +270,10 @@ def _bar(total: int, quiet: bool) -> Any:
     return tqdm(total=total, bar_format=layout, dynamic_ncols=True, leave=False)
 
 
-def _note_cut_prompts(base: BaseModel, batches: Sequence[Sequence[ImageRequest]], output: Output) -> None:
+def _note_cut_prompts(base: BaseModel, prompts: Sequence[str], output: Output) -> None:
     from sdpet.models.text import left_out, note_cut
 
-    for prompt in dict.fromkeys(request.prompt for batch in batches for request in batch):
+    for prompt in dict.fromkeys(prompts):
         note_cut(prompt, left_out(base.tokenizer, prompt), "The text encoder", output.note)
 
 

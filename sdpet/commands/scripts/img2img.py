@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from sdpet.commands.scripts.arguments import number, parser, sampler_name
+from sdpet.commands.scripts.arguments import add_size, number, parser, sampler_name
 
 SCALE = 5.0
 LATENTS = 4  # height and width of the image become multiples of this many latents: 32 pixels for Stable Diffusion
@@ -25,6 +25,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the image; it is resized down to multiples of 4 latents (32 pixels)",
     )
+    made.add_argument("--dpm_solver", action="store_true", help="sample with DPM-Solver++(2M) instead of DDIM")
+    own = "the image's, or in proportion to {}"
+    add_size(made, own.format("--W"), own.format("--H"))
     made.add_argument(
         "--strength",
         type=number(0, 1),
@@ -50,7 +53,7 @@ def main(arguments: list[str]) -> int:
     SamplerConfig(name, options.ddim_steps, 1.0, options.ddim_eta)  # check the options before loading the model
     base, folder = load(options)
     sampler = SamplerConfig(name, options.ddim_steps, scale_of(options, base, SCALE), options.ddim_eta)
-    image = fitted(image, LATENTS * base.downsampling)
+    image = fitted(image, LATENTS * base.downsampling, options.H, options.W)
     output = Output(options, image.shape[:2], folder, str(base.device))  # type: ignore[arg-type]
     start = Start(latents=base.encode_images(image[None]), strength=options.strength)
     return draw(base, batches, sampler, output, start, options)

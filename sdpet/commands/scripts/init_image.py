@@ -36,19 +36,41 @@ def read_init(file: str) -> np.ndarray:
         raise ValueError(f"--init-img {file} cannot be read as an image ({type(error).__name__}).") from error
 
 
-def fitted(image: np.ndarray, multiple: int) -> np.ndarray:
-    """Resize the image so that height and width are multiples of `multiple` pixels, rounded down: uint8 (H', W', 3).
+def fitted(image: np.ndarray, multiple: int, height: int | None = None, width: int | None = None) -> np.ndarray:
+    """Resize and crop an image so that height and width are multiples of some pixels.
 
-    Raises ValueError if height or width is smaller than `multiple`.
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3)
+    multiple : int
+        Number of pixels.
+    height, width : int, optional
+        The size wanted. If one is given, the other is in proportion; if both are, the image is resized to cover them
+        and its middle is taken. Without them it keeps its size. Sizes are rounded down to the multiple.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H', W', 3)
+
+    Raises
+    ------
+    ValueError
+        The size is smaller than `multiple`.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
-    height, width = image.shape[:2]
-    if min(height, width) < multiple:
+    own_height, own_width = image.shape[:2]
+    wanted_height = height or round(own_height * (width or own_width) / own_width)
+    wanted_width = width or round(own_width * (height or own_height) / own_height)
+    if min(wanted_height, wanted_width) < multiple:
+        drawn = f" and would be drawn at {wanted_width} x {wanted_height}" if height or width else ""
         raise ValueError(
-            f"--init-img has {width} x {height} pixels; this model needs at least {multiple} x {multiple}."
+            f"--init-img has {own_width} x {own_height} pixels{drawn}; this model needs at least "
+            f"{multiple} x {multiple}."
         )
-    size = (width // multiple * multiple, height // multiple * multiple)
-    if size == (width, height):
+    size = (wanted_width // multiple * multiple, wanted_height // multiple * multiple)
+    if size == (own_width, own_height):
         return image
+    if height and width:
+        return np.array(ImageOps.fit(Image.fromarray(image), size, Image.Resampling.LANCZOS))
     return np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))

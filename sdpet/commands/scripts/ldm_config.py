@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-TEXT_ENCODER = "FrozenCLIPEmbedder"
+FAMILIES = {"FrozenCLIPEmbedder": "v1", "FrozenOpenCLIPEmbedder": "v21"}  # by the text encoder's class
+PREDICTIONS = {"eps": "epsilon", "v": "v_prediction"}  # by `parameterization`
 
 
 def write_configs(file: Path, folder: Path) -> Path:
-    """Write the configs unet/, vae/, text_encoder/ and scheduler/ for a YAML config of CompVis.
+    """Write the configs unet/, vae/, text_encoder/ and scheduler/ for a YAML config of CompVis or Stability AI.
 
-    Values that the YAML file lacks are those of Stable Diffusion v1, with CLIP ViT-L/14 as the text encoder.
+    Values that the YAML file lacks are those of Stable Diffusion v1 or 2.1, whichever has this text encoder.
 
     Parameters
     ----------
@@ -29,18 +30,19 @@ def write_configs(file: Path, folder: Path) -> Path:
     Raises
     ------
     ValueError
-        The file does not exist, is no such config, or names another text encoder.
+        The file does not exist, is no such config, or names another text encoder or parameterization.
     """
     import yaml
 
     from sdpet.models.source import ARCHITECTURES
 
     def own(part: str, name: str = "config.json") -> dict[str, Any]:
-        return json.loads((ARCHITECTURES / "v1" / part / name).read_text(encoding="utf-8"))
+        return json.loads((ARCHITECTURES / family / part / name).read_text(encoding="utf-8"))
 
     try:
         params = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]["params"]
         text = params["cond_stage_config"]["target"]
+        family = FAMILIES.get(text.rpartition(".")[2], "v1")
         unet, vae = params["unet_config"]["params"], params["first_stage_config"]["params"]["ddconfig"]
         written = {
             "unet/config.json": own("unet") | _unet(unet),
@@ -53,8 +55,11 @@ def write_configs(file: Path, folder: Path) -> Path:
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
         raise ValueError(f"--config {file} is no config of a Stable Diffusion model ({reason}).") from error
-    if not text.endswith(TEXT_ENCODER):
-        raise ValueError(f"--config {file} names the text encoder {text}; sdpet reads checkpoints with {TEXT_ENCODER}.")
+    if text.rpartition(".")[2] not in FAMILIES:
+        known = " or ".join(FAMILIES)
+        raise ValueError(f"--config {file} names the text encoder {text}; sdpet reads checkpoints with {known}.")
+    if (predicted := params.get("parameterization", "eps")) not in PREDICTIONS:
+        raise ValueError(f"--config {file} has parameterization {predicted!r}; sdpet knows {', '.join(PREDICTIONS)}.")
     for name, config in written.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(json.dumps(config), encoding="utf-8")
@@ -64,19 +69,22 @@ def write_configs(file: Path, folder: Path) -> Path:
 def _unet(given: dict[str, Any]) -> dict[str, Any]:
     """The UNet's config; `attention_resolutions` of CompVis are the downsampling factors at which attention is used."""
     levels = len(given["channel_mult"])
+    widths = [given["model_channels"] * factor for factor in given["channel_mult"]]
+    each = given.get("num_head_channels", -1)  # channels of a head; -1: their number is given
+    heads = given["num_heads"] if each == -1 else [width // each for width in widths]
     attended = [2**level in given["attention_resolutions"] for level in range(levels)]
     return {
         "sample_size": 64,  # no code reads image_size (32) of CompVis' config
         "in_channels": given["in_channels"],
         "out_channels": given["out_channels"],
-        "block_out_channels": [given["model_channels"] * factor for factor in given["channel_mult"]],
+        "block_out_channels": widths,
         "layers_per_block": given["num_res_blocks"],
-        "attention_head_dim": given["num_heads"],  # diffusers' name for the number of heads
+        "attention_head_dim": heads,  # diffusers' name for the number of heads
         "cross_attention_dim": given["context_dim"],
         "transformer_layers_per_block": given.get("transformer_depth", 1),
         "down_block_types": ["CrossAttnDownBlock2D" if here else "DownBlock2D" for here in attended],
         "up_block_types": ["CrossAttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attended)],
-    }
+    } | ({"use_linear_projection": True} if given.get("use_linear_in_transformer") else {})
 
 
 def _vae(given: dict[str, Any]) -> dict[str, Any]:
@@ -98,4 +106,5 @@ def _scheduler(params: dict[str, Any]) -> dict[str, Any]:
         "num_train_timesteps": int(params.get("timesteps", 1000)),
         "beta_start": float(params["linear_start"]),
         "beta_end": float(params["linear_end"]),
+        "prediction_type": PREDICTIONS.get(params.get("parameterization", "eps"), "epsilon"),
     }

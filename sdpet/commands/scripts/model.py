@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from sdpet.models.base import BaseModel
 
 
+OPTIONS = ("config", "use_ema", "vae", "prediction")  # of the model, as in the config's group unet
+
+
 def model_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """Choose the base model: --model, else --ckpt, else the adapters' own base, else the public scripts' checkpoint.
 
@@ -37,8 +40,11 @@ def model_arguments(options: argparse.Namespace) -> dict[str, Any]:
         return {"name": "lab", "path": None}
     if (given := options.model or options.ckpt) is not None:
         return {"name": Path(given).name, "path": given}
-    if options.adapters is not None and (run := _base_of_run(Path(options.adapters).expanduser())) is not None:
-        return run
+    bases = [base for folder in adapters_of(options) if (base := _base_of_run(folder)) is not None]
+    if any(base != bases[0] for base in bases):
+        raise ValueError("these --adapters were trained on different base models; name one of them by --model.")
+    if bases:
+        return bases[0]
     if not Path(CHECKPOINT).is_file():
         raise ValueError(
             f"there is no checkpoint {CHECKPOINT}; give --ckpt FILE, or --model with a diffusers folder, a hub id, or "
@@ -54,6 +60,25 @@ def _base_of_run(folder: Path) -> dict[str, Any] | None:
     from sdpet.runs.stored import untrusted_config
 
     return {key: value for key, value in untrusted_config(folder).unet.arguments.items() if value is not None}
+
+
+def adapters_of(options: argparse.Namespace) -> list[Path]:
+    """The folders that --adapters names."""
+    return [Path(folder).expanduser() for folder in options.adapters or ()]
+
+
+def strengths_of(options: argparse.Namespace) -> list[float]:
+    """The strength of each of the --adapters; ValueError if the numbers of both differ."""
+    folders = adapters_of(options)
+    if options.strengths is None:
+        return [options.adapter_scale] * len(folders)
+    if options.adapter_scale != 1:
+        raise ValueError("--adapter-scale and --strengths both set the strength; give one of them.")
+    if len(options.strengths) != len(folders):
+        raise ValueError(
+            f"--strengths has {len(options.strengths)} numbers for {len(folders)} --adapters; give one for each."
+        )
+    return list(options.strengths)
 
 
 def load(options: argparse.Namespace) -> tuple[BaseModel, Path | None]:
@@ -82,13 +107,14 @@ def load(options: argparse.Namespace) -> tuple[BaseModel, Path | None]:
     from sdpet.models.load import load_base
 
     chosen = model_arguments(options)
-    if options.adapters is not None and not Path(options.adapters).expanduser().is_dir():
-        raise ValueError(
-            f"--adapters {options.adapters} is not a folder; give the folder of a run, or of saved adapters."
-        )
+    folders, strengths = adapters_of(options), strengths_of(options)
+    for folder in folders:
+        if not folder.is_dir():
+            raise ValueError(f"--adapters {folder} is not a folder; give the folder of a run, or of saved adapters.")
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if options.use_ema:
         chosen["use_ema"] = True
+    chosen |= {key: value for key in ("vae", "prediction") if (value := getattr(options, key)) is not None}
     with tempfile.TemporaryDirectory() as scratch:
         if options.config is not None:
             config = Path(options.config).expanduser()
@@ -99,8 +125,8 @@ def load(options: argparse.Namespace) -> tuple[BaseModel, Path | None]:
         except ValueError as error:
             raise ValueError(_with_option_names(str(error), options)) from error
     _check_sizes(base, options)
-    if options.adapters is not None:
-        _attach(base, Path(options.adapters).expanduser(), options.adapter_scale)
+    for folder, strength in zip(folders, strengths, strict=True):
+        _attach(base, folder, strength, alongside=len(folders) > 1)
     path = chosen.get("path")
     return base, Path(path).expanduser() if path and Path(path).expanduser().is_dir() else None
 
@@ -108,22 +134,25 @@ def load(options: argparse.Namespace) -> tuple[BaseModel, Path | None]:
 def _with_option_names(text: str, options: argparse.Namespace) -> str:
     """Replace config keys in an error of `load_base` by the options of this command line."""
     path = "--ckpt" if options.ckpt is not None else "--model"
-    for key, option in (("unet.path", path), ("unet.config", "--config"), ("unet.use_ema", "--use-ema")):
+    names = {"unet.path": path} | {f"unet.{key}": f"--{key.replace('_', '-')}" for key in OPTIONS}
+    for key, option in names.items():
         text = text.replace(key, option)
     return text
 
 
-def _attach(base: BaseModel, folder: Path, strength: float) -> None:
+def _attach(base: BaseModel, folder: Path, strength: float, alongside: bool) -> None:
     from sdpet import methods
     from sdpet.adapters import Adapters
     from sdpet.runs import Record
 
+    if alongside and not (folder / "adapters.json").exists():
+        raise ValueError(f"{folder} holds no adapters; only adapters can be combined, so give it alone.")
     record = Record.readable(folder)
     if record is not None and (changed := record.changed_weights(folder)):
         raise ValueError(
             f"{changed[0]} since the run ended; put back the file as it was, or take it without record.json."
         )
-    handle: Any = methods.load(base, folder, strict=True)
+    handle: Any = methods.load(base, folder, alongside=alongside, strict=True)
     if isinstance(handle, Adapters) or (isinstance(handle, methods.PeftTuning) and handle.spec.scale is not None):
         handle.scale(strength)
     elif strength == 0:

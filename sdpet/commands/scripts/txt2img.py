@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from sdpet.commands.scripts.arguments import integer, parser, sampler_name
+from sdpet.commands.scripts.arguments import add_size, parser, sampler_name
 
 if TYPE_CHECKING:
     from sdpet.models.base import BaseModel
@@ -24,12 +24,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--dpm_solver", action="store_true", help="sample with DPM-Solver++(2M) instead of DDIM")
     made.add_argument("--fixed_code", action="store_true", help="start every batch from the same noise")
-    made.add_argument(
-        "--H", type=integer(1), help="height in pixels (default: the model's; 512 for Stable Diffusion v1)"
-    )
-    made.add_argument(
-        "--W", type=integer(1), help="width in pixels (default: the model's; 512 for Stable Diffusion v1)"
-    )
+    own = "the model's; 512 for Stable Diffusion v1"
+    add_size(made, own, own)
     made.add_argument("--laion400m", action="store_true", help="refused: that model has another text encoder")
     return made
 

@@ -5,28 +5,29 @@ Keys are renamed by diffusers' own converters. Nothing is downloaded, and nothin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sdpet.models.compvis.scan import EMA, TEXT, UNET, VAE, contents, is_replaced, is_safetensors, refuse_code
+from sdpet.models.compvis.scan import (
+    EMA,
+    TEXTS,
+    UNET,
+    VAE,
+    contents,
+    input_channels_sentence,
+    is_replaced,
+    is_safetensors,
+    refuse_code,
+)
 from sdpet.models.source import Source
 
 
-@dataclass
-class Networks:
-    """The three networks of Stable Diffusion v1."""
-
-    unet: Any
-    vae: Any
-    text_encoder: Any
-
-
-def load_checkpoint(source: Source, dtype: torch.dtype) -> Networks:
+def load_checkpoint(source: Source, dtype: torch.dtype) -> dict[str, Any]:
     """Load a checkpoint file.
 
     Parameters
@@ -36,8 +37,9 @@ def load_checkpoint(source: Source, dtype: torch.dtype) -> Networks:
 
     Returns
     -------
-    Networks
-        On the CPU, in `dtype`.
+    dict
+        unet, vae, text_encoder and, of Stable Diffusion XL, text_encoder_2, on the CPU in `dtype`. The VAE is missing
+        if the source has another one.
 
     Raises
     ------
@@ -46,23 +48,70 @@ def load_checkpoint(source: Source, dtype: torch.dtype) -> Networks:
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     weights = read_weights(source.path)
-    unet_config, vae_config, text_config = (source.config(part) for part in ("unet", "vae", "text_encoder"))
-    unet = _unet_weights(weights, source)
-    vae = {key: value for key, value in weights.items() if key.startswith(VAE)}
-    text = {key.removeprefix(TEXT): value for key, value in weights.items() if key.startswith(TEXT)}
+    found = contents(source.path)
+    texts = next(parts for parts in TEXTS.values() if all(prefix in found for prefix in parts.values()))
+    unet_config, vae_config = source.config("unet"), source.config("vae")
     with _unallocated():
-        networks = Networks(
-            UNet2DConditionModel.from_config(unet_config),
-            AutoencoderKL.from_config(vae_config),
-            CLIPTextModel(CLIPTextConfig(**text_config)),
-        )
-    _fill(networks.unet, _renamed(convert_ldm_unet_checkpoint, unet, unet_config, source), dtype, source)
-    _fill(networks.vae, _renamed(convert_ldm_vae_checkpoint, vae, vae_config, source), dtype, source)
-    _fill(networks.text_encoder, _text_names(text, networks.text_encoder), dtype, source)
+        networks: dict[str, Any] = {"unet": UNet2DConditionModel.from_config(unet_config)}
+        if source.vae is None:
+            networks["vae"] = AutoencoderKL.from_config(vae_config)
+        for part in texts:
+            kind = CLIPTextModelWithProjection if part.endswith("_2") else CLIPTextModel
+            networks[part] = kind(CLIPTextConfig(**source.config(part)))
+    unet = _unet_weights(weights, source)
+    first = unet.get(UNET + "input_blocks.0.0.weight")
+    if first is not None and first.dim() == 4 and first.shape[1] != unet_config["in_channels"]:
+        raise ValueError(input_channels_sentence(source.path, first.shape[1]))
+    _fill(networks["unet"], _renamed(convert_ldm_unet_checkpoint, unet, unet_config, source), dtype, source)
+    if source.vae is None:
+        vae = {key: value for key, value in weights.items() if key.startswith(VAE)}
+        _fill(networks["vae"], _renamed(convert_ldm_vae_checkpoint, vae, vae_config, source), dtype, source)
+    for part, prefix in texts.items():
+        own = {key: value for key, value in weights.items() if key.startswith(prefix)}
+        _fill(networks[part], _text_weights(own, prefix, networks[part], source), dtype, source)
     return networks
+
+
+def load_vae(source: Source, dtype: torch.dtype) -> Any:
+    """Load the VAE that takes the place of the model's own.
+
+    Parameters
+    ----------
+    source : Source
+        With `vae`. A file has the configs of the model's own VAE.
+    dtype : torch.dtype
+
+    Returns
+    -------
+    AutoencoderKL
+        On the CPU.
+
+    Raises
+    ------
+    ValueError
+        If weights do not fit.
+    """
+    from diffusers import AutoencoderKL
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    assert source.vae is not None
+    place = Source(source.vae, source.configs)
+    if source.vae.is_dir():
+        variant = None if any(".fp16." not in file.name for file in source.vae.glob("*.safetensors")) else "fp16"
+        return AutoencoderKL.from_pretrained(source.vae, torch_dtype=dtype, variant=variant, local_files_only=True)
+    config = source.config("vae")
+    with _unallocated():
+        vae = AutoencoderKL.from_config(config)
+    parts = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+    own = {key.removeprefix(VAE): value for key, value in read_weights(source.vae).items()}
+    own = {key: value for key, value in own.items() if key.startswith(parts)}
+    if not any(".down_blocks." in key for key in own):  # CompVis' names
+        own = _renamed(convert_ldm_vae_checkpoint, {VAE + key: value for key, value in own.items()}, config, place)
+    _fill(vae, own, dtype, place)
+    return vae
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
@@ -84,7 +133,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     ValueError
         If the file is unsafe, damaged or holds no weights.
     """
-    if file.suffix.lower() == ".safetensors" or is_safetensors(file):
+    if is_safetensors(file) or file.suffix.lower() == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -138,6 +187,11 @@ def _unet_weights(weights: Mapping[str, Tensor], source: Source) -> dict[str, Te
     own = {key: value for key, value in weights.items() if key.startswith(UNET)}
     if not source.use_ema:
         return own
+    if not own:  # a file with averages only
+        bare = {
+            key.removeprefix(EMA): value for key, value in weights.items() if key.startswith(EMA + "diffusion_model")
+        }
+        return {"model." + dotted(key): value for key, value in bare.items()}
     averaged = {key: EMA + key.removeprefix("model.").replace(".", "") for key in own}
     if missing := [name for name in averaged.values() if name not in weights]:
         raise ValueError(f"{source.path} lacks {len(missing)} EMA weights, first {missing[0]}; set unet.use_ema=false.")
@@ -151,12 +205,70 @@ def _renamed(converter: Any, weights: dict[str, Tensor], config: dict[str, Any],
         raise ValueError(f"{source.path} does not fit the configs in {source.configs}: {error!r:.300}.") from error
 
 
-def _text_names(weights: Mapping[str, Tensor], text_encoder: nn.Module) -> dict[str, Tensor]:
-    """Rename for this version of transformers, with or without `text_model.`; drop position_ids of older files."""
-    prefix = "text_model."
-    bare = {key.removeprefix(prefix): value for key, value in weights.items() if not key.endswith("position_ids")}
-    kept = prefix if any(key.startswith(prefix) for key in text_encoder.state_dict()) else ""
-    return {kept + key: value for key, value in bare.items()}
+def _text_weights(weights: dict[str, Tensor], prefix: str, text_encoder: Any, source: Source) -> Mapping[str, Tensor]:
+    """The weights of a text encoder by their names in this version of transformers, with or without `text_model.`.
+
+    What the encoder does not have is dropped: position_ids of older files, a projection of pooled text, and the layers
+    behind the last but one of open_clip's model, which Stable Diffusion 2 does not use.
+    """
+    if prefix.endswith(".model."):
+        from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
+
+        def convert(found: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+            return convert_open_clip_checkpoint(text_encoder, found, prefix)
+
+        weights = _renamed(convert, weights, {}, source)
+    own = text_encoder.state_dict()
+    inner = "text_model."
+    kept = inner if any(key.startswith(inner) for key in own) else ""
+    named = {}
+    for key, value in weights.items():
+        bare = key.removeprefix(prefix).removeprefix(inner)
+        named[bare if bare.startswith("text_projection") else kept + bare] = value
+    layers = text_encoder.config.num_hidden_layers
+    unused = re.compile(rf"({inner})?encoder\.layers\.(\d+)\.")
+    return {
+        key: value
+        for key, value in named.items()
+        if not key.endswith("position_ids")
+        and (key in own or not key.startswith("text_projection"))
+        and not ((layer := unused.match(key)) and int(layer[2]) >= layers)
+    }
+
+
+# The words of the names of a UNet's weights in CompVis' code, longer ones before those that they begin with.
+_WORDS = re.compile(
+    "diffusion_model|input_blocks|output_blocks|middle_block|time_embed|label_emb|in_layers|emb_layers|out_layers|"
+    "skip_connection|transformer_blocks|attn1|attn2|to_q|to_k|to_v|to_out|norm1|norm2|norm3|norm|proj_in|proj_out|proj|"
+    "ff|net|conv|op|out|weight|bias|[0-9]+"
+)
+_IN_BLOCKS = ("input_blocks", "output_blocks", "label_emb")  # two numbers follow, of which the second has one digit
+
+
+def dotted(name: str) -> str:
+    """The name of a weight whose dots were left out, as averages are named.
+
+    Parameters
+    ----------
+    name : str
+        Such as "diffusion_modelinput_blocks101in_layers2bias".
+
+    Returns
+    -------
+    str
+        Such as "diffusion_model.input_blocks.10.1.in_layers.2.bias".
+
+    Raises
+    ------
+    ValueError
+        If it is no name of a weight of CompVis' UNet.
+    """
+    words: list[str] = []
+    for word in _WORDS.findall(name):
+        words += [word[:-1], word[-1]] if words and words[-1] in _IN_BLOCKS and len(word) > 1 else [word]
+    if "".join(words) != name:
+        raise ValueError(f"{name} is no averaged weight of a UNet of Stable Diffusion.")
+    return ".".join(words)
 
 
 def _unallocated() -> Any:

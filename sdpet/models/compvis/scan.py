@@ -14,14 +14,39 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from sdpet.files.received import parsed
 
 MOST_PICKLE = 256 << 20  # bytes of the instructions in an archive; those of Stable Diffusion XL have about 1 MB
 MOST_HEADER = 100_000_000  # bytes of a header, as in the library safetensors
-UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
+UNET, VAE = "model.diffusion_model.", "first_stage_model."
 EMA = "model_ema."
+# The text encoders of each family by part of the pipeline, with the prefix of their weights. Names of open_clip's model
+# end in "model.", those of transformers' in "transformer.".
+TEXTS = {
+    "v1": {"text_encoder": "cond_stage_model.transformer."},
+    "v21": {"text_encoder": "cond_stage_model.model."},
+    "sdxl": {
+        "text_encoder": "conditioner.embedders.0.transformer.",
+        "text_encoder_2": "conditioner.embedders.1.model.",
+    },
+}
+NAMES = {"v1": "Stable Diffusion v1", "v21": "Stable Diffusion 2", "sdxl": "Stable Diffusion XL"}
+# Prefixes of other models, and what they are.
+_OTHERS = {
+    "conditioner.embedders.0.model.": "the refiner of Stable Diffusion XL, which draws no image by itself",
+    "control_model.": "a ControlNet, which has no place for adapters here",
+    "lora_unet_": "a LoRA in kohya's format and no base model; sdpet adapters export writes such files",
+    "double_blocks.": "a Flux transformer, whose single file is not read; give its folder in diffusers' format",
+    "joint_blocks.": "Stable Diffusion 3, whose single file is not read; give its folder in diffusers' format",
+    "model.diffusion_model.joint_blocks.": "Stable Diffusion 3, whose single file is not read; give its folder in "
+    "diffusers' format",
+    "model.diffusion_model.double_blocks.": "a Flux transformer, whose single file is not read; give its folder in "
+    "diffusers' format",
+    "down_blocks.": "a UNet in diffusers' format without the other parts; give the whole pipeline's folder",
+    "decoder.": "a VAE without a UNet, which goes with a base model as unet.vae",
+}  # fmt: skip
 # Names that dictionaries of plain tensors refer to.
 _TENSORS = {
     "collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor",
@@ -48,29 +73,80 @@ class Contents:
         All strings, including the keys of the weights.
     objects : set of str
         What it would import, as "module name".
+    input_channels : int, optional
+        Channels that the UNet takes, where the file says so without being read whole.
     """
 
     names: set[str] = field(default_factory=set)
     objects: set[str] = field(default_factory=set)
+    input_channels: int | None = None
 
     def __contains__(self, prefix: str) -> bool:
         return any(name.startswith(prefix) for name in self.names)
 
 
-def check_checkpoint(file: Path, use_ema: bool) -> None:
-    """Raise ValueError unless the file is a Stable Diffusion v1 checkpoint that is safe to read."""
+def check_checkpoint(file: Path, use_ema: bool, has_vae: bool = False) -> str:
+    """Check that a file is a whole Stable Diffusion checkpoint that is safe to read.
+
+    Parameters
+    ----------
+    file : Path
+    use_ema : bool
+        Whether its averaged weights are wanted.
+    has_vae : bool
+        Whether it is used with another VAE, so that it needs none.
+
+    Returns
+    -------
+    str
+        Its family: "v1", "v21" or "sdxl".
+
+    Raises
+    ------
+    ValueError
+        It is unsafe, no such checkpoint, or lacks a part.
+    """
     found = contents(file)
     refuse_code(file, found)
-    if "conditioner.embedders." in found or "cond_stage_model.model." in found:
+    averaged = EMA + "diffusion_model"
+    own = next((name for name, texts in TEXTS.items() if all(prefix in found for prefix in texts.values())), None)
+    other = next((what for prefix, what in _OTHERS.items() if prefix in found), None)
+    if own is None and other is not None:
+        raise ValueError(f"{file} is no base model that sdpet reads: it is {other}.")
+    if UNET not in found and averaged not in found:
+        raise ValueError(f"{file} is no Stable Diffusion checkpoint: it holds no weights named {UNET}*.")
+    if found.input_channels not in (None, 4):
+        raise ValueError(input_channels_sentence(file, found.input_channels or 0))
+    if own is None:
         raise ValueError(
-            f"{file} is a checkpoint of Stable Diffusion 2 or XL; original files are read of v1 only, so give "
-            "unet.path its pipeline folder in diffusers' format (unet=sd21 or unet=sdxl)."
+            f"{file} has no text encoder of a known kind: it holds no weights named "
+            f"{' or '.join(next(iter(texts.values())) + '*' for texts in TEXTS.values())}."
         )
-    missing = [prefix for prefix in (UNET, VAE, TEXT) if prefix not in found]
-    if missing:
-        raise ValueError(f"{file} is no Stable Diffusion v1 checkpoint: it holds no weights named {missing[0]}*.")
-    if use_ema and EMA + "diffusion_model" not in found:
+    if VAE not in found and not has_vae:
+        raise ValueError(f"{file} has no VAE: it holds no weights named {VAE}*; give one as unet.vae.")
+    if use_ema and averaged not in found:
         raise ValueError(f"{file} holds no EMA weights ({EMA}*); set unet.use_ema=false.")
+    if not use_ema and UNET not in found:
+        raise ValueError(f"{file} holds EMA weights of the UNet only ({EMA}*); set unet.use_ema=true.")
+    return own
+
+
+def check_vae(file: Path) -> None:
+    """Raise ValueError unless a file holds a VAE and is safe to read."""
+    found = contents(file)
+    refuse_code(file, found)
+    if not any(prefix in found for prefix in ("decoder.", VAE + "decoder.")):
+        raise ValueError(f"unet.vae {file} is no VAE: it holds no weights named decoder.* or {VAE}decoder.*.")
+
+
+def input_channels_sentence(path: Path, channels: int) -> str:
+    """The error for a UNet that takes more than noisy latents."""
+    kind = {8: "is a model for editing images", 9: "is an inpainting model", 5: "is a model that takes a depth map"}
+    what = kind.get(channels, "is no model of text to image alone")
+    return (
+        f"{path} {what}: its UNet takes {channels} channels, which are more than noisy latents; "
+        "give the base model that it was made from."
+    )
 
 
 def refuse_code(file: Path, found: Contents) -> None:
@@ -109,8 +185,10 @@ def _contents(file: Path, changed: int) -> Contents:
                 name = next(name for name in archive.namelist() if name.split("/")[-1] == "data.pkl")
                 with archive.open(name) as stream:
                     return _scan([stream.read()])
-        if (names := _safetensors_names(file)) is not None:
-            return Contents(names=names)
+        if (header := _safetensors_header(file)) is not None:
+            shape = header.get(UNET + "input_blocks.0.0.weight", {}).get("shape")
+            takes = shape[1] if isinstance(shape, list) and len(shape) == 4 else None
+            return Contents(set(header), input_channels=takes)
         with file.open("rb") as stream:
             return _scan(_legacy(stream))
     except Packed:
@@ -140,13 +218,13 @@ def _refuse_packed(file: Path, archive: zipfile.ZipFile) -> None:
 def is_safetensors(file: Path) -> bool:
     """Whether a file is in the format of safetensors, whatever its name ends in."""
     try:
-        return not zipfile.is_zipfile(file) and _safetensors_names(file) is not None
+        return not zipfile.is_zipfile(file) and _safetensors_header(file) is not None
     except (OSError, ValueError):
         return False
 
 
-def _safetensors_names(file: Path) -> set[str] | None:
-    """The names of the tensors in a safetensors file; None for a file of another kind, ValueError for a damaged one."""
+def _safetensors_header(file: Path) -> dict[str, Any] | None:
+    """What a safetensors file says of its tensors, by name; None for a file of another kind, ValueError if damaged."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         begin = stream.read(9)
@@ -160,7 +238,7 @@ def _safetensors_names(file: Path) -> set[str] | None:
     ends = [_end(item) for item in tensors.values()]
     if None in ends or max((end or 0 for end in ends), default=0) > size - 8 - length:
         raise ValueError(f"{file} is cut short, or no .safetensors file")
-    return set(tensors)
+    return tensors
 
 
 def _end(item: object) -> int | None:

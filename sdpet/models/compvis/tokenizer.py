@@ -14,8 +14,18 @@ LENGTH = 77  # tokens of a text in Stable Diffusion, with begin and end
 _MERGES = 49152 - 256 - 2  # CLIP's vocabulary: 2 x 256 bytes (inside and at the end of a word), merges, begin, end
 
 
-def clip_tokenizer() -> CLIPTokenizer:
-    """The tokenizer of CLIP ViT-L/14 (`openai/clip-vit-large-patch14`); texts are padded with the end token."""
+def clip_tokenizer(pad: str | None = None) -> CLIPTokenizer:
+    """The tokenizer of CLIP ViT-L/14 (`openai/clip-vit-large-patch14`).
+
+    Parameters
+    ----------
+    pad : str, optional
+        The token that fills up texts: "!" (number 0) for open_clip's text encoders. None for the end token.
+
+    Returns
+    -------
+    CLIPTokenizer
+    """
     from transformers import CLIPTokenizer
 
     with gzip.open(vocabulary_file(), "rt", encoding="utf-8") as lines:
@@ -25,7 +35,8 @@ def clip_tokenizer() -> CLIPTokenizer:
     tokens = [*letters, *(letter + "</w>" for letter in letters), *map("".join, merges)]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     vocab = {token: index for index, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH)  # type: ignore[arg-type]
+    more = {} if pad is None else {"pad_token": pad}
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH, **more)  # type: ignore[arg-type]
 
 
 def vocabulary_file() -> Path:

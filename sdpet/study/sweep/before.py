@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,23 @@ def planned(composer: Composer, sweep: Sequence[Sequence[str]], options: SweepOp
         plan, lines = replace(plan, jobs=[plan.jobs[i] for i in chosen]), [sentence]
     if options.order is not None:
         plan = replace(plan, jobs=in_random_order(plan.jobs, options.order))
+    plan = plan.with_known_runs()
     if options.race is not None:
         count = len({design_id(job.config) for job in plan.jobs})
         return plan, [f"{plan.jobs[0].folder.parent}: a race of {count} designs, {options.most_seeds} seeds at most"]
     cells = f", {len(plan.dropped)} cells that cannot exist left out" if plan.dropped else ""
     part = f" of {total}" if size < total else ""
-    return plan, [f"{plan.jobs[0].folder.parent}: {len(plan.jobs)}{part} runs{cells}", *lines]
+    runs = f"{plan.jobs[0].folder.parent}: {len(plan.jobs)}{part} runs{cells}"
+    return plan, [runs, *lines, *_copies(plan.copies)]
+
+
+def _copies(found: Mapping[Path, str]) -> list[str]:
+    """A line on the runs that the study has already, computed in another way."""
+    if not found:
+        return []
+    ways = ", or ".join(sorted(set(found.values())))
+    were = "was" if len(found) == 1 else "were"
+    return [f"  {len(found)} of them {were} computed with {ways}; again=true does them in this way as well"]
 
 
 def register_question(plan: Plan, folder: Path, options: SweepOptions) -> str:

@@ -65,6 +65,8 @@ def combinations(
             raise ValueError(f"{override.input_line}: list the values, {key}=A,B,C, or give range(A,B).")
         if key in ONE_VALUE and len(levels[key]) > 1:
             raise ValueError(f"{override.input_line}: a sweep is one study in one folder; give {key} one value.")
+        if key.split("/")[0].split(".")[0] == "hydra" and len(levels[key]) > 1:
+            raise ValueError(f"{override.input_line}: {key} is of the whole command, not of a run; give it one value.")
         if not levels[key]:
             raise ValueError(f"{override.input_line} gives no value; list at least one.")
     _expand_subjects(levels)

@@ -12,7 +12,7 @@ from sdpet.study.sweep.ongoing import Ongoing
 
 
 def add_seeds(sweep: Ongoing) -> Plan:
-    """Replicate the leading designs until their intervals are narrow enough, or they have `most` seeds.
+    """Replicate all designs until the intervals of their means are narrow enough, or they have `most` seeds.
 
     Returns
     -------
@@ -36,7 +36,7 @@ def add_seeds(sweep: Ongoing) -> Plan:
             return sweep.plan
         added = sweep.with_seeds(wanted)
         sweep.plan = replace(sweep.plan, jobs=[*sweep.plan.jobs, *added])
-        write_manifest(sweep.folder, sweep.plan.jobs, sweep.command)
+        write_manifest(sweep.folder, sweep.plan.jobs, sweep.command, ways=sweep.plan.asked)
         sweep.launch([job for job in added if not job.complete])
 
 
@@ -66,7 +66,7 @@ def confirm(sweep: Ongoing, before: dict[Path, Record]) -> list[Job]:
 def run_fresh(sweep: Ongoing, wanted: list[tuple[Job, int]], before: dict[Path, Record]) -> list[Job]:
     """Do runs on fresh seeds, which the plan notes as no part of the study; `before` gets what was complete already."""
     fresh = sweep.with_seeds(wanted)
-    write_manifest(sweep.folder, sweep.plan.jobs, sweep.command, fresh)
+    write_manifest(sweep.folder, sweep.plan.jobs, sweep.command, fresh, sweep.plan.asked)
     records = {job.folder: job.record() for job in fresh}
     before |= {path: record for path, record in records.items() if record and record.status != "failed"}
     sweep.launch([job for job in fresh if job.folder not in before])

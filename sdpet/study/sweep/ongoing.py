@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,4 +55,4 @@ class Ongoing:
             [*(text for text in job.overrides if not text.startswith("seed=")), f"seed={seed}"]
             for job, seed in seeds_of
         ]
-        return make_plan(self.composer, sweep).jobs
+        return replace(make_plan(self.composer, sweep), asked=self.plan.asked).with_known_runs().jobs

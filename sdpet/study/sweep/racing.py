@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpet.config import design_id
+from sdpet.runs.loggers.choose import tell_race
 from sdpet.runs.record import Record
 from sdpet.study.manifest import write_manifest
 from sdpet.study.options import SweepOptions
@@ -98,7 +99,7 @@ def run_race(sweep: Ongoing) -> tuple[list[Job], dict[Path, Record]]:
     while wanted := held.ask():
         jobs = _ask(sweep, designs, wanted, asked)
         sweep.plan = replace(sweep.plan, jobs=list(asked.values()))
-        write_manifest(sweep.folder, sweep.plan.jobs, sweep.command)
+        write_manifest(sweep.folder, sweep.plan.jobs, sweep.command, ways=sweep.plan.asked)
         before |= _do(sweep, [jobs[key] for key in wanted])
         records = {key: jobs[key].record() for key in wanted}
         if any(record is None for record in records.values()):
@@ -112,7 +113,7 @@ def run_race(sweep: Ongoing) -> tuple[list[Job], dict[Path, Record]]:
         stored.write(sweep.folder)
         sweep.say(stored.said[len(stored.said) - 2 : -1])
     sweep.plan = replace(sweep.plan, jobs=list(asked.values()))
-    write_manifest(sweep.folder, sweep.plan.jobs, sweep.command)
+    write_manifest(sweep.folder, sweep.plan.jobs, sweep.command, ways=sweep.plan.asked)
     fresh = _fresh(sweep, stored, designs, before)
     _say_end(sweep, stored, asked, fresh)
     return fresh, before
@@ -283,4 +284,6 @@ def _say_end(sweep: Ongoing, stored: StoredRace, asked: Mapping[tuple[str, int],
         )
     stored.said += lines
     stored.write(sweep.folder)
+    told = {key: value for key, value in asdict(stored).items() if key not in ("scores", "runs")}
+    tell_race(next(iter(asked.values())).config, sweep.folder, told)
     sweep.say([stored.said[len(stored.said) - len(lines) - 1], *lines])

@@ -1,0 +1,178 @@
+"""LoRA files of other tools: read as a design to compare with, and written for them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sdpet.files.atomic import write_atomic
+from sdpet.methods.lora import LoraTuning, export_lora
+
+FORMATS = ("diffusers", "kohya", "comfy")
+_PROJECTION = re.compile(r"(.+transformer_blocks\.\d+\.attn[12])\.(to_q|to_k|to_v|to_out\.0)")
+_SIDES = {"lora_down": "lora_A", "lora_up": "lora_B", "lora_A": "lora_A", "lora_B": "lora_B"}
+# The words of the paths of attention layers, in diffusers' and in the original names.
+_WORDS = re.compile(
+    "down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block|attentions|transformer_blocks|attn1|attn2|"
+    "to_q|to_k|to_v|to_out|[0-9]+"
+)
+
+
+def export_format(folder: str | Path, out: str | Path, kind: str) -> int:
+    """Write the LoRA of a run for another tool.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Of a run with LoRA.
+    out : str or Path
+        The .safetensors file to write.
+    kind : {"diffusers", "kohya", "comfy"}
+        ComfyUI reads kohya's format, with diffusers' names of layers.
+
+    Returns
+    -------
+    int
+        Number of projections.
+
+    Raises
+    ------
+    ValueError
+        If the run's design has no place in such a file; the sentence says why.
+    """
+    folder = Path(folder)
+    if not (folder / "lora.json").is_file() or not (folder / LoraTuning.FILE).is_file():
+        why = "holds no LoRA; give the folder of a finished run with adapter=lora"
+        if (folder / "adapters.json").is_file():
+            why = (
+                "holds adapters that read at one place and write at another, and such files have updates of a layer's "
+                "own weights only; sdpet.load_adapters puts them into a pipeline"
+            )
+        elif (folder / "peft.json").is_file():
+            why = "holds a method of peft, which peft's own files keep: PeftModel.from_pretrained reads the folder"
+        raise ValueError(f"{folder} {why}.")
+    if kind != "diffusers":
+        return export_lora(folder, out)
+    from safetensors import safe_open
+
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(Path(out), lambda partial: shutil.copyfile(folder / LoraTuning.FILE, partial))
+    with safe_open(out, "pt") as file:
+        return len(list(file.keys())) // 2
+
+
+def import_lora(file: str | Path, out: str | Path) -> tuple[int, int]:
+    """Read a LoRA file of kohya's scripts or of diffusers, and write it as a design of sdpet.
+
+    Layers of different ranks are filled up with zeros, and different strengths go into the weights: the updates stay
+    what they were.
+
+    Parameters
+    ----------
+    file : str or Path
+        A .safetensors file whose updates are those of the projections of attention.
+    out : str or Path
+        The folder to write, which `sdpet.methods.load` reads.
+
+    Returns
+    -------
+    (int, int)
+        Number of projections, and the rank.
+
+    Raises
+    ------
+    ValueError
+        If the file is no such LoRA, or changes other layers, too; the sentence names the first one.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file, save_file
+
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file} cannot be read as a .safetensors file ({error}).") from None
+    layers: dict[str, dict[str, Tensor]] = {}
+    others: list[str] = []
+    for key, value in tensors.items():
+        name, _, part = key.removesuffix(".weight").rpartition(".")
+        path = _path(name)
+        if path is None or part not in (*_SIDES, "alpha"):
+            others.append(key)
+        else:
+            layers.setdefault(path, {})[_SIDES.get(part, part)] = value
+    if not layers or any({"lora_A", "lora_B"} - parts.keys() for parts in layers.values()):
+        raise ValueError(f"{file} holds no LoRA of attention in kohya's or diffusers' names.")
+    if others:
+        raise ValueError(
+            f"{file} changes other layers than the projections of attention, too ({len(others)} weights, first "
+            f"{min(others)}); without them it would not be the same LoRA, so it is not read."
+        )
+    named, rank, scale = _alike(layers, _alpha(file))
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    meta = {"format": 1, "method": "lora", "rank": rank, "scale": scale}
+    meta["parameters"] = sum(value.numel() for value in named.values())
+    write_atomic(folder / "lora.json", lambda part: part.write_text(json.dumps(meta, indent=1) + "\n"))
+    write_atomic(folder / LoraTuning.FILE, lambda part: save_file(named, part, {"format": "pt"}))
+    return len(layers), rank
+
+
+def _alpha(file: str | Path) -> float | None:
+    """The alpha of all layers, where diffusers has put it into the file's header."""
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:
+        told = (opened.metadata() or {}).get("lora_adapter_metadata", "{}")
+    try:
+        return float(json.loads(told)["unet.lora_alpha"])
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _alike(layers: Mapping[str, Mapping[str, Tensor]], alpha: float | None) -> tuple[dict[str, Tensor], int, float]:
+    """The weights of all layers by diffusers' names, at one rank and one strength, and these.
+
+    A layer without an alpha of its own has the given one, or else its rank, which is a strength of 1.
+    """
+    ranks = {path: len(parts["lora_A"]) for path, parts in layers.items()}
+    rank = max(ranks.values())
+    scales = {path: float(parts.get("alpha", alpha or ranks[path])) / ranks[path] for path, parts in layers.items()}
+    scale = next(iter(scales.values())) or 1.0
+    named: dict[str, Tensor] = {}
+    for path, parts in layers.items():
+        down = parts["lora_A"].float().flatten(1)  # (r, in); convolutions of one pixel have two more dimensions
+        up = parts["lora_B"].float().flatten(1) * (scales[path] / scale)  # (out, r)
+        more = rank - len(down)
+        named[f"unet.{path}.lora_A.weight"] = torch.nn.functional.pad(down, (0, 0, 0, more)).contiguous()
+        named[f"unet.{path}.lora_B.weight"] = torch.nn.functional.pad(up, (0, more)).contiguous()
+    return named, rank, scale
+
+
+def _path(name: str) -> str | None:
+    """The path in diffusers' UNet of a layer named by kohya's scripts or diffusers; None if it is no projection."""
+    if name.startswith("unet."):
+        path = name.removeprefix("unet.").replace(".processor.", ".")
+        path = path.removesuffix("_lora")
+    elif name.startswith("lora_unet_"):
+        words = _WORDS.findall(name.removeprefix("lora_unet_"))
+        if "_".join(words) != name.removeprefix("lora_unet_"):
+            return None
+        path = ".".join(words)
+    else:
+        return None
+    path = re.sub(r"^input_blocks\.(\d+)\.1", lambda m: _block("down_blocks", int(m[1]) - 1), path)
+    path = re.sub(r"^output_blocks\.(\d+)\.1", lambda m: _block("up_blocks", int(m[1])), path)
+    path = re.sub(r"^middle_block\.1", "mid_block.attentions.0", path)
+    path = re.sub(r"to_out$", "to_out.0", path)
+    return path if _PROJECTION.fullmatch(path) else None
+
+
+def _block(side: str, number: int) -> str:
+    """An attention of the original numbering, which counts the layers of all levels; a level has three numbers."""
+    return f"{side}.{number // 3}.attentions.{number % 3}"

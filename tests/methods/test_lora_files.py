@@ -1,0 +1,94 @@
+"""LoRA files of other tools, there and back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sdpet.commands.adapters import main
+from sdpet.methods import Design, build, import_lora, load
+from sdpet.methods.lora_files import _path
+
+
+@pytest.fixture
+def saved(tiny_base, tmp_path):
+    """A LoRA that changes something, its folder, and what the UNet predicts with it."""
+    handle = build(tiny_base, Design("lora", rank=3, scale=0.5), 0)
+    with torch.no_grad():
+        for parameter in handle.parameters():
+            parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(parameter.numel()))
+    handle.save(tmp_path / "run")
+    out = predicted(tiny_base)
+    handle.detach()
+    return tmp_path / "run", out
+
+
+@torch.no_grad()
+def predicted(base):
+    noisy = torch.randn(2, *base.latent_shape, generator=torch.Generator().manual_seed(0))
+    return base.predict(noisy, torch.tensor(300), base.encode_text(["a red star", "a dog"]))
+
+
+@pytest.mark.parametrize("kind", ["kohya", "comfy", "diffusers"])
+def test_there_and_back_the_model_predicts_the_same(tiny_base, saved, tmp_path, kind, capsys):
+    folder, expected = saved
+    assert main(["export", str(folder), str(tmp_path / "web" / "lora.safetensors"), "--format", kind]) == 0
+    assert main(["import-lora", str(tmp_path / "web" / "lora.safetensors"), str(tmp_path / "back")]) == 0
+    assert "rank 3" in capsys.readouterr().out
+    handle = load(tiny_base, tmp_path / "back")
+    got = predicted(tiny_base)
+    handle.detach()
+    assert torch.allclose(got, expected, atol=1e-5)
+    assert not torch.allclose(got, predicted(tiny_base), atol=1e-3)
+
+
+def test_layers_of_other_ranks_and_strengths_stay_what_they_were(tiny_base, saved, tmp_path):
+    folder, expected = saved
+    main(["export", str(folder), str(tmp_path / "lora.safetensors")])
+    weights = load_file(tmp_path / "lora.safetensors")
+    layer = next(key.removesuffix(".alpha") for key in weights if key.endswith(".alpha"))
+    weights[f"{layer}.lora_up.weight"] = torch.cat([weights[f"{layer}.lora_up.weight"], torch.zeros(1)[None].expand(
+        len(weights[f"{layer}.lora_up.weight"]), 2)], 1).contiguous()  # fmt: skip
+    down = weights[f"{layer}.lora_down.weight"]
+    weights[f"{layer}.lora_down.weight"] = torch.cat([down, torch.ones(2, down.shape[1])])  # rank 5
+    weights[f"{layer}.alpha"] = weights[f"{layer}.alpha"] * 5 / 3 / 4
+    weights[f"{layer}.lora_up.weight"] *= 4  # a quarter of the strength, four times the weights
+    save_file(weights, tmp_path / "mixed.safetensors")
+    assert import_lora(tmp_path / "mixed.safetensors", tmp_path / "back")[1] == 5
+    handle = load(tiny_base, tmp_path / "back")
+    got = predicted(tiny_base)
+    handle.detach()
+    assert torch.allclose(got, expected, atol=1e-5)
+
+
+def test_names_of_xl_in_the_original_numbering():
+    assert _path("lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q") == (
+        "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    )
+    assert _path("lora_unet_output_blocks_5_1_transformer_blocks_1_attn2_to_out_0") == (
+        "up_blocks.1.attentions.2.transformer_blocks.1.attn2.to_out.0"
+    )
+    assert _path("lora_unet_middle_block_1_transformer_blocks_9_attn2_to_k") == (
+        "mid_block.attentions.0.transformer_blocks.9.attn2.to_k"
+    )
+    assert _path("lora_te_text_model_encoder_layers_0_mlp_fc1") is None
+
+
+def test_what_cannot_be_converted_says_why(saved, tiny_base, tmp_path):
+    from sdpet import AdapterSpec, attach
+
+    folder, _ = saved
+    main(["export", str(folder), str(tmp_path / "lora.safetensors")])
+    weights = load_file(tmp_path / "lora.safetensors")
+    weights["lora_te_text_model_encoder_layers_0_mlp_fc1.alpha"] = torch.ones(())
+    save_file(weights, tmp_path / "text.safetensors")
+    with pytest.raises(ValueError, match=r"changes other layers than the projections of attention.*first lora_te_text"):
+        import_lora(tmp_path / "text.safetensors", tmp_path / "no")
+    adapters = attach(tiny_base.unet, AdapterSpec.parse("attn2o-ffni", mid_dim=2), seed=0)
+    adapters.save(tmp_path / "adapters")
+    adapters.detach()
+    with pytest.raises(ValueError, match="read at one place and write at another"):
+        main(["export", str(tmp_path / "adapters"), str(tmp_path / "no.safetensors")])
+    with pytest.raises(ValueError, match="holds no LoRA"):
+        main(["export", str(tmp_path), str(tmp_path / "no.safetensors")])
