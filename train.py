@@ -8,12 +8,15 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from omegaconf import open_dict
 
 ended: list[bool] = []  # whether the run finished
 
 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
 def main(config: Any) -> Any:
+    with open_dict(config):
+        objective = config.pop("objective", None)  # the score that other sweepers of Hydra search for
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # a job of a third-party launcher
         if config.get("fleet"):
             from sdpet.commands.train import fleet_job
@@ -21,7 +24,8 @@ def main(config: Any) -> Any:
             return fleet_job(config.fleet)
         from sdpet.runs import run
 
-        return run(config)
+        record = run(config)
+        return record if objective is None or record is None else record.objective(objective)
     from sdpet.commands.train import TrainCommand
     from sdpet.runs import run_together
 
@@ -32,6 +36,8 @@ def main(config: Any) -> Any:
             with command.shown() as resources:
                 [record] = run_together([command.config], resources, command.bar, wait=True)
         ended.append(command.report(record))
+        if objective is not None and record is not None:
+            return record.objective(objective)
     except ValueError as error:  # Hydra prints no traceback for SystemExit
         sys.exit(f"error: {error}")
     return ended[-1]  # so that Hydra's callbacks see the end of the job

@@ -14,6 +14,7 @@ from analysis.comparisons.means import marginal_means
 from analysis.comparisons.posthoc import best_set
 from analysis.linear_model.units import TRAINED_IN
 from analysis.planning.fraction import choose, estimable
+from analysis.planning.looks import looked
 from analysis.runs.load import load_results, metric_columns
 
 _ADDED_AT_ONCE = 2  # seeds; then the spread is looked at again
@@ -132,11 +133,12 @@ def _effects(head: str, table: pd.DataFrame, only: Sequence[str] | None = None) 
 def seeds_to_add(
     folder: Path, design_of: Mapping[str, str], metric: str | None, width: float, most: int
 ) -> tuple[dict[str, int], list[str]]:
-    """How many seeds each leading design of a study still needs, and sentences on where it stands.
+    """How many seeds the designs of a study still need, and sentences on where it stands.
 
-    design_of: the design of each run, by run_id. A design leads when it cannot be told from the best of its task (Hsu).
-    Needed is what brings its 95 % interval down to `width`, at most two at once, as the spread is estimated anew with
-    each, and no more than `most` in all. The rule looks at widths and never at which design is ahead by how much.
+    design_of: the design of each run, by run_id. Needed is what brings the widest 95 % interval of a design's mean down
+    to `width`, at most two at once, as the spread is estimated anew with each, and no more than `most` in all. All
+    designs of a task get the same seeds: adding seeds to those that lead would bias which of them is the best, which is
+    what a race is for. The rule looks at widths, and never at means. Each call is a look, and is counted.
     """
     frame = load_results(folder)
     frame["design"] = frame["run_id"].map(dict(design_of))
@@ -144,17 +146,17 @@ def seeds_to_add(
     metric = metric or next((name for name in metric_columns(frame) if frame[name].notna().any()), None)
     if metric is None or metric not in metric_columns(frame):
         raise ValueError(f"hydra.sweeper.metric must be one of {', '.join(metric_columns(frame))}, not {metric!r}.")
+    looks = len(looked(folder, frame.loc[frame[metric].notna(), "run_id"].astype(str), "until"))
     more: dict[str, int] = {}
     sentences = []
     for task, runs in frame[frame[metric].notna()].groupby("task"):
         table = interval_widths(runs, metric, width, most)
-        leading = table[table["leads"]]
-        more |= {str(design): int(count) for design, count in leading["more"].items() if count}
-        widest = leading["width"].max()
-        stuck = int(((leading["width"] > width) & (leading["more"] == 0)).sum())
+        count = int(table["more"].max())
+        more |= {str(design): min(count, int(most - n)) for design, n in table["n"].items() if n < most and count}
+        widest = table["width"].max()
         sentences.append(
-            f"  {task}: {len(leading)} of {len(table)} designs lead in {metric}; their widest 95% interval is "
-            f"{widest:.3g} (asked: {width:g})" + (f"; {stuck} have {most} seeds, the most allowed" if stuck else "")
+            f"  {task}: look {looks}, the widest 95% interval of the {len(table)} means of {metric} is {widest:.3g} "
+            f"(asked: {width:g})" + (f"; {most} seeds, the most allowed" if widest > width and not count else "")
         )
     return more, sentences
 
@@ -193,7 +195,7 @@ def designs_to_confirm(folder: Path, design_of: Mapping[str, str], metric: str |
 
 
 def interval_widths(runs: pd.DataFrame, metric: str, width: float, most: int) -> pd.DataFrame:
-    """One row a design: n, mean, low, high, width of its 95 % interval, leads, and how many seeds to add.
+    """One row a design: n, mean, low, high, width of its 95 % interval, and how many seeds to add.
 
     Seeds are blocks where they are shared. ValueError where there is no replicate to estimate the spread from.
     """
@@ -207,8 +209,6 @@ def interval_widths(runs: pd.DataFrame, metric: str, width: float, most: int) ->
     table["low"], table["high"] = table["mean"] - table["width"] / 2, table["mean"] + table["width"] / 2
     if table["width"].isna().any():
         raise ValueError("hydra.sweeper.until needs at least 2 seeds of each design, to see how much seeds differ.")
-    single = runs["design"].nunique() == 1
-    table["leads"] = True if single else best_set(runs, metric, "design", block=block)["in_set"].reindex(table.index)
     # The width goes with 1 / sqrt(n).
     needed = np.ceil(table["n"] * (table["width"] / width) ** 2) - table["n"]
     needed = needed.where(table["width"] > width, 0).clip(upper=_ADDED_AT_ONCE)

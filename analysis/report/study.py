@@ -14,6 +14,7 @@ from analysis.comparisons.family import family as test_family
 from analysis.conclusions.joint import own_factors
 from analysis.linear_model.blocks import Blocking, block_of
 from analysis.linear_model.units import unit_ids, with_units
+from analysis.planning.looks import looked, looks_note
 from analysis.planning.registered import Registration
 from analysis.report.raced import Raced, raced
 from analysis.report.registered import as_registered, registered_note
@@ -243,6 +244,8 @@ def read_study(
         study.notes.append(registered_note(registration, study.metric, upward, chosen, terms, runs))
     elif path.is_dir() and is_of_records(runs):
         study.choices = replace(choices, said=f"{choices.said} No question was registered before these runs.")
+    if race is None and path.is_dir() and is_of_records(runs) and len(done):
+        study.notes[:0] = filter(None, [looks_note(looked(path, done["run_id"].astype(str), "report"))])
     if family == "none":
         study.notes.append(
             "No p value is adjusted for the number of tests (--family none): the more terms are tested, the more of "

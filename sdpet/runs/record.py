@@ -129,6 +129,31 @@ class Record:
     format: int = FORMAT
     digests: dict[str, Any] = field(default_factory=dict)
 
+    def objective(self, score: str) -> float:
+        """A score as a number, for programs that search for it.
+
+        Parameters
+        ----------
+        score : str
+            A key of `metrics`.
+
+        Returns
+        -------
+        float
+            The score; nan for a run that diverged.
+
+        Raises
+        ------
+        ValueError
+            The run failed, or has no such score.
+        """
+        if self.status == "failed":
+            raise ValueError(f"the run {self.run_id} failed: {self.reason}")
+        if self.status == "finished" and score not in self.metrics:
+            raise ValueError(f"objective must be one of {', '.join(self.metrics)}, not {score!r}.")
+        value = self.metrics.get(score)
+        return float("nan") if value is None else float(value)
+
     def write(self, folder: Path) -> None:
         """Write record.json atomically, with digests of itself and of the run's files in `folder`.
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
+from study_tools import command, environment, tiny_overrides, train
 from test_planning import FakeLauncher, sweeper_of  # noqa: F401 (a fixture)
 
 import analysis
@@ -243,3 +248,52 @@ def test_what_a_race_takes_is_said_before_it_runs(sweeper_of, tmp_path, capsys):
     assert "the spread of the 12 runs in" in said
     with pytest.raises(ValueError, match="must be two numbers"):
         lines("hydra.sweeper.race=0.03", "hydra.sweeper.sds=[0.05]")
+
+
+def test_a_race_is_told_to_wandb_beside_its_runs(sweeper_of, tmp_path, monkeypatch):  # noqa: F811
+    from analysis.runs.load_wandb import _inspect, offline_files
+
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    launcher, folder = FakeLauncher(clip_i), tmp_path / "raced"
+    sweeper_of(*RACE, launcher=launcher).sweep(sweep_of(tmp_path, "logger=wandb", "logger.mode=offline"))
+    [file] = offline_files(folder)
+    told, stored = _inspect(file), read_race(folder)
+    assert told.summary["race"]["looks"] == stored.looks and told.summary["race"]["said"] == stored.said
+    assert told.config["report_of"] == "raced"
+    assert len(analysis.load_results(folder)) == sum(map(len, stored.scores.values()))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_real_race_that_is_killed_twice_decides_as_one_that_was_not(tiny_folder, subject_folders, tmp_path):
+    """`python train.py -m` in fleets, with all its processes killed during its first and its second look."""
+
+    def given(out):
+        form = ["adapter=attn2o-ffni,ffni-transo,resi-reso", "study=raced", "quiet=true", "hydra.launcher.workers=1"]
+        rules = ["hydra.sweeper.race=1e-6", "hydra.sweeper.most=4", "hydra.sweeper.confirm=1"]
+        return [*tiny_overrides(tiny_folder, subject_folders, out), *form, *rules]
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert train("-m", *given(whole), timeout=600).returncode == 0
+    for least in (1, 7):  # of 6 runs in the first look and 3 in the second
+        process = subprocess.Popen(
+            command("-m", *given(killed)), env=environment(), start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        while len(list((killed / "raced").glob("*/record.json"))) < least and process.poll() is None:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert train("-m", *given(killed), timeout=600).returncode == 0
+    one, other = race_of(whole / "raced"), race_of(killed / "raced")
+    assert one["looks"] and [look["seeds"] for look in one["looks"]][:2] == [2, 3]
+    for first, second in zip(one.pop("looks"), other.pop("looks"), strict=True):
+        assert {k: v for k, v in first.items() if k not in ("sd", "out")} == {
+            k: v for k, v in second.items() if k not in ("sd", "out")
+        }
+        assert first["sd"] == pytest.approx(second["sd"], rel=1e-3)  # fleets of other sizes round otherwise
+        assert [e["design"] for e in first["out"]] == [e["design"] for e in second["out"]]
+    assert (
+        one["designs"] == other["designs"] and one["runs"] == other["runs"] and one["fresh_runs"] == other["fresh_runs"]
+    )

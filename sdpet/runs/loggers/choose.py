@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sdpet.config import RunConfig
 from sdpet.runs.loggers.base import NoLog
@@ -34,6 +34,15 @@ def tell_failure(config: RunConfig, folder: Path, record: Record) -> None:
 
         with suppress(Exception):  # the record has the failure too, and the other runs of a study must continue
             log_wandb.tell_failure(config, folder, record)
+
+
+def tell_race(config: RunConfig, folder: Path, content: Mapping[str, Any]) -> None:
+    """Report where the race of a study stands to a log outside the study's folder (W&B)."""
+    if config.logger.name == "wandb":
+        from sdpet.runs.loggers import wandb as log_wandb
+
+        with suppress(Exception):  # the file beside the plan has it too
+            log_wandb.tell_race(config, folder, content)
 
 
 def _make(config: RunConfig, folder: Path) -> NoLog:

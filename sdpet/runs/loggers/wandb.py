@@ -11,9 +11,9 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sdpet.config import RunConfig, name_of, named_settings
 from sdpet.config.wandb_account import has_account
@@ -119,13 +119,55 @@ def tell_failure(config: RunConfig, folder: Path, record: Record) -> None:
     wandb.teardown()
 
 
+def tell_race(config: RunConfig, folder: Path, content: Mapping[str, Any]) -> None:
+    """Send where a study's race stands to W&B, as a run of its own whose summary has the content of `.race.json`.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Of any run of the study.
+    folder : Path
+        The study's folder.
+    content : mapping
+        Plain values.
+
+    Notes
+    -----
+    No other log may be open in this process.
+    """
+    import wandb
+
+    run = wandb.init(
+        project=config.logger.project,
+        entity=config.logger.entity,
+        mode=_mode(config),  # type: ignore[arg-type]
+        group=config.study,
+        name=f"race of {config.study}",
+        id=wandb_id(config.study, "race"),
+        resume="allow",
+        reinit="create_new",
+        job_type="race",
+        config={"report_of": config.study, "study": config.study},  # so marked, it is not read as a run with scores
+        dir=str(folder.resolve()),
+        settings=wandb.Settings(silent=True, console="off"),
+    )
+    run.summary.update({"race": dict(content)})
+    run.finish(exit_code=0)
+    wandb.teardown()
+
+
+def _mode(config: RunConfig) -> str:
+    mode = os.environ.get("WANDB_MODE") or str(config.logger.mode)
+    if mode == "auto":
+        return "online" if has_account() else "offline"
+    return mode
+
+
 def _open(config: RunConfig, folder: Path) -> wandb.Run:
     import wandb
 
     logger, run_id = config.logger, folder.name
-    mode = os.environ.get("WANDB_MODE") or str(logger.mode)
-    if mode == "auto":
-        mode = "online" if has_account() else "offline"
+    mode = _mode(config)
 
     def init(mode: str) -> wandb.Run:
         return wandb.init(

@@ -12,7 +12,7 @@ from sdpet.study.sweep.ongoing import Ongoing
 
 
 def add_seeds(sweep: Ongoing) -> Plan:
-    """Replicate the leading designs until their intervals are narrow enough, or they have `most` seeds.
+    """Replicate all designs until the intervals of their means are narrow enough, or they have `most` seeds.
 
     Returns
     -------

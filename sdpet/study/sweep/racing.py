@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpet.config import design_id
+from sdpet.runs.loggers.choose import tell_race
 from sdpet.runs.record import Record
 from sdpet.study.manifest import write_manifest
 from sdpet.study.options import SweepOptions
@@ -283,4 +284,6 @@ def _say_end(sweep: Ongoing, stored: StoredRace, asked: Mapping[tuple[str, int],
         )
     stored.said += lines
     stored.write(sweep.folder)
+    told = {key: value for key, value in asdict(stored).items() if key not in ("scores", "runs")}
+    tell_race(next(iter(asked.values())).config, sweep.folder, told)
     sweep.say([stored.said[len(stored.said) - len(lines) - 1], *lines])
