@@ -87,7 +87,10 @@ def _check_placement(config: RunConfig, source: Source) -> None:
         return
     blocks = BLOCKS.get(source.config(source.denoiser).get("_class_name", ""), UNET_BLOCKS)
     tables = [table for table in TABLES if table.block in blocks or table.package != "diffusers"]
-    if not any(adapter.dout in table.outputs(str(adapter.din)) for table in tables):
+    for placement in adapter.placements or (adapter.placement,):
+        din, _, dout = placement.partition("-")
+        if any(dout in table.outputs(din) for table in tables):
+            continue
         known = dict.fromkeys(
             f"{place.name}-{dout}"
             for table in tables
@@ -96,6 +99,6 @@ def _check_placement(config: RunConfig, source: Source) -> None:
             for dout in table.outputs(place.name)
         )
         raise InadmissibleCell(
-            f"no block of {config.unet.name} has the placement {adapter.placement}; choose one of {', '.join(known)}.",
-            f"{adapter.placement} in {config.unet.name}",
+            f"no block of {config.unet.name} has the placement {placement}; choose one of {', '.join(known)}.",
+            f"{placement} in {config.unet.name}",
         )
