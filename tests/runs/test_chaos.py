@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load
 from study_tools import ROOT, composed, environment, tiny_overrides
 
 from sdpet.commands.errors import sentence
@@ -186,6 +187,56 @@ def test_disturbed_in_other_ways_it_ends_with_the_same_records(server, overrides
     assert server.train(*SMOKE, *overrides) == 0
     assert "2 done" in server.log.read_text().splitlines()[-3]
     assert contents(study) == expected
+
+
+FLEET = (*(word for word in SMOKE if word != "hydra/launcher=local"), "hydra/launcher=fleet", "hydra.launcher.size=8")
+ROUNDING = 1e-4  # what the order of sums in a fleet of another size may change in a weight or a score
+
+
+def largest_difference(study: Path, expected: dict[str, dict]) -> float:
+    """The largest difference of a weight or a score from the undisturbed study; all else must be equal."""
+    found, largest = contents(study), 0.0
+    assert found.keys() == expected.keys()
+    for name, one in found.items():
+        ours, theirs = one["record"], expected[name]["record"]
+        assert ours.get("status") == theirs.get("status") and ours.get("factors") == theirs.get("factors")
+        assert one["files"].keys() == expected[name]["files"].keys()
+        for metric, score in ours.get("metrics", {}).items():
+            largest = max(largest, abs(score - theirs["metrics"][metric]))
+        for file in (file for file in one["files"] if file.endswith(".safetensors")):
+            mine, other = (load(content["files"][file]) for content in (one, expected[name]))
+            largest = max([largest, *(float(abs(mine[key] - other[key]).max()) for key in other)])
+    return largest
+
+
+def killed_often(server, mode: tuple[str, ...], given: list[list[str]], places: list[Path], kills: int) -> float:
+    """Kill a study at random moments, again and again; the largest difference of its end from the undisturbed one."""
+    begin = time.monotonic()
+    assert server.train(*mode, *given[0]) == 0, server.log.read_text()
+    expected, whole = contents(places[0] / "smoke"), time.monotonic() - begin
+    moments, killed, largest = random.Random(2), 0, 0.0
+    while killed < kills:
+        left = 1 - len(complete(places[1] / "smoke")) / (len(expected) - 1)
+        status = server.train(*mode, *given[1], kill_after=moments.uniform(0.05, 0.7) * whole * left)
+        assert status in (0, -signal.SIGKILL), server.log.read_text()
+        killed += status != 0
+        if status == 0:  # it got through
+            largest = max(largest, largest_difference(places[1] / "smoke", expected))
+            shutil.rmtree(places[1])
+    assert server.train(*mode, *given[1]) == 0, server.log.read_text()
+    return max(largest, largest_difference(places[1] / "smoke", expected))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("mode, most", [(SMOKE, 0.0), (FLEET, ROUNDING)], ids=["alone", "in fleets"])
+def test_killed_at_fifty_random_moments(server, tiny_folder, subject_folders, tmp_path, capsys, mode, most):
+    places = [tmp_path / name for name in ("whole", "killed")]
+    given = [[*tiny_overrides(tiny_folder, subject_folders, p), "seed=0", "trainer.steps=25"] for p in places]
+    largest = killed_often(server, mode, given, places, 50)
+    with capsys.disabled():
+        print(f"\nlargest difference after 50 kills: {largest:g}")
+    assert largest <= most
 
 
 def test_a_run_that_lost_a_file_is_done_again(tiny_folder, subject_folders, out):
