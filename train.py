@@ -26,10 +26,12 @@ def main(config: Any) -> Any:
 
         record = run(config)
         return record if objective is None or record is None else record.objective(objective)
-    from sdpet.commands.train import TrainCommand
+    from sdpet.commands.errors import sentence
+    from sdpet.commands.train import TrainCommand, require_single_run
     from sdpet.runs import run_together
 
     try:
+        require_single_run(HydraConfig.get().runtime.choices.get("sweeps"))
         command = TrainCommand(config)
         record = command.copy
         if record is None:
@@ -39,7 +41,7 @@ def main(config: Any) -> Any:
         if objective is not None and record is not None:
             return record.objective(objective)
     except ValueError as error:  # Hydra prints no traceback for SystemExit
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {sentence(error)}")
     return ended[-1]  # so that Hydra's callbacks see the end of the job
 
 

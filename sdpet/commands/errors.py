@@ -8,6 +8,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any
 
 from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
@@ -16,9 +17,11 @@ from sdpet.config.schema import unknown_key
 from sdpet.files.atomic import no_space
 from sdpet.files.terminal import print_in_any_encoding
 from sdpet.runs.libraries import silence_libraries
+from sdpet.study.options import RULES as OPTIONS
 from sdpet.study.options import unknown_option
 from sdpet.study.signals import exit_on_sigterm
 
+MUST_BE_GIVEN = re.compile(r"(\S+) must be given: ")  # the error for a key without a value
 STOPPED = "Interrupted; run the same command again to resume."
 
 
@@ -62,10 +65,11 @@ def sentence(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and error.options and "'" in text:
         group, _, option = (error.missing_cfg_file or text.split("'")[-2]).rpartition("/")
-        return f"there is no {group}={option}; choose one of {', '.join(sorted(error.options))}."
+        near = get_close_matches(option, error.options, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        return f"there is no {group}={option}{hint}; choose one of {', '.join(sorted(error.options))}."
     if "Could not override '" in text:
-        key = text.split("Could not override '")[1].split("'")[0]
-        return unknown_option(key.rpartition(".")[2]) if key.startswith("hydra.sweeper.") else unknown_key(key)
+        return _no_such_key(text.split("Could not override '")[1].split("'")[0])
     if "Ambiguous value for argument" in text:
         given = text.split("'")[1]
         return (
@@ -75,6 +79,10 @@ def sentence(error: BaseException) -> str:
     if "Could not delete from config. '" in text:
         key = text.split("'")[1]
         return f"~{key} has nothing to delete, as {key} is null or not there; leave it out."
+    if (missing := MUST_BE_GIVEN.match(text)) and f"~{missing[1]}" in sys.argv:
+        key = missing[1]
+        why = f"~{key} leaves no value, and {key} must be given"
+        return f"{why}; leave ~{key} out for the default, or write {key}=VALUE."
     if "Sweep" in text and "Unexpected type annotation" in text:
         return _nested_sweep()
     if isinstance(error, OverrideParseException):
@@ -89,6 +97,27 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}."
     return text or type(error).__name__
+
+
+def _no_such_key(key: str) -> str:
+    """For a key that Hydra does not find: a study without its plus, an option of another sweeper, or an unknown key."""
+    if key == "sweeps":
+        given = _given("sweeps", "sweeps=NAME")
+        return f"{given} needs a plus, since it adds a group: python train.py -m +{given}."
+    option = key.removeprefix("hydra.sweeper.")
+    if option == key:
+        return unknown_key(key)
+    other = _given("hydra/sweeper")
+    if option in OPTIONS and other:
+        flag = {"dry_run": "--dry-run", "register": "--register"}.get(option, key)
+        return f"{flag} belongs to the sweeper grid, which {other} replaces; leave out one of the two."
+    return unknown_option(option)
+
+
+def _given(key: str, otherwise: str = "") -> str:
+    """The argument KEY=VALUE of the command line, without its plus signs."""
+    arguments = (argument.lstrip("+") for argument in sys.argv[1:])
+    return next((argument for argument in arguments if argument.startswith(f"{key}=")), otherwise)
 
 
 def _nested_sweep() -> str:

@@ -72,6 +72,13 @@ class TrainCommand:
         return record is not None and record.status == "finished"
 
 
+def require_single_run(sweep: str | None) -> None:
+    """Refuse a study, `sweep`, in a command for one run; the ValueError says that -m is missing."""
+    if sweep is not None:
+        study = f"+sweeps={sweep}"
+        raise ValueError(f"{study} is a study of many runs, so it needs -m: python train.py -m {study}.")
+
+
 def fleet_job(file: str) -> dict[str, str]:
     """Do the runs of one fleet as a job of a cluster; print a line for each to the job's log."""
     from sdpet.study.other_launchers import run_fleet_job
