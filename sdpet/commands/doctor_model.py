@@ -48,13 +48,14 @@ def composed(overrides: Sequence[str]) -> RunConfig:
         config.unet.path = ""
     unet = dict(OmegaConf.to_container(config.unet, resolve=True))  # type: ignore[arg-type]
     source = architecture_of(unet | {"config": unet.get("config")})
-    if source is not None:
-        return validate(config, source)
-    with open_dict(config):  # an unknown architecture: the other groups are checked with the lab's model
-        config.unet = unet | {"path": None, "use_ema": False, "config": None, "vae": None}
+    known = {"path": unet.get("path") or None}  # without the file, an architecture is enough
+    with open_dict(config):  # of an unknown architecture, the other groups are checked with the lab's model
+        config.unet = unet | (known if source else {"path": None, "use_ema": False, "config": None, "vae": None})
         size = {key: config.adapter.get(key) for key in ("mid_dim", "params")}
-    found = validate(config).changed(unet=unet)
-    return found if any(size.values()) else found.changed(adapter=size)  # as usual for the model, not for the lab
+    found = validate(config, source).changed(unet=unet)
+    if source is not None or any(size.values()):
+        return found
+    return found.changed(adapter=size)  # as usual for the model, not for the lab
 
 
 def _sizes(config: RunConfig, source: Source) -> Iterator[tuple[str, str, str]]:

@@ -70,7 +70,7 @@ def test_a_model_that_is_here_lacks_nothing(tmp_path):
     assert "2 x 64 x 64" in full["memory"][0] and "100 % of the UNet" in full["design"][0]
     assert "unet.path=MODEL.ckpt" in said("unet=ckpt")["weights"][1]
     with pytest.raises(ValueError, match="relu, sig, silu, ident"):
-        said("unet=sd15", "adapter.activation=tanh")
+        said("unet=sd15", "adapter.activation=swirl")
 
 
 @pytest.mark.parametrize("placement", ["attn2o-ffni", "resi-reso"])
