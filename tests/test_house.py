@@ -27,6 +27,7 @@ STOREYS = {
         ["runs"],
         ["study"],
         ["commands"],
+        ["__main__"],
     ],
     "analysis": [
         ["linear_model"],

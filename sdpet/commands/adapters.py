@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sdpet.commands.scripts.arguments import Parser
+
 LIKELY = ("sd14", "sd21", "sdxl", "lab")  # models of different shapes, which a folder without a model is tried with
 HELP = """example: sdpet adapters show outputs/single/24f3670b880c
 
@@ -23,7 +25,7 @@ HELP = """example: sdpet adapters show outputs/single/24f3670b880c
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; raises ValueError with one sentence for an error the user can correct."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "sdpet adapters",
         description=HELP,
         usage=argparse.SUPPRESS,
@@ -69,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
     push.add_argument("--license", help="licence of the weights, such as openrail")
     push.add_argument("--samples", type=int, default=4, help="number of the run's samples to upload (default 4)")
     push.add_argument("--dry-run", type=Path, metavar="OUT", help="write the files into OUT instead of uploading them")
-    given = parser.parse_args(list(arguments) or ["--help"])
+    given = parser.parse_args(list(arguments))
     run = {"count": _count, "show": _show, "export-reference": _export, "import-reference": _import,
            "export-lora": _export_lora, "export": _export_format, "import-lora": _import_lora,
            "push": _push}  # fmt: skip

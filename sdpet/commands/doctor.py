@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from sdpet.commands.errors import wrong_usage
 from sdpet.config import LAB
 from sdpet.files.hashing import PIPELINE_PARTS
 from sdpet.study.worker_pool import usable_cores
@@ -27,10 +28,11 @@ HELP = """example: sdpet doctor unet=sd15 adapter=attn2o-ffni adapter.mid_dim=60
 
 def main(arguments: list[str]) -> int:
     """Run the command; returns exit status 0 if nothing is missing, 1 if something is, 2 for a wrong command line."""
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
     if arguments and ("=" not in arguments[0] or arguments[0].startswith("-")):
-        helped = arguments[0] in ("-h", "--help")
-        print(HELP, end="", file=sys.stdout if helped else sys.stderr)
-        return 0 if helped else 2
+        wrong_usage("sdpet doctor", f"{arguments[0]!r} is not KEY=VALUE")
     if not arguments:
         return 0 if doctor() else 1
     from sdpet.commands.doctor_model import model_checks

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
 
@@ -97,6 +97,12 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}."
     return text or type(error).__name__
+
+
+def wrong_usage(command: str, problem: str) -> NoReturn:
+    """End the command `sdpet COMMAND` with status 2 and one line for a wrong command line."""
+    print(f"error: {problem}; {command} --help shows all options.", file=sys.stderr)
+    sys.exit(2)
 
 
 def _no_such_key(key: str) -> str:

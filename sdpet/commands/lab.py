@@ -6,6 +6,8 @@ import importlib.util
 import runpy
 import sys
 
+from sdpet.commands.errors import wrong_usage
+
 MODULES = {"check": "sdpet.lab.check", "pretrain": "sdpet.lab.pretrain"}
 HELP = """example: sdpet lab check
 
@@ -16,10 +18,13 @@ HELP = """example: sdpet lab check
 
 def main(arguments: list[str]) -> int:
     """Run a module of the lab with the options that follow."""
-    if not arguments or arguments[0] not in MODULES:
-        helped = bool(arguments) and arguments[0] in ("-h", "--help")
-        print(HELP, end="", file=sys.stdout if helped else sys.stderr)
-        return 0 if helped else 2
+    if not arguments:
+        wrong_usage("sdpet lab", "the following arguments are required: COMMAND")
+    if arguments[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
+    if arguments[0] not in MODULES:
+        wrong_usage("sdpet lab", f"there is no command {arguments[0]!r}; choose one of {', '.join(MODULES)}")
     module = MODULES[arguments[0]]
     if importlib.util.find_spec(module) is None:
         raise ValueError(f"this installation lacks {module}.")

@@ -110,7 +110,7 @@ def test_photos_are_looked_at_before_the_base_model_is_fetched(tmp_path, monkeyp
     def fetched(*given):
         raise AssertionError("the base model was asked for")
 
-    monkeypatch.setattr("sdpet.config.checks.source_of", fetched)
+    monkeypatch.setattr("sdpet.config.model_checks.source_of", fetched)
     (tmp_path / "0.png").write_bytes(b"no picture")
     given = [f"data.subject={tmp_path}", "data.class_word=dog", "task.reg_weight=0"]
     with pytest.raises(ValueError, match=r"none of the 1 files in .* is a readable image"):

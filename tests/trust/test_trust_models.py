@@ -19,6 +19,7 @@ from sdpet.models.compvis.load import read_weights
 from sdpet.models.compvis.scan import TEXTS, UNET, VAE
 from sdpet.models.source import find_source
 
+TEXT = "cond_stage_model.transformer."  # of Stable Diffusion v1
 WEIGHTS = {
     "unet": "diffusion_pytorch_model.safetensors",
     "vae": "diffusion_pytorch_model.safetensors",

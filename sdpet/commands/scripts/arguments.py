@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -20,8 +19,9 @@ class Parser(argparse.ArgumentParser):
     """A parser that prints errors as one sentence, without the long usage text."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"error: {message}; {self.prog} --help shows all options.", file=sys.stderr)
-        sys.exit(2)
+        from sdpet.commands.errors import wrong_usage
+
+        wrong_usage(self.prog, message)
 
 
 def parser(script: str, example: str, purpose: str, *, samples: int, rounds: int, scale: float) -> Parser:
