@@ -214,6 +214,7 @@ def _by_ends(timeline: Timeline, now: float) -> float | None:
 
 def _still(expected: float, spent: float) -> float:
     """The rest of what was expected to take `expected` seconds, `spent` of which are over."""
+    spent = max(spent, 0.0)  # the clock of another machine may be ahead
     return max(expected - spent, OVERDUE * spent)
 
 
