@@ -20,6 +20,7 @@ from analysis.report.tables import Column, make_table
 from analysis.report.words import counted, level_words, listing
 from analysis.runs.roles import is_of_records
 from analysis.runs.statuses import has_status
+from sdpet.files.project import here
 from sdpet.study.manifest import read_manifest
 
 MAX_CURVES = 400  # single runs drawn; more would be a grey band and megabytes
@@ -133,7 +134,7 @@ def reproduce_section(study: Study, command: str) -> Section:
                 "before it may have asked for others."
             )
         else:
-            started = f"python train.py -m +sweeps={study.name}"
+            started = here(f"python train.py -m +sweeps={study.name}")
             which = (
                 "If the study was not started from a file in sweeps/, use the command that started it in place of "
                 "the first line."
