@@ -13,6 +13,7 @@ from typing import Any
 from analysis.runs.settings.factors import add_factors
 from sdpet.config import FACTORS as EVERY
 from sdpet.files.digests import changed_files, is_changed
+from sdpet.files.project import here
 from sdpet.files.record_file import read_record
 
 MOST_CHECKED = 1000  # runs whose files are compared with the digests in their records
@@ -91,7 +92,7 @@ def read_records(folder: Path, notes: list[str], scores: str = FIRST) -> Told:
         known = ", ".join([FIRST, LAST, *(name for name in asked if name)])
         raise ValueError(
             f"no run in {folder} has scores of {scores}; choose from {known}, "
-            f"or make them: python evaluate.py run={folder} {scores}."
+            + here(f"or make them: python evaluate.py run={folder} {scores}.")
         )
     names, keys = add_factors(list(rows.values()), [one for one, _ in kept], [where for _, where in kept], notes)
     return Told(list(rows.values()), list(metrics), names, keys)
