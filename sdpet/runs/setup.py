@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 ProgressCallback = Callable[..., None]  # ("train", step, steps, loss) or ("sample", done, total)
 SCORERS_UNUSED_BY = {"dreambooth": ("features",), "finetune": ("diversity",)}  # scorers in eval that a task ignores
-JUDGED_SETS = {"digits": ("similarity.digit", "digit-judge")}  # by data, the judge that its runs get without being asked
+JUDGED_SETS = {
+    "digits": ("similarity.digit", "digit-judge")
+}  # by data, the judge that its runs get without being asked
 SCORE_PREFIXES = {"scorer": "clip"}  # prefix of a scorer's metrics, if it is not the scorer's key
 TRAINING_KEYS = (
     "steps", "lr", "weight_decay", "warmup", "schedule", "clip", "precision", "accumulate", "optimizer", "ema",

@@ -2,8 +2,8 @@
 
 Trains every part of the lab and writes
 sdpet/lab/{pipeline,scorer,judge,data,digit_judge,transformer,transformer_without_pooled}.
-Stages, in order: vae, clip, judge, unet, assets, digits, dit. Each stores checkpoints in the work folder, so an interrupted run
-resumes where it stopped. Figures are written to WORK/figures.jsonl.
+Stages, in order: vae, clip, judge, unet, assets, digits, dit. Each stores checkpoints in the work folder, so an
+interrupted run resumes where it stopped. Figures are written to WORK/figures.jsonl.
 
 python -m sdpet.lab.pretrain digits trains the judge of digits only, and dit the two transformers, on the parts that
 are there.
