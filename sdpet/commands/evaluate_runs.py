@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdpet.choices import SHARE_A_MODEL
 from sdpet.commands.progress_bar import Bar
+from sdpet.commands.scored_again import Scored, study_text
 from sdpet.commands.study_progress import StudyProgressBar
 from sdpet.config import RunConfig, name_of, sampling_key, scoring_key, validate
 from sdpet.files.lock import run_lock
@@ -177,6 +178,7 @@ def evaluate_again(given: Any, overrides: Sequence[str]) -> None:
         resources.scorers(config)  # a missing scorer is an error before any sampling
     asked = [text for text in overrides if text.lstrip("+").partition("=")[0] not in COMMAND_KEYS]
     progress = StudyProgressBar(len(jobs), quiet=given.quiet or alone)
+    scored: list[Scored] = []
     try:
         for group in _fleets(jobs):
             with ExitStack() as locks:
@@ -184,19 +186,22 @@ def evaluate_again(given: Any, overrides: Sequence[str]) -> None:
                 if alone and not locked:
                     raise ValueError(f"another process is working on {group[0].folder}; try again when it is done.")
                 for job, entry, is_new in _score(locked, resources, asked, given.quiet or not alone):
-                    shown = Record(job.record.run_id, job.record.study, "finished", job.record.factors, job.record.task)
-                    shown.metrics, shown.anchors = entry["metrics"], entry["anchors"]
-                    progress.done(job.name, shown)
+                    scored.append(Scored(job.folder, job.record, entry, is_new))
+                    progress.done(job.name, scored[-1].shown())
                     if alone:
-                        _print_scores(job, entry, shown, is_new)
+                        _print_scores(job, entry, is_new)
                 for job in group:
                     if job not in locked:
                         print(f"left out: another process is working on {job.folder}", file=sys.stderr)
     finally:
         progress.close()
+    if scored and not alone:
+        print(study_text(scored), flush=True)
 
 
-def _print_scores(job: StoredJob, entry: Mapping[str, Any], shown: Record, is_new: bool) -> None:
+def _print_scores(job: StoredJob, entry: Mapping[str, Any], is_new: bool) -> None:
+    shown = Record(job.record.run_id, job.record.study, "finished", job.record.factors, job.record.task)
+    shown.metrics, shown.anchors = entry["metrics"], entry["anchors"]
     print(job.name + ("" if is_new else " (already scored with this protocol; skipped)"))
     print(scores_table(shown))
     for what, reason in (entry.get("missing") or {}).items():

@@ -29,7 +29,7 @@ def outcome(record: Record | None) -> str:
         return "no record"
     if record.status != "finished":
         return f"{record.status}, {record.reason}"
-    name = next((metric for metric in TABLE_ORDER if metric in record.metrics), None)
+    name = next((metric for metric in (*TABLE_ORDER, *record.metrics) if metric in record.metrics), None)
     if name is None:
         return "finished"
     found = record.anchors.get(name, {})

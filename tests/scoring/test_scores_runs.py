@@ -8,6 +8,7 @@ import json
 import shlex
 import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from tiny_scorer import TinyScorer
 from sdpet.adapters import AdapterSpec
 from sdpet.commands.evaluate_runs import evaluate_again
 from sdpet.commands.guidance_curve import evaluate_curve
+from sdpet.commands.scored_again import Scored, study_text
 from sdpet.config import run_folder, validate
 from sdpet.lab import JudgeScorer, load_scorer
 from sdpet.methods import Design, build
@@ -27,6 +29,7 @@ from sdpet.runs import Record, Resources, run_together
 from sdpet.scoring import EvalPlan, PromptSet, Scorers, feature_cache, noise_differences, scorers
 from sdpet.scoring.noise import LEVELS
 from sdpet.seeds import generator
+from sdpet.study.report import outcome
 from sdpet.tasks import DreamBoothTask
 
 
@@ -153,6 +156,37 @@ def test_a_study_is_scored_again_in_fleets_as_each_run_alone(study, tmp_path):
     before = [(together / folder.name / "record.json").read_bytes() for folder in study]
     evaluate_again(*again(f"run={together}/*", *asked))  # base/ is no run; existing scores are not computed again
     assert before == [(together / folder.name / "record.json").read_bytes() for folder in study]
+
+
+def test_scoring_a_study_again_prints_the_new_scores_and_where_they_are(study, tmp_path, capsys):
+    root = tmp_path / "s"
+    shutil.copytree(study[0].parent, root)
+    asked = ["eval.subject_images=2", "eval.class_images=0", "eval.prompt_images=0"]
+    for first in (True, False):
+        evaluate_again(*again(f"run={root}", *asked, "quiet=true"))
+        out = capsys.readouterr().out
+        count = "3 scored" if first else "3 already scored with this protocol (skipped)"
+        assert f"3 runs: {count}\n" in out
+        entries = [Record.read(root / folder.name).evaluations[0] for folder in study]
+        values = [entry["metrics"]["clip_i"] for entry in entries]
+        row = next(line.split() for line in out.splitlines() if line.split()[:1] == ["clip_i"])
+        floor = sum(entry["anchors"]["clip_i"]["floor"] for entry in entries) / 3
+        cells = (sum(values) / 3, min(values), max(values), floor)
+        assert row[1:] == [f"{cell:.3f}" for cell in cells]
+        assert f"  scores    {root}/RUN/record.json, in its evaluations\n" in out
+        assert f"  samples   {root}/RUN/evaluations/001/samples\n" in out
+        assert f"python -m analysis {root} --scores '{' '.join(asked)}' --metric " in out
+
+
+def test_a_score_that_is_new_is_told_from_those_that_are_as_before():
+    record = Record("a", "s", "finished", {}, {})
+    record.metrics = {"clip_i": 0.5, "clip_t": 0.25}
+    entry = {"metrics": {"clip_i": 0.5, "clip_t": 0.2500000001, "judge_i": 0.75}, "anchors": {}, "samples": "samples"}
+    run = Scored(Path("out/s/a"), record, entry | {"asked": ["eval=lab_full"]}, True)
+    assert run.changed == {"judge_i": 0.75} and outcome(run.shown()) == "judge_i 0.750"
+    text = study_text([run, run])
+    assert "  judge_i     0.750     0.750     0.750         -\n  as before clip_i, clip_t\n" in text
+    assert text.endswith("next      python -m analysis out/s --scores eval=lab_full --metric judge_i")
 
 
 def test_a_report_of_later_scores_shows_their_numbers_and_images(study, tmp_path):
