@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 
 @hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
 def main(config: Any) -> None:
+    from sdpet.commands.errors import sentence
     from sdpet.commands.evaluate_images import evaluate_images
     from sdpet.commands.evaluate_runs import evaluate_again
     from sdpet.commands.guidance_curve import evaluate_curve
@@ -24,7 +25,7 @@ def main(config: Any) -> None:
         else:
             evaluate_again(config, overrides)
     except ValueError as error:  # Hydra prints no traceback for SystemExit
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {sentence(error)}")
 
 
 if __name__ == "__main__":

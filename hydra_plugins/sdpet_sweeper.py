@@ -49,6 +49,7 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Plan the study, do the missing runs, and print a summary. Exits with status 1 if runs are still missing."""
+        from sdpet.files.project import as_typed
         from sdpet.runs.checkpoint import remove_stale_files
         from sdpet.study.options import SweepOptions
         from sdpet.study.plan import Composer
@@ -72,7 +73,7 @@ class GridSweeper(Sweeper):
         def launch(jobs: Sequence[Job]) -> None:
             results.extend(self._launch(composer, jobs))
 
-        ongoing = Ongoing(composer, plan, folder, options, launch, self._say, sys.argv)
+        ongoing = Ongoing(composer, plan, folder, options, launch, self._say, as_typed(sys.argv))
         if options.race is None:
             self._say(summary)
         fresh, before = self._do(ongoing)

@@ -137,3 +137,22 @@ def test_commands_that_pages_show_have_keys_and_levels_that_exist(name, override
         for place, lines in enumerate(choices):
             for line in lines[1:]:
                 compose(name, [*first[:place], line, *first[place + 1 :]], return_hydra_config=True)
+
+
+def test_numbers_of_parameters_in_the_readme_are_those_of_the_lab():
+    from sdpet.commands.adapter_counts import counts
+    from sdpet.models import empty_denoiser
+
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    said = re.search(
+        r"([\d,]+) in transformer blocks \(([\d,]+) at `(\S+)`\), but ([\d,]+) to ([\d,]+) in ResBlocks", text
+    )
+    assert said, "the README says how many parameters the placements have"
+    usual, other, where, least, most = said.groups()
+    found = {
+        row.placement: f"{row.parameters:,}"
+        for row in counts(empty_denoiser(str(ROOT / "sdpet/lab/pipeline")), params=24000)
+    }
+    blocks = sorted(count for placement, count in found.items() if placement.startswith("res"))
+    others = {placement: count for placement, count in found.items() if not placement.startswith("res")}
+    assert (blocks[0], blocks[-1]) == (least, most) and others.pop(where) == other and set(others.values()) == {usual}

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import sdpet
 from sdpet.config import RunConfig, sized, validate
+from sdpet.files.project import CONF
 from sdpet.models.source import Source, architecture_of, source_of
 
 if TYPE_CHECKING:
     from sdpet.models.estimate import Memory
 
-CONF = Path(sdpet.__file__).parent.parent / "conf"
 GIB = 2**30
 
 

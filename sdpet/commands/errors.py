@@ -15,6 +15,7 @@ from hydra.errors import CompactHydraException, MissingConfigException, Override
 
 from sdpet.config.schema import unknown_key
 from sdpet.files.atomic import no_space
+from sdpet.files.project import here
 from sdpet.files.terminal import print_in_any_encoding
 from sdpet.runs.libraries import silence_libraries
 from sdpet.study.options import RULES as OPTIONS
@@ -62,6 +63,10 @@ def set_up_process() -> None:
 
 def sentence(error: BaseException) -> str:
     """The error as one sentence that says what is wrong and what would be right."""
+    return here(_sentence(error))
+
+
+def _sentence(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and error.options and "'" in text:
         group, _, option = (error.missing_cfg_file or text.split("'")[-2]).rpartition("/")

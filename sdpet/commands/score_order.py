@@ -13,9 +13,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from sdpet.files.project import PROJECT
 from sdpet.runs.record import Record
 
-PROJECT = Path(__file__).parents[2]
 ADAPTER = "attn2c-attn2c"
 TASKS = {"dreambooth": [], "finetune": ["task=finetune", "data=digits"]}
 # Scores that tuning need not bring closer to real images, and why.

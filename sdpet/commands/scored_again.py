@@ -74,7 +74,7 @@ def study_text(runs: Sequence[Scored]) -> str:
 
 
 def _table(runs: Sequence[Scored], names: Sequence[str]) -> list[str]:
-    rows = [("", "mean", "lowest", "highest", "floor")]
+    rows: list[tuple[str, ...]] = [("", "mean", "lowest", "highest", "floor")]
     for name in names:
         values = _finite(run.entry["metrics"].get(name) for run in runs)
         floors = _finite((run.entry["anchors"].get(name) or {}).get("floor") for run in runs)

@@ -22,6 +22,7 @@ from sdpet.config import RunConfig, given_factors
 from sdpet.files.atomic import write_atomic
 from sdpet.files.digests import changed_files, digests_of, record_digest
 from sdpet.files.plain_json import finite, to_json
+from sdpet.files.project import INSTALLED
 from sdpet.files.record_file import FILE, FORMAT, LaterFormat, read_record
 
 WEIGHTS, SAMPLES, CONFIG = "the trained weights", "the samples", "config.yaml"  # what a run may have lost
@@ -45,6 +46,8 @@ def package_versions() -> dict[str, str | None]:
 @cache
 def commit() -> str | None:
     """The git commit of this package's checkout, with "+" if files were changed; None if it is not in a checkout."""
+    if INSTALLED:
+        return None  # the folder may lie in somebody's own checkout
     here = Path(sdpet.__file__).parent
 
     def git(*arguments: str) -> str:

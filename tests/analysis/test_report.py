@@ -14,7 +14,10 @@ from fake_study import planted_share, write_base, write_full_tuning, write_study
 
 import analysis
 from analysis.report import Report, write_report
+from analysis.report.sections.details import reproduce_section
+from analysis.report.study import read_study
 from sdpet.adapters import PLACEMENTS
+from sdpet.study.manifest import write_manifest
 
 ROOT = Path(__file__).parents[2]
 HEATMAP = ROOT / "analysis" / "data" / "xiang2023_dreambooth_heatmap.csv"
@@ -62,6 +65,21 @@ class Page(HTMLParser):
     @property
     def words(self) -> str:
         return re.sub(r"\s+", " ", " ".join(self.text))
+
+
+def test_how_to_reproduce_is_the_command_that_was_given(tmp_path):
+    folder = tmp_path / "gates"
+    write_study(folder)
+    study = read_study(folder)
+    section = " ".join(block.text for block in reproduce_section(study, "python -m analysis gates").blocks)
+    assert (
+        "python train.py -m +sweeps=placement     # trains" in section and "use the command that started it" in section
+    )
+    given = ["../../train.py", "--config-dir", "my conf", "-m", "+sweeps=gates", "seed=0,1"]
+    write_manifest(folder, [], given)
+    section = " ".join(block.text for block in reproduce_section(study, "python -m analysis gates").blocks)
+    assert "python ../../train.py --config-dir 'my conf' -m +sweeps=gates seed=0,1     # trains" in section
+    assert "use the command that started it" not in section
 
 
 @pytest.fixture(scope="module")

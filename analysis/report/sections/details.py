@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from analysis.report.tables import Column, make_table
 from analysis.report.words import counted, level_words, listing
 from analysis.runs.roles import is_of_records
 from analysis.runs.statuses import has_status
+from sdpet.files.project import here
+from sdpet.study.manifest import read_manifest
 
 MAX_CURVES = 400  # single runs drawn; more would be a grey band and megabytes
 
@@ -123,11 +126,23 @@ def reproduce_section(study: Study, command: str) -> Section:
     blocks: list[Block] = []
     lines = []
     if study.records:
-        lines.append(f"python train.py -m +sweeps={study.name}     # trains what is missing")
+        plan = read_manifest(study.source)
+        if plan is not None and plan.command:
+            started = shlex.join(["python", *map(str, plan.command)])
+            which = (
+                "The first line is the last command that asked for runs of this study, as it was given; commands "
+                "before it may have asked for others."
+            )
+        else:
+            started = here(f"python train.py -m +sweeps={study.name}")
+            which = (
+                "If the study was not started from a file in sweeps/, use the command that started it in place of "
+                "the first line."
+            )
+        lines.append(f"{started}     # trains what is missing")
         blocks.append(Text(
             "Every run has a folder with the resolved configuration (config.yaml), its adapters, its samples and its "
-            "record. Finished runs are not trained again. If the study was not started from a file in sweeps/, use "
-            "the command that started it in place of the first line."
+            f"record. Finished runs are not trained again. {which}"
         ))  # fmt: skip
     lines.append(command)
     blocks.append(Code("\n".join(lines)))

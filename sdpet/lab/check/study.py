@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from sdpet.files.project import PROJECT
 from sdpet.lab.check.models import LabModel
 from sdpet.lab.check.rows import Row, at_least, reported
 
-PROJECT = Path(__file__).parents[3]
 SEEDS = range(5)
 FULL = "full"
 
