@@ -1,129 +1,166 @@
-"""Stable Diffusion v1's size on a CUDA device: python bench/gpu.py [--sizes 1,2,4,8,16,32] [--tiny].
+"""What a CUDA device does with sdpet: python bench/gpu.py [--parts peak,fleet] [--out FOLDER] [--minutes 9] [--tiny].
 
-A UNet of v1's widths with random weights, 64 x 64 latents (512 px), batch 1, bfloat16: seconds per design and step and
-memory of fleets of K designs, adapters against full fine-tuning, and the share of the device's measured peak of matrix
-products that is reached. The last line is one JSON object. Without a CUDA device it says so and exits 0; --tiny tries
-the code with a small UNet on whatever device there is.
+Each part runs in a process of its own and writes FOLDER/<part>.json after each of its rows, so a part that fails or
+takes too long does not stop the others, and its rows so far are kept. --tiny runs every part at a tenth of the size,
+on the CPU where there is no CUDA device. Without a device and without --tiny it says so and exits 0.
+
+The last line is one JSON object with the status of each part. The exit status is 1 if a part failed.
+
+Parts:
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
-from workload import NoiseTask, curve, v1_base
+from gpu_parts import PARTS, Part, Size
 
-from sdpet.methods import Design, build
-from sdpet.models import BaseModel
-from sdpet.training import Member, TrainConfig, fit_together
-
-
-def peak_flops(device: str, dtype: torch.dtype, side: int) -> float:
-    """Floating-point operations a second of the product of two square matrices, best of some: the practical ceiling."""
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    best = 0.0
-    for _ in range(10):
-        synchronize(device)
-        start = time.perf_counter()
-        for _ in range(5):
-            a @ b
-        synchronize(device)
-        best = max(best, 5 * 2 * side**3 / (time.perf_counter() - start))
-    return best
+ROOT = Path(__file__).parent.parent
+FORK = multiprocessing.get_context("fork")
+LEAST = 5.0  # seconds a part needs at least; with less time left it is not begun
 
 
-def synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def step_flops(base: BaseModel, task: Any) -> tuple[float, float]:
-    """Operations of one image's forward pass, and of forward and backward pass to the input without any for weights,
-    which is what an adapter that reads where the UNet begins asks for (less for one that reads later)."""
-    batch = task.batch(0, 0)
-    counts = []
-    for backward in (False, True):
-        noisy = batch.noisy[:1].clone().requires_grad_(backward)
-        with FlopCounterMode(display=False) as counter:
-            out = base.predict(noisy, batch.timesteps[:1], batch.text[:1])
-            if backward:
-                out.float().square().mean().backward()
-        counts.append(float(counter.get_total_flops()))
-    return counts[0], counts[1]
-
-
-def full_step(base: BaseModel, task: Any, rounds: int, steps: int, precision: str) -> tuple[float, int]:
-    """(seconds per step, peak bytes) of full fine-tuning."""
-    seconds, peak = [], 0
-    for _ in range(rounds):
-        handle = build(base, Design("full"), 0)
-        try:
-            member = Member(handle, 0, TrainConfig(steps, 1e-6, precision=precision))
-            result = fit_together(base, [member], task)[0]
-            seconds.append(result.seconds_per_step)
-            peak = max(peak, result.peak_memory_bytes)
-        finally:
-            handle.detach()
-    return statistics.median(seconds), peak
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="1,2,4,8,16,32")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--params", type=int, default=1_500_000, help="of each design's adapters")
-    parser.add_argument("--tiny", action="store_true", help="a small UNet, on the CPU where there is no CUDA device")
-    arguments = parser.parse_args()
-    there = torch.cuda.is_available()
-    if not there and not arguments.tiny:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the parts that were asked for; return the exit status."""
+    options = _options(arguments)
+    found = device()
+    if found is None and not options.tiny:
         print("not measured: no CUDA device")
-        return
-    device = "cuda" if there else "cpu"
-    dtype, precision = (torch.bfloat16, "bf16-mixed") if there else (torch.float32, "32-true")
-    base = v1_base(8 if arguments.tiny else 64, device, dtype, arguments.tiny)
-    task = NoiseTask(base, 1)
-    ceiling = peak_flops(device, dtype, 256 if arguments.tiny else 8192)
-    forward, both = step_flops(base, task)
-    sizes = []
-    for size in [int(size) for size in arguments.sizes.split(",")]:
-        try:  # what does not fit is left out, and larger ones with it
-            curve(base, task, [size], 1, 1, arguments.params, precision)
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            break
-        sizes.append(size)
-    points = curve(base, task, sizes, arguments.rounds, arguments.steps, arguments.params, precision)
+        return 0
+    context = start_method(found)
+    size = Size("cpu" if found is None else "cuda", options.tiny)
+    about = {"device": found or "the CPU", "torch": torch.__version__, "tiny": options.tiny}
+    print(f"{about['device']}, torch {torch.__version__}; results in {options.out}", flush=True)
+    return run_parts(
+        {name: PARTS[name] for name in options.parts}, size, options.out, 60 * options.minutes, about, context
+    )
+
+
+def run_parts(
+    parts: dict[str, Part], size: Size, out: Path, seconds: float, about: dict[str, Any], context: Any = FORK
+) -> int:
+    """Run parts one after another in at most `seconds`, print their rows, and return the exit status."""
+    out.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + seconds
+    ended: dict[str, str] = {}
+    for name, part in parts.items():
+        limit = min(part.seconds, end - time.monotonic())
+        found = run_part(name, part.measure, size, out / f"{name}.json", limit, about, context)
+        ended[name] = found["status"]
+        print(f"\n{name}: {found['status']}" + (f" ({found['reason']})" if "reason" in found else ""))
+        for row in found["rows"]:
+            print("  " + ", ".join(f"{key} {_short(value)}" for key, value in row.items()), flush=True)
+    print(json.dumps(about | {"parts": ended}))
+    return int(any(status != "done" for status in ended.values()))
+
+
+def run_part(
+    name: str, measure: Callable, size: Size, file: Path, limit: float, about: dict, context: Any = FORK
+) -> dict[str, Any]:
+    """Run one part in a process of its own for at most `limit` seconds; return what its file then says."""
+    if limit < LEAST:
+        _write(file, {"part": name, "status": "not measured", "reason": "no time was left", "rows": [], **about})
+        return json.loads(file.read_text())
+    _write(file, {"part": name, "status": "running", "rows": [], **about})
+    child = context.Process(target=_measure, args=(name, measure, size, file, about))
+    child.start()
+    child.join(limit)
+    stopped = child.is_alive()
+    if stopped:
+        os.killpg(child.pid, signal.SIGKILL)  # with the processes that compile for it
+        child.join()
+    found = json.loads(file.read_text())
+    if found["status"] == "running":
+        reason = f"stopped after {limit:.0f} s" if stopped else f"its process ended with status {child.exitcode}"
+        found |= {"status": "failed", "reason": reason}
+        _write(file, found)
+    return found
+
+
+def _measure(name: str, measure: Callable, size: Size, file: Path, about: dict[str, Any]) -> None:
+    os.setpgrp()
+    found: dict[str, Any] = {"part": name, "status": "running", "rows": [], **about}
+    start = time.perf_counter()
     try:
-        full: tuple[float, int] | None = full_step(base, task, arguments.rounds, arguments.steps, precision)
-    except torch.OutOfMemoryError:
-        full = None
-    name = torch.cuda.get_device_name() if there else "CPU"
-    print(f"{name}, {ceiling / 1e12:.1f} TFLOP/s in matrix products; a forward pass is {forward / 1e12:.4f} TFLOP")
-    print(f"{'K':>4} {'ms per design and step':>24} {'TFLOP/s':>9} {'of peak':>8} {'extra GB':>9}")
-    rows = {}
-    for size, (seconds, extra) in points.items():
-        rate = both / seconds
-        rows[size] = {"seconds": seconds, "tflops": rate / 1e12, "share_of_peak": rate / ceiling, "extra_bytes": extra}
-        print(f"{size:>4} {1000 * seconds:>24.1f} {rate / 1e12:>9.3f} {rate / ceiling:>8.1%} {extra / 2**30:>9.2f}")
-    if full is not None:
-        print(f"full {1000 * full[0]:>24.1f} ms a step, peak {full[1] / 2**30:.2f} GB")
-    found: dict[str, Any] = {
-        "device": name,
-        "tiny": arguments.tiny,
-        "peak_tflops": ceiling / 1e12,
-        "forward_flops": forward,
-        "curve": rows,
-        "full": None if full is None else {"seconds": full[0], "peak_bytes": full[1]},
-        "step_ratio": rows[1]["seconds"] / min(row["seconds"] for row in rows.values()) if 1 in rows else None,
-    }
-    print(json.dumps(found))
+        for row in measure(size):
+            found["rows"].append(row)
+            found["seconds"] = time.perf_counter() - start
+            _write(file, found)
+        found["status"] = "done"
+    except Exception as error:
+        traceback.print_exc()
+        found |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"[:500]}
+    _write(file, found | {"seconds": time.perf_counter() - start})
+
+
+def device() -> str | None:
+    """The name of the CUDA device, asked for in another process: one that has started CUDA must not fork."""
+    ask = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
+    return subprocess.run([sys.executable, "-c", ask], stdout=subprocess.PIPE, text=True).stdout.strip() or None
+
+
+def start_method(name: str | None) -> Any:
+    """Fork, which saves each part the imports, unless a library has started CUDA in this process when imported."""
+    if name is None:
+        return FORK
+    probe = FORK.Process(target=torch.zeros, args=(1,), kwargs={"device": "cuda"})
+    probe.start()
+    probe.join(60)
+    if probe.exitcode == 0:
+        return FORK
+    probe.kill()
+    return multiprocessing.get_context("spawn")
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1) + "\n")
+    part.replace(file)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    described = __doc__ + "".join(f"  {name:<10} {part.about}\n" for name, part in PARTS.items())
+    parser = argparse.ArgumentParser(description=described, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", type=_parts, default=list(PARTS), metavar="A,B", help="default: all")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu", metavar="FOLDER")
+    parser.add_argument("--minutes", type=_minutes, default=9.0, help="of all parts together (default: 9)")
+    parser.add_argument("--tiny", action="store_true", help="small sizes, on the CPU where there is no CUDA device")
+    return parser.parse_args(arguments)
+
+
+def _parts(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in PARTS:
+            raise argparse.ArgumentTypeError(f"there is no part {name!r}; choose from {', '.join(PARTS)}")
+    return names
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a positive number, not {text!r}")
+    return minutes
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -71,13 +71,16 @@ def fleet_designs(base: BaseModel, size: int, params: int) -> tuple[list[Design]
 
 
 def fleet_step(
-    base: BaseModel, task: Any, size: int, steps: int, params: int, precision: str = "32-true"
+    base: BaseModel, task: Any, size: int, steps: int, params: int, precision: str = "32-true", **trainer: Any
 ) -> tuple[float, int]:
-    """(seconds per design and step, median of the steps; peak bytes) of a fleet of `size` designs."""
+    """(seconds per design and step, median of the steps; peak bytes) of a fleet of `size` designs.
+
+    Further arguments are those of `TrainConfig`.
+    """
     designs, seeds = fleet_designs(base, size, params)
     fleet = build_fleet(base, designs, seeds) if size > 1 else None
     handles: Any = fleet.members if fleet else [build(base, designs[0], 0)]
-    options = TrainConfig(steps, 1e-3, precision=precision)
+    options = TrainConfig(steps, 1e-3, precision=precision, **trainer)
     members = [Member(handle, seed, options) for handle, seed in zip(handles, seeds, strict=True)]
     try:
         result = fit_together(base, members, task, fleet)[0]
