@@ -103,9 +103,9 @@ class CallbackProgress:
             self._waiting.setdefault(job.name, []).append((job, config))
             self._callbacks.on_job_start(config=config, task_function=launcher.task_function)
 
-    def share(self, name: str, share: float) -> None:
-        """See `StudyProgress.share`."""
-        self._inner.share(name, share)
+    def moved(self, timeline: Any) -> None:
+        """See `StudyProgress.moved`."""
+        self._inner.moved(timeline)
 
     def done(self, name: str, record: Any) -> None:
         """See `StudyProgress.done`; the job's callbacks get its record as the value returned."""

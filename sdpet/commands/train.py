@@ -13,6 +13,7 @@ from sdpet.config import name_of, run_folder, say_unused, validate
 from sdpet.runs.copies import KnownRuns, different_way
 from sdpet.runs.distributed import external_rank
 from sdpet.runs.record import Record
+from sdpet.study.progress import work_of
 from sdpet.study.report import outcome, run_report
 from sdpet.study.worker_pool import require_device
 
@@ -31,7 +32,7 @@ class TrainCommand:
 
     def __init__(self, config: Any) -> None:
         self.config = validate(config)
-        self.bar = Bar(self.config.quiet)
+        self.bar = Bar(self.config.quiet, work=work_of(self.config))
         rank = external_rank(self.config)
         own = run_folder(self.config)
         self.folder = own if rank is not None else KnownRuns(own.parent).folder(self.config)

@@ -13,7 +13,7 @@ from sdpet.runs.loggers.choose import tell_failure
 from sdpet.runs.record import FILE
 from sdpet.runs.setup import ProgressCallback
 from sdpet.study.plan import Job
-from sdpet.study.progress import StudyProgress, share_done
+from sdpet.study.progress import StudyProgress, Tracker, thinned
 from sdpet.study.run_queue import POLL, RunQueue
 from sdpet.study.worker_pool import Worker
 
@@ -42,17 +42,18 @@ def launch(
         Names of the GPUs to distribute the workers over.
     """
     queue = RunQueue(jobs, size, workers)
+    tracker = Tracker(jobs, max(1, min(workers, len(jobs))), progress)
     try:
         if min(workers, len(jobs)) <= 1:
-            _in_this_process(queue, progress)
+            _in_this_process(queue, tracker)
         else:
             names = [gpus[i % len(gpus)] if gpus else None for i in range(min(workers, len(jobs)))]
-            _in_workers(queue, progress, names)
+            _in_workers(queue, tracker, names)
     finally:
-        progress.close()
+        tracker.close()
 
 
-def _in_this_process(queue: RunQueue, progress: StudyProgress) -> None:
+def _in_this_process(queue: RunQueue, tracker: Tracker) -> None:
     from sdpet.runs import Resources, run_together
     from sdpet.study.fleet_size import size_for
 
@@ -61,34 +62,28 @@ def _in_this_process(queue: RunQueue, progress: StudyProgress) -> None:
         if unsized := queue.to_measure():
             queue.measured(unsized[0], size_for([job.config for job in unsized[1]], resources))
         for job in queue.poll():
-            progress.done(job.name, job.record())
+            tracker.done(job, job.record())
         fleet = queue.next()
         if not fleet:
             if not queue.waiting:
                 return
             time.sleep(POLL / 4)
             continue
-        records = run_together([job.config for job in fleet], resources, _share_callback(fleet, progress))
+        tracker.start(fleet)
+        records = run_together([job.config for job in fleet], resources, _step_callback(fleet, tracker))
         for job, record in zip(fleet, records, strict=True):
             if record is None:
                 queue.claimed_elsewhere(job)
+                tracker.leave(job)
             else:
-                progress.done(job.name, record)
+                tracker.done(job, record)
 
 
-def _share_callback(fleet: Sequence[Job], progress: StudyProgress) -> ProgressCallback:
-    last = [0.0]
-
-    def callback(phase: str, done: int, total: int, loss: float = 0.0) -> None:
-        if time.monotonic() - last[0] > 0.2:
-            last[0] = time.monotonic()
-            for job in fleet:
-                progress.share(job.name, share_done(phase, done, total))
-
-    return callback
+def _step_callback(fleet: Sequence[Job], tracker: Tracker) -> ProgressCallback:
+    return thinned(lambda phase, done, total: tracker.step(fleet, phase, done, total), 0.2)
 
 
-def _in_workers(queue: RunQueue, progress: StudyProgress, gpus: Sequence[str | None]) -> None:
+def _in_workers(queue: RunQueue, tracker: Tracker, gpus: Sequence[str | None]) -> None:
     """Do the jobs in worker processes; `gpus` has the GPU of each worker, or None."""
     pool = [Worker(gpu) for gpu in gpus]
     selector = selectors.DefaultSelector()
@@ -98,7 +93,7 @@ def _in_workers(queue: RunQueue, progress: StudyProgress, gpus: Sequence[str | N
     try:
         while True:
             for job in queue.poll():
-                progress.done(job.name, job.record())
+                tracker.done(job, job.record())
             for worker in pool:
                 if worker.busy:
                     continue
@@ -107,6 +102,7 @@ def _in_workers(queue: RunQueue, progress: StudyProgress, gpus: Sequence[str | N
                     worker.request_size(*unsized, sharers=list(gpus).count(worker.gpu))
                 elif fleet := queue.next():
                     worker.request_training(fleet)
+                    tracker.start(fleet)
                 elif measured:
                     worker.request_loading(measured)
             if not queue.waiting and not any(worker.busy for worker in pool):
@@ -116,11 +112,11 @@ def _in_workers(queue: RunQueue, progress: StudyProgress, gpus: Sequence[str | N
                 events = worker.read()
                 if events is not None:
                     for event in events:
-                        _handle_event(worker, event, queue, progress)
+                        _handle_event(worker, event, queue, tracker)
                     continue
                 selector.unregister(worker.events)  # the process has died
                 pool.remove(worker)
-                _handle_death(worker, queue, progress)
+                _handle_death(worker, queue, tracker)
                 pool.append(Worker(worker.gpu))
                 selector.register(pool[-1].events, selectors.EVENT_READ, pool[-1])
     finally:
@@ -130,15 +126,14 @@ def _in_workers(queue: RunQueue, progress: StudyProgress, gpus: Sequence[str | N
             worker.wait()
 
 
-def _handle_event(worker: Worker, event: dict[str, Any], queue: RunQueue, progress: StudyProgress) -> None:
+def _handle_event(worker: Worker, event: dict[str, Any], queue: RunQueue, tracker: Tracker) -> None:
     kind = event["event"]
     if kind == "note":
         if event["text"] not in _SAID:  # each worker notes what it sees; it is said once
             _SAID.add(event["text"])
             LOG.log(event["level"], event["text"])
-    elif kind == "share":
-        for job in worker.fleet:
-            progress.share(job.name, event["share"])
+    elif kind == "step":
+        tracker.step(worker.fleet, event["phase"], event["done"], event["total"])
     elif kind == "trying":
         worker.trying = event["size"]
     elif kind == "size":
@@ -153,11 +148,12 @@ def _handle_event(worker: Worker, event: dict[str, Any], queue: RunQueue, progre
         for i, job in enumerate(fleet):
             if i in event["claimed"]:
                 queue.claimed_elsewhere(job)
+                tracker.leave(job)
             else:
-                progress.done(job.name, job.record())
+                tracker.done(job, job.record())
 
 
-def _handle_death(worker: Worker, queue: RunQueue, progress: StudyProgress) -> None:
+def _handle_death(worker: Worker, queue: RunQueue, tracker: Tracker) -> None:
     """Requeue or record the jobs of a worker that died.
 
     A fleet is tried again in halves; a single run is recorded as failed. If the worker was measuring the best size of a
@@ -171,12 +167,12 @@ def _handle_death(worker: Worker, queue: RunQueue, progress: StudyProgress) -> N
     if len(fleet) > 1:
         for job in fleet:
             if job.complete:
-                progress.done(job.name, job.record())
+                tracker.done(job, job.record())
         queue.split_and_requeue([job for job in fleet if not job.complete])
         return
     for job in fleet:
         _record_death(job, code)
-        progress.done(job.name, job.record())
+        tracker.done(job, job.record())
 
 
 def _record_death(job: Job, code: int) -> None:

@@ -23,13 +23,13 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
-from sdpet.config import name_of, validate
+from sdpet.config import name_of, run_folder, validate
 from sdpet.files.atomic import no_space, write_atomic
 from sdpet.files.lock import run_lock
 from sdpet.files.received import read_text
 from sdpet.runs.record import FILE, Record
 from sdpet.study.plan import Job
-from sdpet.study.progress import StudyProgress
+from sdpet.study.progress import StudyProgress, Tracker, thinned
 from sdpet.study.run_queue import POLL, pack
 from sdpet.study.slurm import watch_jobs
 
@@ -141,7 +141,14 @@ def run_fleet_job(file: str, done: Callable[[str, Record | None], None] | None =
         if done is not None:
             done(name_of(configs[i]), record)
 
-    records = run_together(configs, done=report)
+    jobs = [Job((), config, run_folder(config), name_of(config)) for config in configs]
+    tracker = Tracker(jobs, 1)
+    tracker.start(jobs)
+    try:
+        steps = thinned(lambda phase, done, total: tracker.step(jobs, phase, done, total), 1.0)
+        records = run_together(configs, progress=steps, done=report)
+    finally:
+        tracker.close()
     return {record.run_id: record.status for record in records if record is not None}
 
 

@@ -11,7 +11,7 @@ import shlex
 import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -21,11 +21,13 @@ from sdpet.files.terminal import printable
 from sdpet.runs.record import FILE, STATUSES
 from sdpet.runs.verify import problems_of
 from sdpet.study.manifest import read_manifest
+from sdpet.study.progress import Event, Fleet, Timeline, read_timelines, time_left
 from sdpet.study.report import duration
 
 RECENT = 50  # number of latest runs from which the rate is computed
 PAUSE = 10.0  # a gap longer than this many median gaps is a pause of the study and not part of its rate
 MOST_CHECKED = 1000  # runs of a study whose files are compared with their digests
+TOGETHER = 1.0  # runs that end within so many seconds of each other belong to a fleet
 RACE = ".race.json"
 SHOWN = 3  # number of runs that are named for each reason
 HEAD = re.compile(rb'\{\s*"format": 1,\s*"run_id": "[^"\\]*",\s*"study": "(?:[^"\\]|\\.)*",\s*"status": "(\w+)"')
@@ -63,6 +65,8 @@ class Status:
         Seconds between two records of the study; None if unknown.
     factors : dict of str to int
         The factors of the last request, with their number of levels.
+    seconds_left : float, optional
+        Seconds until all runs have ended, by what the processes that are working on it have reported; None if unknown.
     race : list of str
         Lines on where a race stands.
     """
@@ -74,6 +78,7 @@ class Status:
     running: list[str] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
     seconds_a_run: float | None = None
+    seconds_left: float | None = None
     problems: list[str] = field(default_factory=list)
     race: list[str] = field(default_factory=list)
     factors: dict[str, int] = field(default_factory=dict)
@@ -127,7 +132,33 @@ def study_status(folder: Path) -> Status:
         raise ValueError(f"{folder} holds no run and no plan of one; give a study's folder, such as outputs/placement.")
     status.race = _race_lines(folder)
     status.seconds_a_run = _pace([status.ended[run].when for run in status.runs if run in status.ended])
+    status.seconds_left = _reported_left(status, read_timelines(folder), time.time())
     return status
+
+
+def _reported_left(status: Status, reported: Sequence[Timeline], now: float) -> float | None:
+    """The time left by the timelines that processes have written; None if none of them tells enough.
+
+    A file lags behind by some seconds, or its process has died, so records and locks say which runs are under way.
+    """
+    running, asked = set(status.running), set(status.runs)
+    fleets: list[Fleet] = []
+    work: dict[str, Mapping[str, float]] = {}
+    workers = 0
+    for timeline in reported:
+        live = [fleet for fleet in timeline.under_way if running.intersection(fleet.runs)]
+        workers += timeline.workers if live else 0
+        fleets += [fleet for fleet in timeline.fleets if fleet.end is not None or fleet in live]
+        work |= timeline.work
+    if not workers:
+        return None
+    names = asked.union(*(fleet.runs for fleet in fleets))
+    mean = {name: statistics.fmean(found.get(name, 0.0) for found in work.values()) for name in ("train", "sample")}
+    began = min(fleet.began for fleet in fleets)
+    joined = Timeline(began, {run: work.get(run, mean) for run in sorted(names)}, workers, tuple(fleets))
+    for run in sorted(names & set(status.ended) - joined.ended):
+        joined = joined.after(Event(status.ended[run].when, (run,), "end"))
+    return time_left(joined, now)
 
 
 def _race_lines(folder: Path) -> list[str]:
@@ -210,16 +241,21 @@ def _lease_is_alive(path: Path) -> bool:
 def _pace(ends: Sequence[float]) -> float | None:
     """Mean seconds from one end of a run to the next over the latest runs, without pauses.
 
-    Runs of a fleet end together, so some gaps are 0.
+    Runs of a fleet end together, within about a second, and count as one end of several runs. One fleet tells nothing.
     """
     latest = sorted(ends)[-RECENT:]
-    gaps = [b - a for a, b in pairwise(latest)]
-    positive = [gap for gap in gaps if gap > 0]
-    if not positive:
+    bunches: list[list[float]] = []  # runs that ended together
+    for end in latest:
+        if bunches and end - bunches[-1][-1] <= TOGETHER:
+            bunches[-1].append(end)
+        else:
+            bunches.append([end])
+    gaps = [(b[-1] - a[-1], len(b)) for a, b in pairwise(bunches)]
+    if not gaps:
         return None
-    usual = statistics.median(positive)
-    kept = [gap for gap in gaps if gap <= PAUSE * usual]
-    return sum(kept) / len(kept) if sum(kept) > 0 else None
+    usual = statistics.median(gap for gap, _ in gaps)
+    kept = [(gap, runs) for gap, runs in gaps if gap <= PAUSE * usual]
+    return sum(gap for gap, _ in kept) / sum(runs for _, runs in kept)
 
 
 def status_text(status: Status) -> str:
@@ -237,7 +273,9 @@ def status_text(status: Status) -> str:
     if status.factors:
         lines.append(f"  factors   {', '.join(f'{name} ({count})' for name, count in status.factors.items())}")
     left = len(runs) - ended
-    if left and status.seconds_a_run:
+    if left and status.seconds_left is not None:
+        lines.append(f"  left      about {duration(status.seconds_left)}, judging by what is done of all runs")
+    elif left and status.seconds_a_run:
         pace = f"one run every {duration(status.seconds_a_run)}, judging by the latest runs"
         if under_way:
             lines.append(f"  left      about {duration(left * status.seconds_a_run)}: {pace}")

@@ -14,12 +14,11 @@ import queue
 import signal
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 from sdpet.config import RunConfig
 from sdpet.runs.libraries import silence_libraries
-from sdpet.study.progress import share_done
+from sdpet.study.progress import thinned
 from sdpet.study.signals import exit_on_sigterm
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ def _handle_request(request: dict[str, Any], resources: Resources, events: Any) 
             size = size_for(configs, resources, request["sharers"], lambda size: send(event="trying", size=size))
             send(event="size", size=size)
         case _:
-            records = run_together(configs, resources, _share_callback(events))
+            records = run_together(configs, resources, _step_callback(events))
             send(event="done", claimed=[i for i, record in enumerate(records) if record is None])
 
 
@@ -92,15 +91,11 @@ def _read(requests: queue.Queue[str | None]) -> None:
     requests.put(None)
 
 
-def _share_callback(events: Any) -> ProgressCallback:
-    last = [0.0]
+def _step_callback(events: Any) -> ProgressCallback:
+    def send(phase: str, done: int, total: int) -> None:
+        events.write(json.dumps({"event": "step", "phase": phase, "done": done, "total": total}) + "\n")
 
-    def callback(phase: str, done: int, total: int, loss: float = 0.0) -> None:
-        if time.monotonic() - last[0] > 0.5:
-            last[0] = time.monotonic()
-            events.write(json.dumps({"event": "share", "share": share_done(phase, done, total)}) + "\n")
-
-    return callback
+    return thinned(send, 0.5)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,10 @@ import pytest
 from study_tools import command, environment, tiny_overrides
 
 from sdpet.commands import progress_bar as bar_module
+from sdpet.commands import study_progress, ticker
 from sdpet.commands.progress_bar import Bar
+from sdpet.commands.study_progress import StudyProgressBar
+from sdpet.study.progress import Event, Timeline
 
 
 class Terminal(io.StringIO):
@@ -51,6 +54,37 @@ def test_a_log_gets_a_line_now_and_then_and_quiet_gets_none(monkeypatch):
     assert 2 <= len(lines) <= 7 and "\r" not in logged.getvalue()
     assert all(line.startswith("train ") and "left" in line and line.endswith("loss 0.500") for line in lines)
     assert not quiet.getvalue()
+
+
+def test_the_clock_goes_on_while_nothing_is_reported(monkeypatch):
+    """Before the first step the time passed is shown, and after one the time left counts down."""
+    monkeypatch.setattr(ticker, "EVERY", 0.1)
+    screen, lines = Terminal(), io.StringIO()
+    bar = Bar(stream=screen, work={"train": 100.0, "sample": 1.0})
+    bar.prepare("getting ready")
+    time.sleep(1.3)
+    for step in range(1, 4):
+        bar("train", step, 100)
+        time.sleep(0.4)
+    time.sleep(2.0)
+    bar.close()
+    assert "getting ready, 00:01" in screen.getvalue()
+    shown = [part.rpartition(", ")[2] for part in screen.getvalue().split("\r") if " left" in part]
+    seconds = [int(text.split()[0]) for text in shown if not text.startswith("?")]
+    assert shown[0] == "? left" and seconds[-1] <= max(seconds) - 1, "it counts down without a step"
+
+    monkeypatch.setattr(study_progress, "LINE_EVERY", 0.3)
+    study = StudyProgressBar(2, stream=lines)
+    timeline = Timeline(time.monotonic(), {"a": {"train": 1.0}, "b": {"train": 1.0}})
+    for phase, done in (("start", 0), ("train", 1), ("train", 6)):
+        timeline = timeline.after(Event(time.monotonic() - 50 + 10 * done / 1.2, ("a",), phase, done, 11))
+        study.moved(timeline)
+    time.sleep(1.0)
+    study.close()
+    said = lines.getvalue().splitlines()
+    assert 1 <= len(said) <= 4 and all(
+        line.startswith("[0/2, ") and line.endswith("1 run: train 6/11") for line in said
+    )
 
 
 @pytest.mark.parametrize("study", [False, True])

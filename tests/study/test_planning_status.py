@@ -62,7 +62,9 @@ def test_a_run_that_asked_for_nothing_is_looked_at_as_it_is(study):
 
 def test_pauses_are_not_part_of_the_rate():
     assert _pace([0, 10, 20, 30, 5000, 5010, 5020]) == pytest.approx(10)
-    assert _pace([0, 0, 0, 40, 40, 40, 80, 80, 80]) == pytest.approx(10)  # fleets of three end together
+    assert _pace([0, 0, 0, 40, 40, 40, 80, 80, 80]) == pytest.approx(40 / 3)  # fleets of three
+    jitter = [0, 0.02, 0.05, 400, 400.02, 400.03]
+    assert _pace(jitter) == pytest.approx(400 / 3, rel=0.01) and _pace(jitter[:3]) is None  # one fleet tells nothing
     assert _pace([5.0]) is None and _pace([]) is None
 
 
