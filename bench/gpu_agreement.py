@@ -12,8 +12,7 @@ from workload import NoiseTask, fleet_designs
 
 from sdpet.methods import build, build_fleet
 from sdpet.models import BaseModel, load_base
-from sdpet.training import Member, TrainConfig, fit_together
-from sdpet.training.rank import Rank
+from sdpet.training import Member, Rank, TrainConfig, fit_together
 
 STEPS, LR, PARAMS = 3, 1e-3, 24_000
 TOLERANCE = 1e-4  # of losses and weights in float32

@@ -71,6 +71,7 @@ CAPTION_KEYS = ("text", "caption", "prompt")  # columns of metadata.jsonl and of
 SCORERS = {
     "lab-clip": "sdpet.lab.scorer.load_scorer",
     "judge": "sdpet.lab.judge.JudgeScorer",
+    "digit-judge": "sdpet.lab.digit_judge.DigitJudge",
     "openclip": "sdpet.scoring.openclip.OpenClipScorer",
     "dino": "sdpet.scoring.dino.DinoScorer",
     "inception": "sdpet.scoring.inception.InceptionScorer",

@@ -52,6 +52,7 @@ METRICS = {
     "coverage": Metric("Coverage", "share", True, "how many held-out images have a sample near"),
     "cmmd": Metric("CMMD", "", False, "how far the samples are from held-out images, as sets"),
     "fid": Metric("FID", "squared distance", False, "how far the samples are from held-out images, as sets"),
+    "digit_right": Metric("Digits right", "share", True, "in how many samples a judge reads the digit of the caption"),
     "kid": Metric("KID", "", False, "how far the samples are from held-out images, as sets"),
 }
 

@@ -67,8 +67,10 @@ class StudyProgressBar:
 
     def _under_way(self) -> str:
         """What the fleets that are under way do, in words."""
+        if self._timeline is None:  # only ends are reported
+            return "under way"
         parts = []
-        for fleet in self._timeline.under_way if self._timeline else []:
+        for fleet in self._timeline.under_way:
             runs = f"{len(fleet.runs)} {'run' if len(fleet.runs) == 1 else 'runs'}"
             latest = fleet.phases[-1] if fleet.phases else None
             parts.append(f"{runs}: {latest.name} {latest.done}/{latest.total}" if latest else f"{runs}: preparing")

@@ -136,7 +136,7 @@ def sampling_key(config: RunConfig) -> str:
 
 def scoring_key(config: RunConfig) -> str:
     """A key that is equal for configs with the same scorers."""
-    return json.dumps([config.values["eval"], config.task.name], sort_keys=True)
+    return json.dumps([config.values["eval"], config.task.name, config.data.name], sort_keys=True)
 
 
 def identity(config: RunConfig) -> dict[str, Any]:

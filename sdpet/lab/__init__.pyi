@@ -12,6 +12,7 @@ from .captions import Caption as Caption
 from .captions import caption as caption
 from .captions import describe as describe
 from .convert import text_tower as text_tower
+from .digit_judge import DigitJudge as DigitJudge
 from .drawing import render as render
 from .judge import Judge as Judge
 from .judge import JudgeScorer as JudgeScorer

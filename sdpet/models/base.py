@@ -19,6 +19,8 @@ import torch
 from sdpet.models.families import Family, family_of
 from sdpet.models.noising import Diffusion, FlowMatching, NoiseProcess, dynamic_shift
 
+VAE_IMAGES, VAE_PIXELS = 64, 4 * 512 * 512  # at most at a time, as memory grows with both; chosen, not measured
+
 
 @dataclass
 class BaseModel:
@@ -161,14 +163,14 @@ class BaseModel:
         return self.family.predict(self, noisy, timesteps.expand(len(noisy)), text, guidance)
 
     @torch.no_grad()
-    def encode_images(self, images: np.ndarray | torch.Tensor, chunk: int = 64) -> torch.Tensor:
+    def encode_images(self, images: np.ndarray | torch.Tensor, chunk: int | None = None) -> torch.Tensor:
         """Encode images.
 
         Parameters
         ----------
         images : ndarray or Tensor of uint8, shape (N, H, W, 3)
-        chunk : int
-            Number of images at a time.
+        chunk : int, optional
+            Number of images at a time. By default at most 64, and at most as many as have 2^20 pixels (4 at 512 px).
 
         Returns
         -------
@@ -178,20 +180,20 @@ class BaseModel:
         shift, scale = self._affine()
         pixels = torch.as_tensor(images).permute(0, 3, 1, 2)  # (N, 3, H, W), uint8
         latents = []
-        for part in pixels.split(chunk):
+        for part in pixels.split(chunk or _at_once(*pixels.shape[2:])):
             x = part.to(self.device, self.vae.dtype) / 127.5 - 1
             latents.append((self.vae.encode(x).latent_dist.mean - shift) * scale)
         return torch.cat(latents).to(self.dtype)
 
     @torch.no_grad()
-    def decode(self, latents: torch.Tensor, chunk: int = 64) -> np.ndarray:
+    def decode(self, latents: torch.Tensor, chunk: int | None = None) -> np.ndarray:
         """Decode latents.
 
         Parameters
         ----------
         latents : Tensor, shape (N, C, h, w)
-        chunk : int
-            Number of latents at a time.
+        chunk : int, optional
+            Number of latents at a time; by default as in `encode_images`.
 
         Returns
         -------
@@ -200,7 +202,8 @@ class BaseModel:
         """
         shift, scale = self._affine()
         images = []
-        for part in latents.split(chunk):
+        height, width = (self.downsampling * side for side in latents.shape[2:])
+        for part in latents.split(chunk or _at_once(height, width)):
             x = self.vae.decode((part / scale + shift).to(self.vae.dtype), return_dict=False)[
                 0
             ]  # (n, 3, H, W) in [-1, 1]
@@ -215,3 +218,8 @@ class BaseModel:
     def _affine(self) -> tuple[float, float]:
         shift = self.vae.config.get("shift_factor")
         return (0.0 if shift is None else shift), self.vae.config.scaling_factor
+
+
+def _at_once(height: int, width: int) -> int:
+    """Number of images of this size that the VAE takes at a time."""
+    return max(1, min(VAE_IMAGES, VAE_PIXELS // (height * width)))

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 ProgressCallback = Callable[..., None]  # ("train", step, steps, loss) or ("sample", done, total)
 SCORERS_UNUSED_BY = {"dreambooth": ("features",), "finetune": ("diversity",)}  # scorers in eval that a task ignores
+JUDGED_SETS = {
+    "digits": ("similarity.digit", "digit-judge")
+}  # by data, the judge that its runs get without being asked
 SCORE_PREFIXES = {"scorer": "clip"}  # prefix of a scorer's metrics, if it is not the scorer's key
 TRAINING_KEYS = (
     "steps", "lr", "weight_decay", "warmup", "schedule", "clip", "precision", "accumulate", "optimizer", "ema",
@@ -54,9 +57,12 @@ class Resources:
         return self._shared("base", arguments, lambda: load_base(**arguments))
 
     def scorers(self, config: RunConfig) -> Scorers:
-        """The scorers of `eval` that the task needs; ValueError (one sentence) if one is not available."""
+        """The scorers of `eval` that the task needs, and the judge of its data; ValueError if one is not available."""
         unused = SCORERS_UNUSED_BY.get(config.task.name, ())
         wanted = {key: scorer for key, scorer in config.eval.scorers.items() if key not in unused}
+        if config.task.name == "finetune" and config.data.name in JUDGED_SETS:
+            name, target = JUDGED_SETS[config.data.name]
+            wanted.setdefault(name, ScorerSettings(target, {}))
         strict, root = config.eval.strict, config.output_root
         key = [{k: [scorer.target, dict(scorer.arguments)] for k, scorer in wanted.items()}, strict, str(root)]
         return self._shared("scorers", key, lambda: make_scorers(wanted, strict, root))
@@ -204,6 +210,10 @@ def _scorer_class(target: str) -> Callable[..., Any]:
             from sdpet.lab import JudgeScorer
 
             return JudgeScorer
+        case "digit-judge":
+            from sdpet.lab import DigitJudge
+
+            return DigitJudge
         case "openclip":
             from sdpet.scoring import OpenClipScorer
 

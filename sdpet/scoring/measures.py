@@ -115,6 +115,7 @@ def set_measures(scorers: Scorers, plan: EvalPlan) -> list[Measure]:
     """Measures of fine-tuning: distances of the samples from the references as sets, and fidelity to captions.
 
     Distances use the network "features" if one was asked for, else CLIP. They are missing if it is not available.
+    A classifier, which has `read`, also adds the share of samples in which it reads what their caption says.
 
     Parameters
     ----------
@@ -140,6 +141,7 @@ def set_measures(scorers: Scorers, plan: EvalPlan) -> list[Measure]:
             others = [CLIP] * asked + [name for name in scorers if name not in NOT_SIMILARITY]
             measures += [_distance(kind, f"{name}_fid", name) for name in others]
     measures.append(Measure(("clip_t",), CLIP, ("prompt",), "texts", _text_fidelity, each=_text_fidelity_of_each))
+    measures += [_reading(name) for name in scorers if hasattr(scorers[name], "read")]
     return [measure for measure in measures if measure.scorer in scorers]
 
 
@@ -253,6 +255,19 @@ def _diversity(drawn: DrawnImages, scorers: Scorers) -> Sequence[float]:
         return []
     first, second = map(list, zip(*pairs, strict=True))
     return [float(scorers[DIVERSITY].distances(drawn.images[first], drawn.images[second]).mean())]
+
+
+def _reading(name: str) -> Measure:
+    """The share of images in which a classifier reads a word of their caption."""
+
+    def of_each(drawn: DrawnImages, known: Scorers) -> Sequence[float]:
+        answers = known[name].read(drawn.images)
+        return [float(word in text.split()) for word, text in zip(answers, drawn.texts, strict=True)]
+
+    def share(drawn: DrawnImages, known: Scorers) -> Sequence[float]:
+        return [float(np.mean(of_each(drawn, known)))]
+
+    return Measure((f"{name}_right",), name, ("prompt",), "texts", share, each=of_each)
 
 
 def _distance(kind: str, name: str, scorer: str) -> Measure:

@@ -156,12 +156,24 @@ class FinetuneTask:
     def ceiling(self, scorer: Scorer | Scorers, plan: EvalPlan) -> dict[str, float]:
         """Scores of as many real training images, passed through the VAE; see `EvalTask.ceiling`.
 
-        A model that has learned the training set perfectly would reach them.
+        A model that has learned the training set perfectly would reach them. What a classifier reads is measured on the
+        held-out images instead, because it may have been trained on the training images.
         """
+        scorers = Scorers.of(scorer)
         rows = self._ceiling_rows(plan)
         real = self.base.through_vae(self.images[rows])
         eval_images = [EvalImage(self.captions[i], "prompt", self.captions[i]) for i in rows]
-        return self.scores(real, eval_images, scorer, plan)
+        reading = [measure for measure in self.measures(scorers, plan) if hasattr(scorers[measure.scorer], "read")]
+        found = self.scores(real, eval_images, scorers, plan)
+        return found | self._held_out_scores([m for m in reading if m.against == "texts"], scorers, plan)
+
+    def _held_out_scores(self, measures: list[Measure], scorers: Scorers, plan: EvalPlan) -> dict[str, float]:
+        if not measures:
+            return {}
+        rows = part(self.heldout_captions, min(plan.images, len(self.heldout_captions)))
+        images = self.base.through_vae(self.references[rows])
+        eval_images = [EvalImage(self.heldout_captions[i], "prompt", self.heldout_captions[i]) for i in rows]
+        return score(measures, images, eval_images, self.references, scorers)
 
     def ceiling_hash(self, plan: EvalPlan) -> str | None:
         """Hash of the training images behind the ceiling."""

@@ -21,6 +21,9 @@ from sdpet.commands.cli import main as sdpet
 from sdpet.models import load_base
 from sdpet.runs import Record
 from sdpet.runs import model_card as sharing
+from sdpet.runs.stored import NEEDED
+
+GROUPS: dict[str, dict] = {group: {} for group in NEEDED}  # what the config of a run has at least
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -100,7 +103,7 @@ def test_export_for_stable_diffusion_v1_needs_no_weights_of_it(tmp_path):
     Adapters(spec, adapters).save(tmp_path / "own")
     main(["export-reference", str(tmp_path / "own"), str(tmp_path / "0-adapters"), "--model", "sd15"])
     unet_of_run = {"name": "sd15", "path": str(tmp_path / "gone")}  # the model is no longer where the run had it
-    (tmp_path / "own" / "config.yaml").write_text(yaml.safe_dump({"unet": unet_of_run}))
+    (tmp_path / "own" / "config.yaml").write_text(yaml.safe_dump(GROUPS | {"unet": unet_of_run}))
     main(["export-reference", str(tmp_path / "own"), str(tmp_path / "1-adapters")])
     names, same = ({path.name for path in (tmp_path / f"{i}-adapters").iterdir()} for i in (0, 1))
     assert names == same
@@ -117,7 +120,7 @@ def test_what_does_not_fit_is_one_sentence(model, of_model, tmp_path, capsys):
         (["--placement", "attn2o-ffni"], "missing middle_block.1.transformer_blocks.0.adapter_inout.pt (1 in all)"),
         (["--placement", "resi-reso"], "no adapters of resnet blocks"),
         (["--placement", "attn2o-attn1i"], "from attn2o write to ffni or transo"),
-        (["--placement", "attn2o-ffni", "--activation", "tanh"], "choose one of relu, sig, silu, ident"),
+        (["--placement", "attn2o-ffni", "--activation", "swirl"], "choose one of relu, sig, silu, ident"),
     ):
         with pytest.raises(SystemExit) as ended:
             sdpet([*given, *more])
@@ -136,7 +139,9 @@ def finished(tmp_path):
     for i in range(6):
         Image.fromarray(np.full((8, 8, 3), 40 * i, np.uint8)).save(folder / "samples" / f"{i:05d}.png")
     unet = {"name": "sd15", "path": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
-    (folder / "config.yaml").write_text(yaml.safe_dump({"unet": unet, "data": {"subject_dir": "/home/me/secret"}}))
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump(GROUPS | {"unet": unet, "data": {"subject_dir": "/home/me/secret"}})
+    )
     Record(
         run_id="run", study="s", status="finished", factors={"seed": 7},
         task={"name": "dreambooth", "data": "/home/me/secret", "prompt": "a photo of a sks dog"},

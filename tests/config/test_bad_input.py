@@ -142,7 +142,7 @@ COMMANDS = [
     (["-m", "seed=0,1", "hydra.launcher.workers=0"], "at least 1"),
     (["-m", "seed=0,1", "hydra.sweeper.fracton=0.5"], "did you mean fraction"),
     (["-m", "seed=0,1", "hydra.sweeper.fraction=2"], "hydra.sweeper.fraction must be a number from 0 to 1"),
-    (["-m", "+sweeps=placemen"], "there is no sweeps=placemen (did you mean placement?); choose one of baselines, "),
+    (["-m", "+sweeps=placemen"], "there is no sweeps=placemen (did you mean placement?); choose one of "),
     (["-m", "seed=choice(0,1),2"], "seed=choice(0,1),2 holds a list inside a list"),
     (["-m", "seed=0,1", "seed=2"], "seed is given twice, seed=0,1 and seed=2"),
     (["-m", "study=a,b"], "give study one value"),

@@ -1,6 +1,7 @@
 """The base model, its tasks' batches and the images they read."""
 
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 
 from sdpet.files import load_captioned, load_folder
+from sdpet.models import base as base_module
 from sdpet.models import find_source, load_base
 from sdpet.sampling import SamplerConfig
 from sdpet.scoring import EvalPlan, OpenClipScorer, evaluate_run
@@ -48,6 +50,26 @@ def test_scaling_factor_and_shift_come_from_the_config(tiny_folder, tiny_base, t
     assert np.array_equal(scaled.decode(latents * 0.25), tiny_base.decode(latents))
     expected = tiny_base.vae.encode(torch.tensor(noise_images).permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mean
     torch.testing.assert_close(latents, 0.4 * expected)
+
+
+def test_the_vae_takes_as_many_images_at_a_time_as_the_limit_of_pixels_allows(tiny_base, noise_images, monkeypatch):
+    sizes = ((32, 32), (128, 128), (512, 512), (512, 768), (1024, 1024), (2048, 2048))
+    assert [base_module._at_once(*size) for size in sizes] == [64, 64, 4, 2, 1, 1]
+    vae, taken = tiny_base.vae, []
+
+    def counted(work, x, *rest, **options):
+        taken.append(len(x))
+        return work(x, *rest, **options)
+
+    for name in ("encode", "decode"):
+        monkeypatch.setattr(vae, name, partial(counted, getattr(vae, name)))
+    latents = tiny_base.encode_images(noise_images)
+    whole = tiny_base.decode(latents)
+    assert taken == [3, 3]
+    monkeypatch.setattr(base_module, "VAE_PIXELS", 2 * 32 * 32)
+    torch.testing.assert_close(tiny_base.encode_images(noise_images), latents)
+    assert abs(tiny_base.decode(latents).astype(int) - whole).max() <= 1
+    assert taken == [3, 3, 2, 1, 2, 1]
 
 
 def test_text_states_follow_their_prompts(tiny_base):

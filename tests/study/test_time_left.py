@@ -56,7 +56,7 @@ def errors(events, work, workers):
     It begins later if no fleet has done ten steps by then: the recorded study takes 23 % of its time to load.
     """
     first, last = events[0].time, events[-1].time
-    known = next(event.time for event in events if event.phase == "train" and event.done >= 10)
+    known = next(event.time for event in events if event.done >= 10)
     begin, end = max(0.2, (known - first) / (last - first)), 1 - MOMENT / (last - first)
     found = []
     for i in range(101):
@@ -74,10 +74,11 @@ def errors(events, work, workers):
         recorded("smoke_fleets.json"),
         made_up(8, 1, 6),
         made_up(8, 2, 24),
+        made_up(8, 1, 2, train=(0, 0.0), before=1.0),  # runs that only score the weights of others
         made_up(7, 2, 1),  # the last one runs alone
         made_up(6, 2, 3, sample=(40, 12.0), work=(1.0, 0.2)),  # sampling costs twelve times what its work says
     ],
-    ids=["recorded", "one worker", "fleets of 24", "single runs", "sampling is dear"],
+    ids=["recorded", "one worker", "fleets of 24", "scoring alone", "single runs", "sampling is dear"],
 )
 def test_after_the_first_fifth_it_is_within_30_percent(timeline):
     found = errors(*timeline)

@@ -1,10 +1,12 @@
 """Example: python -m sdpet.lab.pretrain --work build/lab
 
-Trains every part of the lab and writes sdpet/lab/{pipeline,scorer,judge,data,transformer,transformer_without_pooled}.
-Stages, in order: vae, clip, judge, unet, assets, dit. Each stores checkpoints in the work folder, so an interrupted run
-resumes where it stopped. Figures are written to WORK/figures.jsonl.
+Trains every part of the lab and writes
+sdpet/lab/{pipeline,scorer,judge,data,digit_judge,transformer,transformer_without_pooled}.
+Stages, in order: vae, clip, judge, unet, assets, digits, dit. Each stores checkpoints in the work folder, so an
+interrupted run resumes where it stopped. Figures are written to WORK/figures.jsonl.
 
-python -m sdpet.lab.pretrain dit trains the two transformers only, on the parts that are there.
+python -m sdpet.lab.pretrain digits trains the judge of digits only, and dit the two transformers, on the parts that
+are there.
 """
 
 from __future__ import annotations
@@ -21,7 +23,11 @@ def main() -> None:
         "python -m sdpet.lab.pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "stage", nargs="?", choices=("all", "dit"), default="all", help="all stages, or only the transformers"
+        "stage",
+        nargs="?",
+        choices=("all", "digits", "dit"),
+        default="all",
+        help="all stages, or only the judge of digits, or only the transformers",
     )
     parser.add_argument("--work", type=Path, default=Path("build/lab"), help="folder of checkpoints and figures")
     parser.add_argument(
@@ -35,7 +41,10 @@ def main() -> None:
         parser.error("--quick must be above 0")
     if arguments.stage == "all":
         run(arguments.work, arguments.out, arguments.quick)
-    transformers(arguments.work, arguments.out, arguments.quick)
+    if arguments.stage in ("all", "digits"):
+        digits(arguments.work, arguments.out, arguments.quick)
+    if arguments.stage in ("all", "dit"):
+        transformers(arguments.work, arguments.out, arguments.quick)
 
 
 def run(work: Path, out: Path, quick: float = 1.0) -> None:
@@ -74,6 +83,29 @@ def run(work: Path, out: Path, quick: float = 1.0) -> None:
     assets.write_weights(out / "judge", judged)
     assets.write_data(out)
     shutil.copy(work / "figures.jsonl", out / "pretrain_figures.jsonl")
+
+
+def digits(work: Path, out: Path, quick: float = 1.0) -> None:
+    """Train the judge of digits, unless it is trained, and write its folder.
+
+    Parameters
+    ----------
+    work : Path
+        Folder of checkpoints and figures.
+    out : Path
+        Folder that has the lab's pipeline.
+    quick : float
+        Factor on all numbers of steps.
+    """
+    import torch
+
+    from sdpet.lab.pretrain import assets, digit_judge
+    from sdpet.models.load import load_base
+
+    torch.set_num_threads(1)
+    work.mkdir(parents=True, exist_ok=True)
+    vae = load_base("lab", out / "pipeline").vae
+    assets.write_weights(out / "digit_judge", digit_judge.train(work, quick, vae))
 
 
 def transformers(work: Path, out: Path, quick: float = 1.0) -> None:

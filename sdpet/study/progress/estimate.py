@@ -231,14 +231,18 @@ class _Costs:
             if done > 0:
                 self.rates[name] = sum(phase.last - phase.began for _, phase in seen) / done
         ready = [fleet for fleet in timeline.fleets if fleet.phases]
+        sampled = [fleet for fleet in ready if fleet.phase("sample")]
+        trained = sum(len(fleet.runs) for fleet in sampled if fleet.phase("train"))
+        # runs that only score the weights of others do not train, so the share that trained counts for those to come
+        self._trains = trained / sum(len(fleet.runs) for fleet in sampled) if sampled else 1.0
         before = [(fleet.phases[0].began - fleet.began, len(fleet.runs)) for fleet in ready]
         first, later = before[: timeline.workers], before[timeline.workers :]
         self._first = _mean(first)  # the first fleet of a worker also loads the model
         self._before = _mean(later) if later else AFRESH * self._first
         self._between = _mean(
-            (second.began - first.last, len(fleet.runs))
+            (sample.began - train.last, len(fleet.runs))
             for fleet in ready
-            if (first := fleet.phase("train")) and (second := fleet.phase("sample"))
+            if (train := fleet.phase("train")) and (sample := fleet.phase("sample"))
         )
         self._after = _mean(
             (fleet.end - fleet.phases[-1].last, len(fleet.runs)) for fleet in ready if fleet.end is not None
@@ -248,13 +252,14 @@ class _Costs:
         return sum(self._work.get(run, {}).get(phase, 0.0) for run in runs)
 
     def _phase(self, runs: Iterable[str], name: str) -> float:
+        """Seconds of a phase of these runs."""
         rate = self.rates.get(name) or max(self.rates.values())
         return rate * self._amount(runs, name)
 
     def whole(self, runs: list[str]) -> float:
         """Seconds of a fleet of these runs from start to end."""
         overhead = len(runs) * (self._before + self._between + self._after)
-        return overhead + sum(self._phase(runs, name) for name in COUNTED)
+        return overhead + self._trains * self._phase(runs, "train") + self._phase(runs, "sample")
 
     def left(self, fleet: Fleet, now: float) -> float:
         """Seconds until a fleet that is under way ends."""
