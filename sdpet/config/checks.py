@@ -76,7 +76,10 @@ def validate(config: Any, source: Source | None = None) -> RunConfig:
     """
     if isinstance(config, RunConfig):
         return config
-    values = check_values(filled(_plain(config)))
+    plain = _plain(config)
+    if "asked" not in plain and (given := _asked_of_hydra()) is not None:
+        plain = plain | {"asked": given}
+    values = check_values(filled(plain))
     values["trainer"].pop("methods", None)  # the table from which conf/adapter takes lr and steps
     if (lacking := lacking_key(values)) is not None:
         raise ValueError(f"{lacking} must be given: {lacking}=VALUE.")
@@ -158,8 +161,6 @@ def _plain(config: Any) -> dict[str, Any]:
             raise ValueError(f"{missing} must be given: {missing}=VALUE.") from None
         raise ValueError(f"{error.full_key or 'the config'}: {problem}.") from None
     assert isinstance(plain, dict)
-    if "asked" not in plain and (given := _asked_of_hydra()) is not None:
-        plain["asked"] = given
     return {str(key): value for key, value in plain.items() if key != "hydra"}
 
 

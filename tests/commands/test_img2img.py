@@ -51,7 +51,9 @@ def test_strength_is_a_number_of_steps(fast, photo, tmp_path, monkeypatch, stren
     from sdpet.models import BaseModel
 
     seen, predict = [], BaseModel.predict
-    monkeypatch.setattr(BaseModel, "predict", lambda self, x, t, text: seen.append(int(t)) or predict(self, x, t, text))
+    monkeypatch.setattr(
+        BaseModel, "predict", lambda self, x, t, *more: seen.append(int(t)) or predict(self, x, t, *more)
+    )
     assert sdpet(*fast, "--init-img", photo, "--strength", strength, "--outdir", tmp_path / "out") == 0
     assert seen == [751, 501, 251, 1][4 - steps :]
 

@@ -137,6 +137,7 @@ def test_what_was_asked_for_changes_no_id(jobs_of):
             "task": "dreambooth",
             "sampler": "dpm",
             "eval": "lab",
+            "form": "bottleneck",
         },
         "keys": ["trainer.ema"],
     }

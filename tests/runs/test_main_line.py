@@ -12,10 +12,17 @@ import sdpet
 from sdpet.runs import Resources, run_together
 
 PACKAGE = Path(sdpet.__file__).parent
-MAIN_LINE = ["run_together", "train_and_score", "fit_together", "training_step", "predict"]  # train.py calls the first
+MAIN_LINE = [
+    "run_together",
+    "train_and_score",
+    "fit_together",
+    "training_step",
+    "predict",
+    "predict",
+]
 
 
-def test_six_calls_lead_from_train_py_to_the_unet(tiny_folder, subject_folders, tmp_path):
+def test_seven_calls_lead_from_train_py_to_the_unet(tiny_folder, subject_folders, tmp_path):
     config = composed(*tiny_overrides(tiny_folder, subject_folders, tmp_path))
     seen = []
 

@@ -9,7 +9,9 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, PNDMScheduler
 
-from sdpet.choices import SAMPLERS
+from sdpet.choices import DIFFUSION_SAMPLERS as SAMPLERS
+from sdpet.models.families.stable_diffusion import StableDiffusion
+from sdpet.models.noising import Diffusion
 from sdpet.sampling import SamplerConfig, Start, denoise
 from sdpet.sampling.samplers import spread_timesteps
 from sdpet.seeds import generator
@@ -33,8 +35,12 @@ class Fake:
     def __init__(self, dtype=torch.float64, prediction_type="epsilon"):
         self.dtype, self.rows = dtype, []
         self.scheduler = DDPMScheduler(**SCHEDULER, prediction_type=prediction_type)
+        self.process = Diffusion(self.scheduler)
+        self.family = StableDiffusion()
 
-    def predict(self, noisy, timesteps, text):
+    is_flow = False
+
+    def predict(self, noisy, timesteps, text, guidance):
         self.rows.append(len(noisy))
         eps = model(noisy, timesteps, text.flatten(1), torch.sin)
         if self.scheduler.config.prediction_type == "epsilon":

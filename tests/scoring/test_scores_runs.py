@@ -208,7 +208,9 @@ def test_a_report_of_later_scores_shows_their_numbers_and_images(study, tmp_path
         assert images == folder / entry["samples"] and first.images_of(row.path) == folder / "samples"
         index = (images / "index.jsonl").read_text()
         assert index.count('"subject"') == 2
-        assert index == (base / "samples" / "index.jsonl").read_text(), "the floor under the same protocol"
+        assert drawn(index) == drawn((base / "samples" / "index.jsonl").read_text()), (
+            "the floor under the same protocol"
+        )
         assert float(np.load(base / "noise_difference.npz")["map"].mean()) == pytest.approx(
             entry["anchors"]["noise_difference"]["floor"], rel=1e-5
         )
@@ -220,13 +222,18 @@ def test_a_report_of_later_scores_shows_their_numbers_and_images(study, tmp_path
         read_study(root, scores="eval=paper")
 
 
+def drawn(index):
+    """The rows of an index of samples, without the digests of the images."""
+    return [{k: v for k, v in json.loads(row).items() if k != "digest"} for row in index.splitlines()]
+
+
 def test_the_base_is_sampled_once_a_seed_and_is_no_run(study):
     import analysis
 
     root = study[0].parent
     assert sorted(path.name for path in (root / "base").iterdir()) == ["seed0", "seed1"]
     index = (root / "base" / "seed1" / "samples" / "index.jsonl").read_text()
-    assert index == (study[1] / "samples" / "index.jsonl").read_text()
+    assert drawn(index) == drawn((study[1] / "samples" / "index.jsonl").read_text())
     base = np.load(root / "base" / "seed0" / "noise_difference.npz")["map"]
     tuned = np.load(study[0] / "noise_difference.npz")["map"]
     assert base.shape == tuned.shape and base.dtype == np.float32 and not np.allclose(base, tuned)

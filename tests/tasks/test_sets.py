@@ -230,7 +230,7 @@ def test_metadata_with_the_common_names_and_subfolders(tmp_path, key, kind):
         ('{"file_name": "0.png", "title": "x"}', r"line 1 .* text, caption, prompt, but has file_name, title"),
         ('{"text": "x"}', "line 1 .* must have file_name"),
         ("{broken", "line 1 .* no JSON object"),
-        ('{"file_name": "../0.png", "text": "x"}', "not below"),
+        ('{"file_name": "../0.png", "text": "x"}', "which is not inside"),
         ('{"file_name": "0.png", "text": {"raw": "x"}}', "line 1 .* must be a text, not dict"),
         ('{"file_name": "0.png", "text": null}', "2 images .* have no caption, first 0.png"),
     ],

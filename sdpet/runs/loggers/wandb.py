@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdpet.config import RunConfig, name_of, named_settings
 from sdpet.config.wandb_account import has_account
+from sdpet.runs.copies import FILE as IDENTITY
 from sdpet.runs.loggers.base import VALIDATION, NoLog
 from sdpet.runs.record import FILE, factors
 
@@ -99,7 +100,7 @@ class WandbLog(NoLog):
         files = sorted(folder.glob("*.safetensors"))
         if not files:
             return
-        for file in [*files, *sorted(set(folder.glob("*.json")) - {folder / FILE})]:
+        for file in [*files, *sorted(set(folder.glob("*.json")) - {folder / FILE, folder / IDENTITY})]:
             artifact.add_file(str(file), policy="immutable")  # W&B then makes no second copy of the file
         self._run.log_artifact(artifact)
 
