@@ -262,7 +262,7 @@ def test_conclusions_say_what_the_tests_say():
     text = analysis.conclude(noise, "clip_i", "placement")
     assert "cannot tell whether the placement matters" in text and "95 % confidence the best" not in text
     assert "Whether training moved clip_i from its floor these runs cannot tell" in text
-    assert "every level is worse in clip_i than the model untuned" in analysis.conclude(
+    assert "every placement is worse in clip_i than the model untuned" in analysis.conclude(
         study.assign(clip_i_floor=1.0), "clip_i", "placement"
     )
     single = study.groupby("placement").head(1)  # one run a level: nothing says what chance does

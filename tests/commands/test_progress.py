@@ -99,7 +99,8 @@ def test_nothing_but_ours_is_said_in_a_terminal_and_in_a_pipe(study, tiny_folder
     assert "\r" not in piped.stdout and "\x1b" not in piped.stdout
     for word in ("hydra", "lightning", "diffusers", "warning", "GPU available", "Seed set", "HTTP", "shards"):
         assert word.lower() not in (piped.stdout + seen).lower(), word
-    assert ("runs" if study else "train") in seen and "left" in seen
+    # a run of three steps may end before its time left is known
+    assert ("runs" in seen and "left" in seen) if study else "preparing" in seen
     if study:
         assert f"writes {tmp_path / 'out' / 'single' / 'report' / 'index.html'}" in piped.stdout
 
