@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ def sdpet(*arguments: object) -> int:
     """Exit status of the command line."""
     from sdpet.commands.cli import main
 
+    os.environ.pop("HYDRA_FULL_ERROR", None)  # other tests of this process may have set it
     try:
         main([str(argument) for argument in arguments])
     except SystemExit as end:
