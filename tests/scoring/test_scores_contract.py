@@ -71,7 +71,7 @@ def test_samplers_are_exactly_the_choices():
     assert set(SAMPLER_CLASSES) == set(choices.DIFFUSION_SAMPLERS)
     assert set(FLOW_SAMPLER_CLASSES) == set(choices.FLOW_SAMPLERS)
     with pytest.raises(ValueError, match=", ".join(choices.SAMPLERS)):
-        SamplerConfig("euler")
+        SamplerConfig("heun")
 
 
 def test_tasks_are_exactly_the_choices():
