@@ -45,7 +45,7 @@ def test_other_sweepers_get_the_score_they_ask_for(tiny_folder, subject_folders,
     monkeypatch.setenv("KEPT", str(tmp_path / "kept"))
     keep = "+hydra.callbacks.keep._target_=keep_objective.Keep"
     given = [*tiny_overrides(tiny_folder, subject_folders, tmp_path), keep, "+objective=clip_t", "quiet=true"]
-    others = ["hydra/sweeper=basic", "hydra/launcher=basic"]
+    others = ["hydra/sweeper=basic", "hydra/launcher=basic", f"hydra.sweep.dir={tmp_path}"]  # its multirun.yaml
     ended = train("-m", *given, *others, "adapter.scale=1,2", "study=many")
     assert ended.returncode == 0, ended.stderr
     ended = train(*given, "study=one")
