@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from sdpet.adapters.edges import Attachment, Edge
 
 TIMESTEPS = 1000  # of the noise schedules of diffusers' models, numbered from 0
+OF_SHARES = ("FluxTransformer2DModel", "QwenImageTransformer2DModel")  # models called with the share itself
 
 
 class ModelInputs:
@@ -111,7 +112,8 @@ class ModelInputs:
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         timestep = given.get("timestep")
         if timestep is not None:
-            self._timesteps = torch.as_tensor(timestep).detach().flatten().float()
+            shares = type(getattr(model, "_orig_mod", model)).__name__ in OF_SHARES
+            self._timesteps = torch.as_tensor(timestep).detach().flatten().float() * (TIMESTEPS if shares else 1)
         latents = given.get(names[0]) if names else None
         if isinstance(latents, Tensor) and latents.dim() == 4:
             self._size = (latents.shape[2], latents.shape[3])

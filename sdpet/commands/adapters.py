@@ -16,7 +16,6 @@ HELP = """example: sdpet adapters show outputs/single/24f3670b880c
   sdpet adapters show FOLDER                      design, blocks, parameters, scores
   sdpet adapters export-reference FOLDER OUT      write the reference code's `<step>-adapters/`
   sdpet adapters import-reference FOLDER OUT --placement attn2o-ffni [--activation relu] [--scale 1]
-  sdpet adapters export-lora FOLDER FILE          write a run's LoRA as ComfyUI and other tools read it
   sdpet adapters export FOLDER FILE --format kohya     a run's LoRA for other tools: diffusers, kohya or comfy
   sdpet adapters import-lora FILE FOLDER          a LoRA file of kohya's scripts or diffusers, to compare with
   sdpet adapters push FOLDER USER/NAME            upload to the hub, with a model card made from the record
@@ -43,9 +42,6 @@ def main(arguments: Sequence[str]) -> int:
     show = commands.add_parser("show", help="design, blocks, parameters, scores")
     export = commands.add_parser("export-reference", help="convert to the reference code's format")
     read = commands.add_parser("import-reference", help="convert from the reference code's format, which has no design")
-    web = commands.add_parser("export-lora", help="write a run's LoRA as ComfyUI and other tools read it")
-    web.add_argument("folder", type=Path, help="the folder of a finished run with adapter=lora")
-    web.add_argument("out", type=Path, metavar="FILE", help="the .safetensors file to write")
     other = commands.add_parser("export", help="write a run's LoRA for other tools")
     other.add_argument("folder", type=Path, help="the folder of a finished run with adapter=lora")
     other.add_argument("out", type=Path, metavar="FILE", help="the .safetensors file to write")
@@ -73,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     push.add_argument("--dry-run", type=Path, metavar="OUT", help="write the files into OUT instead of uploading them")
     given = parser.parse_args(list(arguments))
     run = {"count": _count, "show": _show, "export-reference": _export, "import-reference": _import,
-           "export-lora": _export_lora, "export": _export_format, "import-lora": _import_lora,
+           "export": _export_format, "import-lora": _import_lora,
            "push": _push}  # fmt: skip
     return run[given.command](given)
 
@@ -140,13 +136,6 @@ def _export(given: argparse.Namespace) -> int:
     export_reference(unet, unattached_weights(unet, spec, tensors, given.folder), given.out)
     print(f"{given.out}: {spec.placement}, mid_dim {spec.mid_dim}; note scale {spec.scale:g} and {spec.activation}, "
           "which that format does not store")  # fmt: skip
-    return 0
-
-
-def _export_lora(given: argparse.Namespace) -> int:
-    from sdpet.methods import export_lora
-
-    print(f"{given.out}: LoRA of {export_lora(given.folder, given.out)} projections, with its strength in .alpha")
     return 0
 
 
@@ -221,9 +210,7 @@ def shape_of_unet(model: str | None, folder: Path) -> Any:
     """
     from dataclasses import asdict
 
-    import torch
-    from diffusers import UNet2DConditionModel
-
+    from sdpet.models.estimate import part_on_meta
     from sdpet.models.source import ARCHITECTURE_OF, Source, architecture_of, find_source, source_of
     from sdpet.runs.stored import untrusted_config
 
@@ -241,5 +228,4 @@ def shape_of_unet(model: str | None, folder: Path) -> Any:
         source = find_source(None if model == "lab" else model, fetch=False)
     if source is None:
         raise ValueError(f"the base model of {folder} is not on this machine; name it, or one like it, with --model.")
-    with torch.device("meta"):
-        return UNet2DConditionModel.from_config(source.config("unet"))
+    return part_on_meta(source, source.denoiser)

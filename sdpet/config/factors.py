@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import PurePath
 from typing import Any
 
+from sdpet.config.ids import WAYS as OF_TRAINER
 from sdpet.config.run_config import RunConfig
 from sdpet.config.schema import RULES
 from sdpet.config.settings import CONTENT, chosen_keys, defaults, settings_of
@@ -47,10 +48,7 @@ DECIDES = {
 }
 FIRST = ("task", "data", "unet", "adapter.method")  # decide before others
 # Keys that say how a run is computed, and not what. They are factors only where some design was run in several ways.
-WAYS = (
-    "trainer.device", "trainer.threads", "trainer.devices", "trainer.num_nodes", "trainer.precision",
-    "trainer.grad_checkpointing", "trainer.compile",
-)  # fmt: skip
+WAYS = tuple(f"trainer.{key}" for key in OF_TRAINER)
 COMPUTED = "(how runs are computed)"  # what such keys follow where no design was run in several ways
 ABSENT = "default"  # the level of a run whose config lacks an option of an open group, such as form.gates
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sdpet.adapters.tables import TABLES
+from sdpet.adapters.tables import TABLES, UNET_TABLES, cross, joint, single
 from sdpet.choices import DIFFUSION_SAMPLERS, DTYPES, FLOW_SAMPLERS
 from sdpet.config.cells import InadmissibleCell
 from sdpet.config.ids import cache_key
@@ -10,12 +10,11 @@ from sdpet.config.run_config import ModelSettings, RunConfig
 from sdpet.files.hashing import once
 from sdpet.models.source import Source, source_of
 
-BLOCKS = {  # classes of the blocks by the denoiser's class; a UNet has both of its own
-    "SD3Transformer2DModel": ("JointTransformerBlock",),
-    "FluxTransformer2DModel": ("FluxTransformerBlock", "FluxSingleTransformerBlock"),
-    "PixArtTransformer2DModel": ("BasicTransformerBlock",),
+TABLES_OF = {  # the tables of a denoiser's blocks, by its class; those of a UNet otherwise
+    "SD3Transformer2DModel": (joint.SD3,),
+    "FluxTransformer2DModel": (joint.FLUX, single.FLUX),
+    "PixArtTransformer2DModel": (cross.PIXART,),
 }
-UNET_BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
 
 
 def check_model(config: RunConfig, source: Source | None = None) -> Source:
@@ -85,8 +84,8 @@ def _check_placement(config: RunConfig, source: Source) -> None:
     adapter = config.adapter
     if adapter.placement is None:
         return
-    blocks = BLOCKS.get(source.config(source.denoiser).get("_class_name", ""), UNET_BLOCKS)
-    tables = [table for table in TABLES if table.block in blocks or table.package != "diffusers"]
+    own = TABLES_OF.get(source.config(source.denoiser).get("_class_name", ""), UNET_TABLES)
+    tables = [*own, *(table for table in TABLES if table.package != "diffusers")]
     for placement in adapter.placements or (adapter.placement,):
         din, _, dout = placement.partition("-")
         if any(dout in table.outputs(din) for table in tables):

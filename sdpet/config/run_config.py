@@ -15,12 +15,13 @@ import sdpet
 from sdpet.adapters.spec import ALWAYS, JOIN
 from sdpet.choices import DEFAULT_FORM, FORMS
 from sdpet.config.schema import OWN_PART_KEYS, is_own_part
+from sdpet.models.source import LAB_TRANSFORMER
 
 LAB = Path(sdpet.__file__).parent / "lab"
 LAB_IMAGES = {"subject_dir": "subject", "class_dir": "class", "heldout_dir": "subject_heldout"}
 LAB_CLASS_IMAGES = {  # by unet.name and unet.pooled, those of the lab's transformer
-    ("lab_dit", True): "class_transformer",
-    ("lab_dit", False): "class_transformer_without_pooled",
+    (LAB_TRANSFORMER, True): "class_transformer",
+    (LAB_TRANSFORMER, False): "class_transformer_without_pooled",
 }
 SCORER_KEYS = ("scorer", "features", "diversity")  # single scorers of eval; those of eval.similarity have names
 # Keys whose values may be paths; of these, a run on another machine or from another folder may need new ones.
@@ -103,7 +104,7 @@ class ModelSettings:
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments of `sdpet.models.load_base`, other than device and dtype; defaults are left out."""
-        name = self.name if self.path is not None or self.name == "lab_dit" else "lab"
+        name = self.name if self.path is not None or self.name == LAB_TRANSFORMER else "lab"
         chosen = {field.name: getattr(self, field.name) for field in fields(self)}
         told = {key: chosen[key] for key in _OF_LOADING if chosen[key] != getattr(ModelSettings, key)}
         return {"name": name, "path": self.path, **told}

@@ -16,7 +16,7 @@ from sdpet.adapters.spec import AdapterSpec
 from sdpet.choices import PEFT_METHODS
 from sdpet.methods.embedding import EmbeddingTuning
 from sdpet.methods.full import FullTuning
-from sdpet.methods.lora import LoraTuning, export_lora, lora_design
+from sdpet.methods.lora import LoraTuning, lora_design
 from sdpet.methods.lora_files import export_format, import_lora
 from sdpet.methods.peft_tuning import PeftSpec, PeftTuning, carries_peft, layer_sizes, nearest_spec, read_peft
 from sdpet.models.base import BaseModel
@@ -37,7 +37,6 @@ __all__ = [
     "build",
     "build_fleet",
     "export_format",
-    "export_lora",
     "import_lora",
     "layer_sizes",
     "load",

@@ -5,14 +5,13 @@ The idea is that of textual inversion (Gal et al. 2022, arXiv 2208.01618), on a 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sdpet.files.atomic import write_atomic
+from sdpet.methods.saved import read_design, read_weights, write_design, write_weights
 from sdpet.models.base import BaseModel
 
 _KEYS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}  # diffusers' names where there are two
@@ -94,14 +93,10 @@ class EmbeddingTuning:
         folder : str or Path
             Created if it does not exist.
         """
-        from safetensors.torch import save_file
-
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {key: rows.detach().cpu().contiguous() for key, rows in self._named().items()}
         meta = {"format": 1, "method": "embedding", "token": self.token, "parameters": self.num_parameters()}
-        write_atomic(folder / "embedding.json", lambda file: file.write_text(json.dumps(meta, indent=1) + "\n"))
-        write_atomic(folder / self.FILE, lambda file: save_file(tensors, file))
+        write_design(folder / "embedding.json", meta)
+        write_weights(folder / self.FILE, self._named())
 
     @classmethod
     def load(cls, base: BaseModel, folder: str | Path) -> EmbeddingTuning:
@@ -122,10 +117,8 @@ class EmbeddingTuning:
         ValueError
             If the rows do not have the width of this model's text encoders.
         """
-        from safetensors.torch import load_file
-
-        meta = json.loads((Path(folder) / "embedding.json").read_text(encoding="utf-8"))
-        tensors = load_file(Path(folder) / cls.FILE)
+        meta = read_design(Path(folder) / "embedding.json")
+        tensors = read_weights(Path(folder) / cls.FILE)
         handle = cls(base, meta["token"])
         named = handle._named()
         if {k: t.shape for k, t in tensors.items()} != {k: p.shape for k, p in named.items()}:

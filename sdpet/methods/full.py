@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 
-from sdpet.files.atomic import write_atomic
+from sdpet.methods.saved import check_fit, read_weights, write_design, write_weights
 from sdpet.models.base import BaseModel
 
 
@@ -67,15 +66,9 @@ class FullTuning:
         folder : str or Path
             Created if it does not exist.
         """
-        from safetensors.torch import save_file
-
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = self._tuned or dict(self._unet.named_parameters())
-        tensors = {name: p.detach().cpu().contiguous() for name, p in weights.items()}
-        write_atomic(folder / self.FILE, lambda file: save_file(tensors, file))
-        meta = {"format": 1, "method": "full", "parameters": self.num_parameters()}
-        write_atomic(folder / "unet.json", lambda file: file.write_text(json.dumps(meta, indent=1) + "\n"))
+        write_weights(folder / self.FILE, self._tuned or dict(self._unet.named_parameters()))
+        write_design(folder / "unet.json", {"format": 1, "method": "full", "parameters": self.num_parameters()})
 
     @classmethod
     def load(cls, base: BaseModel, folder: str | Path) -> FullTuning:
@@ -96,17 +89,8 @@ class FullTuning:
         ValueError
             If the saved weights do not fit this UNet.
         """
-        from safetensors.torch import load_file
-
-        tensors = load_file(Path(folder) / cls.FILE)
-        expected = {name: p.shape for name, p in base.unet.named_parameters()}
-        wrong = sorted(
-            {n for n in expected if n not in tensors or tensors[n].shape != expected[n]} | set(tensors) - set(expected)
-        )
-        if wrong:
-            raise ValueError(
-                f"{folder} does not fit this UNet: {len(wrong)} weights differ in name or shape, first {wrong[0]}."
-            )
+        tensors = read_weights(Path(folder) / cls.FILE)
+        check_fit(folder, tensors, dict(base.unet.named_parameters()))
         handle = cls(base)
         handle._write(tensors)
         return handle

@@ -19,7 +19,7 @@ from sdpet.adapters.forms import Site, make_form
 from sdpet.adapters.positions import position
 from sdpet.adapters.routes import placements_of
 from sdpet.adapters.spec import AdapterSpec
-from sdpet.files.atomic import write_atomic
+from sdpet.methods.saved import check_fit, read_design, read_weights, write_design, write_weights
 from sdpet.models.base import BaseModel
 
 _SIDES = (("lora_A", "down"), ("lora_B", "up"))  # diffusers' names, and those of the form lowrank
@@ -75,25 +75,21 @@ class LoraTuning(Adapters):
     def save(self, folder: str | Path) -> None:
         """Write lora.json and, last, the weights with diffusers' key names; both atomically.
 
-        The strength is in the file's metadata, where diffusers finds it. `export_lora` writes a file for other readers.
+        The strength is in the file's metadata, where diffusers finds it. `export_format` writes it for other readers.
 
         Parameters
         ----------
         folder : str or Path
             Created if it does not exist.
         """
-        from safetensors.torch import save_file
-
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         alpha = self.rank * self.spec.scale
-        tensors = {key: p.detach().cpu().contiguous() for key, p in self._named().items()}
         peft = {"r": self.rank, "lora_alpha": alpha, "target_modules": list(self._paths.values())}
         header = {"lora_adapter_metadata": json.dumps({f"unet.{key}": value for key, value in peft.items()})}
         meta = {"format": 1, "method": "lora", "rank": self.rank, "scale": self.spec.scale}
         meta["parameters"] = self.num_parameters()
-        write_atomic(folder / "lora.json", lambda file: file.write_text(json.dumps(meta, indent=1) + "\n"))
-        write_atomic(folder / self.FILE, lambda file: save_file(tensors, file, {"format": "pt", **header}))
+        write_design(folder / "lora.json", meta)
+        write_weights(folder / self.FILE, self._named(), {"format": "pt", **header})
 
     @classmethod
     def load(cls, base: BaseModel, folder: str | Path) -> LoraTuning:
@@ -114,10 +110,8 @@ class LoraTuning(Adapters):
         ValueError
             If the saved weights do not fit this UNet.
         """
-        from safetensors.torch import load_file
-
-        meta = json.loads((Path(folder) / "lora.json").read_text(encoding="utf-8"))
-        tensors = load_file(Path(folder) / cls.FILE)
+        meta = read_design(Path(folder) / "lora.json")
+        tensors = read_weights(Path(folder) / cls.FILE)
         with torch.random.fork_rng(devices=[]):
             handle = cls(base, meta["rank"], meta["scale"])
         try:
@@ -130,12 +124,7 @@ class LoraTuning(Adapters):
     @torch.no_grad()
     def _fill(self, tensors: Mapping[str, Tensor], source: object) -> None:
         named = self._named()
-        both = tensors.keys() & named.keys()
-        wrong = sorted((tensors.keys() ^ named.keys()) | {k for k in both if tensors[k].shape != named[k].shape})
-        if wrong:
-            raise ValueError(
-                f"{source} does not fit this UNet: {len(wrong)} weights differ in name or shape, first {wrong[0]}."
-            )
+        check_fit(source, tensors, named)
         for key, parameter in named.items():
             parameter.copy_(tensors[key])
 
@@ -146,47 +135,6 @@ class LoraTuning(Adapters):
             for key, form in self.by_block.items()
             for side, name in _SIDES
         }
-
-
-def export_lora(folder: str | Path, file: str | Path) -> int:
-    """Write LoRA as the scripts of kohya do, which ComfyUI, AUTOMATIC1111 and diffusers read.
-
-    Keys are ``lora_unet_<path with underscores>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``; alpha is
-    rank * scale, from which readers take the strength.
-
-    Parameters
-    ----------
-    folder : str or Path
-        Of a run with LoRA, or what `LoraTuning.save` wrote.
-    file : str or Path
-        The .safetensors file to write.
-
-    Returns
-    -------
-    int
-        Number of projections.
-
-    Raises
-    ------
-    ValueError
-        If the folder holds no LoRA.
-    """
-    from safetensors.torch import load_file, save_file
-
-    folder = Path(folder)
-    if not (folder / "lora.json").is_file() or not (folder / LoraTuning.FILE).is_file():
-        raise ValueError(f"{folder} holds no LoRA; give the folder of a finished run with adapter=lora.")
-    meta = json.loads((folder / "lora.json").read_text(encoding="utf-8"))
-    names = {"lora_A": "lora_down", "lora_B": "lora_up"}
-    written: dict[str, Tensor] = {}
-    for key, value in load_file(folder / LoraTuning.FILE).items():
-        path, side, _ = key.removeprefix("unet.").rsplit(".", 2)
-        layer = "lora_unet_" + path.replace(".", "_")
-        written[f"{layer}.{names[side]}.weight"] = value
-        written[f"{layer}.alpha"] = torch.tensor(float(meta["rank"] * meta["scale"]))
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(Path(file), lambda partial: save_file(written, partial, {"format": "pt"}))
-    return len(written) // 3
 
 
 def lora_design(model: nn.Module, rank: int, scale: float = 1.0) -> AdapterSpec:

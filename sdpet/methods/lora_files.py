@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from sdpet.files.atomic import write_atomic
-from sdpet.methods.lora import LoraTuning, export_lora
+from sdpet.methods.lora import LoraTuning
+from sdpet.methods.saved import read_design, read_weights, write_design, write_weights
 
 FORMATS = ("diffusers", "kohya", "comfy")
 _PROJECTION = re.compile(r"(.+transformer_blocks\.\d+\.attn[12])\.(to_q|to_k|to_v|to_out\.0)")
@@ -34,7 +35,7 @@ def export_format(folder: str | Path, out: str | Path, kind: str) -> int:
     out : str or Path
         The .safetensors file to write.
     kind : {"diffusers", "kohya", "comfy"}
-        ComfyUI reads kohya's format, with diffusers' names of layers.
+        ComfyUI and AUTOMATIC1111 read kohya's format, with diffusers' names of layers.
 
     Returns
     -------
@@ -57,14 +58,28 @@ def export_format(folder: str | Path, out: str | Path, kind: str) -> int:
         elif (folder / "peft.json").is_file():
             why = "holds a method of peft, which peft's own files keep: PeftModel.from_pretrained reads the folder"
         raise ValueError(f"{folder} {why}.")
-    if kind != "diffusers":
-        return export_lora(folder, out)
-    from safetensors import safe_open
+    tensors = read_weights(folder / LoraTuning.FILE)
+    if kind == "diffusers":
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(Path(out), lambda partial: shutil.copyfile(folder / LoraTuning.FILE, partial))
+    else:
+        write_weights(Path(out), _in_kohyas_names(tensors, read_design(folder / "lora.json")), {"format": "pt"})
+    return len(tensors) // 2
 
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(Path(out), lambda partial: shutil.copyfile(folder / LoraTuning.FILE, partial))
-    with safe_open(out, "pt") as file:
-        return len(list(file.keys())) // 2
+
+def _in_kohyas_names(tensors: Mapping[str, Tensor], design: Mapping[str, float]) -> dict[str, Tensor]:
+    """``lora_unet_<path with underscores>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha`` of each projection.
+
+    alpha is rank * scale, from which readers take the strength.
+    """
+    names = {"lora_A": "lora_down", "lora_B": "lora_up"}
+    written: dict[str, Tensor] = {}
+    for key, value in tensors.items():
+        path, side, _ = key.removeprefix("unet.").rsplit(".", 2)
+        layer = "lora_unet_" + path.replace(".", "_")
+        written[f"{layer}.{names[side]}.weight"] = value
+        written[f"{layer}.alpha"] = torch.tensor(float(design["rank"] * design["scale"]))
+    return written
 
 
 def import_lora(file: str | Path, out: str | Path) -> tuple[int, int]:
@@ -90,13 +105,7 @@ def import_lora(file: str | Path, out: str | Path) -> tuple[int, int]:
     ValueError
         If the file is no such LoRA, or changes other layers, too; the sentence names the first one.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
-
-    try:
-        tensors = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{file} cannot be read as a .safetensors file ({error}).") from None
+    tensors = read_weights(Path(file))
     layers: dict[str, dict[str, Tensor]] = {}
     others: list[str] = []
     for key, value in tensors.items():
@@ -115,11 +124,10 @@ def import_lora(file: str | Path, out: str | Path) -> tuple[int, int]:
         )
     named, rank, scale = _alike(layers, _alpha(file))
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     meta = {"format": 1, "method": "lora", "rank": rank, "scale": scale}
     meta["parameters"] = sum(value.numel() for value in named.values())
-    write_atomic(folder / "lora.json", lambda part: part.write_text(json.dumps(meta, indent=1) + "\n"))
-    write_atomic(folder / LoraTuning.FILE, lambda part: save_file(named, part, {"format": "pt"}))
+    write_design(folder / "lora.json", meta)
+    write_weights(folder / LoraTuning.FILE, named, {"format": "pt"})
     return len(layers), rank
 
 

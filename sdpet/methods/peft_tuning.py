@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,8 @@ import torch
 from torch import nn
 
 from sdpet.choices import PEFT_METHODS, check_peft_options
-from sdpet.files.atomic import write_atomic
 from sdpet.methods.peft_kinds import KINDS, peft_config
+from sdpet.methods.saved import check_fit, read_design, read_weights, write_design, write_weights
 from sdpet.models.base import BaseModel
 
 _NAME = "default"  # peft's name of the one set of layers
@@ -173,18 +171,13 @@ class PeftTuning:
         folder : str or Path
             Created if it does not exist.
         """
-        from safetensors.torch import save_file
-
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         theirs = {key: sorted(v) if isinstance(v, set) else v for key, v in self._config.to_dict().items()}
         theirs["base_model_name_or_path"], theirs["inference_mode"] = None, True
         ours = {"format": 1, **asdict(self.spec), "parameters": self.num_parameters()}
-        tensors = {key: value.detach().cpu().contiguous() for key, value in self._saved.items()}
-        for name, content in ((self.CONFIG, theirs), (self.DESIGN, ours)):
-            text = json.dumps(content, indent=1, default=str) + "\n"
-            write_atomic(folder / name, partial(Path.write_text, data=text, encoding="utf-8"))
-        write_atomic(folder / self.FILE, lambda file: save_file(tensors, file, {"format": "pt"}))
+        write_design(folder / self.CONFIG, theirs)
+        write_design(folder / self.DESIGN, ours)
+        write_weights(folder / self.FILE, self._saved, {"format": "pt"})
 
     @classmethod
     def load(cls, base: BaseModel, folder: str | Path) -> PeftTuning:
@@ -209,13 +202,11 @@ class PeftTuning:
         with torch.random.fork_rng(devices=[]):
             handle = cls(base, spec)
         own = handle._saved
-        both = tensors.keys() & own.keys()
-        wrong = sorted((tensors.keys() ^ own.keys()) | {k for k in both if tensors[k].shape != own[k].shape})
-        if wrong:
+        try:
+            check_fit(folder, tensors, own)
+        except ValueError:
             handle.detach()
-            raise ValueError(
-                f"{folder} does not fit this UNet: {len(wrong)} weights differ in name or shape, first {wrong[0]}."
-            )
+            raise
         with torch.no_grad():
             for key, tensor in own.items():
                 tensor.copy_(tensors[key])
@@ -245,11 +236,9 @@ def read_peft(folder: str | Path) -> tuple[PeftSpec, dict[str, torch.Tensor]]:
     ValueError
         If peft.json or the weights cannot be read.
     """
-    from safetensors.torch import load_file
-
     file = Path(folder) / PeftTuning.DESIGN
     try:
-        meta = json.loads(file.read_text(encoding="utf-8"))
+        meta = read_design(file)
         targets = meta["targets"]
         if targets is not None and not (isinstance(targets, list) and all(isinstance(name, str) for name in targets)):
             raise ValueError(f"targets must be a list of names, not {targets!r}.")
@@ -257,7 +246,7 @@ def read_peft(folder: str | Path) -> tuple[PeftSpec, dict[str, torch.Tensor]]:
         spec = PeftSpec(**chosen, targets=None if targets is None else tuple(targets))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} cannot be read as the design of a method of peft ({error}).") from None
-    return spec, load_file(Path(folder) / PeftTuning.FILE)
+    return spec, read_weights(Path(folder) / PeftTuning.FILE)
 
 
 def layer_sizes(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:

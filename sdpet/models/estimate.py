@@ -52,19 +52,18 @@ class Memory:
 
 def on_meta(source: Source) -> dict[str, nn.Module]:
     """Build the networks that a source's configs describe on the meta device, by their names in `BaseModel`."""
-    with torch.device("meta"):
-        networks = {part: _on_meta(source, part) for part in source.parts if part in PARTS_WITH_WEIGHTS}
+    networks = {part: part_on_meta(source, part) for part in source.parts if part in PARTS_WITH_WEIGHTS}
     named = {"unet" if part == source.denoiser else part: network for part, network in networks.items()}
     return {name: network.requires_grad_(False).eval() for name, network in named.items()}
 
 
-def _on_meta(source: Source, part: str) -> Any:
+def part_on_meta(source: Source, part: str) -> Any:
+    """Build one part of a source, such as "vae", on the meta device."""
     from sdpet.models.load import network_class
 
     kind, config = network_class(source, part), source.config(part)
-    if hasattr(kind, "from_config"):
-        return kind.from_config(config)
-    return kind(kind.config_class(**config))
+    with torch.device("meta"):
+        return kind.from_config(config) if hasattr(kind, "from_config") else kind(kind.config_class(**config))
 
 
 def count(module: nn.Module) -> int:

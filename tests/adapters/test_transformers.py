@@ -272,3 +272,14 @@ def test_diffusers_own_pipelines_draw_with_adapters_attached():
             assert (draw() != base).any(), placement
             adapters.detach()
         assert (draw() == base).all()
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_when_is_a_share_of_the_noise_however_a_model_counts_time(family):
+    """Rows at timesteps 10 and 500 of 1,000: only the first is in the cleanest tenth. Flux is called with the share."""
+    model = tiny_transformer(family)
+    before = run(family, model)
+    adapters = attach(model, AdapterSpec.parse("attn1o-ffni", mid_dim=3, init="default", when=(0.0, 0.1)), seed=0)
+    changed = (run(family, model) - before).flatten(1).abs().amax(1) > 0
+    adapters.detach()
+    assert changed.tolist() == [True, False]

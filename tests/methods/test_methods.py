@@ -14,7 +14,7 @@ from study_tools import composed, tiny_overrides
 from sdpet.adapters import AdapterSpec
 from sdpet.commands.evaluate_runs import evaluate_again
 from sdpet.config import fleet_key, validate
-from sdpet.methods import Design, EmbeddingTuning, PeftSpec, build, build_fleet, export_lora, load
+from sdpet.methods import Design, EmbeddingTuning, PeftSpec, build, build_fleet, export_format, load
 from sdpet.models import load_base
 from sdpet.runs import Record, run
 from sdpet.tasks import DreamBoothTask
@@ -180,7 +180,7 @@ def test_lora_files_go_into_a_diffusers_pipeline(tiny_base, fresh, tmp_path):
         for parameter in handle.parameters():
             parameter.normal_(generator=torch.Generator().manual_seed(0), std=0.1)
     handle.save(tmp_path)
-    assert export_lora(tmp_path, tmp_path / "web" / "lora.safetensors") == len(handle)
+    assert export_format(tmp_path, tmp_path / "web" / "lora.safetensors", "kohya") == len(handle)
     exported = load_file(tmp_path / "web" / "lora.safetensors")
     assert {value.item() for key, value in exported.items() if key.endswith(".alpha")} == {3 * 0.5}  # rank * scale
     parts = {name: getattr(fresh, name) for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")}
