@@ -97,6 +97,8 @@ def _grids(
     caption = (
         f"The grid of placements, here above and in {title} below, each on its own scale; the best cell is framed."
     )
+    if others := set(map(str, ours.index)) - set(PLACEMENTS):
+        caption += f" It leaves out the {len(others)} placements of this study that a UNet does not have."
     return FigureBlock(drawing, caption, f"Heatmaps of this study and of {title}")
 
 
