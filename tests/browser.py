@@ -44,8 +44,9 @@ class Browser:
         """Show a file in a window of this width, and wait until it is loaded."""
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
                  mobile=width < 600)  # fmt: skip
+        still = {"name": "prefers-reduced-motion", "value": "reduce"}  # a page that still scrolls cannot be pressed
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.ask("Emulation.setEmulatedMedia", media="print" if paper else "screen", features=[scheme])
+        self.ask("Emulation.setEmulatedMedia", media="print" if paper else "screen", features=[scheme, still])
         self.events.clear()
         self.ask("Page.navigate", url=page.as_uri())
         self._wait(lambda: any(method == "Page.loadEventFired" for method, _ in self.events), "the page to load")

@@ -28,7 +28,11 @@ def agreement(points: Sequence[tuple[str, float, float, str]], x_label: str, y_l
         figure = new_figure(5.8, 5.0)
         ax = figure.add_subplot()
         for i, kind in enumerate(kinds):
-            look = {"marker": MARKERS[i % len(MARKERS)], "markersize": mark(7), "color": CYCLE[i % len(CYCLE)]}
+            look: dict[str, Any] = {
+                "marker": MARKERS[i % len(MARKERS)],
+                "markersize": mark(7),
+                "color": CYCLE[i % len(CYCLE)],
+            }
             ax.plot([], [], linestyle="", label=kind, **look)
             for name, x, y, _ in (point for point in points if point[3] == kind):
                 (dot,) = ax.plot(x, y, **look)

@@ -148,7 +148,7 @@ def test_a_reader_hovers_sorts_filters_and_copies(browser: Browser, page: Path) 
     browser.type("ffn_out")
     left = browser.run(shown)
     assert [row[0] for row in left] == ["FFN_out → Trans_out"]
-    assert browser.run(f"{table}.querySelector('.tools [role=status]').textContent") == "1 of 20 rows"
+    assert browser.run(f"{table}.querySelector('.tools [role=status]').textContent") == "1 of 21 rows"
     browser.run("navigator.clipboard.writeText = async text => { window.copied = text; }; 0")
     browser.click("#table-ranking .links button:nth-of-type(1)")
     assert browser.run("copied").splitlines()[1:] == [",".join(left[0])]

@@ -41,9 +41,11 @@ def heatmap_section(study: Study, means: pd.DataFrame, out: Path) -> Section | N
     pairs = list(combinations(crossed, 2))[:MOST_PAIRS]
     first = pairs[0]
     scores = [(study.words_of(m).label, _crossed(study, m, first, out)) for m in _shown(study)]
-    by_score: Block = Choice("heatmap-score", "Score", scores)
+    by_score = Choice("heatmap-score", "Score", scores)
     others = [(_pair_words(pair), _crossed(study, study.metric, pair, out, named=True)) for pair in pairs[1:]]
-    blocks = [Choice("heatmap-pair", "Factors", [(_pair_words(first), by_score), *others]) if others else by_score]
+    blocks: list[Block] = [
+        Choice("heatmap-pair", "Factors", [(_pair_words(first), by_score), *others]) if others else by_score
+    ]
     title = f"{factor_words(first[0])} and {factor_words(first[1])}"
     return Section("heatmap", title[0].upper() + title[1:], blocks)
 

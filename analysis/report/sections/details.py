@@ -30,7 +30,8 @@ MAX_CURVES = 400  # single runs drawn; more would be a grey band and megabytes
 def training_section(study: Study, out: Path, order: list[object]) -> Section | None:
     """Loss curves of all runs. `order`: designs from best to worst."""
     by_id = dict(zip(study.done["run_id"], study.done[study.design], strict=True)) if "run_id" in study.done else {}
-    runs, bad = [], []
+    runs: list[tuple[str, object, list[tuple[float, float]]]] = []
+    bad: list[str] = []
     for run_id, record in study.records.items():
         points = [(float(s), float(v)) for s, v in record.get("loss") or [] if v is not None and math.isfinite(v)]
         if len(points) < 2 or len(runs) >= MAX_CURVES or (record["status"] == "finished" and run_id not in by_id):
