@@ -55,8 +55,8 @@ def noise_section(study: Study, out: Path, order: Sequence[tuple[object, float]]
     }, out / "tables", folded=True)  # fmt: skip
     caption = (
         "Absolute difference between the noise (of flow matching models: the velocity) predicted with the subject's "
-        f"word and without it, on images of the class, over the {shape[0]} × {shape[1]} places of the latents; mean over "
-        "runs, images, noise levels and "
+        f"word and without it, on images of the class, over the {shape[0]} × {shape[1]} places of the latents; mean "
+        "over runs, images, noise levels and "
         "channels, with the number below. One colour scale; best score first."
     )
     alt = f"Maps of the noise difference for {len(panels)} designs"
