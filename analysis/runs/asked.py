@@ -10,13 +10,12 @@ import numpy as np
 import pandas as pd
 
 from analysis.linear_model.design import parse_model, parse_terms
-from analysis.runs.columns import look_alikes
 from analysis.runs.direction import higher_is_better, tokens
+from analysis.runs.doubts import alike, columns_of_levels, copies, lost_levels
 from analysis.runs.load import factor_columns, metric_columns, roles_of
 from analysis.runs.names import inner, outer, resolve
 from analysis.runs.roles import FACTORS, FOLDS, is_of_records
 from analysis.runs.statuses import has_status
-from analysis.runs.words_in_names import says_score
 
 NO_BLOCK = "none"
 _PEOPLE = frozenset(
@@ -63,11 +62,11 @@ class Choices:
 
     def settled(self, done: pd.DataFrame, factors: Sequence[str]) -> Choices:
         """With the factors, what is doubtful in them, and the sentences on what was guessed."""
-        notes = [*self.notes, *_lost_levels(self.frame, done, factors), *_doubts(done, factors)]
+        notes = [*self.notes, *lost_levels(self.frame, done, factors), *alike(done, factors)]
         guessed = roles_of(done)
         notes += [] if self.asked.factors or self.asked.model or is_of_records(done) else guessed.notes
-        notes += [] if is_of_records(done) else _copies(done, self.metric)
-        notes += _columns_of_levels(done, factors, self.metrics)
+        notes += [] if is_of_records(done) else copies(done, self.metric)
+        notes += columns_of_levels(done, factors, self.metrics)
         listed = [*factors, *(f for f in guessed.factors if not self.asked.factors and f != self.block)]
         listed = list(dict.fromkeys(listed))
         roles = {"factors": listed, "metrics": self.metrics, "notes": []}
@@ -228,58 +227,6 @@ def _left_out(runs: pd.DataFrame, which: pd.Series, what: str) -> str:
         if len(tasks) == 1 and not (runs.loc[~which, "task"] == tasks[0]).any():
             verb = f"runs, those of task {tasks[0]}, {'has' if count == 1 else 'have'}"
     return f"{count} of {len(runs)} {verb} {what} and {'is' if count == 1 else 'are'} left out."
-
-
-def _lost_levels(runs: pd.DataFrame, done: pd.DataFrame, factors: Sequence[str]) -> list[str]:
-    """Levels that no compared run has, and runs without a level."""
-    said = []
-    reference = {"placement", "din", "dout"} | set(FACTORS if is_of_records(runs) else ())
-    for name in factors:
-        lost = [v for v in runs[name].dropna().unique() if v not in set(done[name].dropna())]
-        if lost:
-            named = ", ".join(map(str, lost[:5])) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
-            said.append(f"No run that is compared has {outer(name)} {named}.")
-        empty = int(done[name].isna().sum())
-        if empty and name not in reference:
-            have, are = ("has", "is") if empty == 1 else ("have", "are")
-            said.append(
-                f"{empty} of {len(done)} runs {have} no {outer(name)} and {are} left out where {outer(name)} is tested."
-            )
-    return said
-
-
-def _copies(done: pd.DataFrame, metric: str) -> list[str]:
-    """A sentence on rows that are equal in every column, where the score has too many values for chance."""
-    copies = int(done.duplicated().sum())
-    if not copies or 2 * done[metric].nunique() <= len(done) - copies:
-        return []
-    repeat = "row repeats" if copies == 1 else "rows repeat"
-    they = "it is a copy, take it" if copies == 1 else "they are copies, take them"
-    return [f"{copies} of {len(done)} {repeat} another one in every column; if {they} out."]
-
-
-def _columns_of_levels(done: pd.DataFrame, factors: Sequence[str], scores: Sequence[str]) -> list[str]:
-    """A sentence where columns of numbers may be the levels of one factor: none says that it is a score."""
-    lone = not factors or (len(factors) == 1 and done[factors[0]].nunique() == len(done))
-    if not lone or len(scores) < 2 or is_of_records(done) or (factors and any(says_score(s) for s in scores)):
-        return []
-    shown = ", ".join(map(outer, scores[:4])) + (", ..." if len(scores) > 4 else "")
-    first = "No factor varies, but there" if not factors else f"Each {outer(factors[0])} has one row, and there"
-    return [
-        f"{first} are {len(scores)} columns of numbers ({shown}). Where each is a level of one factor, give each a row "
-        "of its own, with a column for the factor and one for the score."
-    ]
-
-
-def _doubts(done: pd.DataFrame, factors: Sequence[str]) -> list[str]:
-    said = []
-    for name in factors:
-        if pd.api.types.is_numeric_dtype(done[name]):
-            continue
-        for group in look_alikes(done[name]):
-            shown = " and ".join(f"“{level}”" for level in group)
-            said.append(f"{outer(name)} has levels that differ only by case or blanks: {shown}; they are kept apart.")
-    return said
 
 
 def _said(choices: Choices) -> str:

@@ -70,8 +70,8 @@ def typed(
     words = _whole_blanks(written)
     if (failed := bare.str.lower().isin(_SHEET_ERRORS)).any():
         bare, filled = bare.where(~failed, ""), filled & ~failed
-        column, said = typed(name, list(bare), lines, separator, commas)
-        return column, [*said, _broken(name, written[failed], [lines[int(i)] for i in np.flatnonzero(failed)])]
+        column, others = typed(name, list(bare), lines, separator, commas)
+        return column, [*others, _broken(name, written[failed], [lines[int(i)] for i in np.flatnonzero(failed)])]
     if _are_codes(list(bare)) or _are_ids(bare[filled]):
         return words.where(filled), []
     kinds = frozenset(bare[filled].str.lower())

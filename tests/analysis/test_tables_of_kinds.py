@@ -12,7 +12,11 @@ import analysis
 from analysis.report.study import Study, read_study
 from analysis.runs.columns import typed
 
-ROWS = [(m, s, round(v + 0.01 * np.sin(7 * i + s), 4)) for i, (m, v) in enumerate(zip("abc", (0.70, 0.75, 0.80), strict=True)) for s in range(4)]  # fmt: skip
+ROWS = [
+    (model, seed, round(mean + 0.01 * np.sin(7 * i + seed), 4))
+    for i, (model, mean) in enumerate(zip("abc", (0.70, 0.75, 0.80), strict=True))
+    for seed in range(4)
+]
 PLAIN = pd.DataFrame(ROWS, columns=["model", "seed", "acc"])
 CSV = PLAIN.to_csv(index=False)
 WITH_SEED = 346.6062  # F of model with the seed as block, from R: anova(lm(acc ~ factor(seed) + model))
@@ -67,7 +71,8 @@ def test_levels_that_are_called_mean_and_max_stay(tmp_path: Path) -> None:
 
 def test_scores_of_zero_and_one_and_ratings_make_no_runs(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
-    rows = [(m, s, q, int(rng.random() < p)) for m, p in zip("abc", (0.4, 0.6, 0.9), strict=True) for s in range(3) for q in range(20)]  # fmt: skip
+    means = {"a": 0.4, "b": 0.6, "c": 0.9}
+    rows = [(m, s, q, int(rng.random() < p)) for m, p in means.items() for s in range(3) for q in range(20)]
     table = pd.DataFrame(rows, columns=["model", "seed", "question_id", "correct"])
     means = table.groupby(["model", "seed"], as_index=False)["correct"].mean().rename(columns={"correct": "acc"})
     right = f_of(study_of(tmp_path, means))
