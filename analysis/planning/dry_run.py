@@ -16,6 +16,7 @@ from analysis.linear_model.units import TRAINED_IN
 from analysis.planning.fraction import choose, estimable
 from analysis.planning.looks import looked
 from analysis.runs.load import load_results, metric_columns
+from sdpet.files.terminal import counted
 
 _ADDED_AT_ONCE = 2  # seeds; then the spread is looked at again
 
@@ -81,8 +82,8 @@ def _units(frame: pd.DataFrame) -> list[str]:
     if trainings == len(frame):
         return []
     return [
-        f"  units     {trainings} trainings for {len(frame)} runs; what training decides is tested on the trainings, "
-        "the rest within them"
+        f"  units     {counted(trainings, 'training')} for {counted(len(frame), 'run')}; "
+        "what training decides is tested on the trainings, the rest within them"
     ]
 
 

@@ -161,11 +161,6 @@ def readable(text: str) -> str:
     return text.replace(" %", "%")
 
 
-def counted(count: int, noun: str) -> str:
-    """`1 run`, `2 runs`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def intervals(low: Iterable[float], high: Iterable[float], decimals: int) -> list[str]:
     """`0.12 to 0.34` for each pair; an en dash where an end is missing."""
     return [

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sdpet.files.terminal import counted
 from sdpet.runs.record import FILE, Record
 
 SAME = 1e-6  # difference of a score that is rounding: other samples of a batch stand beside the run's own
@@ -56,7 +57,7 @@ def study_text(runs: Sequence[Scored]) -> str:
     fresh = sum(run.is_new for run in runs)
     counts = [f"{fresh} scored"] if fresh else []
     counts += [f"{len(runs) - fresh} already scored with this protocol (skipped)"] if fresh < len(runs) else []
-    lines = [f"{len(runs)} runs: {', '.join(counts)}", *_table(runs, names)]
+    lines = [f"{counted(len(runs), 'run')}: {', '.join(counts)}", *_table(runs, names)]
     if same:
         lines.append(f"  as before {', '.join(same)}")
     missing = {what: why for run in runs for what, why in (run.entry.get("missing") or {}).items()}

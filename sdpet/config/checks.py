@@ -77,11 +77,40 @@ def validate(config: Any, source: Source | None = None) -> RunConfig:
     """
     if isinstance(config, RunConfig):
         return config
+    if isinstance(config, dict) and source is None and type(seed := config.get("seed")) is int and seed >= 0:
+        found = once(_cell(config), lambda: (config, _attempt(config)))[1]
+        if isinstance(found, InadmissibleCell):
+            raise found.with_traceback(None)
+        return found.with_seed(RULES[""]["seed"](seed)) if seed != found.seed else found
+    return _validated(config, source)
+
+
+def _cell(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    """A key that is equal for configs that differ only in the seed and hold the same groups, as those of a plan do."""
+    return ("cell", *(
+        (key, id(value) if isinstance(value, dict | list) else value, type(value))
+        for key, value in config.items()
+        if key != "seed"
+    ))  # fmt: skip
+
+
+def _attempt(config: Any) -> RunConfig | InadmissibleCell:
+    """The checked config, or why its design cannot exist."""
+    try:
+        return _validated(config, None)
+    except InadmissibleCell as error:
+        return error
+
+
+def _validated(config: Any, source: Source | None) -> RunConfig:
+    """See `validate`."""
     plain = _plain(config)
     if "asked" not in plain and (given := _asked_of_hydra()) is not None:
         plain = plain | {"asked": given}
     values = check_values(filled(plain))
-    values["trainer"].pop("methods", None)  # the table from which conf/adapter takes lr and steps
+    # Without the table from which conf/adapter takes lr and steps. Checked groups may be shared: they are not changed.
+    values["trainer"] = {key: value for key, value in values["trainer"].items() if key != "methods"}
+    values["adapter"] = dict(values["adapter"])
     if (lacking := lacking_key(values)) is not None:
         raise ValueError(f"{lacking} must be given: {lacking}=VALUE.")
     _check_output(Path(values["output_root"]).expanduser())

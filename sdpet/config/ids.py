@@ -68,7 +68,7 @@ def run_id(config: RunConfig) -> str:
     str
         12 hexadecimal digits; equal for configs with equal `identity`.
     """
-    return _digest(identity(config))
+    return _hash(_text(config))
 
 
 def training_id(config: RunConfig) -> str:
@@ -79,7 +79,7 @@ def training_id(config: RunConfig) -> str:
     str
         12 hexadecimal digits; equal for runs that train the same weights, whatever their sampler and evaluation.
     """
-    return _digest({key: value for key, value in identity(config).items() if key not in ("sampler", "eval")})
+    return _hash(_text(config, without=("sampler", "eval")))
 
 
 def question_of(found: Mapping[str, Any]) -> str:
@@ -248,9 +248,28 @@ def _trainer_identity(values: Mapping[str, Any]) -> dict[str, Any]:
     return _without(found, "callbacks") | ({"callbacks": acting} if acting else {})
 
 
-def _digest(content: Mapping[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+def _text(config: RunConfig, without: Sequence[str] = ()) -> str:
+    """The identity as JSON; all but the seed is written once for runs that differ in nothing else."""
+
+    def around_seed() -> tuple[str, str]:
+        found = _without(identity(config), "seed", *without)
+        before, after = ({k: v for k, v in found.items() if (k < "seed") is first} for first in (True, False))
+        return _json(before)[:-1], _json(after)[1:]
+
+    before, after = once(("identity", config.cell, without), around_seed)
+    return f'{before},"seed":{config.seed},{after}'
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+
+def _hash(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return _hash(_json(content))
 
 
 def _form_identity(values: Mapping[str, Any]) -> dict[str, Any]:

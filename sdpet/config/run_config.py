@@ -271,6 +271,27 @@ class RunConfig:
 
     values: Mapping[str, Any]
 
+    @cached_property
+    def cell(self) -> object:
+        """A key for what does not depend on the seed; the same object in configs that `with_seed` made of another."""
+        return object()
+
+    def with_seed(self, seed: int) -> RunConfig:
+        """A copy of the config with another seed, for which what does not depend on the seed is not made again.
+
+        Parameters
+        ----------
+        seed : int
+            It is not checked.
+
+        Returns
+        -------
+        RunConfig
+        """
+        made = RunConfig({**self.values, "seed": seed})
+        made.__dict__.update({**self.__dict__, "cell": self.cell, "values": made.values})
+        return made
+
     @property
     def study(self) -> str:
         return self.values["study"]

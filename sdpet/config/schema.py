@@ -34,6 +34,7 @@ from sdpet.choices import (
     SUITES,
     TASKS,
 )
+from sdpet.files.hashing import once_for
 
 SHORT_NAMES = {path: name for name, path in SCORERS.items()}
 MOST_SEED = 2**63 - 1
@@ -499,9 +500,14 @@ def check_values(config: Mapping[str, Any]) -> dict[str, Any]:
         values = {"name": DEFAULT_FORM} if values is None and group == "form" else values  # of older versions
         if not isinstance(values, Mapping):
             raise ValueError(f"{group} is missing from the config; choose one by {group}=NAME.")
-        found = check_group(group, values)
+        found = _checked(group, values) if group else check_group(group, values)
         checked.update(found if group == "" else {group: found})
     return checked
+
+
+def _checked(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """`check_group`, once for each group that several runs of a plan share."""
+    return once_for(values, ("checked", group), lambda: check_group(group, values))
 
 
 def check_group(group: str, values: Mapping[str, Any]) -> dict[str, Any]:

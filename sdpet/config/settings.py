@@ -10,6 +10,7 @@ from sdpet.choices import DEFAULT_FORM
 from sdpet.config.ids import CLASS_IMAGE_KEYS, NEUTRAL_DEFAULTS, acting_callbacks, identity
 from sdpet.config.run_config import ModelSettings, RunConfig, SamplerSettings, TrainerSettings
 from sdpet.config.schema import SHORT_NAMES, is_own_part
+from sdpet.files.hashing import once
 
 CONTENT = ".content"  # ends the key that holds the hash of the files which the path under the key before it names
 _SHOWN = {  # keys that people know and that the identity replaces by the content of files, or derives others from
@@ -53,6 +54,10 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
         ``"sampler": "ddim"``. A path stays as it was given; the hash of its files is stored under the key that ends
         in ".content".
     """
+    return {**once(("settings", config.cell), lambda: _settings_of(config)), "seed": config.seed}
+
+
+def _settings_of(config: RunConfig) -> dict[str, Any]:
     hashed = identity(config)
     found: dict[str, Any] = {"seed": config.seed}
     for group, kept in hashed.items():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdpet.choices import PEFT_METHODS
 from sdpet.config import RunConfig, ScorerSettings, accepted, check_arguments, load_named, require_methods
+from sdpet.runs.libraries import import_libraries, quick_imports, quiet_libraries
 
 if TYPE_CHECKING:
     from sdpet.methods import Design
@@ -102,6 +103,7 @@ class Resources:
         text = json.dumps(key, sort_keys=True, default=str)
         if kind not in self._made or self._made[kind][0] != text:
             self._made.pop(kind, None)  # free the old object before the new one is created
+            import_libraries()
             self._made[kind] = (text, make())
         return self._made[kind][1]
 
@@ -236,11 +238,10 @@ def make_scorers(wanted: Mapping[str, ScorerSettings], strict: bool, root: Path)
     root : Path
         Features of reference images are cached in root/.features.
     """
-    from sdpet.runs.libraries import quiet_libraries
     from sdpet.scoring import load_scorers
 
     makers = {SCORE_PREFIXES.get(key, key.rpartition(".")[2]): _maker(scorer) for key, scorer in wanted.items()}
-    with quiet_libraries():
+    with quick_imports(), quiet_libraries():
         return load_scorers(makers, strict, root / ".features")
 
 

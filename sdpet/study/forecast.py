@@ -13,6 +13,7 @@ from typing import Any
 
 from sdpet.config import settings_of, training_id, varying
 from sdpet.files.hashing import unchanging
+from sdpet.files.terminal import counted
 from sdpet.runs.record import Record, every_factor
 from sdpet.study.plan import Job
 from sdpet.study.report import duration
@@ -252,7 +253,7 @@ def forecast_lines(expected: Forecast, train: int, score: int, workers: object, 
     """
     if not train + score:
         return []
-    lines = [f"  training  {train} runs; {score} more only score their weights"] if score else []
+    lines = [f"  training  {counted(train, 'run')}; {score} more only for scores of their weights"] if score else []
     if expected.seconds is None:
         give = "hydra.sweeper.pilot=FOLDER uses another study, hydra.sweeper.pilot=run measures short runs"
         lines.append(f"  time      unknown, {expected.basis}; {give}")

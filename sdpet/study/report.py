@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sdpet.files.terminal import counted
 from sdpet.runs.record import Record
 
 NO_LIKENESS = ("clip_t", "prior_drift", "noise_difference", "kid_deviation")  # real images are not their best value
@@ -139,15 +140,15 @@ def study_report(
         f"{skipped} already complete" if skipped else "",
     ]
     counts += [f"{len(by_status[bad])} {bad}" for bad in ("diverged", "failed", "missing") if by_status[bad]]
-    lines = [f"{len(jobs)} runs: {', '.join(filter(None, counts))}"]
+    lines = [f"{counted(len(jobs), 'run')}: {', '.join(filter(None, counts))}"]
     for status in ("diverged", "failed", "missing"):
         for job in by_status[status]:
             record = records[job.folder]
             lines.append(f"  {status:<9} {job.name}: {record.reason if record else 'no record'}  [{job.folder}]")
     if dropped:
-        lines.append(f"  dropped   {len(dropped)} cells that cannot exist: {', '.join(dropped)}")
+        lines.append(f"  dropped   {counted(len(dropped), 'cell')} that cannot exist: {', '.join(dropped)}")
     if doubled:
-        lines.append(f"  dropped   {doubled} jobs that were the same as another one")
+        lines.append(f"  dropped   {counted(doubled, 'job')} that asked for the same as another one")
     lines.append(f"  results   {folder}")
     complete = not by_status["failed"] and not by_status["missing"]
     report = f"python -m analysis {folder}   writes {folder / 'report' / 'index.html'}"

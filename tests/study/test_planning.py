@@ -17,7 +17,7 @@ import analysis
 from analysis.planning.dry_run import foresee, interval_widths
 from analysis.variance.effect_size import effect_interval, noncentrality
 from sdpet.adapters import PLACEMENTS
-from sdpet.config import run_id, validate
+from sdpet.config import run_id, settings_of, validate
 from sdpet.runs import Record, factors
 from sdpet.study import Composer, SweepOptions, make_plan
 from sdpet.study.forecast import levels_of
@@ -120,19 +120,26 @@ def test_the_papers_factorial(plan_of, sweeper_of):
 
 
 def test_runs_are_composed_as_hydra_composes_them(plan_of):
-    """Also where one value refers to another, is null, or was missing."""
+    """Also where one value refers to another, is null, or was missing, and where runs share what is checked once."""
     from hydra import compose
+    from omegaconf import OmegaConf
 
     sweeps = [
         ["unet.guidance=3,4", "sampler=plms", "trainer.clip=null,1"],
         ["sampler.guidance=3", "unet.guidance=1", "adapter.mid_dim=4,8", "data.prompt='a photo of a sks star, red'"],
         ["adapter.din=attn1i,ffni", "adapter.dout=ffni", "eval.prompts=['{prompt}']", "+sweeps=smoke"],
         ["adapter=full", "trainer.lr=1e-3,1e-4"],
+        ["seed=0,1", "adapter.scale=1,2", "trainer.lr=1e-3,2e-3", "eval.images=4,5"],
     ]
+    mine = ("output_root", "quiet", "asked")
     for sweep in sweeps:
-        for job in plan_of(*sweep).jobs:
-            hydras = validate(compose("config", list(job.overrides)))
-            assert run_id(hydras) == run_id(job.config) and hydras.sampler == job.config.sampler
+        plan = plan_of(*sweep)
+        assert plan.doubled == (8 if "+sweeps=smoke" in sweep else 0)  # its placements are overridden
+        for job in plan.jobs:
+            composed = OmegaConf.to_container(compose("config", list(job.overrides)), resolve=True)
+            hydras = validate({**composed, "asked": job.config.values["asked"]})
+            assert run_id(hydras) == job.folder.name and settings_of(hydras) == settings_of(job.config)
+            assert all(job.config.values[key] == value for key, value in hydras.values.items() if key not in mine)
 
 
 def test_the_order_is_random_within_a_seed_and_stays_when_seeds_are_added(plan_of):

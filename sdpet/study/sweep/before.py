@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sdpet.config import design_id
+from sdpet.files.terminal import counted
 from sdpet.study.forecast import forecast_lines, levels_of, make_forecast, measured_in, short_pilot
 from sdpet.study.options import SweepOptions
 from sdpet.study.plan import Composer, Plan, in_random_order, make_plan, training_first
@@ -47,10 +48,11 @@ def planned(composer: Composer, sweep: Sequence[Sequence[str]], options: SweepOp
     plan = plan.with_known_runs()
     if options.race is not None:
         count = len({design_id(job.config) for job in plan.jobs})
-        return plan, [f"{plan.jobs[0].folder.parent}: a race of {count} designs, {options.most_seeds} seeds at most"]
-    cells = f", {len(plan.dropped)} cells that cannot exist left out" if plan.dropped else ""
-    part = f" of {total}" if size < total else ""
-    runs = f"{plan.jobs[0].folder.parent}: {len(plan.jobs)}{part} runs{cells}"
+        size_of_race = f"{counted(count, 'design')}, {counted(options.most_seeds, 'seed')} at most"
+        return plan, [f"{plan.jobs[0].folder.parent}: a race of {size_of_race}"]
+    cells = f", {counted(len(plan.dropped), 'cell')} that cannot exist left out" if plan.dropped else ""
+    runs_words = f"{len(plan.jobs)} of {counted(total, 'run')}" if size < total else counted(len(plan.jobs), "run")
+    runs = f"{plan.jobs[0].folder.parent}: {runs_words}{cells}"
     return plan, [runs, *lines, *_copies(plan.copies)]
 
 
@@ -74,7 +76,7 @@ def register_question(plan: Plan, folder: Path, options: SweepOptions) -> str:
     )  # fmt: skip
     ended = sum(1 for _ in folder.glob("*/record.json"))
     there = register(folder, asked, (job.folder.name for job in plan.jobs), ended)
-    after = "" if there.in_time else f", after {there.ended} runs had ended, which the report will say"
+    after = "" if there.in_time else f", after {counted(there.ended, 'run')} had ended, which the report will say"
     return f"  registered  {asked.score} by {asked.model or ', '.join(asked.factors)}{after}"
 
 
