@@ -25,8 +25,8 @@ from sdpet.training.config import TrainConfig
 from sdpet.training.lightning_parts import ForwardedMetrics, LightningParts
 from sdpet.training.members import FleetMembers, Member, SingleRun
 from sdpet.training.module import SaveCallback, TrainingModule, ValidateCallback
-from sdpet.training.numerics import numerics
 from sdpet.training.peak_memory import PeakMemory
+from sdpet.training.reproducible import numerics
 
 if TYPE_CHECKING:
     from sdpet.training.rank import Rank
