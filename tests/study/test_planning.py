@@ -301,6 +301,17 @@ def test_runs_that_share_trainings_are_foreseen_by_trainings(plan_of):
     assert "pairs placement:guidance: 14 of 14 df residual: 42 df" in said
 
 
+def test_a_fraction_of_runs_that_share_trainings_counts_trainings(plan_of):
+    """9 trainings with 8 strengths of guidance each: 6 of them are two of each placement and two of each seed."""
+    plan = plan_of("+sweeps=guidance", "hydra.sweeper.runs=6")
+    cells = pd.DataFrame([(j.config.adapter.placement, j.config.seed, j.config.sampler.guidance) for j in plan.jobs])
+    assert len(cells) == 48 and (cells.groupby([0, 1]).size() == 8).all(), "all runs of a training are done"
+    trained = cells.drop_duplicates([0, 1])
+    assert trained[0].value_counts().tolist() == trained[1].value_counts().tolist() == [2, 2, 2]
+    with pytest.raises(ValueError, match=r"4 trainings cannot estimate placement \+ seed, which has 5 parameters"):
+        plan_of("+sweeps=guidance", "hydra.sweeper.fraction=0.45")
+
+
 def test_intervals_of_designs_that_share_trainings_count_trainings():
     """Two strengths of guidance of each of 2 placements x 4 seeds: 16 runs, 8 trainings, 3 df of error instead of 9."""
     rng = np.random.default_rng(0)
