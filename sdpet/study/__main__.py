@@ -12,6 +12,7 @@ from sdpet.files.terminal import print_in_any_encoding
 EXAMPLE = """\
 example:
   python -m sdpet.study status outputs/placement
+  python -m sdpet.study status --watch outputs/placement
   python -m sdpet.study verify outputs/placement
 
 """
@@ -35,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0, or 1 with one sentence on stderr if there is no study, and if `verify` found a problem.
+        0, or 1 with one sentence on stderr if there is no study, and if `verify` found a problem. With --watch, see
+        `sdpet.study.watch.watch`.
     """
     parser = _Parser(
         "python -m sdpet.study",
@@ -46,9 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         choices=["status", "verify"],
         help="status: progress, rate, time left, failures; verify: files that were changed, damaged or lost",
     )
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="status, renewed every two seconds until every run has ended; in a pipe, a line when a run has ended",
+    )
     parser.add_argument("study", type=Path, help="a study's folder, such as outputs/placement")
     print_in_any_encoding()
     asked = parser.parse_args(arguments)
+    if asked.watch and asked.command != "status":
+        parser.error(f"--watch belongs to status, not to {asked.command}")
     from sdpet.runs.verify import verified_text, verify
     from sdpet.study.status import status_text, study_status
 
@@ -57,6 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found = verify(asked.study)
             print(verified_text(found))
             return 1 if found.problems else 0
+        if asked.watch:
+            from sdpet.study.watch import watch
+
+            return watch(asked.study, sys.stdout)
         print(status_text(study_status(asked.study)))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

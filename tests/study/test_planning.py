@@ -134,7 +134,7 @@ def test_runs_are_composed_as_hydra_composes_them(plan_of):
     mine = ("output_root", "quiet", "asked")
     for sweep in sweeps:
         plan = plan_of(*sweep)
-        assert not plan.doubled
+        assert plan.doubled == (8 if "+sweeps=smoke" in sweep else 0)  # its placements are overridden
         for job in plan.jobs:
             composed = OmegaConf.to_container(compose("config", list(job.overrides)), resolve=True)
             hydras = validate({**composed, "asked": job.config.values["asked"]})
@@ -302,6 +302,17 @@ def test_runs_that_share_trainings_are_foreseen_by_trainings(plan_of):
     assert "9 trainings for 72 runs" in said
     assert "effects placement: 2 of 2 df seed: 2 of 2 df residual: 4 df guidance: 7 of 7 df residual: 56 df" in said
     assert "pairs placement:guidance: 14 of 14 df residual: 42 df" in said
+
+
+def test_a_fraction_of_runs_that_share_trainings_counts_trainings(plan_of):
+    """9 trainings with 8 strengths of guidance each: 6 of them are two of each placement and two of each seed."""
+    plan = plan_of("+sweeps=guidance", "hydra.sweeper.runs=6")
+    cells = pd.DataFrame([(j.config.adapter.placement, j.config.seed, j.config.sampler.guidance) for j in plan.jobs])
+    assert len(cells) == 48 and (cells.groupby([0, 1]).size() == 8).all(), "all runs of a training are done"
+    trained = cells.drop_duplicates([0, 1])
+    assert trained[0].value_counts().tolist() == trained[1].value_counts().tolist() == [2, 2, 2]
+    with pytest.raises(ValueError, match=r"4 trainings cannot estimate placement \+ seed, which has 5 parameters"):
+        plan_of("+sweeps=guidance", "hydra.sweeper.fraction=0.45")
 
 
 def test_intervals_of_designs_that_share_trainings_count_trainings():

@@ -34,15 +34,18 @@ def planned(composer: Composer, sweep: Sequence[Sequence[str]], options: SweepOp
         raise ValueError(f"this sweep has no run; cells that cannot exist: {', '.join(plan.dropped) or 'none'}.")
     lines: list[str] = []
     total = len(plan.jobs)
-    size = options.runs or (round(options.fraction * total) if options.fraction else total)
-    if size < total:
+    if options.runs or options.fraction:
         import pandas as pd
 
-        from analysis.planning.dry_run import choose_runs
+        from analysis.planning.dry_run import choose_runs, units_to_choose_from
 
         rows, names = levels_of(plan.jobs)
-        chosen, sentence = choose_runs(pd.DataFrame(rows), names, max(size, 1), options.effects)
-        plan, lines = replace(plan, jobs=[plan.jobs[i] for i in chosen]), [sentence]
+        frame = pd.DataFrame(rows)
+        units = units_to_choose_from(frame, names)
+        size = options.runs or max(1, round((options.fraction or 1.0) * units))
+        if size < units:
+            chosen, sentence = choose_runs(frame, names, size, options.effects)
+            plan, lines = replace(plan, jobs=[plan.jobs[i] for i in chosen]), [sentence]
     if options.order is not None:
         plan = replace(plan, jobs=in_random_order(plan.jobs, options.order))
     plan = plan.with_known_runs()
@@ -51,7 +54,7 @@ def planned(composer: Composer, sweep: Sequence[Sequence[str]], options: SweepOp
         size_of_race = f"{counted(count, 'design')}, {counted(options.most_seeds, 'seed')} at most"
         return plan, [f"{plan.jobs[0].folder.parent}: a race of {size_of_race}"]
     cells = f", {counted(len(plan.dropped), 'cell')} that cannot exist left out" if plan.dropped else ""
-    runs_words = f"{len(plan.jobs)} of {counted(total, 'run')}" if size < total else counted(len(plan.jobs), "run")
+    runs_words = f"{len(plan.jobs)} of {counted(total, 'run')}" if lines else counted(len(plan.jobs), "run")
     runs = f"{plan.jobs[0].folder.parent}: {runs_words}{cells}"
     return plan, [runs, *lines, *_copies(plan.copies)]
 
