@@ -242,6 +242,9 @@ def test_what_stays_estimable_is_named():
     assert table.loc[list("ABCD"), "df"].tolist() == [1] * 4
     aliased = {"A:B": "C:D", "A:C": "B:D", "A:D": "B:C", "B:C": "A:D", "B:D": "A:C", "C:D": "A:B"}
     assert table.loc[pairs, "aliased"].to_dict() == aliased
+    said = "\n".join(foresee(half, list("ABCD"), "A + B*C + D"))
+    assert re.search(r"effects +A: 1 of 1 df(\n +[BCD]: 1 of 1 df){3}\n +B:C: 1 of 1 df\n +residual: 2 df", said), said
+    assert "A:D: 0 of 1 df, not estimable, confounded with B:C" in said and said.count("B:C: 1 of 1 df") == 1, said
     grid = pd.DataFrame([p.split("-") for p in PLACEMENTS], columns=["din", "dout"])
     table = analysis.estimable(grid, ["din", "dout"])
     assert table.loc[["din", "dout", "residual"], "df"].tolist() == [7, 4, 6]

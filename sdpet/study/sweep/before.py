@@ -99,7 +99,7 @@ def forecast_of(plan: Plan, folder: Path, options: SweepOptions, workers: Any) -
     if options.race is not None and "seed" not in names:  # its factors are tested on two seeds
         frame = pd.concat([frame.assign(seed=frame["seed"] + n) for n in (0, 1)])
         names = [*names, "seed"]
-    lines += foresee(frame, names)
+    lines += foresee(frame, names, options.effects)
     if options.pilot == "run":
         measured, where = short_pilot(plan.jobs), "a short pilot"
     else:
