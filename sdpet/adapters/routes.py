@@ -93,6 +93,11 @@ def find_routes(model: nn.Module, din: str, dout: str) -> dict[str, Route]:
     return found
 
 
+def carriers(model: nn.Module) -> tuple[str, ...]:
+    """The paths of a model's blocks that have a table, whatever placement they can carry."""
+    return tuple(path for path, _, _ in _blocks(getattr(model, "_orig_mod", model)))
+
+
 def placements_of(model: nn.Module) -> tuple[str, ...]:
     """The placements that at least one block of a model has, in datapath order.
 

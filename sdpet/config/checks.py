@@ -15,6 +15,7 @@ from sdpet.adapters.positions import PLACEMENTS, check_placement, component
 from sdpet.choices import DEFAULT_FORM, FORMS, IMAGE_SUFFIXES, TASKS, check_peft_options
 from sdpet.config.cells import InadmissibleCell
 from sdpet.config.dreambench import filled
+from sdpet.config.lightning_checks import check_lightning_parts, check_own_logger, check_run_name
 from sdpet.config.model_checks import check_model
 from sdpet.config.own_parts import CAPTION_ARGUMENTS, SUBJECT_ARGUMENTS, check_arguments, load_named, require_plain_step
 from sdpet.config.run_config import (
@@ -328,6 +329,7 @@ def _check_trainer(trainer: TrainerSettings) -> None:
         make = load_named(target, "optimizer", key)
         require_plain_step(make, target)
         check_arguments(make, target, "optimizer", key, options)
+    check_lightning_parts(trainer)
     if trainer.optimizer == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
         raise ValueError("trainer.optimizer=adamw8bit needs the package bitsandbytes; pip install bitsandbytes.")
     if trainer.compile and trainer.device == "cpu" and not any(map(shutil.which, COMPILERS)):
@@ -409,10 +411,14 @@ def _opens(file: Path) -> bool:
 
 
 def _check_logger(logger: LoggerSettings) -> None:
+    if logger.target is not None:
+        check_own_logger(logger)
+        return
     if logger.name in ("tensorboard", "wandb") and importlib.util.find_spec(logger.name) is None:
         raise ValueError(f"logger={logger.name} needs the package {logger.name}: pip install {logger.name}.")
     if logger.name != "wandb":
         return
+    check_run_name(logger)
     missing = [key for key in ("project", "mode") if getattr(logger, key) is None]
     if missing:
         raise ValueError(f"logger.{missing[0]} must be given for W&B; choose the whole group by logger=wandb.")

@@ -225,7 +225,7 @@ def train_as_worker_rank(config: RunConfig, folder: Path, rank: Rank, ready: Cal
     from sdpet.methods import build
     from sdpet.runs.checkpoint import read_checkpoint
     from sdpet.runs.libraries import quiet_libraries, torch_threads
-    from sdpet.runs.setup import Resources, make_design, make_train_config
+    from sdpet.runs.setup import Resources, make_design, make_lightning_parts, make_train_config
     from sdpet.training import Member, fit_together
 
     if config.trainer.device == "cuda":
@@ -238,7 +238,7 @@ def train_as_worker_rank(config: RunConfig, folder: Path, rank: Rank, ready: Cal
         stack.callback(handle.detach)
         member = Member(handle, config.seed, make_train_config(config), None, read_checkpoint(folder))
         ready()
-        fit_together(base, [member], task, rank=rank)
+        fit_together(base, [member], task, rank=rank, lightning=make_lightning_parts(config, folder))
 
 
 def _end_with_parent() -> None:
