@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.runs.settings.factors import add_factors
+from sdpet.choices import NOT_SHOWN, misleading
 from sdpet.config import FACTORS as EVERY
 from sdpet.files.digests import changed_files
 from sdpet.files.project import here
@@ -55,6 +56,7 @@ def read_records(folder: Path, notes: list[str], scores: str = FIRST) -> Told:
     rows: dict[str, Row] = {}
     kept: list[tuple[dict[str, Any], Path]] = []  # settings, factors and folder of each row
     metrics: dict[str, None] = {}
+    hidden: dict[str, None] = {}
     asked: dict[str, None] = {}
     unreadable: list[str] = []
     changed: list[str] = []
@@ -87,9 +89,13 @@ def read_records(folder: Path, notes: list[str], scores: str = FIRST) -> Told:
             kept.append(({key: chosen.get(key) for key in ("settings", "factors")}, path.parent))
             if row["status"] == "finished":
                 later[chosen is not record].append(row)
-        metrics.update(dict.fromkeys(chosen.get("metrics") or {}))
+        own = _misleading(chosen)
+        hidden.update(dict.fromkeys(own))
+        metrics.update(dict.fromkeys(name for name in chosen.get("metrics") or {} if name not in own))
     for index in indexes.values():
         index.save()
+    if hidden := {name: None for name in hidden if name not in metrics}:
+        notes.append(NOT_SHOWN.format(scores=", ".join(hidden)) + ". --metric shows one of them all the same.")
     if unreadable:
         notes.append(f"{len(unreadable)} record(s) could not be read and are left out: {_named(unreadable)}.")
     if changed:
@@ -110,7 +116,10 @@ def read_records(folder: Path, notes: list[str], scores: str = FIRST) -> Told:
             + here(f"or make them: python evaluate.py run={folder} {scores}.")
         )
     names, keys = add_factors(list(rows.values()), [one for one, _ in kept], [where for _, where in kept], notes)
-    return Told(list(rows.values()), list(metrics), names, keys, indexes)
+    first = sorted(
+        metrics, key=lambda name: not name.endswith("_right")
+    )  # a share of right answers, where there is one
+    return Told(list(rows.values()), first, names, keys, indexes)
 
 
 def _named(problems: list[str]) -> str:
@@ -132,6 +141,12 @@ def _mixed_scores(later: list[Row], first: list[Row]) -> str:
         again, before = (", ".join(f"{v:g}" for v in values) for values in strengths)
         said += f", under guidance {before} instead of {again}, so scores and floors differ for that as well"
     return f"{said}; evaluate.py scores them alike."
+
+
+def _misleading(record: dict[str, Any]) -> list[str]:
+    """The scores of a record that prefer damaged images of its data to real ones."""
+    data, made = (record.get("task") or {}).get("data"), (record.get("protocol") or {}).get("scores") or {}
+    return [name for name in misleading(data, made) if name in (record.get("metrics") or {})]
 
 
 def with_scores(record: dict[str, Any], scores: str) -> dict[str, Any] | None:
