@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sdpet.files.command_parser import CommandParser
 from sdpet.files.terminal import print_in_any_encoding
 
 EXAMPLE = """\
@@ -25,17 +26,11 @@ example:
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """Help begins with an example."""
-
-    def format_help(self) -> str:
-        return EXAMPLE + super().format_help()
-
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """The command's arguments."""
-    p = _Parser(
-        prog="python -m analysis",
+    p = CommandParser(
+        "python -m analysis",
+        example=EXAMPLE,
         description="Say which factor of a study matters: one HTML page with tests, figures and samples, and every "
         "table as CSV and LaTeX, every figure as SVG and PNG.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -16,10 +16,11 @@ from sdpet.adapters.attached import Adapters
 from sdpet.adapters.attachment import count_parameters, placed, refuse_second, sites_of
 from sdpet.adapters.compiled import forget_compiled
 from sdpet.adapters.forms import Site, make_form
+from sdpet.adapters.identity import sample_weights
 from sdpet.adapters.positions import position
 from sdpet.adapters.routes import placements_of
 from sdpet.adapters.spec import AdapterSpec
-from sdpet.methods.saved import check_fit, read_design, read_weights, write_design, write_weights
+from sdpet.methods.saved import check_base, check_fit, read_method, save_method
 from sdpet.models.base import BaseModel
 
 ATTENTION, FEED_FORWARD = "attention", "feed_forward"  # layers that LoRA can tune
@@ -56,6 +57,7 @@ class LoraTuning(Adapters):
     Hu et al. 2021, arXiv 2106.09685.
     """
 
+    DESIGN = "lora.json"
     FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers' pipe.load_lora_weights(folder) looks for
 
     def __init__(
@@ -73,7 +75,8 @@ class LoraTuning(Adapters):
         sites = sites_of(base.unet, spec)
         if attached:
             refuse_second(base.unet)
-        super().__init__(spec, {key: _drawn(site) for key, site in sites.items()})
+        drawn = {key: _drawn(site) for key, site in sites.items()}
+        super().__init__(spec, drawn, base=sample_weights(base.unet))
         self.layers = tuple(layers)
         self._prefix = _PREFIXES[0 if hasattr(base.unet, "down_blocks") else 1]
         self._paths = {key: f"{site.path}.{site.route.source.reads[0].path}" for key, site in sites.items()}
@@ -96,7 +99,6 @@ class LoraTuning(Adapters):
         folder : str or Path
             Created if it does not exist.
         """
-        folder = Path(folder)
         alpha = self.rank * self.spec.scale
         peft = {"r": self.rank, "lora_alpha": alpha, "target_modules": list(self._paths.values())}
         header = {"lora_adapter_metadata": json.dumps({self._prefix + key: value for key, value in peft.items()})}
@@ -104,11 +106,10 @@ class LoraTuning(Adapters):
         meta["parameters"] = self.num_parameters()
         if self.layers != (ATTENTION,):
             meta["layers"] = list(self.layers)
-        write_design(folder / "lora.json", meta)
-        write_weights(folder / self.FILE, self._named(), {"format": "pt", **header})
+        save_method(Path(folder), self.DESIGN, meta, self.FILE, self._named(), self._base, {"format": "pt", **header})
 
     @classmethod
-    def load(cls, base: BaseModel, folder: str | Path) -> LoraTuning:
+    def load(cls, base: BaseModel, folder: str | Path, strict: bool = False) -> LoraTuning:
         """Put saved weights back on a base model.
 
         Parameters
@@ -116,6 +117,8 @@ class LoraTuning(Adapters):
         base : BaseModel
         folder : str or Path
             What `save` wrote.
+        strict : bool
+            Whether weights that were made for another base model are an error; by default a warning says so.
 
         Returns
         -------
@@ -126,8 +129,8 @@ class LoraTuning(Adapters):
         ValueError
             If the saved weights do not fit this UNet.
         """
-        meta = read_design(Path(folder) / "lora.json")
-        tensors = read_weights(Path(folder) / cls.FILE)
+        meta, tensors = read_method(Path(folder), cls.DESIGN, cls.FILE)
+        check_base(Path(folder), meta, base.unet, strict)
         with torch.random.fork_rng(devices=[]):
             handle = cls(base, meta["rank"], meta["scale"], layers=meta.get("layers", (ATTENTION,)))
         try:

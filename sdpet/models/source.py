@@ -269,16 +269,16 @@ def parts_of(folder: Path, shared: Path | None = None) -> tuple[str, ...]:
 def _checkpoint(file: Path, configs: Path | None, use_ema: bool, vae: Path | None, t5: bool) -> Source:
     if not file.is_file():
         raise ValueError(f"the checkpoint {file} does not exist; unet.path must be a .ckpt or .safetensors file.")
+    if (configs is None or configs.is_dir()) and (single := transformer_file(file)) is not None:
+        return _transformer_checkpoint(file, single, configs, use_ema, vae, t5)
     parts = ("unet", "vae", "text_encoder") if configs is None else parts_of(configs)
     needed = [part for part in parts if part in PARTS_WITH_WEIGHTS]
     missing = [] if configs is None else [part for part in needed if not (configs / part / "config.json").is_file()]
-    if configs is not None and missing and not (configs / "transformer").is_dir():
+    if missing:
         raise ValueError(
             f"unet.config {configs} lacks {missing[0]}/config.json; give a folder with the configs of "
             f"{', '.join(needed)} in diffusers' format, or null for those of Stable Diffusion v1, 2.1 or XL."
         )
-    if (single := transformer_file(file)) is not None:
-        return _transformer_checkpoint(file, single, configs, use_ema, vae, t5)
     family = check_checkpoint(file, use_ema, vae is not None)
     source = Source(file, ARCHITECTURES / family if configs is None else configs, use_ema, vae=vae)
     _check_channels(source)
