@@ -243,9 +243,11 @@ def best_set(
         raise ValueError(f"{factor} has one level, so there is nothing to compare.")
     pairs = np.array([np.eye(k)[i] - np.eye(k)[0] for i in range(1, k)])
     if not m.estimable(pairs).all():
+        hint = "; take the placement as one factor, or one component of the design" if factor in ("din", "dout") else ""
+        which = f"{factor.strip('()')}s" if factor.startswith("(") else f"levels of {factor}"
+        what = f", with {block} taken out as a block," if isinstance(block, str) else ""
         raise ValueError(
-            f"Not every level of {factor} can be compared with every other in this design; "
-            "take the placement as one factor, or one component of the design."
+            f"Not all {which} can be compared with each other in these runs{what} as too few are shared{hint}."
         )
     value = m.value if maximize else -m.value
     out = pd.DataFrame({"mean": m.value, "n": m.counts}, index=pd.Index(m.factor.levels, name=factor))

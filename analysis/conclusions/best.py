@@ -36,7 +36,8 @@ def best(
     except ValueError as error:
         return Part([str(error)])
     if table["p"].isna().all():
-        return leader(frame, metric, factor, block, fresh=fresh)
+        why = "no test can say, as nothing else varies" if np.isinf(F) else ""
+        return leader(frame, metric, factor, block, why, fresh)
     inside = table.index[table["in_set"]]
     k, first = len(inside), level_of(factor, table.index[0])
     names = [level_of(factor, level) for level in inside]
@@ -90,7 +91,10 @@ def winner_numbers(
     half = one_factor_ppf(0.95, np.zeros(len(m.value)), float(df[at]), True) * se
     mean, centre = float(m.value[at]), float(m.value.mean())
     keep = max(0.0, 1 - 1 / F) if F > 0 else 0.0
-    return mean, centre + keep * (mean - centre), mean - half, mean + half, int(m.counts.sum())
+    low, high = mean - half, mean + half
+    if set(frame[metric].dropna().unique()) <= {0, 1}:  # a share of successes
+        low, high = max(low, 0.0), min(high, 1.0)
+    return mean, centre + keep * (mean - centre), low, high, int(m.counts.sum())
 
 
 def leader(

@@ -28,7 +28,7 @@ from analysis.linear_model.blocks import block_of
 from analysis.linear_model.design import parse_terms
 from analysis.linear_model.units import UNIT, observations, strata_of, with_units
 from analysis.planning.sample_size import detectable
-from analysis.runs.load import factor_columns
+from analysis.runs.load import factor_columns, metric_columns
 from analysis.runs.names import inner, outer
 from analysis.runs.roles import is_of_records
 from analysis.variance.table import oneway
@@ -121,7 +121,7 @@ def _alone(
         )
     if used[metric].nunique() == 1:
         return Conclusion(f"{metric} is the same in all {len(used)} runs, so there is nothing to explain.")
-    used, units = with_units(used, [factor])
+    used, units = with_units(used, [factor], [metric, *metric_columns(used)])
     blocking = block_of(used, factor)
     runs, block = blocking.frame, blocking.block
     row = verdicts(runs, metric, [factor], block).loc[factor]
@@ -157,7 +157,7 @@ def _together(
         return None
     if fresh is not None and set(names) <= set(fresh):
         fresh = fresh.assign(**{DESIGN: designs(fresh, names)})
-    used, units = with_units(used, names)
+    used, units = with_units(used, names, [metric, *metric_columns(used)])
     blocking = block_of(used, DESIGN)
     runs, block = blocking.frame, blocking.block
     if not leaves_residual(runs, metric, terms, block):

@@ -92,15 +92,16 @@ def unit_ids(frame: pd.DataFrame, factors: Sequence[str]) -> pd.Series | None:
     return None
 
 
-def with_units(frame: pd.DataFrame, factors: Sequence[str]) -> tuple[pd.DataFrame, str]:
+def with_units(frame: pd.DataFrame, factors: Sequence[str], scores: Sequence[str] = ()) -> tuple[pd.DataFrame, str]:
     """The frame with units found by its shape where no column names them, and a sentence on it ("" where none is due).
 
     Rows with equal factors and equal seed are one run, for a run is a design with a seed; columns such as image or
-    prompt do not make runs. Rows that have ids of their own are taken as runs.
+    prompt do not make runs, nor do the scores: two images rated 4 and 5 may be of one run. Rows that have ids of their
+    own are taken as runs.
     """
     ids = unit_ids(frame, factors)
     if ids is None:
-        ids = _by_shape(frame, factors)
+        ids = _by_shape(frame, factors, scores)
         if ids is None:
             return frame, _numbered_anew(frame, factors)
         frame = frame.assign(**{UNIT: ids})
@@ -142,13 +143,13 @@ def _replicate(frame: pd.DataFrame, factors: Sequence[str]) -> str | None:
     return None
 
 
-def _by_shape(frame: pd.DataFrame, factors: Sequence[str]) -> pd.Series | None:
+def _by_shape(frame: pd.DataFrame, factors: Sequence[str], scores: Sequence[str] = ()) -> pd.Series | None:
     replicate = _replicate(frame, factors)
     if replicate is None or any(name in frame and not frame[name].duplicated().any() for name in _NAMES):
         return None
     keys = [
         name
-        for name in dict.fromkeys([*factors, replicate, *_settings(frame)])
+        for name in dict.fromkeys([*factors, replicate, *(s for s in _settings(frame) if s not in scores)])
         if name == replicate or not tells_rows_apart(name, frame[name].nunique())
     ]
     keys = [name for name in keys if name in (*factors, replicate) or not _counts_rows(frame, name, factors, replicate)]

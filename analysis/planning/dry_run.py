@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -16,15 +16,35 @@ from analysis.linear_model.units import TRAINED_IN
 from analysis.planning.fraction import choose, estimable
 from analysis.planning.looks import looked
 from analysis.runs.load import load_results, metric_columns
+from sdpet.files.terminal import counted
 
 _ADDED_AT_ONCE = 2  # seeds; then the spread is looked at again
 
 
-def choose_runs(frame: pd.DataFrame, factors: Sequence[str], size: int, effects: str | None) -> tuple[np.ndarray, str]:
-    """Positions of the `size` runs to do, and a sentence on them.
+def units_to_choose_from(frame: pd.DataFrame, factors: Sequence[str]) -> int:
+    """How many units a fraction of these runs is taken of: trainings where runs share them, else runs."""
+    return frame[TRAINED_IN].nunique() if _by_training(frame, factors) else len(frame)
 
-    factors: columns that vary. effects: terms to estimate; by default the main effects, with the placement as one
-    factor. The seed is a block of the model in any case.
+
+def choose_runs(frame: pd.DataFrame, factors: Sequence[str], size: int, effects: str | None) -> tuple[np.ndarray, str]:
+    """Positions of the runs to do, and a sentence on them.
+
+    Parameters
+    ----------
+    frame
+        One row a run, with columns of its factors.
+    factors
+        Columns that vary.
+    size
+        How many units are done: runs or, where runs share trainings, trainings, of which all runs are done.
+    effects
+        Terms to estimate; by default the main effects, with the placement as one factor. The seed is a block of the
+        model in any case. Those that vary within trainings need no choice.
+
+    Raises
+    ------
+    ValueError
+        Where the effects name what does not vary, or the model has more parameters than units.
     """
     if effects is None:
         terms = _additive(factors)
@@ -41,15 +61,44 @@ def choose_runs(frame: pd.DataFrame, factors: Sequence[str], size: int, effects:
         terms += ["seed"] if "seed" in factors and "seed" not in terms else []
     if not terms:
         raise ValueError("nothing varies in this sweep, so there is no fraction of it to choose.")
-    rows, efficiency = choose(frame, size, terms)
-    return rows, (
-        f"  chosen    {size} of {len(frame)} runs for {' + '.join(terms)}; D-efficiency {efficiency:.3f} "
+    shared = _by_training(frame, factors)
+    units = frame
+    if shared:
+        inside = _inside(frame, factors)
+        terms = [term for term in terms if not inside & set(term.split(":"))] or [f for f in factors if f not in inside]
+        units = frame.drop_duplicates(TRAINED_IN)
+    rows, efficiency = choose(units, size, terms, what="trainings" if shared else "runs")
+    of = f"{len(units)} trainings" if shared else f"{len(units)} runs"
+    sentence = (
+        f"  chosen    {size} of {of} for {' + '.join(terms)}; D-efficiency {efficiency:.3f} "
         "(1: each tells as much as in the full factorial)"
     )
+    if not shared:
+        return rows, sentence
+    kept = np.flatnonzero(frame[TRAINED_IN].isin(units[TRAINED_IN].iloc[rows]))
+    return kept, f"{sentence}; with all runs of each, {len(kept)} in all"
 
 
-def foresee(frame: pd.DataFrame, factors: Sequence[str]) -> list[str]:
-    """Lines on what these runs can estimate: cells, main effects, din and dout apart, and pairs of factors."""
+def _by_training(frame: pd.DataFrame, factors: Sequence[str]) -> bool:
+    """Whether runs share trainings of which a part can be chosen."""
+    if TRAINED_IN not in frame or not frame[TRAINED_IN].duplicated().any():
+        return False
+    return bool(set(factors) - _inside(frame, factors))
+
+
+def _inside(frame: pd.DataFrame, names: Iterable[str]) -> set[str]:
+    """The factors that vary within trainings."""
+    return {name for name in names if (frame.groupby(TRAINED_IN)[name].nunique(dropna=False) > 1).any()}
+
+
+def foresee(frame: pd.DataFrame, factors: Sequence[str], effects: str | None = None) -> list[str]:
+    """Lines on what these runs can estimate: cells, main effects, din and dout apart, and pairs of factors.
+
+    effects: the terms that were asked for (`hydra.sweeper.effects`). Those that are interactions stand beside the main
+    effects; all other pairs are looked at together, which a fraction can rarely estimate.
+    """
+    from analysis.linear_model.design import parse_terms
+
     if not factors:
         return ["  effects   none: nothing varies"]
     levels = ", ".join(f"{name} ({frame[name].nunique()})" for name in factors)
@@ -60,15 +109,17 @@ def foresee(frame: pd.DataFrame, factors: Sequence[str]) -> list[str]:
     lines = [f"  factors   {levels}", f"  cells     {cells}, {each} {'run' if each == '1' else 'runs'} each"]
     additive = _additive(factors)
     lines += _units(frame)
-    for number, (terms, table) in enumerate(_strata(frame, additive)):
+    asked = [":".join(term) for term in parse_terms(effects) if len(term) > 1] if effects else []
+    for number, (terms, table) in enumerate(_strata(frame, [*additive, *asked])):
         lines += _effects("" if number else "effects", table, terms)
     if {"placement", "din", "dout"} <= set(factors):
         split = [name for name in _additive([f for f in factors if f != "placement"])]
         for terms, table in _strata(frame, split):
             lines += _effects("or", table, only=told) if (told := [t for t in terms if t in ("din", "dout")]) else []
     pairs = [f"{a}:{b}" for a, b in combinations([name for name in additive if name != "seed"], 2)]
+    pairs = [pair for pair in pairs if not any({*pair.split(":")} == {*term.split(":")} for term in asked)]
     if pairs:
-        strata = [(told, table) for terms, table in _strata(frame, [*additive, *pairs])
+        strata = [(told, table) for terms, table in _strata(frame, [*additive, *asked, *pairs])
                   if (told := [t for t in terms if t in pairs])]  # fmt: skip
         for number, (told, table) in enumerate(strata):
             lines += _effects("" if number else "pairs", table, only=told)
@@ -81,8 +132,8 @@ def _units(frame: pd.DataFrame) -> list[str]:
     if trainings == len(frame):
         return []
     return [
-        f"  units     {trainings} trainings for {len(frame)} runs; what training decides is tested on the trainings, "
-        "the rest within them"
+        f"  units     {counted(trainings, 'training')} for {counted(len(frame), 'run')}; "
+        "what training decides is tested on the trainings, the rest within them"
     ]
 
 
@@ -91,7 +142,7 @@ def _strata(frame: pd.DataFrame, terms: Sequence[str]) -> list[tuple[list[str], 
     if TRAINED_IN not in frame or not frame[TRAINED_IN].duplicated().any():
         return [(list(terms), estimable(frame, list(terms)))]
     used = {name for term in terms for name in term.split(":")}
-    inside = {name for name in used if (frame.groupby(TRAINED_IN)[name].nunique(dropna=False) > 1).any()}
+    inside = _inside(frame, used)
     within = [term for term in terms if inside & set(term.split(":"))]
     between = [term for term in terms if term not in within]
     found = []

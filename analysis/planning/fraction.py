@@ -21,7 +21,9 @@ _MANY, _KEPT = 20, 3  # levels above which those of a crossed factor are not all
 _NOTHING = 1e-7  # a direction is shared by two spaces when the sine of the angle between them is below this
 
 
-def choose(frame: pd.DataFrame, size: int, terms: Terms, seed: int = 0, starts: int = 10) -> tuple[np.ndarray, float]:
+def choose(
+    frame: pd.DataFrame, size: int, terms: Terms, seed: int = 0, starts: int = 10, what: str = "runs"
+) -> tuple[np.ndarray, float]:
     """Positions (size,), sorted, of a D-optimal subset of the runs of a frame, and its D-efficiency.
 
     terms: the effects that matter, as for `anova`. The subset has the largest determinant of the information matrix
@@ -32,7 +34,8 @@ def choose(frame: pd.DataFrame, size: int, terms: Terms, seed: int = 0, starts: 
     is (det(X'X of the subset) / det(X'X of all))^(1/rank), each X'X divided by its number of runs: 1 where the subset
     tells as much a run as the full factorial; for a full factorial that is the most any subset can reach.
 
-    Raises ValueError where the model has more parameters than `size`. Equal arguments give the equal subset.
+    Raises ValueError where the model has more parameters than `size`; `what` its rows are called there. Equal arguments
+    give the equal subset.
 
     >>> full = pd.DataFrame([(a, b, c) for a in "xyz" for b in "xyz" for c in "xyz"], columns=["a", "b", "c"])
     >>> rows, efficiency = choose(full, 9, ["a", "b", "c"])
@@ -45,8 +48,8 @@ def choose(frame: pd.DataFrame, size: int, terms: Terms, seed: int = 0, starts: 
         return np.arange(count), 1.0
     if size < rank:
         raise ValueError(
-            f"{size} runs cannot estimate {' + '.join(':'.join(t) for t in parse_terms(terms))}, which has {rank} "
-            f"parameters; take at least {rank} runs or fewer terms."
+            f"{size} {what} cannot estimate {' + '.join(':'.join(t) for t in parse_terms(terms))}, which has {rank} "
+            f"parameters; take at least {rank} {what} or fewer terms."
         )
     random = np.random.default_rng(seed)
     starts = int(np.clip(_WORK / (count * rank * size), 1, starts))

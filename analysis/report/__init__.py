@@ -19,11 +19,12 @@ from analysis.report.first_screen import facts, headline
 from analysis.report.page import Opening, Section, render
 from analysis.report.raced import race_conclusion
 from analysis.report.study import Study, read_study
-from analysis.report.words import counted, listing, number
+from analysis.report.words import listing, number
 from analysis.runs.direction import directions
 from analysis.runs.load_wandb import PREFIX
 from analysis.runs.names import outer
 from analysis.runs.records import FIRST
+from sdpet.files.terminal import counted
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ import pandas as pd
 from scipy import stats
 
 from analysis.conclusions.claims import Claim, Conclusion, Part
-from analysis.report.words import counted, listing
+from analysis.report.words import listing
 from analysis.sequential.factors import complete_seeds
 from analysis.sequential.result import RaceResult
 from analysis.sequential.stored import StoredRace, read_race
+from sdpet.files.terminal import counted
 
 METHOD = "The race"
 

@@ -19,7 +19,7 @@ from analysis.planning.registered import Registration
 from analysis.report.raced import Raced, raced
 from analysis.report.registered import as_registered, registered_note
 from analysis.report.words import Metric, factor_words, level_words, metric_words
-from analysis.runs.asked import Asked, Choices, choose, runs_to_compare
+from analysis.runs.asked import Asked, Choices, choose, runs_to_compare, said_of_block
 from analysis.runs.load import factor_columns, higher_is_better, load_results
 from analysis.runs.progress import confirming
 from analysis.runs.records import FIRST, with_scores
@@ -226,12 +226,13 @@ def read_study(
     if len(done):
         done = load_results(done, status=None)
     done.attrs = dict(runs.attrs)
-    chosen = choices.factors or _own(done)
+    chosen = choices.factors or [f for f in _own(done) if f != choices.block]
     choices = choices.settled(done, chosen)
     done.attrs |= {"roles": choices.roles, "block": choices.block}
     notes = (race.notes if race else []) + left_out + choices.notes + doubts + notes
     done, design = _with_design(done, chosen)
-    done, blocked, aside = _blocked(done, design, chosen)
+    done, blocked, aside = _blocked(done, design, chosen, choices.metrics)
+    choices = replace(choices, said=said_of_block(choices, done, blocked))
     name = str(runs["study"].iloc[0]) if is_of_records(runs) and runs["study"].nunique() == 1 else path.stem
     study = Study(
         name, path, runs, done, choices.metric, choices.metrics, chosen, design, notes, choices.terms, scores, choices,
@@ -283,12 +284,14 @@ def _fresh(folder: Path, scores: str) -> pd.DataFrame | None:
         return None
 
 
-def _blocked(done: pd.DataFrame, design: str, factors: Sequence[str]) -> tuple[pd.DataFrame, str | None, str]:
+def _blocked(
+    done: pd.DataFrame, design: str, factors: Sequence[str], scores: Sequence[str]
+) -> tuple[pd.DataFrame, str | None, str]:
     """The runs to test with their units, the block, and what was set aside; the conclusion says what the units are."""
     if design not in done or not len(done):
         return done, None, ""
     attrs = done.attrs
-    done, _ = with_units(done, [f for f in factors if f != "seed"] or [design])
+    done, _ = with_units(done, [f for f in factors if f != "seed"] or [design], scores)
     done.attrs = attrs
     blocking = block_of(done, design) if attrs.get("block") not in factors else Blocking(done, None)
     frame = blocking.frame.copy()

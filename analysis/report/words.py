@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from analysis.runs.load import higher_is_better
 from sdpet.adapters.positions import all_positions
+from sdpet.files.terminal import counted
 
 
 def _paper_name(name: str) -> str:
@@ -173,11 +174,6 @@ def mark_words(
         few = listing((number(v, decimals) for v in runs), "and") if 1 < len(runs) <= 6 else ""
         lines.append(f"n = {counted(len(runs), 'run')}" + (f": {few}" if few else ""))
     return "\n".join(lines)
-
-
-def counted(count: int, noun: str) -> str:
-    """`1 run`, `2 runs`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def intervals(low: Iterable[float], high: Iterable[float], decimals: int) -> list[str]:

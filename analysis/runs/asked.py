@@ -10,14 +10,18 @@ import numpy as np
 import pandas as pd
 
 from analysis.linear_model.design import parse_model, parse_terms
-from analysis.runs.columns import look_alikes
-from analysis.runs.direction import higher_is_better
+from analysis.runs.direction import higher_is_better, tokens
+from analysis.runs.doubts import alike, columns_of_levels, copies, lost_levels
 from analysis.runs.load import factor_columns, metric_columns, roles_of
 from analysis.runs.names import inner, outer, resolve
 from analysis.runs.roles import FACTORS, FOLDS, is_of_records
 from analysis.runs.statuses import has_status
 
 NO_BLOCK = "none"
+_PEOPLE = frozenset(
+    "subject participant patient rater annotator respondent person user volunteer donor animal mouse vp proband "
+    "probandin versuchsperson sujet".split()
+)
 _MOST_SCORES = 12  # scores beside the one analysed, in a table that has many
 _MOST_LEVELS = 100
 FIRST_CHOICE = "clip_i"  # the score of our own runs where none is named, whichever record is read first
@@ -58,16 +62,13 @@ class Choices:
 
     def settled(self, done: pd.DataFrame, factors: Sequence[str]) -> Choices:
         """With the factors, what is doubtful in them, and the sentences on what was guessed."""
-        notes = [*self.notes, *_lost_levels(self.frame, done, factors), *_doubts(done, factors)]
+        notes = [*self.notes, *lost_levels(self.frame, done, factors), *alike(done, factors)]
         guessed = roles_of(done)
         notes += [] if self.asked.factors or self.asked.model or is_of_records(done) else guessed.notes
-        if not factors and len(self.metrics) > 1 and not is_of_records(done):
-            shown = ", ".join(map(outer, self.metrics[:4])) + (", ..." if len(self.metrics) > 4 else "")
-            notes.append(
-                f"No factor varies, but there are {len(self.metrics)} columns of numbers ({shown}). Where each is a "
-                "level of one factor, give each a row of its own, with a column for the factor and one for the score."
-            )
-        listed = list(dict.fromkeys([*factors, *(guessed.factors if not self.asked.factors else [])]))
+        notes += [] if is_of_records(done) else copies(done, self.metric)
+        notes += columns_of_levels(done, factors, self.metrics)
+        listed = [*factors, *(f for f in guessed.factors if not self.asked.factors and f != self.block)]
+        listed = list(dict.fromkeys(listed))
         roles = {"factors": listed, "metrics": self.metrics, "notes": []}
         out = replace(self, factors=list(factors), notes=list(map(outer, notes)), roles=roles)
         return replace(out, said=_said(out))
@@ -104,7 +105,7 @@ def choose(runs: pd.DataFrame, asked: Asked, source: str) -> Choices:
         metrics = [metric, *beside[:_MOST_SCORES]]
     if metric not in metrics:
         metrics = [metric, *metrics]
-    block = _block(runs, asked.block, columns)
+    block = _block(runs, asked.block, columns, factors)
     return Choices(runs, metric, metrics, factors, terms, block, asked, notes)
 
 
@@ -171,11 +172,24 @@ def _checked(runs: pd.DataFrame, factors: list[str], metric: str, source: str) -
     return factors
 
 
-def _block(runs: pd.DataFrame, asked: str | None, columns: Sequence[str]) -> str | None:
+def _block(runs: pd.DataFrame, asked: str | None, columns: Sequence[str], factors: Sequence[str]) -> str | None:
     if asked is not None:
         return None if asked.lower() == NO_BLOCK else column_named(asked, columns)
     folds = [c for c in FOLDS if c in runs and _is_numeric(runs[c])]
-    return "seed" if "seed" in runs else folds[0] if folds else None
+    if "seed" in runs or folds:
+        return "seed" if "seed" in runs else folds[0]
+    return None if is_of_records(runs) else _person(runs, [f for f in roles_of(runs).factors if f not in factors])
+
+
+def _person(runs: pd.DataFrame, factors: Sequence[str]) -> str | None:
+    """The factor whose levels are people (or animals) of whom each has all levels of every other factor, if one is."""
+    people = [f for f in factors if set(tokens(outer(f))) & _PEOPLE and runs[f].nunique() > 2]
+    others = [f for f in factors if f not in people and runs[f].nunique() > 1]
+    if len(people) != 1 or not others:
+        return None
+    each = runs.groupby(people[0])
+    complete = all((each[f].nunique() == runs[f].nunique()).mean() > 0.5 for f in others)
+    return people[0] if complete else None
 
 
 def runs_to_compare(runs: pd.DataFrame, metric: str, block: str | None = None) -> tuple[pd.DataFrame, list[str]]:
@@ -215,35 +229,6 @@ def _left_out(runs: pd.DataFrame, which: pd.Series, what: str) -> str:
     return f"{count} of {len(runs)} {verb} {what} and {'is' if count == 1 else 'are'} left out."
 
 
-def _lost_levels(runs: pd.DataFrame, done: pd.DataFrame, factors: Sequence[str]) -> list[str]:
-    """Levels that no compared run has, and runs without a level."""
-    said = []
-    reference = {"placement", "din", "dout"} | set(FACTORS if is_of_records(runs) else ())
-    for name in factors:
-        lost = [v for v in runs[name].dropna().unique() if v not in set(done[name].dropna())]
-        if lost:
-            named = ", ".join(map(str, lost[:5])) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
-            said.append(f"No run that is compared has {outer(name)} {named}.")
-        empty = int(done[name].isna().sum())
-        if empty and name not in reference:
-            have, are = ("has", "is") if empty == 1 else ("have", "are")
-            said.append(
-                f"{empty} of {len(done)} runs {have} no {outer(name)} and {are} left out where {outer(name)} is tested."
-            )
-    return said
-
-
-def _doubts(done: pd.DataFrame, factors: Sequence[str]) -> list[str]:
-    said = []
-    for name in factors:
-        if pd.api.types.is_numeric_dtype(done[name]):
-            continue
-        for group in look_alikes(done[name]):
-            shown = " and ".join(f"“{level}”" for level in group)
-            said.append(f"{outer(name)} has levels that differ only by case or blanks: {shown}; they are kept apart.")
-    return said
-
-
 def _said(choices: Choices) -> str:
     """What is analysed, and how each guess is overruled."""
     asked, metric = choices.asked, choices.metric
@@ -263,6 +248,20 @@ def _said(choices: Choices) -> str:
     text += f" Factors: {factors} ({why})."
     block = outer(choices.block) if choices.block and choices.block not in choices.factors else "none"
     return text + f" Block: {block} ({'as asked' if asked.block else 'guessed; --block names another, or none'})."
+
+
+def said_of_block(choices: Choices, done: pd.DataFrame, block: str | None) -> str:
+    """The paragraph on what was guessed, in which a block that the runs cannot have is none, with the reason."""
+    name = choices.block
+    if block is not None or name is None or name in choices.factors or not len(done):
+        return choices.said
+    if done[name].nunique() < 2:
+        why = f"all runs have the same {outer(name)}"
+    elif done[name].isna().any():
+        why = f"many runs have no {outer(name)}"
+    else:
+        why = f"most runs have a {outer(name)} that no other design was run with"
+    return choices.said.replace(f" Block: {outer(name)} (", f" Block: none, as {why} (", 1)
 
 
 def _with_parts(factors: Sequence[str]) -> list[str]:

@@ -18,6 +18,14 @@ MOST_LEVELS = 20  # a column of numbers with more different values is no factor 
 _NAMED = 3  # cells that a note names
 
 _TRUTH = {"true": True, "false": False}
+_SHEET_ERRORS = frozenset(
+    "#div/0! #value! #ref! #name? #null! #num! #n/a #nv #wert! #bezug! #zahl! #nom? #valeur! #error!".split()
+)
+_PAIRS = "yes no|pass fail|passed failed|correct incorrect|correct wrong|right wrong|win loss|won lost|ja nein|oui non"
+_VERDICTS = {
+    frozenset((good, bad)): {good: True, bad: False} for good, bad in (pair.split() for pair in _PAIRS.split("|"))
+}
+_ID = re.compile(r"[0-9a-f]{6,}")  # of a run or a commit
 
 
 def is_leveled(column: pd.Series) -> bool:
@@ -27,7 +35,14 @@ def is_leveled(column: pd.Series) -> bool:
     return 0 < distinct <= MOST_LEVELS and 2 * distinct <= len(known)
 
 
-def typed(name: str, cells: Sequence[str], lines: Sequence[int], separator: str = ",") -> tuple[pd.Series, list[str]]:
+def is_truth(column: pd.Series) -> bool:
+    """Whether a column holds truth values, and nothing else but missing ones."""
+    return set(column.dropna().unique()) <= {True, False} and column.dtype in (bool, object) and column.notna().any()
+
+
+def typed(
+    name: str, cells: Sequence[str], lines: Sequence[int], separator: str = ",", commas: bool = False
+) -> tuple[pd.Series, list[str]]:
     """A column of text cells as numbers, truth values or words, and sentences on what was not as usual.
 
     Empty cells are missing. A word for "missing", such as None or nan, is missing in a column of scores; it is a level
@@ -42,8 +57,10 @@ def typed(name: str, cells: Sequence[str], lines: Sequence[int], separator: str 
         Its cells as written, and the line of the file each stands in.
     separator
         That of the file: a file separated by commas has no bare decimal commas.
+    commas
+        Whether numbers of the file have decimal commas (see `decimal_commas`).
     """
-    if (plain := _plain_numbers(cells)) is not None:
+    if (plain := _plain_numbers(cells)) is not None and (separator == "," or not any("." in cell for cell in cells)):
         return plain, []
     written = pd.Series(list(cells), dtype=object)
     bare = written.str.strip()
@@ -51,12 +68,19 @@ def typed(name: str, cells: Sequence[str], lines: Sequence[int], separator: str 
     if not filled.any():
         return pd.Series(np.nan, index=written.index), []
     words = _whole_blanks(written)
-    if _are_codes(list(bare)):
+    if (failed := bare.str.lower().isin(_SHEET_ERRORS)).any():
+        bare, filled = bare.where(~failed, ""), filled & ~failed
+        column, others = typed(name, list(bare), lines, separator, commas)
+        return column, [*others, _broken(name, written[failed], [lines[int(i)] for i in np.flatnonzero(failed)])]
+    if _are_codes(list(bare)) or _are_ids(bare[filled]):
         return words.where(filled), []
-    kinds = set(bare[filled].str.lower())
+    kinds = frozenset(bare[filled].str.lower())
     if kinds - MISSING_WORDS <= set(_TRUTH) and kinds & set(_TRUTH):
         return _truths(name, bare, filled, words)
-    numbers, notes = as_numbers(name, bare, separator)
+    if says_score(name) and kinds in _VERDICTS:
+        known = bare.str.lower().map(_VERDICTS[kinds])
+        return (known.astype(bool) if filled.all() else known), []
+    numbers, notes = as_numbers(name, bare, separator, commas)
     if numbers is None:
         return words.where(filled), []
     absent = filled & bare.str.lower().isin(MISSING_WORDS)
@@ -88,6 +112,23 @@ def _are_codes(cells: Sequence[str]) -> bool:
     filled = [cell for cell in cells if cell]
     return any(re.fullmatch(r"0\d+", cell) for cell in filled) and (
         all(cell.isdecimal() for cell in filled) and len({len(cell) for cell in filled}) == 1
+    )
+
+
+def _are_ids(filled: pd.Series) -> bool:
+    """Whether words of one length are ids, of which some by chance have digits only: 4f2a91c0, 00000012."""
+    return (
+        filled.str.len().nunique() == 1
+        and bool(filled.map(lambda cell: bool(_ID.fullmatch(cell))).all())
+        and bool(filled.str.contains("[a-f]").any())
+        and not filled.str.fullmatch(r"\d+e\d+").all()
+    )
+
+
+def decimal_commas(rows: Sequence[Sequence[str]], separator: str) -> bool:
+    """Whether numbers of a file have decimal commas: cells such as 0,5 in a file that commas do not separate."""
+    return separator != "," and any(
+        re.fullmatch(r"[+-]?(0|\d+),(\d{1,2}|\d{4,})", cell) for row in rows for cell in row
     )
 
 

@@ -27,6 +27,16 @@ SMALLER = frozenset(
     memory vram ram gflops flops macs cost costs price energy joules watts kwh carbon co2 emissions params parameters
     drift regret forgetting drop degradation gap toxicity violations violation failures failure crashes collisions
     overfitting overfit stddev variance bytes fehler fehlerrate verlust laufzeit erreur perte
+    crps rmsse mase wape waic looic pplx perplexité perplexität pinball deviation uncertainty misfit mismatch mismatches
+    hallucination hallucinations unsafe collision makespan overshoot rpe dcf mindcf emission kosten coût coûts
+    """.split()
+)
+# More of them; these name settings as well (l1, jitter, mem), so they tell the direction of a score but not that a
+# column is one.
+_SMALLER_TOO = frozenset(
+    """
+    l1 l2 ce bias jitter residual distortion mem bpp chi2 asr ate hinge huber dropped wall wallclock temps dauer zeit
+    durée inertia deltae focal fallout pdist std sd bouldin attack
     """.split()
 )
 # Words that turn such a name round: the less of a loss, the better.
@@ -34,6 +44,8 @@ _LARGER = frozenset(
     "reduction improvement gain gains saved savings saving speedup speed throughput diversity similarity".split()
 )
 _NEGATED = frozenset({"neg", "negative", "negated", "minus"})
+# What is done about an error, or against it: the more, the better. As in error_correction, collision_free.
+_AGAINST = frozenset("correction corrected detection detected recovery recovered free robustness resistance".split())
 _TIMES = frozenset("s sec secs second seconds min minute minutes h hour hours ms day".split())
 _COUNTS = frozenset("step steps epoch epochs iteration iterations iters episodes samples tokens trials rounds".split())
 _SPLITS = frozenset("val valid validation test eval train training dev mean avg average median best final last".split())
@@ -79,7 +91,12 @@ def _smaller(metric: str) -> bool:
     words = tokens(metric)
     own = [w for w in words if w not in _SPLITS and not w.isdigit()]
     negated = bool(_NEGATED & set(words)) and not {"false", "rate"} & set(words)
-    if {"likelihood", "loglikelihood", "loglik", "elbo"} & set(words):
+    negated |= metric.lstrip().startswith(("-", "\N{MINUS SIGN}", "1-", "1 -", "1\N{MINUS SIGN}"))
+    if "↓" in metric or "↑" in metric:  # as in tables of papers
+        return "↓" in metric
+    if {"likelihood", "loglikelihood", "loglik", "elbo"} & set(words) and "loss" not in words:
+        return negated
+    if _is_gain(words):
         return negated
     if _LARGER & set(words):
         return negated
@@ -89,7 +106,25 @@ def _smaller(metric: str) -> bool:
     if "/s" in metric.lower() and words[-1] in _TIMES:
         return negated
     smaller = any(w in SMALLER or (w.endswith(("loss", "error")) and w != "gloss") for w in words)
+    joined = {a + b for a, b in pairwise(words)}  # l1 has the words l and 1
+    smaller = smaller or bool(_SMALLER_TOO & set(words) or (SMALLER | _SMALLER_TOO) & joined)
+    smaller = smaller or ("size" in words and bool({"mb", "gb", "kb"} & set(words)))
     smaller = smaller or own == ["per"] or ("cross" in words and "entropy" in words)
     smaller = smaller or any(a in _COUNTS and b == "to" for a, b in pairwise(words))
     smaller = smaller or ("rank" in words and bool({"mean", "avg", "average", "median"} & set(words)))
     return smaller != negated
+
+
+def _is_gain(words: list[str]) -> bool:
+    """Whether words for losses and errors stand in what is good: time to failure, error correction, explained variance.
+
+    >>> [_is_gain(words.split()) for words in ("time to failure", "error correction rate", "detection error")]
+    [True, True, False]
+    """
+    pairs = list(pairwise(words))
+    ends = ("failure", "failures", "error", "errors", "crash", "crashes")
+    if any(a in ("to", "between", "without", "before") and b in ends for a, b in pairs):
+        return True
+    if any((a in SMALLER or a.endswith(("loss", "error"))) and b in _AGAINST for a, b in pairs):
+        return True
+    return "explained" in words and bool({"variance", "deviance"} & set(words))

@@ -22,7 +22,12 @@ RAY = frozenset(
     hostname node_ip timesteps_since_restore timesteps_total iterations_since_restore episodes_total warmup_time done
     training_iteration logdir should_checkpoint checkpoint_dir_name""".split()
 )
-_TOOLS = (WANDB, MLFLOW, OPTUNA, RAY)
+DVC = frozenset("Experiment rev typ Created parent State Executor".split())
+AIM = frozenset(
+    """run.hash run.name run.creation_time run.created_at run.end_time run.finalized_at run.active run.archived
+    run.experiment run.experiment.name run.description run.duration metric.name metric.context""".split()
+)
+_TOOLS = (WANDB, MLFLOW, OPTUNA, RAY, DVC, AIM)
 _FEWEST = 3  # names of a tool by which its export is told
 
 SETTINGS = re.compile(r"(?i)^(params?|hparams?|config|hyperparameters?|parameters)[./_](?=.)")

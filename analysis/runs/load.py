@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.runs.columns import typed
+from analysis.runs.columns import decimal_commas, is_truth, typed
 from analysis.runs.direction import higher_is_better
 from analysis.runs.exports import bookkeeping
 from analysis.runs.load_wandb import PREFIX, offline_files, read_offline, read_project
@@ -18,8 +18,10 @@ from analysis.runs.records import COMMON, FIRST, Told, read_records
 from analysis.runs.roles import FACTORS, Roles, guess_roles, is_of_records
 from analysis.runs.settings.factors import RECORDS, further_factors, scoring_factors, subject_factors
 from analysis.runs.statuses import FINISHED, has_status, with_status
-from analysis.runs.table_file import read_text_table
-from analysis.runs.wide import as_long
+from analysis.runs.tables.file import read_text_table
+from analysis.runs.tables.tall import as_columns
+from analysis.runs.tables.wide import as_long
+from analysis.runs.words_in_names import says_score
 
 RESIDUAL = "residual"
 _TOLD = ("metrics", "factors", "keys")  # attrs of a frame of records
@@ -80,7 +82,7 @@ def load_results(
     if scores != FIRST and (isinstance(source, pd.DataFrame) or not Path(source).is_dir()):
         raise ValueError(f"scores={scores!r} can be chosen only of a folder of runs.")
     frame, told = _read(source, notes, scores, confirm)
-    frame = _tidy(frame, ours=bool(told))
+    frame = _tidy(frame if told else _judged(frame, notes), ours=bool(told))
     if len(frame) == 0:
         raise ValueError("The results hold no run.")
     if status is not None and has_status(frame):
@@ -111,7 +113,7 @@ def _read(
             raise ValueError(f"{path} holds no run with a readable record.json.")
         frame = pd.DataFrame(told.rows)
         notes += under_way(path, frame)
-        frame = without_copies(frame, notes)
+        frame = without_copies(frame, notes, told.indexes)
         apart = confirming(path)
         fresh = frame["run_id"].astype(str).isin(apart) if apart else pd.Series(False, index=frame.index)
         if fresh.any() and not confirm:
@@ -134,16 +136,17 @@ def read_table(path: Path, notes: list[str]) -> pd.DataFrame:
     table = read_text_table(path)
     notes += table.notes
     columns, idle = {}, bookkeeping(table.names)
-    ours = set(table.names) >= RECORDS
+    ours, commas = set(table.names) >= RECORDS, decimal_commas(table.rows, table.separator)
     for position, name in enumerate(table.names):
         cells = [row[position] for row in table.rows]
         if ours and "null" in cells:  # a setting that is null is a level
             columns[name] = pd.Series(cells).where([bool(cell) for cell in cells])
             continue
-        columns[name], said = typed(name, cells, table.lines, table.separator)
+        columns[name], said = typed(name, cells, table.lines, table.separator, commas)
         notes += [] if name in idle else said
-    frame, said_wide = as_long(pd.DataFrame(columns))
-    notes += [said_wide] if said_wide else []
+    frame, said_tall = (pd.DataFrame(columns), "") if ours else as_columns(pd.DataFrame(columns))
+    frame, said_wide = as_long(frame)
+    notes += [said for said in (said_tall, said_wide) if said]
     return frame
 
 
@@ -212,6 +215,14 @@ def _tidy(frame: pd.DataFrame, ours: bool = False) -> pd.DataFrame:
         if not any(pd.api.types.is_numeric_dtype(end) for end in ends):
             frame["placement"] = ends[0] + "-" + ends[1]
     return frame
+
+
+def _judged(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """Truth values that are scores by their name, such as success, as 1 and 0."""
+    judged = [c for c in frame.columns if is_truth(frame[c]) and says_score(str(c))]
+    for name in judged:
+        notes.append(f"{name} is read as 1 where it is true and 0 where it is false.")
+    return frame.assign(**{name: frame[name].astype(float) for name in judged}) if judged else frame
 
 
 def _keep_status(frame: pd.DataFrame, status: str, notes: list[str]) -> pd.DataFrame:

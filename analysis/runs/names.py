@@ -15,6 +15,17 @@ from analysis.runs.exports import bookkeeping
 _INNER = str.maketrans({":": "\N{RATIO}", "*": "\N{ASTERISK OPERATOR}"})
 _OUTER = str.maketrans({"\N{RATIO}": ":", "\N{ASTERISK OPERATOR}": "*"})
 _NESTED = re.compile(r"[./]")
+# Ends of names for the seed: seed, random_seed, random_state, rng.
+_SEEDS = [
+    ["seed"],
+    ["randomseed"],
+    ["rngseed"],
+    ["random", "state"],
+    ["randomstate"],
+    ["rng"],
+    ["startwert"],
+    ["graine"],
+]
 _SHORT = re.compile(r"[^\W\d]\w*( \w+)*")  # the 1 of seed.1 is no name
 
 
@@ -55,7 +66,7 @@ def with_short_names(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _is_seed(column: str) -> bool:
     words = tokens(column)
-    return bool(words) and words[-1] in ("seed", "randomseed", "rngseed") and len(words) <= 3
+    return len(words) <= 3 and (words[-1:] in _SEEDS or words[-2:] in _SEEDS)
 
 
 def doubles(frame: pd.DataFrame, known: Iterable[str]) -> set[str]:

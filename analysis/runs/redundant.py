@@ -8,6 +8,7 @@ import pandas as pd
 from analysis.linear_model.units import observations
 from analysis.runs.records import FACTORS
 
+_POINTS = ("epoch", "step", "iteration")  # of a curve
 _MANY = 6  # factors up to which none is left out because runs are few
 
 
@@ -25,15 +26,20 @@ def own(frame: pd.DataFrame, factors: list[str]) -> tuple[list[str], list[str]]:
 def _distinct(frame: pd.DataFrame, factors: list[str]) -> tuple[list[str], list[str]]:
     """The factors of which no two always change together, and a sentence on the others."""
     seen = {_partition(frame["seed"]): "seed"} if "seed" in frame else {}
-    kept, notes = [], []
+    kept: list[str] = []
+    same: dict[str, list[str]] = {}
     for name in factors:
         codes = _partition(frame[name])
         if codes in seen:
-            notes.append(f"{name} changes exactly where {seen[codes]} does, so the two cannot be told apart.")
+            same.setdefault(seen[codes], []).append(name)
         else:
             seen[codes] = name
             kept.append(name)
-    return kept, notes
+    return kept, [
+        f"{some(names)} {'changes' if len(names) == 1 else 'change'} exactly where {first} does, so "
+        f"{'the two' if len(names) == 1 else 'they'} cannot be told apart."
+        for first, names in same.items()
+    ]
 
 
 def _of_runs(frame: pd.DataFrame, factors: list[str]) -> tuple[list[str], list[str]]:
@@ -42,7 +48,11 @@ def _of_runs(frame: pd.DataFrame, factors: list[str]) -> tuple[list[str], list[s
     if not inside:
         return factors, []
     kept = [f for f in factors if f not in inside]
-    return kept, [f"{some(inside)} {'tells' if len(inside) == 1 else 'tell'} apart the rows of one run: no factor."]
+    curve = [name for name in inside if name.lower() in _POINTS]
+    said = f"{some(inside)} {'tells' if len(inside) == 1 else 'tell'} apart the rows of one run: no factor."
+    if curve:
+        said += f" A run's score is the mean of its rows, so for the end of each curve keep its last {curve[0]} only."
+    return kept, [said]
 
 
 def _partition(column: pd.Series) -> bytes:

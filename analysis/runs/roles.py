@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from analysis.linear_model.units import tells_rows_apart
 from analysis.runs.columns import MOST_LEVELS, is_leveled
 from analysis.runs.direction import COSTS, SMALLER, tokens
 from analysis.runs.exports import SCORES, SETTINGS, bookkeeping, is_costlike, is_export
@@ -18,10 +19,13 @@ from analysis.runs.words_in_names import says_factor, says_score
 
 IDENTITY = ("study", "run_id", "trained_in", "status", "reason", "task", "data", "path", "protocol_hash", "component")
 ENDS = ("_floor", "_ceiling", "_protocol")  # columns beside a score of a record
-PREFERRED = ("clip_i", "clip_similarity", "fid")  # the score that is analysed unless another one is asked for
+# The score that is analysed unless another one is asked for.
+PREFERRED = ("clip_i", "clip_similarity", "digit_right", "fid")
 REPLICATES = ("run", "rep", "replicate", "repetition", "repeat", "trial", "attempt")  # numbers of runs of one design
 FOLDS = ("fold", "cv_fold", "split", "split_id")  # numbers of what all designs share, as seeds are
-_DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")
+# 2024-03-01, 2024/3/1, 01.03.2024 and 3/1/24, with or without a time.
+_DATE = re.compile(r"(\d{4}([-/.])\d{1,2}\2\d{1,2}|\d{1,2}([-/.])\d{1,2}\3(\d{4}|\d\d))([T ,]+\d{1,2}:\d\d.*)?")
+_IDS = frozenset("id ids idx uuid guid hash nr no".split())  # end names of columns that number or name rows
 _TRAINING = {"train", "training"}
 _COST_WORDS = frozenset(
     "latency latencies time times seconds secs sec ms duration runtime memory vram ram flops gflops macs cost costs "
@@ -117,6 +121,8 @@ def _kind(frame: pd.DataFrame, name: str) -> str:
         return "score"
     if is_costlike(name):
         return "cost"
+    if _is_id(name) and not is_leveled(column):
+        return "names"
     if is_leveled(column):
         copies = frame.attrs.get("long", {}).get("copies", 1)
         if distinct * copies == known and not _is_whole(column):
@@ -130,6 +136,11 @@ def _kind(frame: pd.DataFrame, name: str) -> str:
     return "score"
 
 
+def _is_id(name: str) -> bool:
+    words = tokens(name)
+    return bool(words) and (words[-1] in _IDS or tells_rows_apart(name, MOST_LEVELS))
+
+
 def _is_whole(column: pd.Series) -> bool:
     return pd.api.types.is_integer_dtype(column)
 
@@ -140,15 +151,17 @@ def _promoted_score(frame: pd.DataFrame, kinds: dict[str, str]) -> list[str]:
         return []
     if costs := [c for c, kind in kinds.items() if kind == "cost"]:
         return costs
-    numbers = [
+    possible = [
         c
         for c, kind in kinds.items()
-        if kind in ("whole", "factor")
+        if kind in ("whole", "factor", "continuous")
         and c not in FACTORS
         and pd.api.types.is_numeric_dtype(frame[c])
         and not pd.api.types.is_bool_dtype(frame[c])
-        and not says_factor(c)
+        and not _is_id(c)
     ]
+    # Where a word of a setting is in every name (steps_reached), the column whose values hardly repeat.
+    numbers = [c for c in possible if not says_factor(c)] or [c for c in possible if not is_leveled(frame[c])]
     return [max(numbers, key=lambda c: (frame[c].nunique(), list(kinds).index(c)))] if numbers else []
 
 

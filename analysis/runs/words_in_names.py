@@ -12,6 +12,7 @@ _SCORES = SMALLER - {"bits", "params", "parameters", "time", "times", "memory", 
     dino judge r2 likelihood loglikelihood elbo throughput fps similarity correlation pearson spearman kappa mcc
     exact em pass quality preference rating coverage density diversity metric value objective yield performance perf
     top result response outcome measure measurement y target rate speed speedup points grade mark marks
+    correct solved answered resolved genauigkeit trefferquote punkte précision exactitude rappel
     """.split()
 )
 _SETTINGS = frozenset(
@@ -25,6 +26,7 @@ _SETTINGS = frozenset(
     dataset task prompt mode flag use with
     """.split()
 )
+_SWITCHES = frozenset("use uses using with without no has enable enabled disable add include apply".split())
 _TRAILING = frozenset("epoch step mean avg average median std best final last max min val test train eval".split())
 
 
@@ -48,6 +50,8 @@ def _said(name: str) -> str:
     if not heads:
         return ""
     last = heads[-1]
+    if heads[0] in _SWITCHES:
+        return "factor"
     if heads[:2] in (["bits", "per"], ["nats", "per"]):
         return "score"
     scores = [w for w in heads if w in _SCORES or w.endswith(("loss", "error", "acc"))]

@@ -9,7 +9,10 @@ Names, paper names and the 20 placements: Xiang et al., arXiv 2303.18181, and it
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
 
 from sdpet.adapters.tables import TABLES, UNET_TABLES, Place
 
@@ -65,14 +68,15 @@ def _described(place: Place) -> Position:
     return Position(place.name, "" if prefix else paper_name, kind, place.stream, meaning, place.stream == place.name)
 
 
-def all_positions() -> dict[str, Position]:
+@cache
+def all_positions() -> Mapping[str, Position]:
     """All positions of all tables by name, those of the UNet first."""
     found: dict[str, Position] = {}
     for table in TABLES:
         for place in table.places:
             if place.name not in found:
                 found[place.name] = _described(place)
-    return found
+    return MappingProxyType(found)
 
 
 POSITIONS: tuple[Position, ...] = tuple(

@@ -93,6 +93,11 @@ def find_routes(model: nn.Module, din: str, dout: str) -> dict[str, Route]:
     return found
 
 
+def carriers(model: nn.Module) -> tuple[str, ...]:
+    """The paths of a model's blocks that have a table, whatever placement they can carry."""
+    return tuple(path for path, _, _ in _blocks(getattr(model, "_orig_mod", model)))
+
+
 def placements_of(model: nn.Module) -> tuple[str, ...]:
     """The placements that at least one block of a model has, in datapath order.
 
@@ -141,14 +146,15 @@ def _submodule(block: nn.Module, path: str) -> Any:
 
 def _refuse_fused(path: str, block: nn.Module, *places: Place) -> None:
     for place in places:
-        if place.fusible and _is_fused(attrgetter(place.fusible)(block)):
+        if place.fusible and is_fused(attrgetter(place.fusible)(block)):
             raise ValueError(
                 f"the attention in {path} has fused projections, so {place.name} has no effect; call "
                 "unfuse_qkv_projections() first."
             )
 
 
-def _is_fused(attention: Any) -> bool:
+def is_fused(attention: Any) -> bool:
+    """Whether an attention module computes with fused projections, past its own to_q, to_k and to_v."""
     if "Fused" in type(getattr(attention, "processor", None)).__name__:
         return True
     # diffusers' older Attention keeps the mark after unfusing; there the processor says it

@@ -15,6 +15,7 @@ from sdpet.adapters.positions import PLACEMENTS, check_placement, component
 from sdpet.choices import DEFAULT_FORM, FORMS, IMAGE_SUFFIXES, TASKS, check_peft_options
 from sdpet.config.cells import InadmissibleCell
 from sdpet.config.dreambench import filled
+from sdpet.config.lightning_checks import check_lightning_parts, check_own_logger, check_run_name
 from sdpet.config.model_checks import check_model
 from sdpet.config.own_parts import CAPTION_ARGUMENTS, SUBJECT_ARGUMENTS, check_arguments, load_named, require_plain_step
 from sdpet.config.run_config import (
@@ -76,11 +77,40 @@ def validate(config: Any, source: Source | None = None) -> RunConfig:
     """
     if isinstance(config, RunConfig):
         return config
+    if isinstance(config, dict) and source is None and type(seed := config.get("seed")) is int and seed >= 0:
+        found = once(_cell(config), lambda: (config, _attempt(config)))[1]
+        if isinstance(found, InadmissibleCell):
+            raise found.with_traceback(None)
+        return found.with_seed(RULES[""]["seed"](seed)) if seed != found.seed else found
+    return _validated(config, source)
+
+
+def _cell(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    """A key that is equal for configs that differ only in the seed and hold the same groups, as those of a plan do."""
+    return ("cell", *(
+        (key, id(value) if isinstance(value, dict | list) else value, type(value))
+        for key, value in config.items()
+        if key != "seed"
+    ))  # fmt: skip
+
+
+def _attempt(config: Any) -> RunConfig | InadmissibleCell:
+    """The checked config, or why its design cannot exist."""
+    try:
+        return _validated(config, None)
+    except InadmissibleCell as error:
+        return error
+
+
+def _validated(config: Any, source: Source | None) -> RunConfig:
+    """See `validate`."""
     plain = _plain(config)
     if "asked" not in plain and (given := _asked_of_hydra()) is not None:
         plain = plain | {"asked": given}
     values = check_values(filled(plain))
-    values["trainer"].pop("methods", None)  # the table from which conf/adapter takes lr and steps
+    # Without the table from which conf/adapter takes lr and steps. Checked groups may be shared: they are not changed.
+    values["trainer"] = {key: value for key, value in values["trainer"].items() if key != "methods"}
+    values["adapter"] = dict(values["adapter"])
     if (lacking := lacking_key(values)) is not None:
         raise ValueError(f"{lacking} must be given: {lacking}=VALUE.")
     _check_output(Path(values["output_root"]).expanduser())
@@ -299,6 +329,7 @@ def _check_trainer(trainer: TrainerSettings) -> None:
         make = load_named(target, "optimizer", key)
         require_plain_step(make, target)
         check_arguments(make, target, "optimizer", key, options)
+    check_lightning_parts(trainer)
     if trainer.optimizer == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
         raise ValueError("trainer.optimizer=adamw8bit needs the package bitsandbytes; pip install bitsandbytes.")
     if trainer.compile and trainer.device == "cpu" and not any(map(shutil.which, COMPILERS)):
@@ -380,10 +411,14 @@ def _opens(file: Path) -> bool:
 
 
 def _check_logger(logger: LoggerSettings) -> None:
+    if logger.target is not None:
+        check_own_logger(logger)
+        return
     if logger.name in ("tensorboard", "wandb") and importlib.util.find_spec(logger.name) is None:
         raise ValueError(f"logger={logger.name} needs the package {logger.name}: pip install {logger.name}.")
     if logger.name != "wandb":
         return
+    check_run_name(logger)
     missing = [key for key in ("project", "mode") if getattr(logger, key) is None]
     if missing:
         raise ValueError(f"logger.{missing[0]} must be given for W&B; choose the whole group by logger=wandb.")

@@ -29,8 +29,16 @@ NEUTRAL_DEFAULTS: dict[str, dict[str, Any]] = {
     "adapter": {"placements": None, "blocks": "all", "when": [0.0, 1.0], "targets": None, "options": None},
     "task": {"noise_offset": 0.0},
     "unet": {"noise_levels": "logit_normal", "shift": None},
-    "trainer": {"accumulate": 1, "optimizer": "adamw", "ema": None, "grad_checkpointing": False, "compile": False},
-}
+    "trainer": {
+        "accumulate": 1, "optimizer": "adamw", "ema": None, "grad_checkpointing": False, "compile": False,
+        "callbacks": None, "strategy": "auto", "deterministic": False, "tf32": None,
+    },
+}  # fmt: skip
+# Callbacks of Lightning that only watch: they change no weight.
+WATCHING = (
+    "LearningRateMonitor", "DeviceStatsMonitor", "ModelCheckpoint", "OnExceptionCheckpoint", "ModelSummary",
+    "RichModelSummary", "TQDMProgressBar", "RichProgressBar", "ThroughputMonitor", "Timer",
+)  # fmt: skip
 PER_RUN_OPTIONS = (
     "lr",
     "weight_decay",
@@ -44,7 +52,7 @@ PER_RUN_OPTIONS = (
 # last bits, but runs that differ in nothing else answer the same question.
 WAYS: dict[str, Any] = {
     "device": None, "threads": None, "devices": 1, "num_nodes": 1, "precision": None, "grad_checkpointing": False,
-    "compile": False,
+    "compile": False, "strategy": "auto", "deterministic": False, "tf32": None,
 }  # fmt: skip
 UNNAMED = (
     "adapter", "adapter.din", "adapter.dout", "adapter.placements", "adapter.blocks", "adapter.when", "form", "seed",
@@ -60,7 +68,7 @@ def run_id(config: RunConfig) -> str:
     str
         12 hexadecimal digits; equal for configs with equal `identity`.
     """
-    return _digest(identity(config))
+    return _hash(_text(config))
 
 
 def training_id(config: RunConfig) -> str:
@@ -71,7 +79,7 @@ def training_id(config: RunConfig) -> str:
     str
         12 hexadecimal digits; equal for runs that train the same weights, whatever their sampler and evaluation.
     """
-    return _digest({key: value for key, value in identity(config).items() if key not in ("sampler", "eval")})
+    return _hash(_text(config, without=("sampler", "eval")))
 
 
 def question_of(found: Mapping[str, Any]) -> str:
@@ -121,7 +129,7 @@ def fleet_key(config: RunConfig) -> str:
     """A key that is equal for runs that can be trained together, as one fleet."""
     values, trainer = config.values, config.trainer
     alone = config.adapter.method not in SHARE_A_MODEL or trainer.precision == "16-mixed" or trainer.world_size > 1
-    alone = alone or trainer.compile or trainer.optimizer == "adamw8bit"
+    alone = alone or trainer.compile or trainer.optimizer == "adamw8bit" or bool(acting_callbacks(trainer.callbacks))
     shared = _without(values["trainer"], *PER_RUN_OPTIONS)
     return json.dumps([_sampled_alike(values), shared, run_id(config) if alone else None], sort_keys=True)
 
@@ -164,7 +172,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
         "unet": {"dtype": unet["dtype"], "weights": weights} | size,
         "task": _own_identity("task", config) or _without(values["task"], *_neutral("task", values)),
         "data": _own_identity("data", config) or _without(data, *NAMES_OF_SUBJECT, *unused, *content) | content,
-        "trainer": _without(values["trainer"], "validate_every", *_neutral("trainer", values)),
+        "trainer": _trainer_identity(values),
         "sampler": _own_identity("sampler", config) or values["sampler"],
         "eval": _eval_identity(values["eval"]),
     }
@@ -212,9 +220,56 @@ def _neutral(group: str, values: Mapping[str, Any]) -> list[str]:
     return [key for key, value in NEUTRAL_DEFAULTS[group].items() if values[group].get(key, value) == value]
 
 
-def _digest(content: Mapping[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+def acting_callbacks(callbacks: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The callbacks that may change the weights: all but those of Lightning that only watch.
+
+    Parameters
+    ----------
+    callbacks : mapping, optional
+        trainer.callbacks.
+
+    Returns
+    -------
+    dict
+    """
+    return {name: item for name, item in (callbacks or {}).items() if not _only_watches(item["_target_"])}
+
+
+def _only_watches(target: str) -> bool:
+    package, _, name = target.rpartition(".")
+    return name in WATCHING and package in ("lightning.pytorch.callbacks", "pytorch_lightning.callbacks")
+
+
+def _trainer_identity(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The group `trainer`. Validation changes nothing, unless callbacks act at the end of each of its epochs."""
+    trainer = values["trainer"]
+    acting = acting_callbacks(trainer.get("callbacks"))
+    found = _without(trainer, "profiler", *_neutral("trainer", values), *(() if acting else ("validate_every",)))
+    return _without(found, "callbacks") | ({"callbacks": acting} if acting else {})
+
+
+def _text(config: RunConfig, without: Sequence[str] = ()) -> str:
+    """The identity as JSON; all but the seed is written once for runs that differ in nothing else."""
+
+    def around_seed() -> tuple[str, str]:
+        found = _without(identity(config), "seed", *without)
+        before, after = ({k: v for k, v in found.items() if (k < "seed") is first} for first in (True, False))
+        return _json(before)[:-1], _json(after)[1:]
+
+    before, after = once(("identity", config.cell, without), around_seed)
+    return f'{before},"seed":{config.seed},{after}'
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+
+def _hash(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return _hash(_json(content))
 
 
 def _form_identity(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,16 @@
-"""Check what of a config depends on its base model. Nothing here imports torch."""
+"""Check what of a config depends on its base model. torch is imported only where adapter.blocks picks some blocks."""
 
 from __future__ import annotations
 
+import re
+
 from sdpet.adapters.tables import TABLES, UNET_TABLES, cross, joint, single
-from sdpet.choices import DIFFUSION_SAMPLERS, DTYPES, FLOW_SAMPLERS
+from sdpet.choices import BLOCKS, DIFFUSION_SAMPLERS, DTYPES, FLOW_SAMPLERS
 from sdpet.config.cells import InadmissibleCell
 from sdpet.config.ids import cache_key
 from sdpet.config.run_config import ModelSettings, RunConfig
 from sdpet.files.hashing import once
+from sdpet.models.empty import block_paths
 from sdpet.models.source import Source, source_of
 
 TABLES_OF = {  # the tables of a denoiser's blocks, by its class; those of a UNet otherwise
@@ -32,6 +35,7 @@ def check_model(config: RunConfig, source: Source | None = None) -> Source:
             raise ValueError(f"unet.image_size must be a multiple of {step}, not {unet.image_size}.")
     _check_process(config, source)
     _check_placement(config, source)
+    _check_blocks(config, source)
     device, processes = trainer.device, trainer.world_size
     if device != "cpu" and device.split(":")[0] != "cuda":
         raise ValueError(f"trainer.device must be cpu, cuda or cuda:N, not {device!r}.")
@@ -101,3 +105,26 @@ def _check_placement(config: RunConfig, source: Source) -> None:
             f"no block of {config.unet.name} has the placement {placement}; choose one of {', '.join(known)}.",
             f"{placement} in {config.unet.name}",
         )
+
+
+def _check_blocks(config: RunConfig, source: Source) -> None:
+    """Refuse `adapter.blocks` that name none of the blocks which a placement needs."""
+    adapter = config.adapter
+    if adapter.placement is None or adapter.blocks == "all":
+        return
+    pattern = re.compile(BLOCKS.get(adapter.blocks, adapter.blocks))
+    network = source.config(source.denoiser)
+    for placement in adapter.placements or (adapter.placement,):
+        try:
+            paths, others = block_paths(network, placement), block_paths(network)
+        except ValueError:  # a class of one's own: known when it is loaded
+            return
+        if any(pattern.search(path) for path in paths):
+            continue
+        sentence = (
+            f"adapter.blocks={adapter.blocks} matches no block of {config.unet.name} that {placement} needs; choose "
+            f"{', '.join(BLOCKS)} or a regular expression for the paths {', '.join(paths)}."
+        )
+        if any(pattern.search(path) for path in others):  # another placement may need these blocks
+            raise InadmissibleCell(sentence, f"{placement} in blocks {adapter.blocks} of {config.unet.name}")
+        raise ValueError(sentence)

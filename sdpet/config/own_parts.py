@@ -1,4 +1,4 @@
-"""Parts of a run that are the user's own: a task, data, a sampler, a scorer or an optimiser, named by its Python path.
+"""Parts of a run that are the user's own, or Lightning's: tasks, samplers, callbacks and others, named by Python path.
 
 All names are looked up here. Configs that others wrote pass `sdpet.files.trust` before they come here.
 """
@@ -29,6 +29,8 @@ class PartKind:
         Arguments that sdpet gives to its class where the class names them.
     must_take : tuple of str
         Arguments that the class must name.
+    filled : tuple of str
+        Arguments that sdpet gives where the class names them and the config does not set them.
     """
 
     words: str
@@ -36,6 +38,7 @@ class PartKind:
     needs: tuple[str, ...]
     offered: tuple[str, ...] = ()
     must_take: tuple[str, ...] = ()
+    filled: tuple[str, ...] = ()
 
 
 SUBJECT_ARGUMENTS = ("subject_dir", "class_dir", "heldout_dir", "data", "prompt", "class_prompt", "token")
@@ -62,6 +65,20 @@ PART_KINDS = {
     "scorer": PartKind("a scorer", "sdpet.scoring.Scorer", ()),
     "optimizer": PartKind(
         "an optimiser", "torch.optim.Optimizer", ("step", "zero_grad", "state_dict"), ("lr",), ("lr",)
+    ),
+    "callback": PartKind("a callback", "lightning.pytorch.Callback", ("on_train_batch_end", "state_dict")),
+    "profiler": PartKind(
+        "a profiler", "lightning.pytorch.profilers.Profiler", ("start", "stop", "summary"),
+        filled=("dirpath", "filename"),
+    ),
+    "strategy": PartKind(
+        "a strategy", "lightning.pytorch.strategies.DDPStrategy", ("setup",),
+        ("cluster_environment", "process_group_backend", "timeout"),
+        ("cluster_environment", "process_group_backend", "timeout"),
+    ),
+    "logger": PartKind(
+        "a logger", "lightning.pytorch.loggers.Logger", ("log_metrics", "log_hyperparams", "finalize"),
+        filled=("save_dir", "name", "version", "experiment_name", "run_name", "project"),
     ),
 }  # fmt: skip
 
@@ -159,16 +176,30 @@ def check_arguments(
             known = f"its options are {', '.join(own)}" if own else "it has none"
             raise ValueError(f"{group}.{name}: {target} has no option {name}; {known}.")
     needed = [name for name in own if takes[name].default is inspect.Parameter.empty and name not in options]
+    needed = [name for name in needed if name not in of.filled]
     if kind == "optimizer":
         needed = needed[1:]  # the parameters, given first
     if needed:
         raise ValueError(f"{target} needs the option {needed[0]}: +{group}.{needed[0]}=VALUE.")
 
 
-def accepted(make: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the arguments that a class or function names; all of them if it takes any."""
+def accepted(make: Callable[..., Any], arguments: Mapping[str, Any], by_name: bool = False) -> dict[str, Any]:
+    """Those of the arguments that a class or function takes.
+
+    Parameters
+    ----------
+    make : callable
+    arguments : mapping
+        Values by name.
+    by_name : bool
+        Only those that it names, even if it takes any (``**options``).
+
+    Returns
+    -------
+    dict
+    """
     takes, open_ended = _parameters(make)
-    return {name: value for name, value in arguments.items() if open_ended or name in takes}
+    return {name: value for name, value in arguments.items() if name in takes or (open_ended and not by_name)}
 
 
 def _parameters(make: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:

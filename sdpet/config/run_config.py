@@ -189,6 +189,11 @@ class TrainerSettings:
     grad_checkpointing: bool = False
     compile: bool = False
     validate_every: int | None = None
+    callbacks: Mapping[str, Mapping[str, Any]] | None = None
+    profiler: str | Mapping[str, Any] | None = None
+    strategy: str | Mapping[str, Any] = "auto"
+    deterministic: bool | str = False
+    tf32: bool | None = None
 
     @property
     def world_size(self) -> int:
@@ -237,12 +242,20 @@ class EvalSettings:
 
 @dataclass(frozen=True)
 class LoggerSettings:
-    """The logger that receives losses and images; the record is written in any case."""
+    """The logger that receives metrics and images; the record is written in any case.
+
+    `target` is the Python path of a logger of Lightning's or the user's own, and `options` are its arguments.
+    """
 
     name: str
     project: str | None = None
     mode: str | None = None
     entity: str | None = None
+    tags: Sequence[str] = ()
+    notes: str | None = None
+    run_name: str | None = None
+    target: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -257,6 +270,27 @@ class RunConfig:
     """
 
     values: Mapping[str, Any]
+
+    @cached_property
+    def cell(self) -> object:
+        """A key for what does not depend on the seed; the same object in configs that `with_seed` made of another."""
+        return object()
+
+    def with_seed(self, seed: int) -> RunConfig:
+        """A copy of the config with another seed, for which what does not depend on the seed is not made again.
+
+        Parameters
+        ----------
+        seed : int
+            It is not checked.
+
+        Returns
+        -------
+        RunConfig
+        """
+        made = RunConfig({**self.values, "seed": seed})
+        made.__dict__.update({**self.__dict__, "cell": self.cell, "values": made.values})
+        return made
 
     @property
     def study(self) -> str:
@@ -332,7 +366,7 @@ class RunConfig:
 
     @cached_property
     def logger(self) -> LoggerSettings:
-        return _settings(LoggerSettings, self.values["logger"])
+        return _settings_of_part(LoggerSettings, "logger", self.values["logger"])
 
     @property
     def draws_class_images(self) -> bool:

@@ -26,12 +26,15 @@ from sdpet.choices import (
     PLACEHOLDERS,
     PRECISIONS,
     PREDICTIONS,
+    PROFILERS,
     SAMPLERS,
     SCHEDULES,
     SCORERS,
+    STRATEGIES,
     SUITES,
     TASKS,
 )
+from sdpet.files.hashing import once_for
 
 SHORT_NAMES = {path: name for name, path in SCORERS.items()}
 MOST_SEED = 2**63 - 1
@@ -180,6 +183,50 @@ def optimizer(value: Any) -> str | dict[str, Any]:
         return choice(OPTIMIZERS)(value)
     except ValueError as error:
         raise ValueError(f"{error}, or one of your own by +trainer/optimizer=custom") from None
+
+
+def named_or_own(options: Sequence[str], example: str) -> Rule:
+    """One of the options, or a mapping with the Python path of a class as _target_, and its arguments."""
+
+    def rule(value: Any) -> str | dict[str, Any]:
+        if isinstance(value, dict):
+            return own_class(value, example)
+        try:
+            return choice(options)(value)
+        except ValueError as error:
+            raise ValueError(f"{error}, or a mapping with a Python path such as {example} as _target_") from None
+
+    return rule
+
+
+def own_class(value: Any, example: str) -> dict[str, Any]:
+    """A mapping with the Python path of a class as _target_, and its arguments."""
+    own = value.get("_target_") if isinstance(value, dict) else None
+    if not isinstance(own, str) or "." not in own:
+        raise ValueError(f"must be mappings with a Python path such as {example} as _target_")
+    return {str(key): item for key, item in value.items()}
+
+
+def callbacks(value: Any) -> dict[str, Any] | None:
+    """Callbacks by name. A list, as users of Lightning write it, is named by their classes."""
+    example = "lightning.pytorch.callbacks.EarlyStopping"
+    if isinstance(value, list):
+        found: dict[str, Any] = {}
+        for item in value:
+            name = own_class(item, example)["_target_"].rpartition(".")[2]
+            same = sum(key.partition("_")[0] == name for key in found)
+            found[f"{name}_{same + 1}" if same else name] = item
+        value = found
+    if not isinstance(value, dict):
+        raise ValueError(f"must be mappings with a Python path such as {example} as _target_, in a list or by name")
+    return {str(name): own_class(item, example) for name, item in value.items() if item is not None} or None
+
+
+def deterministic(value: Any) -> bool | str:
+    """True, false or "warn"."""
+    if value not in (True, False, "warn") or isinstance(value, int | float) is not isinstance(value, bool):
+        raise ValueError("must be true, false or warn")
+    return value
 
 
 def targets(value: Any) -> dict[str, Any]:
@@ -386,6 +433,11 @@ RULES: dict[str, dict[str, Rule]] = {
         "grad_checkpointing": boolean,
         "compile": boolean,
         "validate_every": optional(integer(1, MOST_STEPS)),
+        "callbacks": optional(callbacks),
+        "profiler": optional(named_or_own(PROFILERS, "lightning.pytorch.profilers.SimpleProfiler")),
+        "strategy": named_or_own(STRATEGIES, "lightning.pytorch.strategies.DDPStrategy"),
+        "deterministic": deterministic,
+        "tf32": optional(boolean),
         "methods": by_method,
     },
     "sampler": {
@@ -417,6 +469,9 @@ RULES: dict[str, dict[str, Rule]] = {
         "project": string,
         "mode": choice(("auto", "offline", "online", "disabled")),
         "entity": optional(string),
+        "tags": texts,
+        "notes": optional(string),
+        "run_name": optional(string),
     },
 }
 
@@ -445,9 +500,14 @@ def check_values(config: Mapping[str, Any]) -> dict[str, Any]:
         values = {"name": DEFAULT_FORM} if values is None and group == "form" else values  # of older versions
         if not isinstance(values, Mapping):
             raise ValueError(f"{group} is missing from the config; choose one by {group}=NAME.")
-        found = check_group(group, values)
+        found = _checked(group, values) if group else check_group(group, values)
         checked.update(found if group == "" else {group: found})
     return checked
+
+
+def _checked(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """`check_group`, once for each group that several runs of a plan share."""
+    return once_for(values, ("checked", group), lambda: check_group(group, values))
 
 
 def check_group(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -509,6 +569,7 @@ OWN_PART_KEYS = {
     "task": (),
     "data": ("kind", "prompt", "class_prompt", "token", "class_word"),
     "sampler": ("steps", "guidance"),
+    "logger": (),
 }
 
 

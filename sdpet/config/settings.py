@@ -7,9 +7,10 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from sdpet.choices import DEFAULT_FORM
-from sdpet.config.ids import CLASS_IMAGE_KEYS, NEUTRAL_DEFAULTS, identity
+from sdpet.config.ids import CLASS_IMAGE_KEYS, NEUTRAL_DEFAULTS, acting_callbacks, identity
 from sdpet.config.run_config import ModelSettings, RunConfig, SamplerSettings, TrainerSettings
 from sdpet.config.schema import SHORT_NAMES, is_own_part
+from sdpet.files.hashing import once
 
 CONTENT = ".content"  # ends the key that holds the hash of the files which the path under the key before it names
 _SHOWN = {  # keys that people know and that the identity replaces by the content of files, or derives others from
@@ -19,7 +20,7 @@ _SHOWN = {  # keys that people know and that the identity replaces by the conten
 _STORED = ("adapter", "unet", "task", "data", "trainer", "sampler", "eval", "form")  # groups that change results
 _WITHOUT_EFFECT = (
     "unet.guidance", "data.root", "data.living", "data.prompts", "trainer.validate_every", "trainer.devices",
-    "trainer.num_nodes", "eval.chunk", "eval.strict",
+    "trainer.num_nodes", "trainer.profiler", "eval.chunk", "eval.strict",
 )  # fmt: skip
 _HIDDEN = {"unet": ("weights",)}
 _UNNAMED_GROUPS = ("adapter", "logger")  # the factors of an adapter are its keys; a logger changes no result
@@ -53,6 +54,10 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
         ``"sampler": "ddim"``. A path stays as it was given; the hash of its files is stored under the key that ends
         in ".content".
     """
+    return {**once(("settings", config.cell), lambda: _settings_of(config)), "seed": config.seed}
+
+
+def _settings_of(config: RunConfig) -> dict[str, Any]:
     hashed = identity(config)
     found: dict[str, Any] = {"seed": config.seed}
     for group, kept in hashed.items():
@@ -61,6 +66,7 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
             continue
         if (name := _choice(config, group)) is not None:
             found[group] = name
+        values = _without_watchers(group, values)
         wanted = {*kept, *NEUTRAL_DEFAULTS.get(group, ()), *_SHOWN.get(group, ())} - {*_HIDDEN.get(group, ())}
         content = dict(flat({group: kept}))
         for key, value in flat({group: {key: value for key, value in values.items() if key in wanted}}):
@@ -103,13 +109,20 @@ def plain_settings(values: Mapping[str, Any]) -> dict[str, Any]:
         found |= {group: name} if name is not None else {}
         found |= {
             key: SHORT_NAMES.get(value, value) if key.endswith("_target_") else value
-            for key, value in flat({group: content})
+            for key, value in flat({group: _without_watchers(group, content)})
             if key not in _WITHOUT_EFFECT
             and not (key.endswith(".device") and group != "trainer")
             and (key != f"{group}._target_" or is_own_part(group, content))
         }
     _name_subject(found)
     return found
+
+
+def _without_watchers(group: str, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values of a group without the callbacks that change nothing; None where none is left."""
+    if group != "trainer" or not values.get("callbacks"):
+        return values
+    return {**values, "callbacks": acting_callbacks(values["callbacks"]) or None}
 
 
 def chosen_keys(config: RunConfig) -> list[str]:

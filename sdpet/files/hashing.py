@@ -60,6 +60,21 @@ def once(key: Hashable, make: Callable[[], T]) -> T:
     return _remembered[key]
 
 
+def once_for(thing: Any, what: Hashable, make: Callable[[], T]) -> T:
+    """`once`, for a value that is made from a thing which nobody changes; equal things count as different ones.
+
+    Parameters
+    ----------
+    thing : any
+        It need not be hashable.
+    what : hashable
+        The kind of value that is made from it.
+    make : callable
+        Takes no arguments.
+    """
+    return once((what, id(thing)), lambda: (thing, make()))[1]  # kept, so that no other thing gets its id
+
+
 @contextmanager
 def unchanging() -> Iterator[None]:
     """Assume that folders do not change inside the block: each is read once, however many runs are planned on it."""

@@ -13,6 +13,11 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def print_in_any_encoding() -> None:
     """Let this process print signs that its terminal does not know as escapes, instead of ending with an error."""
     for stream in (sys.stdout, sys.stderr):

@@ -18,7 +18,9 @@ from sdpet.methods.embedding import EmbeddingTuning
 from sdpet.methods.full import FullTuning
 from sdpet.methods.lora import LoraTuning, lora_design
 from sdpet.methods.lora_files import export_format, import_lora
-from sdpet.methods.peft_tuning import PeftSpec, PeftTuning, carries_peft, layer_sizes, nearest_spec, read_peft
+from sdpet.methods.peft_kinds import PeftSpec
+from sdpet.methods.peft_sizes import nearest_spec
+from sdpet.methods.peft_tuning import PeftTuning, carries_peft, layer_sizes, read_peft
 from sdpet.models.base import BaseModel
 from sdpet.seeds import isolated_rng
 
@@ -225,7 +227,7 @@ def load(
     methods = (FullTuning, LoraTuning, EmbeddingTuning, PeftTuning)
     for method in methods:
         if (folder / method.FILE).exists():
-            return method.load(base, folder)
+            return method.load(base, folder, strict)
     raise ValueError(
         f"{folder} holds neither adapters.json nor {' or '.join(method.FILE for method in methods)}; "
         "give the folder of a finished run."

@@ -5,23 +5,26 @@ The idea is that of textual inversion (Gal et al. 2022, arXiv 2208.01618), on a 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sdpet.methods.saved import read_design, read_weights, write_design, write_weights
+from sdpet.adapters.identity import sample_weights
+from sdpet.methods.saved import check_base, read_method, save_method
 from sdpet.models.base import BaseModel
 
-_KEYS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}  # diffusers' names where there are two
+_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 class EmbeddingTuning:
     """Trains the rows of the token embedding that spell one word; everything else is frozen.
 
     A hook on the embedding makes text encoders look those tokens up here: text states that they compute contain the
-    learned rows, and gradients reach the rows through the frozen encoder. A copied or pickled text encoder has learned
+    learned rows, and gradients reach the rows through the frozen encoder. Models with several text encoders (Stable
+    Diffusion XL and 3, Flux) learn rows of each, T5's as well. A copied or pickled text encoder has learned
     rows of its own; a copied or pickled handle has rows, and is detached.
 
     Parameters
@@ -40,20 +43,25 @@ class EmbeddingTuning:
     Gal et al. 2022, arXiv 2208.01618.
     """
 
-    FILE = "learned_embeds.safetensors"
+    FILE, DESIGN = "learned_embeds.safetensors", "embedding.json"
 
     def __init__(self, base: BaseModel, token: str):
-        self.token = token
-        encoders = {name: getattr(base, name) for name in _KEYS if getattr(base, name, None) is not None}
+        self.token, self._sample = token, sample_weights(base.text_encoder)
+        encoders = {name: getattr(base, name) for name in _ENCODERS if getattr(base, name, None) is not None}
         tokenizers = {name: getattr(base, name.replace("text_encoder", "tokenizer")) for name in encoders}
-        ids = {name: _spell(tokenizer, token) for name, tokenizer in tokenizers.items()}
+        word = token.lower() if base.family.lower_case else token
+        ids = {name: _spell(tokenizer, word) for name, tokenizer in tokenizers.items()}
         self._look_ups: dict[str, _LookUp] = {}
         self._hooks: list[Any] = []
         for name, encoder in encoders.items():
             table = encoder.get_input_embeddings()
             rows = nn.Parameter(table.weight.detach()[ids[name]].float().clone())  # (T, D)
             self._look_ups[name] = _LookUp(ids[name], rows)
-            self._hooks.append(table.register_forward_hook(self._look_ups[name]))
+            # T5 has a second module for the same table, and calls that one.
+            for module in encoder.modules():
+                if isinstance(module, nn.Embedding) and module.weight is table.weight:
+                    self._hooks.append(module.register_forward_hook(self._look_ups[name]))
+        self._keys = _file_keys(encoders)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_hooks": []}  # the hooks are the text encoder's, and go with that
@@ -93,13 +101,11 @@ class EmbeddingTuning:
         folder : str or Path
             Created if it does not exist.
         """
-        folder = Path(folder)
         meta = {"format": 1, "method": "embedding", "token": self.token, "parameters": self.num_parameters()}
-        write_design(folder / "embedding.json", meta)
-        write_weights(folder / self.FILE, self._named())
+        save_method(Path(folder), self.DESIGN, meta, self.FILE, self._named(), self._sample)
 
     @classmethod
-    def load(cls, base: BaseModel, folder: str | Path) -> EmbeddingTuning:
+    def load(cls, base: BaseModel, folder: str | Path, strict: bool = False) -> EmbeddingTuning:
         """Put saved rows back on a base model.
 
         Parameters
@@ -107,6 +113,8 @@ class EmbeddingTuning:
         base : BaseModel
         folder : str or Path
             What `save` wrote.
+        strict : bool
+            Whether weights that were made for another base model are an error; by default a warning says so.
 
         Returns
         -------
@@ -117,8 +125,8 @@ class EmbeddingTuning:
         ValueError
             If the rows do not have the width of this model's text encoders.
         """
-        meta = read_design(Path(folder) / "embedding.json")
-        tensors = read_weights(Path(folder) / cls.FILE)
+        meta, tensors = read_method(Path(folder), cls.DESIGN, cls.FILE)
+        check_base(Path(folder), meta, base.text_encoder, strict)
         handle = cls(base, meta["token"])
         named = handle._named()
         if {k: t.shape for k, t in tensors.items()} != {k: p.shape for k, p in named.items()}:
@@ -136,7 +144,7 @@ class EmbeddingTuning:
     def _named(self) -> dict[str, nn.Parameter]:
         if len(self._look_ups) == 1:
             return {self.token: self.parameters()[0]}
-        return {_KEYS[name]: look_up.rows for name, look_up in self._look_ups.items()}
+        return {self._keys[name]: look_up.rows for name, look_up in self._look_ups.items()}
 
 
 class _LookUp:
@@ -153,6 +161,12 @@ class _LookUp:
         for token_id, row in zip(self.ids, self.rows, strict=True):
             found = torch.where((given[0] == token_id).unsqueeze(-1), row.to(found.dtype), found)  # (N, L, D)
         return found
+
+
+def _file_keys(encoders: Mapping[str, Any]) -> dict[str, str]:
+    """Names of the encoders' rows in a file, where there are several: clip_l, clip_g and t5, as tools of today do."""
+    clip = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+    return {name: "t5" if e.config.model_type == "t5" else clip[name] for name, e in encoders.items()}
 
 
 def _spell(tokenizer: Any, word: str) -> list[int]:

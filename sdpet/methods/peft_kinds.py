@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sdpet.choices import PEFT_METHODS, check_peft_options
+
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # of self- and cross-attention, as for LoRA
 FEEDFORWARD = ".ff."  # part of the paths of layers outside attention
 
@@ -81,3 +83,52 @@ def peft_config(
     if method == "ia3":
         arguments["feedforward_modules"] = [path for path in paths if FEEDFORWARD in path]
     return getattr(peft, kind.config)(**arguments)
+
+
+@dataclass(frozen=True)
+class PeftSpec:
+    """One of peft's methods and its options. Creating the object checks them.
+
+    Parameters
+    ----------
+    method : str
+        One of `sdpet.choices.PEFT_METHODS`.
+    size : int, optional
+        The rank (dora, lokr, loha, vera) or the size of a block (oft). None for ia3, which has no size.
+    scale : float, optional
+        Factor on the update, peft's alpha / rank (dora, lokr, loha). None for the other methods, which have none.
+    targets : tuple of str, optional
+        Endings of the paths of the linear layers that are tuned, such as "to_q" or "ff.net.2". None takes q, k, v and
+        out of all attention layers; for ia3, k and v of attention and the output of the feed-forward part.
+    options : mapping
+        Further arguments of peft's config, those of `sdpet.choices.PEFT_OPTIONS`.
+
+    Raises
+    ------
+    ValueError
+        One sentence that names what is wrong and the valid choices.
+    """
+
+    method: str
+    size: int | None = None
+    scale: float | None = None
+    targets: tuple[str, ...] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.method not in PEFT_METHODS:
+            raise ValueError(f"method {self.method!r} is not one of peft's; choose one of {', '.join(PEFT_METHODS)}.")
+        kind = KINDS[self.method]
+        for what, value, takes in (("size", self.size, kind.size), ("scale", self.scale, kind.alpha)):
+            if (value is None) == (takes is not None):
+                raise ValueError(f"method {self.method!r} {f'needs a {what}' if takes else f'takes no {what}'}.")
+        if self.size is not None and (isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1):
+            raise ValueError(f"the size must be a whole number of at least 1, not {self.size!r}.")
+        check_peft_options(self.method, dict(self.options))
+
+    def words(self) -> str:
+        """The method and its options in one line, such as "lokr, size 4, scale 1, decompose_factor 8"."""
+        found = {"size": self.size, "scale": self.scale, **self.options}
+        given = [f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in found.items()
+                 if value is not None]  # fmt: skip
+        return ", ".join([self.method, *given, f"targets {' '.join(self.targets or KINDS[self.method].targets)}"])

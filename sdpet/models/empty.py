@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +32,56 @@ def empty_denoiser(model: str | Path) -> Any:
     ValueError
         If the name is unknown, or the folder holds no such network.
     """
+    return _empty(json.loads(_config(model).read_text(encoding="utf-8")), _config(model))
+
+
+def block_paths(config: Mapping[str, Any], placement: str | None = None) -> tuple[str, ...]:
+    """The paths of the blocks of a network that can carry adapters. Imports torch, and takes a second.
+
+    Parameters
+    ----------
+    config : mapping
+        The network's config.json.
+    placement : str, optional
+        Written ``din-dout``: only the blocks that it needs.
+
+    Returns
+    -------
+    tuple of str
+        Such as ``down_blocks.0.attentions.0.transformer_blocks.0``, in the order of the network.
+
+    Raises
+    ------
+    ValueError
+        If it is no network of diffusers, or no block has the placement.
+    """
+    return _paths(json.dumps(config, sort_keys=True), placement)
+
+
+@lru_cache(maxsize=64)
+def _paths(config: str, placement: str | None) -> tuple[str, ...]:
+    from sdpet.adapters.routes import carriers, find_routes
+
+    if placement is None:
+        return tuple(carriers(_network(config)))
+    din, _, dout = placement.partition("-")
+    return tuple(find_routes(_network(config), din, dout))
+
+
+@lru_cache(maxsize=2)
+def _network(config: str) -> Any:
+    return _empty(json.loads(config), "the config")
+
+
+def _empty(config: Mapping[str, Any], origin: object) -> Any:
     import diffusers
     import torch
 
-    config = json.loads(_config(model).read_text(encoding="utf-8"))
     kind = getattr(diffusers, str(config.get("_class_name")), None)
     if kind is None or not issubclass(kind, diffusers.ModelMixin):
-        raise ValueError(f"{_config(model)} names no network of diffusers, but {config.get('_class_name')!r}.")
+        raise ValueError(f"{origin} names no network of diffusers, but {config.get('_class_name')!r}.")
     with torch.device("meta"):
-        return kind.from_config(config)
+        return kind.from_config(dict(config))
 
 
 def _config(model: str | Path) -> Path:

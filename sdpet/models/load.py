@@ -206,8 +206,30 @@ def _check_finite(network: torch.nn.Module, part: str, source: Source) -> None:
             )
 
 
+def _read_transformer_file(source: Source, dtype: torch.dtype) -> dict[str, Any]:
+    """The parts of a single file of Stable Diffusion 3 or Flux; those that it lacks come from the configs' folder."""
+    from sdpet.models.compvis.load_transformer import load_transformer_file
+    from sdpet.models.compvis.tokenizer import clip_tokenizer
+
+    wanted = [p for p in source.parts if p in PARTS_WITH_WEIGHTS and not (p == "vae" and source.vae is not None)]
+    kinds = {part: network_class(source, part) for part in wanted}
+    held = {part: kind for part, kind in kinds.items() if not source.is_in_folder(part)}
+    parts = load_transformer_file(source, held, dtype)
+    for part in [part for part in wanted if part not in held]:
+        options = {"torch_dtype": dtype, "variant": source.variant(part), "local_files_only": True}
+        parts[part] = _read_network(kinds[part], part, source, options)
+    for part in [part for part in wanted if part.startswith("text_encoder")]:
+        name = part.replace("text_encoder", "tokenizer")
+        there = source.folder(name).is_dir()
+        parts[name] = _tokenizer(source.folder(name)) if there else clip_tokenizer("!" if name[-1] == "2" else None)
+    return parts | {"scheduler": _scheduler(source)}
+
+
 def _read_checkpoint(source: Source, dtype: torch.dtype) -> dict[str, Any]:
     from diffusers import DDPMScheduler
+
+    if source.single is not None:
+        return _read_transformer_file(source, dtype)
 
     from sdpet.models.compvis.load import load_checkpoint
     from sdpet.models.compvis.tokenizer import clip_tokenizer

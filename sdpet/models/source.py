@@ -1,7 +1,7 @@
 """The files of a base model, and the hash that identifies them. Does not import torch, and is fast.
 
 A base model is the lab, a pipeline folder in diffusers' format, a hub id (looked up in the local cache before the
-network is asked) or one original CompVis checkpoint file.
+network is asked) or one original checkpoint file. A checkpoint of a transformer may lack parts that a folder then has.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sdpet
 from sdpet.files.hashing import PIPELINE_PARTS, WEIGHTS, hash_file, hash_files
 from sdpet.files.received import read_json
 from sdpet.models.compvis.scan import check_checkpoint, check_vae, input_channels_sentence
+from sdpet.models.compvis.transformer_file import TransformerFile, transformer_file
 
 LOG = logging.getLogger("sdpet")
 LAB_FOLDER = Path(sdpet.__file__).parent / "lab" / "pipeline"
@@ -68,6 +69,8 @@ class Source:
         Parts that are not loaded.
     vae : Path, optional
         Another VAE than the model's own: a file, or a folder in diffusers' format.
+    single : TransformerFile, optional
+        What a checkpoint of a transformer holds. The weights of the other parts are in `configs`.
     """
 
     path: Path
@@ -76,6 +79,7 @@ class Source:
     shared: Path | None = None
     left_out: tuple[str, ...] = ()
     vae: Path | None = None
+    single: TransformerFile | None = None
 
     @property
     def is_checkpoint(self) -> bool:
@@ -104,6 +108,10 @@ class Source:
         except (OSError, ValueError):
             return False
         return "FlowMatch" in config.get("_class_name", "") or bool(config.get("use_flow_sigmas"))
+
+    def is_in_folder(self, part: str) -> bool:
+        """Whether a part's weights, or a tokenizer, are read from a folder and not from the checkpoint file."""
+        return not self.is_checkpoint or (self.single is not None and part not in self.single.parts)
 
     def folder(self, part: str) -> Path:
         """The folder of a part's config, and of its weights unless this is a checkpoint."""
@@ -139,7 +147,13 @@ class Source:
                 return SAME_AS.get(own, own)
             rest = hash_files(self.shared, _loaded(self.shared, tuple(apart)))
             return f"{own}-{SAME_AS.get(rest, rest)[:8]}"
-        configs = hash_files(self.configs, [file for part in self.parts for file in _files(self.configs / part)])
+        if self.single is None:
+            read = [file for part in self.parts for file in _files(self.configs / part)]
+        else:
+            from_folder = tuple(part for part in self.parts if self.is_in_folder(part))
+            held = [file for part in self.single.parts for file in _configs(self.configs / part)]
+            read = [*_loaded(self.configs, from_folder), *held]
+        configs = hash_files(self.configs, read)
         return f"{hash_file(self.path)}-{configs[:8]}{'-ema' if self.use_ema else ''}"
 
 
@@ -150,6 +164,7 @@ def find_source(
     quiet: bool = True,
     fetch: bool = True,
     vae: str | Path | None = None,
+    t5: bool = True,
 ) -> Source:
     """Find a base model's files. A hub id that is not in the local cache is downloaded.
 
@@ -160,14 +175,17 @@ def find_source(
     use_ema : bool
         For a checkpoint file, use its averaged weights.
     config : str or Path, optional
-        For a checkpoint file that does not have the sizes of Stable Diffusion v1, 2.1 or XL: a folder in diffusers'
-        format with its configs (``unet/config.json``, ...).
+        For a checkpoint file that does not have the sizes of a known model: a folder in diffusers' format with its
+        configs (``unet/config.json``, ...). For a file of Stable Diffusion 3 or Flux: a folder that also has the parts
+        which the file lacks, such as text encoders.
     quiet : bool
         Do not log a download.
     fetch : bool
         Whether to use the network.
     vae : str or Path, optional
         Another VAE than the model's own: a file, a folder with config.json and weights, or a pipeline's folder.
+    t5 : bool
+        Whether the third text encoder of Stable Diffusion 3 is wanted, where a file lacks it.
 
     Returns
     -------
@@ -181,7 +199,7 @@ def find_source(
     text = str(LAB_FOLDER if path is None else path)
     place, other_vae = Path(text).expanduser(), None if vae is None else _vae(Path(vae).expanduser())
     if place.is_file() or (place.suffix.lower() in CHECKPOINTS and not place.is_dir()):
-        return _checkpoint(place, None if config is None else Path(config).expanduser(), use_ema, other_vae)
+        return _checkpoint(place, None if config is None else Path(config).expanduser(), use_ema, other_vae, t5)
     if use_ema or config is not None:
         given = "use_ema" if use_ema else "config"
         raise ValueError(f"unet.{given} goes with a checkpoint file ({', '.join(CHECKPOINTS[:2])}), not with {text}.")
@@ -248,9 +266,11 @@ def parts_of(folder: Path, shared: Path | None = None) -> tuple[str, ...]:
     return PIPELINE_PARTS + (XL_PARTS if unet.get("addition_embed_type") == "text_time" else ())
 
 
-def _checkpoint(file: Path, configs: Path | None, use_ema: bool, vae: Path | None) -> Source:
+def _checkpoint(file: Path, configs: Path | None, use_ema: bool, vae: Path | None, t5: bool) -> Source:
     if not file.is_file():
         raise ValueError(f"the checkpoint {file} does not exist; unet.path must be a .ckpt or .safetensors file.")
+    if (configs is None or configs.is_dir()) and (single := transformer_file(file)) is not None:
+        return _transformer_checkpoint(file, single, configs, use_ema, vae, t5)
     parts = ("unet", "vae", "text_encoder") if configs is None else parts_of(configs)
     needed = [part for part in parts if part in PARTS_WITH_WEIGHTS]
     missing = [] if configs is None else [part for part in needed if not (configs / part / "config.json").is_file()]
@@ -261,6 +281,43 @@ def _checkpoint(file: Path, configs: Path | None, use_ema: bool, vae: Path | Non
         )
     family = check_checkpoint(file, use_ema, vae is not None)
     source = Source(file, ARCHITECTURES / family if configs is None else configs, use_ema, vae=vae)
+    _check_channels(source)
+    return source
+
+
+def _transformer_checkpoint(
+    file: Path, single: TransformerFile, configs: Path | None, use_ema: bool, vae: Path | None, t5: bool
+) -> Source:
+    """A file of Stable Diffusion 3 or Flux; ValueError unless it and the folder `configs` have all parts together."""
+    if use_ema:
+        raise ValueError(f"{file} holds no EMA weights; set unet.use_ema=false.")
+    if configs is None and single.architecture is None:
+        raise ValueError(
+            f"{file} is a Flux without guidance (schnell); give its folder in diffusers' format as unet.config."
+        )
+    folder = configs or ARCHITECTURES / str(single.architecture)
+    source = Source(file, folder, left_out=() if t5 else THIRD_PARTS, vae=vae, single=single)
+    if source.denoiser != "transformer":
+        raise ValueError(
+            f"unet.config {folder} has no transformer, and {file} is one; give a folder of its own family."
+        )
+    _check_transformer(folder / "transformer")
+    lacking = [
+        part
+        for part in source.parts
+        if part in PARTS_WITH_WEIGHTS
+        and source.is_in_folder(part)
+        and not (part == "vae" and vae is not None)
+        and not (_weights(folder / part) or _weights(folder / part, "fp16"))
+    ]
+    long = {"sd3": "text_encoder_3", "flux": "text_encoder_2"}[single.family]
+    if not lacking and long in source.parts and not (folder / long.replace("text_encoder", "tokenizer")).is_dir():
+        lacking = [long.replace("text_encoder", "tokenizer")]  # T5's, which no file holds
+    if lacking:
+        without = ", or set unet.t5=false" if lacking[0].endswith("_3") and len(lacking) == 1 else ""
+        raise ValueError(
+            f"{file} has no {', '.join(lacking)}; give unet.config a folder in diffusers' format that has it{without}."
+        )
     _check_channels(source)
     return source
 
@@ -310,6 +367,10 @@ def _loaded(folder: Path, parts: tuple[str, ...]) -> list[Path]:
         rest = [file for file in _files(folder / part) if file.suffix in (".json", ".txt") and not _is_index(file)]
         chosen += sorted([*weights, *rest])
     return chosen
+
+
+def _configs(folder: Path) -> list[Path]:
+    return [file for file in _files(folder) if file.suffix == ".json" and not _is_index(file)]
 
 
 def _is_index(file: Path) -> bool:
@@ -377,7 +438,8 @@ def source_of(unet: Mapping[str, Any], quiet: bool = True, fetch: bool = True) -
         return lab_transformer(pooled)
     if not pooled:
         raise ValueError("unet.pooled=false goes with unet=lab_dit, of which there is a base without pooled text.")
-    source = find_source(unet["path"], unet.get("use_ema", False), unet.get("config"), quiet, fetch, unet.get("vae"))
+    more = unet.get("use_ema", False), unet.get("config"), quiet, fetch, unet.get("vae"), t5
+    source = find_source(unet["path"], *more)
     if t5:
         return source
     if "text_encoder_3" not in parts_of(source.configs):
@@ -405,7 +467,8 @@ def architecture_of(unet: Mapping[str, Any]) -> Source | None:
         None if the architecture is not known.
     """
     folder = Path(unet.get("config") or "").expanduser()
-    if unet.get("config") is not None and (folder / "unet" / "config.json").is_file():
+    denoisers = [folder / part / "config.json" for part in ("unet", "transformer")]
+    if unet.get("config") is not None and any(file.is_file() for file in denoisers):
         pass
     elif unet["name"] in ARCHITECTURE_OF:
         folder = ARCHITECTURES / ARCHITECTURE_OF[unet["name"]]

@@ -14,10 +14,18 @@ from sdpet.config import RunConfig, settings_of
 from sdpet.runs.checkpoint import CheckpointSaver
 from sdpet.runs.distributed import rank_group
 from sdpet.runs.libraries import torch_threads
-from sdpet.runs.loggers.choose import open_log
+from sdpet.runs.loggers.choose import open_log, tell_state
 from sdpet.runs.record import Record, bin_loss, factors
 from sdpet.runs.reference_scores import floor_folder, reference_scores
-from sdpet.runs.setup import ProgressCallback, Resources, make_design, make_plan, make_sampler, make_train_config
+from sdpet.runs.setup import (
+    ProgressCallback,
+    Resources,
+    make_design,
+    make_lightning_parts,
+    make_plan,
+    make_sampler,
+    make_train_config,
+)
 
 if TYPE_CHECKING:
     from sdpet.methods import Design, TunedModel
@@ -77,10 +85,11 @@ def train_and_score(
         One for each run, with status "finished" or "diverged". They are not written yet; all other results are in the
         run folders.
     """
-    from sdpet.training import Validation, fit_together
+    from sdpet.training import Validation, fit_together, numerics
 
     config, folders, seeds = runs[0].config, [run.folder for run in runs], [run.config.seed for run in runs]
     with torch_threads(config.trainer.threads), ExitStack() as stack:
+        stack.enter_context(numerics(config.trainer.device, config.trainer.deterministic, config.trainer.tf32))
         # Load the base model, the data and the scorers. They are kept for the next fleet.
         loaded = _Loaded(resources.base(config), resources.task(config, progress), resources.scorers(config))
         # Score the untuned model (floor) and real images (ceiling), once for all runs that share them.
@@ -93,8 +102,10 @@ def train_and_score(
         members = _members(runs, attached, logs, progress)
         save = CheckpointSaver(folders, lambda: attached.fleet.active, config.checkpoint_seconds)
         validate = Validation(loaded.base, loaded.task, make_sampler(config), make_plan(config), seeds, folders)
+        validate.tell = [log.images for log in logs]
+        parts = make_lightning_parts(config, folders[0])
         with rank_group(config, folders[0]) as rank:
-            results = fit_together(loaded.base, members, loaded.task, attached.fleet, save, rank, validate)
+            results = fit_together(loaded.base, members, loaded.task, attached.fleet, save, rank, validate, parts)
         # Save the trained weights, and begin the records with sizes, times and losses.
         records = [
             _save_training(run, loaded, design, handle, result, reference)
@@ -142,21 +153,17 @@ def _members(
 
     members = []
     for run, handle, log in zip(runs, attached.handles, logs, strict=True):
-        for step, loss in enumerate((run.state or {"loss": []})["loss"]):
-            log.step(step + 1, loss)
         options = make_train_config(run.config)
         state = None if run.state is None else dict(run.state)
-        members.append(Member(handle, run.config.seed, options, _on_step(log, progress, options.steps), state))
+        if state is not None:
+            tell_state(log, options, state, run.folder)
+        on_step, on_metrics = _on_step(progress, options.steps), log.metrics if log.is_kept else None
+        members.append(Member(handle, run.config.seed, options, on_step, state, on_metrics))
     return members
 
 
-def _on_step(log: NoLog, progress: ProgressCallback | None, steps: int) -> Callable[[int, float], None]:
-    def on_step(step: int, loss: float) -> None:
-        log.step(step, loss)
-        if progress:
-            progress("train", step, steps, loss)
-
-    return on_step
+def _on_step(progress: ProgressCallback | None, steps: int) -> Callable[[int, float], None] | None:
+    return None if progress is None else lambda step, loss: progress("train", step, steps, loss)
 
 
 def _save_training(
@@ -190,6 +197,9 @@ def _save_training(
     if not result.moved and not result.diverged:
         record.reason = f"the weights never moved: trainer.lr {run.config.trainer.lr:g} is too small for them"
         LOG.info(f"{run.folder.name}: {record.reason}.")
+    asked = run.config.trainer.steps
+    if len(result.loss) < asked and not result.diverged:
+        record.reason = f"a callback ended training after {len(result.loss)} of {asked} steps"
     if result.diverged:
         record.status, record.reason = "diverged", f"the loss was not finite at step {len(result.loss)}"
     return record

@@ -126,7 +126,7 @@ def score_existing(
     )
     with open_log(config, folder) as log:
         for step, loss in source.loss:
-            log.step(int(step), loss)
+            log.metrics(int(step), {"loss": loss})
         try:
             save_evaluation(record, evaluate(config, folder, resources, progress), folder)
         except FloatingPointError as error:

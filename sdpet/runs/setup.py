@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdpet.choices import PEFT_METHODS
 from sdpet.config import RunConfig, ScorerSettings, accepted, check_arguments, load_named, require_methods
+from sdpet.runs.libraries import import_libraries, quick_imports, quiet_libraries
 
 if TYPE_CHECKING:
     from sdpet.methods import Design
@@ -20,17 +21,23 @@ if TYPE_CHECKING:
     from sdpet.sampling import SamplerConfig
     from sdpet.scoring import EvalPlan, Scorers
     from sdpet.tasks import Task
-    from sdpet.training import TrainConfig
+    from sdpet.training import LightningParts, TrainConfig
 
 ProgressCallback = Callable[..., None]  # ("train", step, steps, loss) or ("sample", done, total)
 SCORERS_UNUSED_BY = {"dreambooth": ("features",), "finetune": ("diversity",)}  # scorers in eval that a task ignores
 JUDGED_SETS = {
     "digits": ("similarity.digit", "digit-judge")
 }  # by data, the judge that its runs get without being asked
+PROFILERS = {
+    "simple": "lightning.pytorch.profilers.SimpleProfiler",
+    "advanced": "lightning.pytorch.profilers.AdvancedProfiler",
+    "pytorch": "lightning.pytorch.profilers.PyTorchProfiler",
+}
+PROFILE = "profile"  # in the name of a profiler's file in the run's folder
 SCORE_PREFIXES = {"scorer": "clip"}  # prefix of a scorer's metrics, if it is not the scorer's key
 TRAINING_KEYS = (
     "steps", "lr", "weight_decay", "warmup", "schedule", "clip", "precision", "accumulate", "optimizer", "ema",
-    "grad_checkpointing", "compile", "validate_every",
+    "grad_checkpointing", "compile", "validate_every", "deterministic", "tf32",
 )  # fmt: skip
 
 
@@ -96,6 +103,7 @@ class Resources:
         text = json.dumps(key, sort_keys=True, default=str)
         if kind not in self._made or self._made[kind][0] != text:
             self._made.pop(kind, None)  # free the old object before the new one is created
+            import_libraries()
             self._made[kind] = (text, make())
         return self._made[kind][1]
 
@@ -151,6 +159,49 @@ def _own_optimizer(settings: Mapping[str, Any], weight_decay: float) -> Callable
     return partial(make, **accepted(make, {"weight_decay": weight_decay}) | options)
 
 
+def make_lightning_parts(config: RunConfig, folder: Path) -> LightningParts:
+    """What a config sets on Lightning's Trainer.
+
+    Parameters
+    ----------
+    config : RunConfig
+    folder : Path
+        Where its parts write, if the config does not say.
+
+    Returns
+    -------
+    LightningParts
+    """
+    from lightning.pytorch.strategies import DDPStrategy
+
+    from sdpet.training import LightningParts
+
+    trainer = config.trainer
+    callbacks = [_of_lightning(given, "callback", {}) for given in (trainer.callbacks or {}).values()]
+    profiler, strategy = trainer.profiler, trainer.strategy
+    if isinstance(profiler, str):
+        profiler = {"_target_": PROFILERS[profiler]}
+    make: Any = DDPStrategy
+    if isinstance(strategy, Mapping):
+        make = partial(_of_lightning, strategy, "strategy")
+    elif strategy == "ddp_find_unused_parameters_true":
+        make = partial(DDPStrategy, find_unused_parameters=True)
+    to_folder = {"dirpath": folder, "filename": PROFILE}
+    return LightningParts(
+        callbacks=callbacks,
+        profiler=None if profiler is None else _of_lightning(profiler, "profiler", to_folder),
+        strategy=make,
+        folder=folder,
+    )
+
+
+def _of_lightning(settings: Mapping[str, Any], kind: str, filled: Mapping[str, Any] | None = None, **given: Any) -> Any:
+    """An object that a mapping with _target_ names; `filled` are arguments for what it leaves open."""
+    make = load_named(settings["_target_"], kind, "_target_")
+    options = {key: value for key, value in settings.items() if key != "_target_"}
+    return make(**accepted(make, filled or {}) | options | given)
+
+
 def make_sampler(config: RunConfig) -> SamplerConfig:
     """The sampler of a config."""
     from sdpet.sampling import SamplerConfig
@@ -187,11 +238,10 @@ def make_scorers(wanted: Mapping[str, ScorerSettings], strict: bool, root: Path)
     root : Path
         Features of reference images are cached in root/.features.
     """
-    from sdpet.runs.libraries import quiet_libraries
     from sdpet.scoring import load_scorers
 
     makers = {SCORE_PREFIXES.get(key, key.rpartition(".")[2]): _maker(scorer) for key, scorer in wanted.items()}
-    with quiet_libraries():
+    with quick_imports(), quiet_libraries():
         return load_scorers(makers, strict, root / ".features")
 
 

@@ -10,7 +10,7 @@ from sdpet.files.digests import KEY, changed_files, signed_problem
 from sdpet.files.hashing import hash_bytes
 from sdpet.files.received import inside, read_json, read_json_lines
 from sdpet.files.record_file import FILE, read_record
-from sdpet.files.terminal import printable
+from sdpet.files.terminal import counted, printable
 
 INDEX = "index.jsonl"
 
@@ -128,7 +128,8 @@ def _rows(index: Path, problems: list[str]) -> Iterator[dict]:
 
 def verified_text(found: Verified) -> str:
     """The text that `python -m sdpet.study verify` prints."""
-    lines = [f"{found.folder}: {found.runs} records, {found.images} images and {found.floors} kept scores checked"]
+    checked = (counted(found.runs, "record"), counted(found.images, "image"), counted(found.floors, "kept score"))
+    lines = [f"{found.folder}: {checked[0]}, {checked[1]} and {checked[2]} checked"]
     lines += [f"  changed   {printable(problem)}" for problem in found.problems]
     if found.without:
         lines.append(

@@ -195,7 +195,7 @@ def protocol(
     eval_images = task.eval_images(plan)
     scores = protocol_entries(task.measures(scorers, plan), eval_images, scorers)
     if isinstance(task, SubjectTask) and noise.why_unavailable(task, plan) is None:
-        scores[noise.METRIC] = noise.protocol_entry(task, plan)
+        scores[noise.METRIC] = noise.protocol_entry(base, task, plan)
     return {
         "sampler": sampler.describe(),
         "images": dict(Counter(item.role for item in eval_images)),

@@ -1,4 +1,8 @@
-"""How much the subject's token changes the predicted noise, as a number and as a map over the image."""
+"""How much the subject's token changes the predicted noise, as a number and as a map over the image.
+
+A model trained by flow matching predicts the velocity, noise - x0, and its change is measured instead. At a noise level
+s the velocity's change is that of the noise divided by 1 - s, so numbers of the two kinds of models do not compare.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +47,8 @@ def why_unavailable(task: EvalTask, plan: EvalPlan) -> str | None:
 def noise_differences(base: BaseModel, task: SubjectTask, seeds: Sequence[int], plan: EvalPlan) -> np.ndarray:
     """Absolute difference between the noise predicted for the subject's prompt and for the class's prompt.
 
-    It is the mean over plan.noise_images class images, the noise levels LEVELS and the channels of the latents.
+    Of a flow matching model it is the difference of the predicted velocity; `protocol_entry` says so. It is the mean
+    over plan.noise_images class images, the noise levels LEVELS and the channels of the latents.
 
     Parameters
     ----------
@@ -59,7 +64,7 @@ def noise_differences(base: BaseModel, task: SubjectTask, seeds: Sequence[int], 
     Returns
     -------
     ndarray of float32, (K, h, w)
-        In units of the noise, whose standard deviation is 1.
+        In units of the noise, whose standard deviation is 1, or of the velocity.
 
     Raises
     ------
@@ -92,20 +97,21 @@ def noise_differences(base: BaseModel, task: SubjectTask, seeds: Sequence[int], 
     return (total / len(LEVELS)).float().numpy()
 
 
-def protocol_entry(task: SubjectTask, plan: EvalPlan) -> dict[str, Any]:
+def protocol_entry(base: BaseModel, task: SubjectTask, plan: EvalPlan) -> dict[str, Any]:
     """Describe for the protocol how the noise difference is made.
 
     Parameters
     ----------
-    task, plan
+    base, task, plan
         As for `noise_differences`.
 
     Returns
     -------
     dict
-        Values that JSON can hold.
+        Values that JSON can hold. "quantity" is "velocity" for flow matching, and absent where it is the noise.
     """
-    return {
+    velocity = {"quantity": "velocity"} if base.is_flow else {}  # not said of the noise, as protocols stay as they were
+    return velocity | {
         "scorer": "the model itself",
         "images": {"class": min(plan.noise_images, len(_class_latents(task)))},
         "levels": list(LEVELS),

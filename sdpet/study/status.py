@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from sdpet.files.lock import STALE, locks_folder, machine
-from sdpet.files.terminal import printable
+from sdpet.files.terminal import counted, printable
 from sdpet.runs.record import FILE, STATUSES
 from sdpet.runs.verify import problems_of
 from sdpet.study.manifest import read_manifest
@@ -98,13 +98,15 @@ class Status:
         return [run for run in self.runs if run not in self.ended and run not in self.running]
 
 
-def study_status(folder: Path) -> Status:
+def study_status(folder: Path, check_files: bool = True) -> Status:
     """Read the status of a study.
 
     Parameters
     ----------
     folder : Path
         The study's folder.
+    check_files : bool
+        Whether to compare the files of the runs with their digests as well.
 
     Returns
     -------
@@ -122,7 +124,7 @@ def study_status(folder: Path) -> Status:
     ended = _ended(folder)
     status = Status(folder, manifest.runs if manifest else None, manifest.command if manifest else [], ended)
     status.factors = manifest.factors if manifest else {}
-    status.problems = problems_of(folder) if len(ended) <= MOST_CHECKED else []
+    status.problems = problems_of(folder) if check_files and len(ended) <= MOST_CHECKED else []
     for run, alive in _claims(folder).items():
         if alive:
             status.running.append(run)
@@ -267,9 +269,10 @@ def status_text(status: Status) -> str:
     counts += [(under_way, "under way"), (len(status.waiting), "waiting")]
     summary = ", ".join(f"{count} {name}" for count, name in counts if count)
     share = ended / len(runs) if runs else 0.0
-    lines = [f"{status.folder}: {ended} of {len(runs)} runs ({share:.0%}): {summary}"]
+    lines = [f"{status.folder}: {ended} of {counted(len(runs), 'run')} ({share:.0%}): {summary}"]
     if status.asked is None:
-        lines[0] = f"{status.folder}: {ended} runs with a record: {summary} (the number planned was not stored)"
+        with_record = f"{counted(ended, 'run')} with a record"
+        lines[0] = f"{status.folder}: {with_record}: {summary} (the number planned was not stored)"
     if status.factors:
         lines.append(f"  factors   {', '.join(f'{name} ({count})' for name, count in status.factors.items())}")
     left = len(runs) - ended
@@ -299,7 +302,7 @@ def status_text(status: Status) -> str:
         lines.append(f"  unchecked more than {MOST_CHECKED} runs: python -m sdpet.study verify checks their files")
     others = len(set(status.ended) - set(runs))
     if others:
-        lines.append(f"  also      {others} runs of earlier requests")
+        lines.append(f"  also      {counted(others, 'run')} of earlier requests")
     lines += status.race
     if left and not under_way and status.command:
         lines.append(f"  next      no process is working on it; resume with: python {shlex.join(status.command)}")

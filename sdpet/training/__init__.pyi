@@ -1,10 +1,14 @@
 from .config import TrainConfig as TrainConfig
+from .lightning_parts import LightningParts as LightningParts
 from .members import FleetMembers as FleetMembers
 from .members import Member as Member
 from .members import SingleRun as SingleRun
 from .module import TrainingModule as TrainingModule
 from .peak_memory import PeakMemory as PeakMemory
 from .rank import Rank as Rank
+from .reproducible import numerics as numerics
+from .step_metrics import named_metrics as named_metrics
+from .step_metrics import told_again as told_again
 from .trainer import FitResult as FitResult
 from .trainer import fit as fit
 from .trainer import fit_together as fit_together

@@ -49,6 +49,10 @@ class TrainConfig:
         Compile the UNet with torch.compile.
     validate_every : int, optional
         Number of steps between calls of `validate`, see `fit_together`.
+    deterministic : bool or "warn"
+        Use deterministic algorithms of torch only; "warn" warns where there is none, instead of an error.
+    tf32 : bool, optional
+        On a GPU, whether float32 is rounded to TF32 in matrix products and convolutions; None as torch does by default.
 
     Raises
     ------
@@ -69,6 +73,8 @@ class TrainConfig:
     grad_checkpointing: bool = False
     compile: bool = False
     validate_every: int | None = None
+    deterministic: bool | str = False
+    tf32: bool | None = None
 
     def __post_init__(self) -> None:
         wholes = [("steps", self.steps, 1), ("warmup", self.warmup, 0), ("accumulate", self.accumulate, 1)]
@@ -76,6 +82,8 @@ class TrainConfig:
         for name, value, least in wholes:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"trainer.{name} must be a whole number of at least {least}, not {value!r}.")
+        if self.deterministic not in (True, False, "warn"):
+            raise ValueError(f'trainer.deterministic must be true, false or "warn", not {self.deterministic!r}.')
         if not 0 < self.lr < math.inf:
             raise ValueError(f"trainer.lr must be a positive number, not {self.lr!r}.")
         if not 0 <= self.weight_decay < math.inf:

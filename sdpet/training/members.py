@@ -28,6 +28,9 @@ class Member:
         Called as ``on_step(step, loss)`` after each step; steps count from 1.
     state : dict, optional
         The value of `TrainingModule.state` from which an interrupted run resumes; None begins at step 0.
+    on_metrics : callable, optional
+        Called as ``on_metrics(step, metrics)`` for each step, with ``loss``, ``lr`` and ``grad_norm`` (the norm of the
+        run's gradient before clipping). On a GPU it is called one step later, so that nothing waits for the norm.
     """
 
     handle: TunedModel
@@ -35,6 +38,7 @@ class Member:
     config: TrainConfig
     on_step: Callable[[int, float], None] | None = None
     state: dict[str, Any] | None = None
+    on_metrics: Callable[[int, dict[str, float]], None] | None = None
 
 
 class FleetMembers(Protocol):

@@ -17,15 +17,16 @@ import torch
 import torch.distributed
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DDPStrategy
 
 from sdpet.methods import TunedModel
 from sdpet.models.base import BaseModel
 from sdpet.tasks import Task
 from sdpet.training.config import TrainConfig
+from sdpet.training.lightning_parts import ForwardedMetrics, LightningParts
 from sdpet.training.members import FleetMembers, Member, SingleRun
 from sdpet.training.module import SaveCallback, TrainingModule, ValidateCallback
 from sdpet.training.peak_memory import PeakMemory
+from sdpet.training.reproducible import numerics
 
 if TYPE_CHECKING:
     from sdpet.training.rank import Rank
@@ -110,6 +111,7 @@ def fit_together(
     save: SaveCallback | None = None,
     rank: Rank | None = None,
     validate: ValidateCallback | None = None,
+    lightning: LightningParts | None = None,
 ) -> list[FitResult]:
     """Train a fleet with one forward pass of the UNet per step. Each member gives the result of training alone.
 
@@ -132,6 +134,8 @@ def fit_together(
         Called as ``validate(step, active)`` every `validate_every` steps. ``active`` has the indices of the active
         members in the order of their rows. The model is then as it would be if training ended at this step. The
         function must not use global random generators.
+    lightning : LightningParts, optional
+        Callbacks, profiler and strategy of Lightning.
 
     Returns
     -------
@@ -142,29 +146,33 @@ def fit_together(
     ------
     ValueError
         The members do not begin at the same step, or differ in an option that a fleet shares (steps, precision,
-        accumulate, grad_checkpointing, compile, validate_every), or an option is not possible in a fleet.
+        accumulate, grad_checkpointing, compile, validate_every, deterministic, tf32), or an option is not possible in
+        a fleet.
     """
     first = members[0].config
     start_at, steps = _check_members(members, fleet)
-    module = TrainingModule(base, members, fleet or SingleRun(), task, save, rank, validate)
+    lightning = lightning or LightningParts()
+    epochs = _epochs(start_at, steps, first.validate_every if lightning.callbacks else None)
+    module = TrainingModule(
+        base, members, fleet or SingleRun(), task, save, rank, validate, epochs, lightning.callbacks
+    )
     memory = PeakMemory(base.device)
     before_training = [_some_weights(member) for member in members]
     start = time.perf_counter()
-    with _quiet(), _ctrl_c_passes(), _process_group_ended(rank), _prepared(base.unet, first):
+    same_bits = numerics(base.device, first.deterministic, first.tf32)
+    with _quiet(), _ctrl_c_passes(), _process_group_ended(rank), _prepared(base.unet, first), same_bits:
         trainer = Trainer(
             accelerator="cpu" if base.device.type == "cpu" else "gpu",
-            **_device_arguments(base, rank),
+            **_device_arguments(base, rank, lightning),
+            **lightning.arguments(ForwardedMetrics(module.tell, start_at)),
             precision=first.precision,  # type: ignore[arg-type]
-            max_epochs=1,  # of steps; Lightning's max_steps would count those of every optimiser
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
+            max_epochs=len(epochs),  # of steps; Lightning's max_steps would count those of every optimiser
+            reload_dataloaders_every_n_epochs=1,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
         if start_at < steps:
-            trainer.fit(module, range(start_at, steps))
+            trainer.fit(module)
     module.apply_ema()
     seconds, peak = time.perf_counter() - start - module.validation_seconds, memory.peak()
     before = [sum((member.state or {"times": []})["times"]) for member in members]
@@ -182,6 +190,12 @@ def fit_together(
     ]
 
 
+def _epochs(start_at: int, steps: int, every: int | None) -> list[range]:
+    """The steps of each epoch. Callbacks that act at the end of an epoch do so every `every` steps."""
+    ends = [*range(every * (start_at // every + 1), steps, every), steps] if every else [steps]
+    return [range(a, b) for a, b in zip([start_at, *ends], ends, strict=False)]
+
+
 def _some_weights(member: Member) -> list[torch.Tensor]:
     """Copies of the first numbers of each trained tensor."""
     return [p.detach().flatten()[:_LOOKED_AT].clone() for p in member.handle.parameters()]
@@ -196,7 +210,8 @@ def _check_members(members: Sequence[Member], fleet: FleetMembers | None) -> tup
     """The first step and the number of steps; ValueError if the members cannot be trained together."""
     start_at = _equal("steps already done", [(member.state or {"step": 0})["step"] for member in members])
     steps = _equal("steps", [member.config.steps for member in members])
-    for name in ("precision", "accumulate", "grad_checkpointing", "compile", "validate_every"):
+    shared = ("precision", "accumulate", "grad_checkpointing", "compile", "validate_every", "deterministic", "tf32")
+    for name in shared:
         _equal(name, [getattr(member.config, name) for member in members])
     if len(members) == 1:
         return start_at, steps
@@ -213,7 +228,7 @@ def _check_members(members: Sequence[Member], fleet: FleetMembers | None) -> tup
     return start_at, steps
 
 
-def _device_arguments(base: BaseModel, rank: Rank | None) -> dict[str, Any]:
+def _device_arguments(base: BaseModel, rank: Rank | None, lightning: LightningParts) -> dict[str, Any]:
     """The Trainer's arguments for devices and ranks.
 
     The environment is set explicitly, because inside a Slurm job Lightning would treat every process as a rank.
@@ -222,7 +237,7 @@ def _device_arguments(base: BaseModel, rank: Rank | None) -> dict[str, Any]:
         devices = 1 if base.device.index is None else [base.device.index]
         return {"devices": devices, "plugins": [LightningEnvironment()]}
     backend = "gloo" if base.device.type == "cpu" else "nccl"
-    ddp = DDPStrategy(cluster_environment=_RankEnvironment(rank), process_group_backend=backend, timeout=TIMEOUT)
+    ddp = lightning.strategy(cluster_environment=_RankEnvironment(rank), process_group_backend=backend, timeout=TIMEOUT)
     return {"devices": rank.per_node, "num_nodes": rank.nodes, "strategy": ddp}
 
 

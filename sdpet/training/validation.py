@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,11 @@ class Validation:
         Seed of each member.
     folders : sequence of Path
         Run folder of each member.
+
+    Attributes
+    ----------
+    tell : sequence of callable
+        For each member, called as ``tell[i](step, images)`` with images uint8 (H, W, 3); empty by default.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class Validation:
         self._eval_images = [eval_images[i] for i in first]
         noise = [image_seeds(eval_images, seed if plan.eval_seed is None else plan.eval_seed) for seed in seeds]
         self._noise = [[own[i] for i in first] for own in noise]
+        self.tell: Sequence[Callable[[int, list[np.ndarray]], None]] = ()
 
     def __call__(self, step: int, active: list[int]) -> None:
         prompts = [item.prompt for item in self._eval_images]
@@ -66,6 +72,8 @@ class Validation:
         for i, images in zip(active, drawn, strict=True):
             if images is not None:
                 self._write(self._folders[i] / FOLDER / f"{step:06d}", images, self._noise[i])
+                if self.tell:
+                    self.tell[i](step, list(images))
 
     def _write(self, folder: Path, images: np.ndarray, noise: Sequence[int]) -> None:
         """Write PNG files and then index.jsonl, as in the run's samples/."""

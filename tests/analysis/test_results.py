@@ -33,3 +33,19 @@ def test_a_page_says_what_its_data_say(study: str, page: str, numbers: list[str]
     for best in (means[stream].max(), means[~stream].max()):
         assert f"{best:.3f}" in text
     assert means[stream].idxmax() in text and means[~stream].idxmax() in text
+
+
+def test_the_page_of_the_backbones_says_what_its_data_say():
+    runs = analysis.load_results(RESULTS / "backbones.csv")
+    said = str(analysis.conclude(runs, "clip_i", terms=["placement", "unet", "placement:unet"]))
+    text = " ".join((RESULTS / "backbones.md").read_text(encoding="utf-8").split())
+    for number in ("F(7, 30) = 10.33", "F(1, 30) = 376.37", "F(7, 30) = 21.83", "58 % [39, 70]"):
+        assert number in said and number in text
+    means = runs.pivot_table(index="placement", columns="unet", values=["clip_i", "clip_i_floor", "clip_i_ceiling"])
+    for placement, row in means["clip_i"].iterrows():
+        assert f"| `{placement}` | {row['lab']:.3f} | {row['lab_dit']:.3f} |" in text
+    shares = (means["clip_i"] - means["clip_i_floor"]) / (means["clip_i_ceiling"] - means["clip_i_floor"])
+    for value in (shares.min(), shares.max()):
+        assert all(f"{share:.0%}".replace("%", " %") in text for share in value)
+    ranks = means["clip_i"].rank()
+    assert f"rank correlation of the eight means is {ranks['lab'].corr(ranks['lab_dit']):.2f}" in text

@@ -83,6 +83,14 @@ WRONG = [
     (["adapter=attn2o-fni"], ["attn2o-fni", "attn2o-ffni"]),
     (["sampler=euler"], ["euler", "dpm", "plms"]),
     (["eval=vit"], ["vit", "lab"]),
+    (
+        ["adapter.blocks=dwn"],
+        [
+            "adapter.blocks=dwn matches no block",
+            "choose all, down, mid, up or a regular expression",
+            "down_blocks.0.attentions.0.transformer_blocks.0",
+        ],
+    ),
     (["seed=0,1"], ["seed=0,1", "add -m"]),
 ]
 

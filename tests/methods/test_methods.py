@@ -5,6 +5,7 @@ import json
 import pickle
 
 import pytest
+import tiny_pipelines
 import torch
 from diffusers import StableDiffusionPipeline
 from omegaconf import OmegaConf
@@ -17,6 +18,7 @@ from sdpet.config import fleet_key, validate
 from sdpet.methods import Design, EmbeddingTuning, PeftSpec, build, build_fleet, export_format, load
 from sdpet.models import load_base
 from sdpet.runs import Record, run
+from sdpet.seeds import generator
 from sdpet.tasks import DreamBoothTask
 from sdpet.training import fit
 
@@ -226,6 +228,35 @@ def test_the_embedding_of_the_subjects_word_alone_is_learned(tiny_base, fresh, t
     with torch.no_grad():
         table.copy_(before)
     table.requires_grad_(False)
+
+
+@pytest.mark.parametrize("kind", ["sd3", "flux", "pixart"])
+def test_the_embedding_of_a_word_is_learned_in_all_text_encoders(kind, tmp_path):
+    tiny_pipelines.write_folder(tmp_path / "model", kind)
+    base, other = (load_base("model", tmp_path / "model", image_size=64) for _ in range(2))
+    token = "SKS" if kind == "pixart" else "sks"  # PixArt reads prompts in lower case
+    prompt = f"a photo of {token} star"
+    handle = EmbeddingTuning(base, token)
+    encoders = [
+        name for name in ("text_encoder", "text_encoder_2", "text_encoder_3") if getattr(base, name) is not None
+    ]
+    assert len(handle.parameters()) == len(encoders) == {"sd3": 3, "flux": 2, "pixart": 1}[kind]
+    noisy = torch.randn(1, *base.latent_shape, generator=generator(0))
+    base.predict(noisy, base.process.at(0.5, 1), base.encode_text([prompt])).square().sum().backward()
+    for name, row in zip(encoders, handle.parameters(), strict=True):
+        assert row.grad is not None and row.grad.abs().max() > 0, name
+        with torch.no_grad():
+            row += 0.5
+            getattr(other, name).get_input_embeddings().weight[handle._look_ups[name].ids] += 0.5
+    with torch.no_grad():
+        learned, plain = other.encode_text([prompt]), other.encode_text(["a photo of star"])
+        torch.testing.assert_close(base.encode_text([prompt]), learned)
+        handle.save(tmp_path / "design")
+        handle.detach()
+        assert not torch.allclose(base.encode_text([prompt]), learned)
+        torch.testing.assert_close(base.encode_text(["a photo of star"]), plain)
+        EmbeddingTuning.load(base, tmp_path / "design")
+        torch.testing.assert_close(base.encode_text([prompt]), learned)
 
 
 def test_a_word_of_several_tokens_has_as_many_rows(tiny_base):

@@ -109,7 +109,6 @@ def test_parts_and_other_files_are_named(tmp_path):
         {
             "lora_unet_mid_block.alpha": "a LoRA in kohya's format",
             "conditioner.embedders.0.model.ln_final.weight": "the refiner",
-            "model.diffusion_model.joint_blocks.0.x": "Stable Diffusion 3",
             "decoder.conv_in.weight": "a VAE.*unet.vae",
         }.items()
     ):

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+import yaml
 from study_tools import ROOT, composed, tiny_overrides
 
-from sdpet.config import run_folder, validate
+from sdpet.config import run_folder, run_id, validate
 from sdpet.runs import Record, run, run_together
+from sdpet.runs.checkpoint import CheckpointSaver
 from sdpet.runs.loggers.choose import open_log
 from sdpet.runs.loggers.wandb import wandb_id
+from sdpet.runs.setup import make_train_config
 
 DIVERGING = "trainer.lr=1e30"
 
@@ -88,7 +91,7 @@ def test_a_run_that_fails_or_is_stopped_is_not_finished(overrides, tmp_path):
     own_id = wandb_id("ends", folder.name)
     for error, state, code in ((RuntimeError("no more memory"), "failed", 1), (KeyboardInterrupt(), "failed", 255)):
         with pytest.raises(type(error)), open_log(config, folder) as log:
-            log.step(1, 0.5)
+            log.metrics(1, {"loss": 0.5})
             raise error
         summary = inspected(offline_runs(folder.parent, own_id)[-1], "--summary")[0]
         assert (summary["state"], summary["exit_code"]) == (state, code)
@@ -113,14 +116,75 @@ def test_wandb_ids_follow_the_run_and_the_study():
     assert len({wandb_id("a", "0123"), wandb_id("b", "0123"), wandb_id("a", "4567")}) == 3
 
 
+def test_a_run_that_resumes_tells_wandb_all_of_it(overrides, tmp_path, monkeypatch):
+    """Stopped in its fourth step and resumed from its second: rates, norms and validation images have no holes."""
+    asked = ["study=holes", "trainer.steps=5", "trainer.validate_every=2", "checkpoint_seconds=1000", "logger=wandb"]
+    shown = ["logger.tags=[first,try]", "logger.notes=some", 'logger.run_name="{task} lr {lr:g} of {study}"']
+    config = validate(composed(*overrides, *asked, *shown))
+    folder = run_folder(config)
+    save = CheckpointSaver.__call__
+
+    def saved_once(self, step, state):
+        self._next = 0 if step == 2 else math.inf
+        save(self, step, state)
+
+    def stop(phase, done, *rest):
+        if phase == "train" and done == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(CheckpointSaver, "__call__", saved_once)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, progress=stop)
+    assert run(config).status == "finished"
+    first, second = offline_runs(folder.parent, wandb_id("holes", folder.name))
+    keys = ("loss", "lr", "grad_norm", "validation.count")
+    told = [{key: history(file, key) for key in keys} for file in (first, second)]
+    assert [told[1][key].keys() for key in keys] == [{1, 2, 3, 4, 5}] * 3 + [{2, 4}]
+    for key in ("loss", "lr", "grad_norm"):  # W&B, which keeps what came first, has the same numbers from both
+        assert {step: told[1][key][step] for step in told[0][key]} == told[0][key] != {}
+    summary, entries = inspected(second, "--summary")[0], inspected(second)
+    sent = next(entry["run"] for entry in entries if entry["type"] == "run")
+    assert summary["name"] == "dreambooth lr 0.003 of holes"
+    assert (sent["tags"], sent["notes"]) == (["first", "try"], "some")
+    assert run_id(config) == run_id(validate(composed(*overrides, "trainer.steps=5")))
+
+
+def test_a_name_with_an_unknown_part_is_refused(overrides):
+    with pytest.raises(ValueError, match=r"logger.run_name has \{rate\}; its names are name, study, .*lr"):
+        validate(composed(*overrides, "logger=wandb", 'logger.run_name="at {rate}"'))
+
+
+def test_a_logger_of_lightning_gets_metrics_settings_and_scores(overrides, tmp_path):
+    target = "logger._target_=lightning.pytorch.loggers.CSVLogger"
+    config = validate(composed(*overrides, "logger=custom", target, "+logger.flush_logs_every_n_steps=1"))
+    record = run(config)
+    folder = run_folder(config) / "logs"
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(int(row["step"]), float(row["loss"])) for row in rows if row["loss"]] == [
+        (step, pytest.approx(loss)) for step, loss in record.loss
+    ]
+    scores = {f"scores/{key}": value for key, value in record.metrics.items()}
+    assert {key: float(rows[-1][key]) for key in scores} == pytest.approx(scores)
+    kept = yaml.safe_load((folder / "hparams.yaml").read_text())
+    assert kept["lr"] == config.trainer.lr and kept["run_id"] == record.run_id
+    assert record.run_id == run_id(validate(composed(*overrides)))
+    for wrong, said in (
+        ("logger._target_=lightning.pytorch.loggers.MLFlowLogger", "needs the package mlflow"),
+        ("+logger.colour=red", "has no option colour"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            validate(composed(*overrides, "logger=custom", target, wrong))
+
+
 def test_steps_that_wandb_has_are_not_told_again(overrides, monkeypatch, tmp_path):
-    """A run resumed online, as a stand-in for W&B's run sees it: its first steps are there already."""
+    """A run resumed online, as a stand-in for W&B's run sees it: 1 and 2 are there already, and 3 is its next step."""
     import wandb
 
     calls = []
 
     class Resumed:
-        step, resumed, summary = 2, True, {}
+        step, resumed, summary = 3, True, {}
 
         def log(self, values, step=None):
             calls.append((step, values))
@@ -132,7 +196,7 @@ def test_steps_that_wandb_has_are_not_told_again(overrides, monkeypatch, tmp_pat
     config = validate(composed(*overrides, "logger=wandb"))
     with open_log(config, run_folder(config)) as log:
         for step in range(1, 5):
-            log.step(step, 0.1 * step)
+            log.metrics(step, {"loss": 0.1 * step})
     asked, *rest = calls
     assert asked["id"] == wandb_id("single", run_folder(config).name) and asked["resume"] == "allow"
     assert asked["mode"] == "offline"  # auto, without an account
@@ -144,16 +208,13 @@ def test_losses_images_and_scores_are_read_back(overrides, logger, tmp_path):
     config = validate(composed(*overrides, f"logger={logger}"))
     record = run(config)
     folder = run_folder(config)
-    images = [np.full((8, 8, 3), 40 * i, np.uint8) for i in range(2)]
     if logger == "csv":
         with (folder / "loss.csv").open() as file:
-            rows = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
-        with open_log(config, folder) as log:
-            log.images(2, images)
-        from PIL import Image
-
-        for i, image in enumerate(images):
-            assert np.array_equal(np.asarray(Image.open(folder / "validation" / f"000002_{i}.png")), image)
+            told = list(csv.DictReader(file))
+        rows = [(int(row["step"]), float(row["loss"])) for row in told]
+        rates = make_train_config(config)
+        assert [float(row["lr"]) for row in told] == [rates.lr_at(step) for step in range(3)]
+        assert all(float(row["grad_norm"]) > 0 for row in told)
     else:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -25,9 +25,10 @@ from sdpet.commands.scored_again import Scored, study_text
 from sdpet.config import run_folder, validate
 from sdpet.lab import JudgeScorer, load_scorer
 from sdpet.methods import Design, build
+from sdpet.models import load_base
 from sdpet.runs import Record, Resources, run_together
 from sdpet.scoring import EvalPlan, PromptSet, Scorers, feature_cache, noise_differences, scorers
-from sdpet.scoring.noise import LEVELS
+from sdpet.scoring.noise import LEVELS, protocol_entry
 from sdpet.seeds import generator
 from sdpet.study.report import outcome
 from sdpet.tasks import DreamBoothTask
@@ -118,6 +119,26 @@ def test_noise_difference_is_that_of_the_two_prompts(tiny_base, subject_folders,
         handle.detach()
     np.testing.assert_allclose(found, total.numpy(), rtol=1e-3, atol=1e-6)
     assert found.mean() > 0
+    assert "quantity" not in protocol_entry(base, task, EvalPlan())
+
+
+def test_noise_difference_of_flow_matching_is_of_the_velocity(subject_folders):
+    base = load_base("lab_dit")
+    folders = [subject_folders["subject"], subject_folders["class"]]
+    task = DreamBoothTask(base, *folders, "a photo of a sks star", "a photo of a star")
+    plan = EvalPlan(noise_images=1)
+    found = noise_differences(base, task, [5], plan)[0]
+    clean = task.class_latents[:1]
+    fresh = torch.randn(clean.shape, generator=generator(5, "noise difference"))
+    text = base.encode_text(["a photo of a sks star", "a photo of a star"])
+    total = torch.zeros(found.shape)
+    with torch.no_grad():
+        for level in LEVELS:
+            noisy = (1 - level) * clean + level * fresh
+            velocity = [base.predict(noisy, torch.tensor([1000 * level]), row[None])[0] for row in text]
+            total += (velocity[0] - velocity[1]).abs().mean(dim=0) / len(LEVELS)
+    np.testing.assert_allclose(found, total.numpy(), rtol=1e-3, atol=1e-6)
+    assert protocol_entry(base, task, plan)["quantity"] == "velocity"
 
 
 def again(*overrides):

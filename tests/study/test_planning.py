@@ -17,7 +17,7 @@ import analysis
 from analysis.planning.dry_run import foresee, interval_widths
 from analysis.variance.effect_size import effect_interval, noncentrality
 from sdpet.adapters import PLACEMENTS
-from sdpet.config import run_id, validate
+from sdpet.config import run_id, settings_of, validate
 from sdpet.runs import Record, factors
 from sdpet.study import Composer, SweepOptions, make_plan
 from sdpet.study.forecast import levels_of
@@ -120,19 +120,26 @@ def test_the_papers_factorial(plan_of, sweeper_of):
 
 
 def test_runs_are_composed_as_hydra_composes_them(plan_of):
-    """Also where one value refers to another, is null, or was missing."""
+    """Also where one value refers to another, is null, or was missing, and where runs share what is checked once."""
     from hydra import compose
+    from omegaconf import OmegaConf
 
     sweeps = [
         ["unet.guidance=3,4", "sampler=plms", "trainer.clip=null,1"],
         ["sampler.guidance=3", "unet.guidance=1", "adapter.mid_dim=4,8", "data.prompt='a photo of a sks star, red'"],
         ["adapter.din=attn1i,ffni", "adapter.dout=ffni", "eval.prompts=['{prompt}']", "+sweeps=smoke"],
         ["adapter=full", "trainer.lr=1e-3,1e-4"],
+        ["seed=0,1", "adapter.scale=1,2", "trainer.lr=1e-3,2e-3", "eval.images=4,5"],
     ]
+    mine = ("output_root", "quiet", "asked")
     for sweep in sweeps:
-        for job in plan_of(*sweep).jobs:
-            hydras = validate(compose("config", list(job.overrides)))
-            assert run_id(hydras) == run_id(job.config) and hydras.sampler == job.config.sampler
+        plan = plan_of(*sweep)
+        assert plan.doubled == (8 if "+sweeps=smoke" in sweep else 0)  # its placements are overridden
+        for job in plan.jobs:
+            composed = OmegaConf.to_container(compose("config", list(job.overrides)), resolve=True)
+            hydras = validate({**composed, "asked": job.config.values["asked"]})
+            assert run_id(hydras) == job.folder.name and settings_of(hydras) == settings_of(job.config)
+            assert all(job.config.values[key] == value for key, value in hydras.values.items() if key not in mine)
 
 
 def test_the_order_is_random_within_a_seed_and_stays_when_seeds_are_added(plan_of):
@@ -235,6 +242,9 @@ def test_what_stays_estimable_is_named():
     assert table.loc[list("ABCD"), "df"].tolist() == [1] * 4
     aliased = {"A:B": "C:D", "A:C": "B:D", "A:D": "B:C", "B:C": "A:D", "B:D": "A:C", "C:D": "A:B"}
     assert table.loc[pairs, "aliased"].to_dict() == aliased
+    said = "\n".join(foresee(half, list("ABCD"), "A + B*C + D"))
+    assert re.search(r"effects +A: 1 of 1 df(\n +[BCD]: 1 of 1 df){3}\n +B:C: 1 of 1 df\n +residual: 2 df", said), said
+    assert "A:D: 0 of 1 df, not estimable, confounded with B:C" in said and said.count("B:C: 1 of 1 df") == 1, said
     grid = pd.DataFrame([p.split("-") for p in PLACEMENTS], columns=["din", "dout"])
     table = analysis.estimable(grid, ["din", "dout"])
     assert table.loc[["din", "dout", "residual"], "df"].tolist() == [7, 4, 6]
@@ -294,6 +304,17 @@ def test_runs_that_share_trainings_are_foreseen_by_trainings(plan_of):
     assert "pairs placement:guidance: 14 of 14 df residual: 42 df" in said
 
 
+def test_a_fraction_of_runs_that_share_trainings_counts_trainings(plan_of):
+    """9 trainings with 8 strengths of guidance each: 6 of them are two of each placement and two of each seed."""
+    plan = plan_of("+sweeps=guidance", "hydra.sweeper.runs=6")
+    cells = pd.DataFrame([(j.config.adapter.placement, j.config.seed, j.config.sampler.guidance) for j in plan.jobs])
+    assert len(cells) == 48 and (cells.groupby([0, 1]).size() == 8).all(), "all runs of a training are done"
+    trained = cells.drop_duplicates([0, 1])
+    assert trained[0].value_counts().tolist() == trained[1].value_counts().tolist() == [2, 2, 2]
+    with pytest.raises(ValueError, match=r"4 trainings cannot estimate placement \+ seed, which has 5 parameters"):
+        plan_of("+sweeps=guidance", "hydra.sweeper.fraction=0.45")
+
+
 def test_intervals_of_designs_that_share_trainings_count_trainings():
     """Two strengths of guidance of each of 2 placements x 4 seeds: 16 runs, 8 trainings, 3 df of error instead of 9."""
     rng = np.random.default_rng(0)
@@ -334,6 +355,29 @@ def test_the_expected_time_is_by_measured_runs(plan_of):
     assert expected.seconds == pytest.approx(100 * 0.2 + 3 * (10 * 3.0 / 20 + 1.0 + 0.5))
     assert expected.size == 1500
     assert make_forecast(train_jobs, score_jobs, [], "x").seconds is None
+
+
+def test_the_expected_time_is_by_a_finished_study_beside_it_where_it_has_no_runs_of_its_own(plan_of, tmp_path):
+    from sdpet.runs.folder import write_config
+    from sdpet.study.forecast import forecast_lines, make_forecast
+    from sdpet.study.sweep.beside import measured_beside
+
+    plan = plan_of("task=dreambooth,finetune", "data=lab,digits", "trainer.steps=100", "sampler.steps=10")
+    [job] = [job for job in plan.jobs if job.config.task.name == "dreambooth"]
+    record = Record("a", "s", "finished", factors(job.config) | {"steps": 10}, {"name": "dreambooth"})
+    record.seconds = {"train": 2.0, "per_step": 0.2, "sample": 3.0, "score": 1.0, "total": 6.5}
+    record.protocol = {"sampler": {"steps": 20}}
+    for study, config in {"other": job.config, "model": job.config.changed(unet={"path": "/x"})}.items():
+        (tmp_path / study / "a").mkdir(parents=True)
+        write_config(tmp_path / study / "a", config)
+        record.write(tmp_path / study / "a")
+    measured, where = measured_beside(tmp_path / "mine", plan.jobs)
+    assert where == str(tmp_path / "other") and [found.run_id for found, _ in measured] == ["a"]
+    expected = make_forecast(plan.jobs, [], measured, where)
+    assert expected.seconds == pytest.approx(100 * 0.2 + 10 * 3.0 / 20 + 1.0 + 0.5)
+    said = " ".join(forecast_lines(expected, 2, 0, 1, tmp_path / "mine"))
+    assert f"about 23 s, based on 1 measured run of {where}" in said and "its runs of finetune, of which none" in said
+    assert measured_beside(tmp_path / "other", plan.jobs)[0] == []
 
 
 def test_runs_that_differ_only_in_the_sampler_train_once(tiny_folder, subject_folders, tmp_path, monkeypatch):

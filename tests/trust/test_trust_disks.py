@@ -125,7 +125,7 @@ def test_a_clock_that_jumps_back(tiny_folder, subject_folders, resources, tmp_pa
     monkeypatch.setattr(time, "time", backwards)
     record = run(config, resources)
     assert record.status == "finished" and all(value is None or value >= 0 for value in record.seconds.values())
-    assert "1 runs with a record: 1 finished" in status_text(study_status(tmp_path / "single"))
+    assert "1 run with a record: 1 finished" in status_text(study_status(tmp_path / "single"))
 
 
 def test_a_lease_from_the_future_is_not_alive_for_ever(tmp_path):

@@ -18,10 +18,11 @@ from analysis.report.page import Block, Code, FigureBlock, Section, TableBlock, 
 from analysis.report.pictures import thinned
 from analysis.report.study import Study
 from analysis.report.tables import Column, make_table
-from analysis.report.words import counted, level_words, listing
+from analysis.report.words import level_words, listing
 from analysis.runs.roles import is_of_records
 from analysis.runs.statuses import has_status
 from sdpet.files.project import here
+from sdpet.files.terminal import counted
 from sdpet.study.manifest import read_manifest
 
 MAX_CURVES = 400  # single runs drawn; more would be a grey band and megabytes

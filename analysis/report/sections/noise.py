@@ -55,10 +55,10 @@ def noise_section(study: Study, out: Path, order: Sequence[tuple[object, float]]
         "runs": Column("runs", lambda v: number(v, 0)),
     }, out / "tables", folded=True)  # fmt: skip
     caption = (
-        f"Absolute difference between the noise predicted with the subject's word and without it, on images of the "
-        f"class, over the {shape[0]} × {shape[1]} places of the latents; mean over runs, images, noise levels and "
-        f"channels, with the number below. One colour scale for all{', over the logarithm' if logarithmic else ''}; "
-        "best score first."
+        "Absolute difference between the noise (of flow matching models: the velocity) predicted with the subject's "
+        f"word and without it, on images of the class, over the {shape[0]} × {shape[1]} places of the latents; mean "
+        "over runs, images, noise levels and channels, with the number below. One colour scale for all"
+        f"{', over the logarithm' if logarithmic else ''}; best score first."
     )
     alt = f"Maps of the noise difference for {len(panels)} designs"
     said = Text(_said(study, singles, frame, digits))

@@ -54,7 +54,7 @@ def load_checkpoint(source: Source, dtype: torch.dtype) -> dict[str, Any]:
     found = contents(source.path)
     texts = next(parts for parts in TEXTS.values() if all(prefix in found for prefix in parts.values()))
     unet_config, vae_config = source.config("unet"), source.config("vae")
-    with _unallocated():
+    with unallocated():
         networks: dict[str, Any] = {"unet": UNet2DConditionModel.from_config(unet_config)}
         if source.vae is None:
             networks["vae"] = AutoencoderKL.from_config(vae_config)
@@ -65,13 +65,13 @@ def load_checkpoint(source: Source, dtype: torch.dtype) -> dict[str, Any]:
     first = unet.get(UNET + "input_blocks.0.0.weight")
     if first is not None and first.dim() == 4 and first.shape[1] != unet_config["in_channels"]:
         raise ValueError(input_channels_sentence(source.path, first.shape[1]))
-    _fill(networks["unet"], _renamed(convert_ldm_unet_checkpoint, unet, unet_config, source), dtype, source)
+    fill(networks["unet"], renamed(convert_ldm_unet_checkpoint, unet, unet_config, source), dtype, source)
     if source.vae is None:
         vae = {key: value for key, value in weights.items() if key.startswith(VAE)}
-        _fill(networks["vae"], _renamed(convert_ldm_vae_checkpoint, vae, vae_config, source), dtype, source)
+        fill(networks["vae"], renamed(convert_ldm_vae_checkpoint, vae, vae_config, source), dtype, source)
     for part, prefix in texts.items():
         own = {key: value for key, value in weights.items() if key.startswith(prefix)}
-        _fill(networks[part], _text_weights(own, prefix, networks[part], source), dtype, source)
+        fill(networks[part], text_weights(own, prefix, networks[part], source), dtype, source)
     return networks
 
 
@@ -103,14 +103,14 @@ def load_vae(source: Source, dtype: torch.dtype) -> Any:
         variant = None if any(".fp16." not in file.name for file in source.vae.glob("*.safetensors")) else "fp16"
         return AutoencoderKL.from_pretrained(source.vae, torch_dtype=dtype, variant=variant, local_files_only=True)
     config = source.config("vae")
-    with _unallocated():
+    with unallocated():
         vae = AutoencoderKL.from_config(config)
     parts = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
     own = {key.removeprefix(VAE): value for key, value in read_weights(source.vae).items()}
     own = {key: value for key, value in own.items() if key.startswith(parts)}
     if not any(".down_blocks." in key for key in own):  # CompVis' names
-        own = _renamed(convert_ldm_vae_checkpoint, {VAE + key: value for key, value in own.items()}, config, place)
-    _fill(vae, own, dtype, place)
+        own = renamed(convert_ldm_vae_checkpoint, {VAE + key: value for key, value in own.items()}, config, place)
+    fill(vae, own, dtype, place)
     return vae
 
 
@@ -198,14 +198,15 @@ def _unet_weights(weights: Mapping[str, Tensor], source: Source) -> dict[str, Te
     return {key: weights[name] for key, name in averaged.items()}
 
 
-def _renamed(converter: Any, weights: dict[str, Tensor], config: dict[str, Any], source: Source) -> dict[str, Tensor]:
+def renamed(converter: Any, weights: dict[str, Tensor], config: dict[str, Any], source: Source) -> dict[str, Tensor]:
+    """The weights by diffusers' names, by one of diffusers' converters; ValueError where it does not know them."""
     try:
         return converter(dict(weights), config)
     except Exception as error:  # diffusers' converters expect what they find, and raise many kinds
         raise ValueError(f"{source.path} does not fit the configs in {source.configs}: {error!r:.300}.") from error
 
 
-def _text_weights(weights: dict[str, Tensor], prefix: str, text_encoder: Any, source: Source) -> Mapping[str, Tensor]:
+def text_weights(weights: dict[str, Tensor], prefix: str, text_encoder: Any, source: Source) -> Mapping[str, Tensor]:
     """The weights of a text encoder by their names in this version of transformers, with or without `text_model.`.
 
     What the encoder does not have is dropped: position_ids of older files, a projection of pooled text, and the layers
@@ -217,7 +218,7 @@ def _text_weights(weights: dict[str, Tensor], prefix: str, text_encoder: Any, so
         def convert(found: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
             return convert_open_clip_checkpoint(text_encoder, found, prefix)
 
-        weights = _renamed(convert, weights, {}, source)
+        weights = renamed(convert, weights, {}, source)
     own = text_encoder.state_dict()
     inner = "text_model."
     kept = inner if any(key.startswith(inner) for key in own) else ""
@@ -271,14 +272,15 @@ def dotted(name: str) -> str:
     return ".".join(words)
 
 
-def _unallocated() -> Any:
+def unallocated() -> Any:
     """Networks made inside have no memory for parameters yet, but real buffers, which no checkpoint contains."""
     from accelerate import init_empty_weights
 
     return init_empty_weights(include_buffers=False)
 
 
-def _fill(network: nn.Module, weights: Mapping[str, Tensor], dtype: torch.dtype, source: Source) -> None:
+def fill(network: nn.Module, weights: Mapping[str, Tensor], dtype: torch.dtype, source: Source) -> None:
+    """Give a network its weights in `dtype`; ValueError unless names and shapes are its own."""
     own = network.state_dict()
     wrong = sorted(own.keys() ^ weights.keys()) + sorted(
         key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape

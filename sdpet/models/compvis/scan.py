@@ -38,12 +38,6 @@ _OTHERS = {
     "conditioner.embedders.0.model.": "the refiner of Stable Diffusion XL, which draws no image by itself",
     "control_model.": "a ControlNet, which has no place for adapters here",
     "lora_unet_": "a LoRA in kohya's format and no base model; sdpet adapters export writes such files",
-    "double_blocks.": "a Flux transformer, whose single file is not read; give its folder in diffusers' format",
-    "joint_blocks.": "Stable Diffusion 3, whose single file is not read; give its folder in diffusers' format",
-    "model.diffusion_model.joint_blocks.": "Stable Diffusion 3, whose single file is not read; give its folder in "
-    "diffusers' format",
-    "model.diffusion_model.double_blocks.": "a Flux transformer, whose single file is not read; give its folder in "
-    "diffusers' format",
     "down_blocks.": "a UNet in diffusers' format without the other parts; give the whole pipeline's folder",
     "decoder.": "a VAE without a UNet, which goes with a base model as unet.vae",
 }  # fmt: skip

@@ -28,10 +28,15 @@ class Family(Protocol):
     ----------
     embeds_guidance : bool
         Whether the strength of guidance is an input of the denoiser, so that no unconditional pass is needed.
+    lower_case : bool
+        Whether prompts are encoded in lower case.
     """
 
     @property
     def embeds_guidance(self) -> bool: ...
+
+    @property
+    def lower_case(self) -> bool: ...
 
     def encode_text(self, base: BaseModel, prompts: Sequence[str]) -> Tensor:
         """Conditioning of N different prompts, (N, L, D)."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ class Flux:
     """
 
     embeds_guidance: bool = True
+    lower_case: ClassVar[bool] = False
 
     def encode_text(self, base: BaseModel, prompts: Sequence[str]) -> Tensor:
         """Rows (N, T5_LENGTH + 1, D): T5's states, then CLIP's pooled text."""

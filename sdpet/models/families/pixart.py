@@ -23,6 +23,7 @@ class PixArt:
     """PixArt-Alpha and PixArt-Sigma."""
 
     embeds_guidance = False
+    lower_case = True
 
     def encode_text(self, base: BaseModel, prompts: Sequence[str]) -> Tensor:
         """Rows (N, T5_LENGTH, D + 1): T5's states of the prompts in lower case, and the mask of their tokens."""

@@ -17,6 +17,7 @@ class StableDiffusion:
     """Stable Diffusion v1 and v2, and the lab's UNet."""
 
     embeds_guidance = False
+    lower_case = False
 
     def encode_text(self, base: BaseModel, prompts: Sequence[str]) -> Tensor:
         """Text states (N, 77, D)."""

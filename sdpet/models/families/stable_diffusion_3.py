@@ -22,6 +22,7 @@ class StableDiffusion3:
     """Stable Diffusion 3 and 3.5, and the lab's transformer, which has one text encoder."""
 
     embeds_guidance = False
+    lower_case = False
 
     def encode_text(self, base: BaseModel, prompts: Sequence[str]) -> Tensor:
         """Rows (N, L, D): the states of the CLIP encoders side by side, those of T5 below, then both pooled texts.

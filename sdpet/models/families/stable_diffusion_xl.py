@@ -23,6 +23,7 @@ class StableDiffusionXL:
     """Stable Diffusion XL."""
 
     embeds_guidance = False
+    lower_case = False
 
     def encode_text(self, base: BaseModel, prompts: Sequence[str]) -> Tensor:
         """Rows (N, L, D): last but one states of both encoders side by side, then the second one's pooled text.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +15,21 @@ VALIDATION = "validation"  # names images drawn during training, as folder, tag 
 
 
 class NoLog:
-    """The interface of all loggers; this one stores nothing. The record has the loss in any case."""
+    """The interface of all loggers; this one stores nothing. The record has the loss in any case.
 
-    def step(self, step: int, loss: float) -> None:
-        """Log the loss of a step; steps count from 1. A resumed run logs its first steps again."""
+    Attributes
+    ----------
+    is_kept : bool
+        Whether it stores metrics. If not, nobody computes norms of gradients.
+    """
+
+    is_kept = False
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Log numbers of a step: ``loss``, ``lr``, ``grad_norm``, and what callbacks of Lightning log.
+
+        Steps count from 1. A resumed run logs its first steps again.
+        """
 
     def images(self, step: int, images: Sequence[np.ndarray]) -> None:
         """Log images drawn after a step: uint8 (H, W, 3) each."""
@@ -28,3 +39,14 @@ class NoLog:
 
     def close(self, error: BaseException | None = None) -> None:
         """Close the log; `error` is the exception that ended the run early, if any."""
+
+
+def read_validation(folder: Path, step: int) -> list[np.ndarray]:
+    """The validation images of a step in a run's folder, uint8 (H, W, 3) each; none where there are none."""
+    files = sorted((folder / VALIDATION / f"{step:06d}").glob("*.png"))
+    if not files:
+        return []
+    import numpy as np
+    from PIL import Image
+
+    return [np.asarray(Image.open(file).convert("RGB")) for file in files]

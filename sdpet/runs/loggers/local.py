@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from sdpet.runs.loggers.base import VALIDATION, NoLog
 
@@ -14,33 +14,44 @@ if TYPE_CHECKING:
 
     from sdpet.runs.record import Record
 
+COLUMNS = ("loss", "lr", "grad_norm")  # of loss.csv
+
 
 class CsvLog(NoLog):
-    """Writes loss.csv (step, loss) into the run's folder, and images as validation/<step>_<number>.png."""
+    """Writes loss.csv (step, loss, lr, grad_norm) into the run's folder, and metrics.csv with what callbacks log.
+
+    Validation images are in the run's folder in any case.
+    """
+
+    is_kept = True
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._file = (folder / "loss.csv").open("w", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file)
-        self._writer.writerow(["step", "loss"])
+        self._writer.writerow(["step", *COLUMNS])
+        self._others: TextIO | None = None
 
-    def step(self, step: int, loss: float) -> None:
-        self._writer.writerow([step, loss])
-
-    def images(self, step: int, images: Sequence[np.ndarray]) -> None:
-        from PIL import Image
-
-        folder = self._folder / VALIDATION
-        folder.mkdir(exist_ok=True)
-        for i, image in enumerate(images):
-            Image.fromarray(image).save(folder / f"{step:06d}_{i}.png")
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        if "loss" in values:
+            self._writer.writerow([step, *(values.get(name, "") for name in COLUMNS)])
+        others = [[step, name, value] for name, value in values.items() if name not in COLUMNS]
+        if others:
+            if self._others is None:
+                self._others = (self._folder / "metrics.csv").open("w", newline="", encoding="utf-8")
+                csv.writer(self._others).writerow(["step", "metric", "value"])
+            csv.writer(self._others).writerows(others)
 
     def close(self, error: BaseException | None = None) -> None:
         self._file.close()
+        if self._others is not None:
+            self._others.close()
 
 
 class TensorBoardLog(NoLog):
     """Writes event files into the run's folder; `tensorboard --logdir outputs/<study>` shows a study by its factors."""
+
+    is_kept = True
 
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -48,9 +59,10 @@ class TensorBoardLog(NoLog):
         self._writer = SummaryWriter(str(folder / "tensorboard"))
         self._last = 0
 
-    def step(self, step: int, loss: float) -> None:
-        self._writer.add_scalar("loss", loss, step)
-        self._last = step
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._last = max(step, self._last)
 
     def images(self, step: int, images: Sequence[np.ndarray]) -> None:
         self._add_images(VALIDATION, step, images)

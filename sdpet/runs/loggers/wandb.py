@@ -39,21 +39,23 @@ class WandbLog(NoLog):
     in the summary is more reliable than W&B's state.
     """
 
+    is_kept = True
+
     def __init__(self, config: RunConfig, folder: Path) -> None:
         self._run = _open(config, folder)
-        # A resumed run logs its first steps again; those that W&B has already are skipped.
-        self._known = self._run.step if self._run.resumed else 0
+        # A resumed run logs its first steps again; those that W&B has already are skipped. W&B's step is the next one.
+        self._next = self._run.step if self._run.resumed else 0
         self._status = "training"
         self._run.summary.update({"status": self._status})
 
-    def step(self, step: int, loss: float) -> None:
-        if step > self._known:
-            self._run.log({"loss": loss}, step=step)
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        if step >= self._next:
+            self._run.log(dict(values), step=step)
 
     def images(self, step: int, images: Sequence[np.ndarray]) -> None:
         import wandb
 
-        if step > self._known:
+        if step >= self._next:
             self._run.log({VALIDATION: [wandb.Image(image) for image in images]}, step=step)
 
     def summarize(self, record: Record, folder: Path) -> None:
@@ -157,6 +159,15 @@ def tell_race(config: RunConfig, folder: Path, content: Mapping[str, Any]) -> No
     wandb.teardown()
 
 
+def shown_name(config: RunConfig, run_id: str) -> str:
+    """The name of a run in lists: placement and seed, or as logger.run_name says."""
+    if config.logger.run_name is None:
+        return name_of(config)
+    known = {"name": name_of(config), "study": config.study, "run_id": run_id}
+    known |= {"task": config.task.name, "data": config.data.name, **factors(config)}
+    return config.logger.run_name.format(**known)
+
+
 def _mode(config: RunConfig) -> str:
     mode = os.environ.get("WANDB_MODE") or str(config.logger.mode)
     if mode == "auto":
@@ -176,7 +187,9 @@ def _open(config: RunConfig, folder: Path) -> wandb.Run:
             entity=logger.entity,
             mode=mode,  # type: ignore[arg-type]
             group=config.study,
-            name=name_of(config),
+            name=shown_name(config, run_id),
+            tags=[*logger.tags],
+            notes=logger.notes,
             id=wandb_id(config.study, run_id),
             resume="allow",
             reinit="create_new",  # the runs of a fleet are open at the same time in this process

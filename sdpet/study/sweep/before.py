@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from sdpet.config import design_id
+from sdpet.files.terminal import counted
 from sdpet.study.forecast import forecast_lines, levels_of, make_forecast, measured_in, short_pilot
 from sdpet.study.options import SweepOptions
 from sdpet.study.plan import Composer, Plan, in_random_order, make_plan, training_first
+from sdpet.study.sweep.beside import measured_beside
 from sdpet.study.sweep.combinations import split_by_commas
 from sdpet.study.sweep.racing import score_of
 
@@ -33,24 +35,28 @@ def planned(composer: Composer, sweep: Sequence[Sequence[str]], options: SweepOp
         raise ValueError(f"this sweep has no run; cells that cannot exist: {', '.join(plan.dropped) or 'none'}.")
     lines: list[str] = []
     total = len(plan.jobs)
-    size = options.runs or (round(options.fraction * total) if options.fraction else total)
-    if size < total:
+    if options.runs or options.fraction:
         import pandas as pd
 
-        from analysis.planning.dry_run import choose_runs
+        from analysis.planning.dry_run import choose_runs, units_to_choose_from
 
         rows, names = levels_of(plan.jobs)
-        chosen, sentence = choose_runs(pd.DataFrame(rows), names, max(size, 1), options.effects)
-        plan, lines = replace(plan, jobs=[plan.jobs[i] for i in chosen]), [sentence]
+        frame = pd.DataFrame(rows)
+        units = units_to_choose_from(frame, names)
+        size = options.runs or max(1, round((options.fraction or 1.0) * units))
+        if size < units:
+            chosen, sentence = choose_runs(frame, names, size, options.effects)
+            plan, lines = replace(plan, jobs=[plan.jobs[i] for i in chosen]), [sentence]
     if options.order is not None:
         plan = replace(plan, jobs=in_random_order(plan.jobs, options.order))
     plan = plan.with_known_runs()
     if options.race is not None:
         count = len({design_id(job.config) for job in plan.jobs})
-        return plan, [f"{plan.jobs[0].folder.parent}: a race of {count} designs, {options.most_seeds} seeds at most"]
-    cells = f", {len(plan.dropped)} cells that cannot exist left out" if plan.dropped else ""
-    part = f" of {total}" if size < total else ""
-    runs = f"{plan.jobs[0].folder.parent}: {len(plan.jobs)}{part} runs{cells}"
+        size_of_race = f"{counted(count, 'design')}, {counted(options.most_seeds, 'seed')} at most"
+        return plan, [f"{plan.jobs[0].folder.parent}: a race of {size_of_race}"]
+    cells = f", {counted(len(plan.dropped), 'cell')} that cannot exist left out" if plan.dropped else ""
+    runs_words = f"{len(plan.jobs)} of {counted(total, 'run')}" if lines else counted(len(plan.jobs), "run")
+    runs = f"{plan.jobs[0].folder.parent}: {runs_words}{cells}"
     return plan, [runs, *lines, *_copies(plan.copies)]
 
 
@@ -74,7 +80,7 @@ def register_question(plan: Plan, folder: Path, options: SweepOptions) -> str:
     )  # fmt: skip
     ended = sum(1 for _ in folder.glob("*/record.json"))
     there = register(folder, asked, (job.folder.name for job in plan.jobs), ended)
-    after = "" if there.in_time else f", after {there.ended} runs had ended, which the report will say"
+    after = "" if there.in_time else f", after {counted(there.ended, 'run')} had ended, which the report will say"
     return f"  registered  {asked.score} by {asked.model or ', '.join(asked.factors)}{after}"
 
 
@@ -93,7 +99,7 @@ def forecast_of(plan: Plan, folder: Path, options: SweepOptions, workers: Any) -
     if options.race is not None and "seed" not in names:  # its factors are tested on two seeds
         frame = pd.concat([frame.assign(seed=frame["seed"] + n) for n in (0, 1)])
         names = [*names, "seed"]
-    lines += foresee(frame, names)
+    lines += foresee(frame, names, options.effects)
     if options.pilot == "run":
         measured, where = short_pilot(plan.jobs), "a short pilot"
     else:
@@ -101,6 +107,8 @@ def forecast_of(plan: Plan, folder: Path, options: SweepOptions, workers: Any) -
         if options.pilot and not place.is_dir():
             raise ValueError(f"hydra.sweeper.pilot: there is no folder {place}; give a study's folder, or run.")
         measured, where = measured_in(place), str(place)
+        if not measured and not options.pilot:
+            measured, where = measured_beside(folder, plan.jobs)
     train, score = training_first([job for job in plan.jobs if not job.complete])
     if options.race is None:
         forecast, count = make_forecast(train, score, measured, where), len(train)

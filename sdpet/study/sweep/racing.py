@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpet.config import design_id
+from sdpet.files.terminal import counted
 from sdpet.runs.loggers.choose import tell_race
 from sdpet.runs.record import Record
 from sdpet.study.manifest import write_manifest
@@ -87,7 +88,7 @@ def run_race(sweep: Ongoing) -> tuple[list[Job], dict[Path, Record]]:
     """
     designs = {name: group[0] for name, group in _by_name(sweep).items()}
     stored = _set_up(sweep, designs)
-    sweep.say([f"{sweep.folder}: a race of {len(designs)} designs, {stored.most} seeds at most"])
+    sweep.say([f"{sweep.folder}: a race of {counted(len(designs), 'design')}, {counted(stored.most, 'seed')} at most"])
     before: dict[Path, Record] = {}
     asked: dict[tuple[str, int], Job] = {}
     held = stored.race()
@@ -270,7 +271,7 @@ def _say_end(sweep: Ongoing, stored: StoredRace, asked: Mapping[tuple[str, int],
             f"{r.factors.get('placement') or r.factors.get('method')} seed {r.factors.get('seed')}" for r in found if r
         )
         more = ", ..." if len(stored.outside) > NAMED else ""
-        lines.append(f"  left out  {len(stored.outside)} runs that the race did not ask for ({names}{more})")
+        lines.append(f"  left out  {counted(len(stored.outside), 'run')} that the race did not ask for ({names}{more})")
     changed = []
     for (design, seed), job in asked.items():
         record = job.record()

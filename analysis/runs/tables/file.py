@@ -9,6 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from analysis.runs.notation import plain_number
+from analysis.runs.tables.layout import by_blanks, without_borders, without_repeated_names, without_sums
+
 SEPARATORS = (",", ";", "\t", "|")
 _SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _MARKS = (
@@ -39,7 +42,8 @@ def read_text_table(path: Path) -> TextTable:
     Parameters
     ----------
     path
-        A file of UTF-8, UTF-16 or UTF-32 text, or else of Windows-1252; separated by commas, semicolons, tabs or bars.
+        A file of UTF-8, UTF-16 or UTF-32 text, or else of Windows-1252; separated by commas, semicolons, tabs, bars (a
+        table of Markdown as well) or blanks.
 
     Returns
     -------
@@ -58,8 +62,12 @@ def read_text_table(path: Path) -> TextTable:
     text, told = _told_separator(text)
     if not text.strip():
         raise ValueError(f"{path} cannot be read as a CSV: it is empty.")
-    separator = told or _separator(text)
-    if separator != ",":
+    text, bordered = without_borders(text)
+    separator = told or ("|" if bordered else _separator(text))
+    if not any(separator in line for line in text.splitlines()) and (blank := by_blanks(text)):
+        text, separator = blank, "\t"
+        notes.append(f"The columns of {path.name} are separated by blanks.")
+    elif separator != ",":
         notes.append(f"The columns of {path.name} are separated by {_SEPARATOR_NAMES.get(separator, separator)}.")
     rows, lines = _records(text, separator)
     start = _header_row(rows)
@@ -67,6 +75,8 @@ def read_text_table(path: Path) -> TextTable:
         notes.append(_preamble(start, path.name))
     header, rows, lines = [name.strip() for name in rows[start]], rows[start + 1 :], lines[start + 1 :]
     header, rows, lines = _fitted(path, header, rows, lines, notes)
+    rows, lines = without_repeated_names(header, rows, lines, notes)
+    rows, lines = without_sums(rows, lines, notes, plain_number)
     if not rows:
         raise ValueError(f"{path} has names of columns but no rows.")
     for name, count in Counter(header).items():
