@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from sdpet.files.command_parser import CommandParser
 from sdpet.files.terminal import print_in_any_encoding
 
 EXAMPLE = """\
@@ -17,23 +19,18 @@ example:
   python -m analysis outputs/placement --compare outputs/other
   python -m analysis outputs/placement --scores eval=lab_full --metric judge_i
   python -m analysis wandb:me/sdpet/placement
+  python -m analysis outputs/placement --live                 (the page while the study runs)
   python -m analysis power outputs/placement --effect 0.05    (how many seeds that takes)
   python -m analysis analysis/data/xiang2023_dreambooth_heatmap.csv --out paper-report
 
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """Help begins with an example."""
-
-    def format_help(self) -> str:
-        return EXAMPLE + super().format_help()
-
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """The command's arguments."""
-    p = _Parser(
-        prog="python -m analysis",
+    p = CommandParser(
+        "python -m analysis",
+        example=EXAMPLE,
         description="Say which factor of a study matters: one HTML page with tests, figures and samples, and every "
         "table as CSV and LaTeX, every figure as SVG and PNG.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -81,7 +78,20 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         help="say which designs are within this margin of the best, in units of the score",
     )
+    p.add_argument(
+        "--style",
+        choices=("screen", "paper"),
+        default="screen",
+        help="paper: figures as wide as a column or the text of a paper, in its font and as PDF too, below "
+        "STUDY/report-paper (default: screen)",
+    )
     p.add_argument("--out", metavar="FOLDER", help="where the report goes (default: STUDY/report)")
+    p.add_argument(
+        "--live",
+        action="store_true",
+        help="serve the page on this machine only, and renew it as runs end, until Ctrl-C",
+    )
+    p.add_argument("--port", type=int, default=0, help="with --live: the port on 127.0.0.1 (default: a free one)")
     p.add_argument("--quiet", action="store_true", help="print nothing but errors")
     return p
 
@@ -96,16 +106,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print_in_any_encoding()
     asked = parser().parse_args(given)
     try:
-        from analysis.report import write_report
+        from analysis.report import Report, write_report
         from analysis.runs.names import split_names
 
         if asked.model and (asked.metric or asked.factors):
             raise ValueError("--model names the score and the factors; leave --metric and --factors out.")
-        report = write_report(
-            asked.study, asked.metric, split_names(asked.factors or "") or None, asked.compare, asked.out, asked.model,
-            asked.scores, block=asked.block, maximize=True if asked.maximize else False if asked.minimize else None,
-            type=asked.type, random=split_names(asked.random or ""), within=asked.within, family=asked.family,
-        )  # fmt: skip
+
+        def write() -> Report:
+            return write_report(
+                asked.study, asked.metric, split_names(asked.factors or "") or None, asked.compare, asked.out,
+                asked.model, asked.scores, block=asked.block,
+                maximize=True if asked.maximize else False if asked.minimize else None, type=asked.type,
+                random=split_names(asked.random or ""), within=asked.within, family=asked.family,
+                style=asked.style,
+            )  # fmt: skip
+
+        if asked.live:
+            from analysis.live import serve
+
+            serve(Path(asked.study), lambda: write().page, asked.port, _say_where)
+            return 0
+        report = write()
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -113,6 +134,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join([report.conclusion[0], *report.notes, *report.conclusion[1:], report.choices]))
         print(f"\nReport: {report.page}")
     return 0
+
+
+def _say_where(url: str) -> None:
+    print(f"The report, renewed as runs end: {url}\nCtrl-C ends it.", flush=True)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ STOREYS = {
         ["sequential"],
         ["figures"],
         ["report"],
-        ["dashboard", "power_command"],
+        ["dashboard", "power_command", "live"],
         ["__main__"],
     ],
 }
@@ -153,6 +153,7 @@ def test_nothing_imports_the_plugins_and_analysis_takes_no_torch():
         "sdpet.runs.copies",
         "sdpet.runs.record",
         "sdpet.study.manifest",
+        "sdpet.study.status",
     )
     taken = {o for m, others in graph().items() if m.startswith("analysis") for o in others if o.startswith("sdpet.")}
     assert {name for name in taken if not name.startswith(light)} == set()

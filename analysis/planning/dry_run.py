@@ -91,8 +91,14 @@ def _inside(frame: pd.DataFrame, names: Iterable[str]) -> set[str]:
     return {name for name in names if (frame.groupby(TRAINED_IN)[name].nunique(dropna=False) > 1).any()}
 
 
-def foresee(frame: pd.DataFrame, factors: Sequence[str]) -> list[str]:
-    """Lines on what these runs can estimate: cells, main effects, din and dout apart, and pairs of factors."""
+def foresee(frame: pd.DataFrame, factors: Sequence[str], effects: str | None = None) -> list[str]:
+    """Lines on what these runs can estimate: cells, main effects, din and dout apart, and pairs of factors.
+
+    effects: the terms that were asked for (`hydra.sweeper.effects`). Those that are interactions stand beside the main
+    effects; all other pairs are looked at together, which a fraction can rarely estimate.
+    """
+    from analysis.linear_model.design import parse_terms
+
     if not factors:
         return ["  effects   none: nothing varies"]
     levels = ", ".join(f"{name} ({frame[name].nunique()})" for name in factors)
@@ -103,15 +109,17 @@ def foresee(frame: pd.DataFrame, factors: Sequence[str]) -> list[str]:
     lines = [f"  factors   {levels}", f"  cells     {cells}, {each} {'run' if each == '1' else 'runs'} each"]
     additive = _additive(factors)
     lines += _units(frame)
-    for number, (terms, table) in enumerate(_strata(frame, additive)):
+    asked = [":".join(term) for term in parse_terms(effects) if len(term) > 1] if effects else []
+    for number, (terms, table) in enumerate(_strata(frame, [*additive, *asked])):
         lines += _effects("" if number else "effects", table, terms)
     if {"placement", "din", "dout"} <= set(factors):
         split = [name for name in _additive([f for f in factors if f != "placement"])]
         for terms, table in _strata(frame, split):
             lines += _effects("or", table, only=told) if (told := [t for t in terms if t in ("din", "dout")]) else []
     pairs = [f"{a}:{b}" for a, b in combinations([name for name in additive if name != "seed"], 2)]
+    pairs = [pair for pair in pairs if not any({*pair.split(":")} == {*term.split(":")} for term in asked)]
     if pairs:
-        strata = [(told, table) for terms, table in _strata(frame, [*additive, *pairs])
+        strata = [(told, table) for terms, table in _strata(frame, [*additive, *asked, *pairs])
                   if (told := [t for t in terms if t in pairs])]  # fmt: skip
         for number, (told, table) in enumerate(strata):
             lines += _effects("" if number else "pairs", table, only=told)

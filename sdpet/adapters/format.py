@@ -114,7 +114,7 @@ def _spec(design: dict[str, Any], path: Path) -> AdapterSpec:
         raise ValueError(f"{path} does not describe adapters: {error}") from error
 
 
-def read_weights(path: Path, digest: str | None = None) -> dict[str, Tensor]:
+def read_weights(path: Path, digest: str | None = None, kept_in: str = DESIGN) -> dict[str, Tensor]:
     """Read weights from a .safetensors file.
 
     Parameters
@@ -122,6 +122,8 @@ def read_weights(path: Path, digest: str | None = None) -> dict[str, Tensor]:
     path : Path
     digest : str, optional
         Of the file's content.
+    kept_in : str
+        Name of the file that holds the digest, for the message.
 
     Returns
     -------
@@ -138,7 +140,7 @@ def read_weights(path: Path, digest: str | None = None) -> dict[str, Tensor]:
     except (OSError, safetensors.SafetensorError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if digest is not None and hash_bytes(content) != digest:
-        raise ValueError(f"{path} was changed since it was saved: its digest is not that of {DESIGN}.")
+        raise ValueError(f"{path} was changed since it was saved: its digest is not that of {kept_in}.")
     if bad := [name for name, value in tensors.items() if not torch.isfinite(value).all()]:
         raise ValueError(f"{path} holds weights that are NaN or infinite, in {bad[0]}.")
     return tensors

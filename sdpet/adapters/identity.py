@@ -7,7 +7,7 @@ a tolerance that rounding to bfloat16 stays within and that another training of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,13 +17,13 @@ TENSORS, EACH = 32, 2  # how many tensors a sample is taken from, and how many v
 TOLERANCE = 2.0**-7  # relative; bfloat16 rounds by at most 2^-9
 
 
-def sample_weights(model: nn.Module) -> list[float] | None:
+def sample_weights(model: nn.Module | Mapping[str, torch.Tensor]) -> list[float] | None:
     """A sample of a model's weights.
 
     Parameters
     ----------
-    model : nn.Module
-        A UNet or a transformer. Adapters in it are no part of it.
+    model : nn.Module or mapping of str to Tensor
+        A UNet, a transformer or a text encoder, or its parameters by name. Adapters in it are no part of it.
 
     Returns
     -------
@@ -31,7 +31,8 @@ def sample_weights(model: nn.Module) -> list[float] | None:
         At most 64 values of matrices and kernels that are spread over the model, by the names of the parameters; None
         for a model without weights, such as one on the device "meta".
     """
-    named = sorted((name, p) for name, p in model.named_parameters() if p.ndim > 1 and p.is_floating_point())
+    parameters = dict(model.named_parameters()) if isinstance(model, nn.Module) else model
+    named = sorted((name, p) for name, p in parameters.items() if p.ndim > 1 and p.is_floating_point())
     if not named or any(p.is_meta for _, p in named):
         return None
     count = min(TENSORS, len(named))
@@ -40,14 +41,15 @@ def sample_weights(model: nn.Module) -> list[float] | None:
     return [round(float(value), 8) for value in torch.cat([v.float().cpu() for v in values])] if values else None
 
 
-def is_other_model(saved: Any, model: nn.Module) -> bool:
-    """Whether adapters were made for another model than this one.
+def is_other_model(saved: Any, model: nn.Module | Mapping[str, torch.Tensor]) -> bool:
+    """Whether adapters, or the weights of another method, were made for another model than this one.
 
     Parameters
     ----------
     saved : any
-        What adapters.json holds of the model; None in folders of version 0.1.0.
-    model : nn.Module
+        What their JSON file holds of the model; None in folders of version 0.1.0.
+    model : nn.Module or mapping of str to Tensor
+        As for `sample_weights`.
 
     Returns
     -------

@@ -227,7 +227,7 @@ def load(
     methods = (FullTuning, LoraTuning, EmbeddingTuning, PeftTuning)
     for method in methods:
         if (folder / method.FILE).exists():
-            return method.load(base, folder)
+            return method.load(base, folder, strict)
     raise ValueError(
         f"{folder} holds neither adapters.json nor {' or '.join(method.FILE for method in methods)}; "
         "give the folder of a finished run."

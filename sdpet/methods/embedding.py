@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdpet.methods.saved import read_design, read_weights, write_design, write_weights
+from sdpet.adapters.identity import sample_weights
+from sdpet.methods.saved import check_base, read_method, save_method
 from sdpet.models.base import BaseModel
 
 _ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -42,10 +43,10 @@ class EmbeddingTuning:
     Gal et al. 2022, arXiv 2208.01618.
     """
 
-    FILE = "learned_embeds.safetensors"
+    FILE, DESIGN = "learned_embeds.safetensors", "embedding.json"
 
     def __init__(self, base: BaseModel, token: str):
-        self.token = token
+        self.token, self._sample = token, sample_weights(base.text_encoder)
         encoders = {name: getattr(base, name) for name in _ENCODERS if getattr(base, name, None) is not None}
         tokenizers = {name: getattr(base, name.replace("text_encoder", "tokenizer")) for name in encoders}
         word = token.lower() if base.family.lower_case else token
@@ -100,13 +101,11 @@ class EmbeddingTuning:
         folder : str or Path
             Created if it does not exist.
         """
-        folder = Path(folder)
         meta = {"format": 1, "method": "embedding", "token": self.token, "parameters": self.num_parameters()}
-        write_design(folder / "embedding.json", meta)
-        write_weights(folder / self.FILE, self._named())
+        save_method(Path(folder), self.DESIGN, meta, self.FILE, self._named(), self._sample)
 
     @classmethod
-    def load(cls, base: BaseModel, folder: str | Path) -> EmbeddingTuning:
+    def load(cls, base: BaseModel, folder: str | Path, strict: bool = False) -> EmbeddingTuning:
         """Put saved rows back on a base model.
 
         Parameters
@@ -114,6 +113,8 @@ class EmbeddingTuning:
         base : BaseModel
         folder : str or Path
             What `save` wrote.
+        strict : bool
+            Whether weights that were made for another base model are an error; by default a warning says so.
 
         Returns
         -------
@@ -124,8 +125,8 @@ class EmbeddingTuning:
         ValueError
             If the rows do not have the width of this model's text encoders.
         """
-        meta = read_design(Path(folder) / "embedding.json")
-        tensors = read_weights(Path(folder) / cls.FILE)
+        meta, tensors = read_method(Path(folder), cls.DESIGN, cls.FILE)
+        check_base(Path(folder), meta, base.text_encoder, strict)
         handle = cls(base, meta["token"])
         named = handle._named()
         if {k: t.shape for k, t in tensors.items()} != {k: p.shape for k, p in named.items()}:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from sdpet.methods.saved import check_fit, read_weights, write_design, write_weights
+from sdpet.adapters.identity import sample_weights
+from sdpet.methods.saved import check_base, check_fit, read_method, save_method
 from sdpet.models.base import BaseModel
 
 
@@ -18,7 +19,7 @@ class FullTuning:
     base : BaseModel
     """
 
-    FILE = "unet.safetensors"
+    FILE, DESIGN = "unet.safetensors", "unet.json"
 
     def __init__(self, base: BaseModel):
         self._unet = base.unet
@@ -59,19 +60,19 @@ class FullTuning:
         self._tuned = None
 
     def save(self, folder: str | Path) -> None:
-        """Write unet.safetensors and, last, unet.json; both atomically.
+        """Write unet.json and, last, unet.safetensors; both atomically.
 
         Parameters
         ----------
         folder : str or Path
             Created if it does not exist.
         """
-        folder = Path(folder)
-        write_weights(folder / self.FILE, self._tuned or dict(self._unet.named_parameters()))
-        write_design(folder / "unet.json", {"format": 1, "method": "full", "parameters": self.num_parameters()})
+        design = {"format": 1, "method": "full", "parameters": self.num_parameters()}
+        weights = self._tuned or dict(self._unet.named_parameters())
+        save_method(Path(folder), self.DESIGN, design, self.FILE, weights, sample_weights(self._originals))
 
     @classmethod
-    def load(cls, base: BaseModel, folder: str | Path) -> FullTuning:
+    def load(cls, base: BaseModel, folder: str | Path, strict: bool = False) -> FullTuning:
         """Put saved weights back on a base model.
 
         Parameters
@@ -79,6 +80,8 @@ class FullTuning:
         base : BaseModel
         folder : str or Path
             What `save` wrote.
+        strict : bool
+            Whether weights that were made from another base model are an error; by default a warning says so.
 
         Returns
         -------
@@ -89,8 +92,9 @@ class FullTuning:
         ValueError
             If the saved weights do not fit this UNet.
         """
-        tensors = read_weights(Path(folder) / cls.FILE)
+        meta, tensors = read_method(Path(folder), cls.DESIGN, cls.FILE)
         check_fit(folder, tensors, dict(base.unet.named_parameters()))
+        check_base(Path(folder), meta, base.unet, strict)
         handle = cls(base)
         handle._write(tensors)
         return handle

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from sdpet.adapters.identity import sample_weights
 from sdpet.methods.peft_kinds import KINDS, PeftSpec, peft_config
 from sdpet.methods.peft_sizes import NAME, quiet, target_paths
-from sdpet.methods.saved import check_fit, read_design, read_weights, write_design, write_weights
+from sdpet.methods.saved import check_base, check_fit, read_design, read_weights, save_method, write_design
 from sdpet.models.base import BaseModel
 
 _OWN_PART = re.compile(r"\.(?:lora|lokr|hada|oft|ia3|vera)_")  # where a layer's path ends in the name of a weight
@@ -52,6 +53,7 @@ class PeftTuning:
         if spec.method == "vera" and "projection_prng_key" not in spec.options:  # frozen matrices of the run's seed
             spec = PeftSpec(**{**vars(spec), "options": {**spec.options, "projection_prng_key": _random_key()}})
         self._unet, self.spec = base.unet, spec
+        self._sample = sample_weights(base.unet)
         paths = target_paths(base.unet, spec)
         self._config = peft_config(spec.method, spec.size, spec.scale, spec.options, paths)
         with quiet():
@@ -123,11 +125,10 @@ class PeftTuning:
         theirs["base_model_name_or_path"], theirs["inference_mode"] = None, True
         ours = {"format": 1, **asdict(self.spec), "parameters": self.num_parameters()}
         write_design(folder / self.CONFIG, theirs)
-        write_design(folder / self.DESIGN, ours)
-        write_weights(folder / self.FILE, self._saved, {"format": "pt"})
+        save_method(folder, self.DESIGN, ours, self.FILE, self._saved, self._sample, {"format": "pt"})
 
     @classmethod
-    def load(cls, base: BaseModel, folder: str | Path) -> PeftTuning:
+    def load(cls, base: BaseModel, folder: str | Path, strict: bool = False) -> PeftTuning:
         """Put saved weights back on a base model.
 
         Parameters
@@ -135,6 +136,8 @@ class PeftTuning:
         base : BaseModel
         folder : str or Path
             What `save` wrote.
+        strict : bool
+            Whether weights that were made for another base model are an error; by default a warning says so.
 
         Returns
         -------
@@ -146,6 +149,7 @@ class PeftTuning:
             If the folder cannot be read, or the saved weights do not fit this UNet.
         """
         spec, tensors = read_peft(folder)
+        check_base(Path(folder), read_design(Path(folder) / cls.DESIGN), base.unet, strict)
         with torch.random.fork_rng(devices=[]):
             handle = cls(base, spec)
         own = handle._saved
@@ -193,7 +197,7 @@ def read_peft(folder: str | Path) -> tuple[PeftSpec, dict[str, torch.Tensor]]:
         spec = PeftSpec(**chosen, targets=None if targets is None else tuple(targets))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} cannot be read as the design of a method of peft ({error}).") from None
-    return spec, read_weights(Path(folder) / PeftTuning.FILE)
+    return spec, read_weights(Path(folder) / PeftTuning.FILE, meta.get("digest"), PeftTuning.DESIGN)
 
 
 def layer_sizes(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:

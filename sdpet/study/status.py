@@ -98,13 +98,15 @@ class Status:
         return [run for run in self.runs if run not in self.ended and run not in self.running]
 
 
-def study_status(folder: Path) -> Status:
+def study_status(folder: Path, check_files: bool = True) -> Status:
     """Read the status of a study.
 
     Parameters
     ----------
     folder : Path
         The study's folder.
+    check_files : bool
+        Whether to compare the files of the runs with their digests as well.
 
     Returns
     -------
@@ -122,7 +124,7 @@ def study_status(folder: Path) -> Status:
     ended = _ended(folder)
     status = Status(folder, manifest.runs if manifest else None, manifest.command if manifest else [], ended)
     status.factors = manifest.factors if manifest else {}
-    status.problems = problems_of(folder) if len(ended) <= MOST_CHECKED else []
+    status.problems = problems_of(folder) if check_files and len(ended) <= MOST_CHECKED else []
     for run, alive in _claims(folder).items():
         if alive:
             status.running.append(run)

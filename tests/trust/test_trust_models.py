@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sdpet import AdapterSpec, attach, load_adapters
-from sdpet.methods import load
+from sdpet.methods import Design, PeftSpec, build, load
 from sdpet.models import load_base
 from sdpet.models.compvis.load import read_weights
 from sdpet.models.compvis.scan import TEXTS, UNET, VAE
@@ -178,6 +178,48 @@ def test_adapters_know_the_model_they_were_made_for(saved, tiny_base, recwarn):
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         load_adapters(copy.deepcopy(tiny_base.unet).to(dtype), saved, strict=True).detach()
     assert not [w for w in recwarn if "another base" in str(w.message)]
+
+
+METHODS = {
+    "full": (Design("full"), "unet", "unet.json"),
+    "lora": (Design("lora", rank=2, scale=1.0), "unet", "lora.json"),
+    "embedding": (Design("embedding", token="dog"), "text_encoder", "embedding.json"),
+    "dora": (Design("dora", peft=PeftSpec("dora", size=2, scale=1.0)), "unet", "peft.json"),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_of_other_methods_know_their_model_and_their_digest(method, tiny_base, tmp_path, recwarn):
+    design, part, file = METHODS[method]
+    own, other = copy.copy(tiny_base), copy.copy(tiny_base)
+    setattr(own, part, copy.deepcopy(getattr(tiny_base, part)))
+    setattr(other, part, copy.deepcopy(getattr(tiny_base, part)))
+    with torch.no_grad():
+        for parameter in getattr(other, part).parameters():
+            parameter.mul_(1.05)
+    handle = build(own, design)
+    with torch.no_grad():
+        for parameter in handle.parameters():
+            parameter.add_(0.1)  # what was learned is no part of the model it was made for
+    handle.save(tmp_path)
+    handle.detach()
+    load(own, tmp_path, strict=True).detach()
+    assert not [w for w in recwarn if "another base" in str(w.message)]
+    with pytest.warns(UserWarning, match="weights for another base model"):
+        load(other, tmp_path).detach()
+    with pytest.raises(ValueError, match="weights for another base model"):
+        load(other, tmp_path, strict=True)
+    load(own, tmp_path, strict=True).detach()  # nothing was left on the models
+    weights = next(tmp_path.glob("*.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-2] ^= 0x40
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match=f"changed since it was saved.*{file}"):
+        load(own, tmp_path)
+    kept = json.loads((tmp_path / file).read_text())
+    del kept["digest"], kept["base"]
+    (tmp_path / file).write_text(json.dumps(kept))
+    load(other, tmp_path, strict=True).detach()  # of an earlier version, which kept neither
 
 
 def test_adapters_of_earlier_versions_tell_nothing_of_their_model(saved, tiny_base):
