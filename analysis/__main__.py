@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sdpet.files.command_parser import CommandParser
 from sdpet.files.terminal import print_in_any_encoding
 
 EXAMPLE = """\
@@ -25,17 +26,11 @@ example:
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """Help begins with an example."""
-
-    def format_help(self) -> str:
-        return EXAMPLE + super().format_help()
-
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """The command's arguments."""
-    p = _Parser(
-        prog="python -m analysis",
+    p = CommandParser(
+        "python -m analysis",
+        example=EXAMPLE,
         description="Say which factor of a study matters: one HTML page with tests, figures and samples, and every "
         "table as CSV and LaTeX, every figure as SVG and PNG.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -83,6 +78,13 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         help="say which designs are within this margin of the best, in units of the score",
     )
+    p.add_argument(
+        "--style",
+        choices=("screen", "paper"),
+        default="screen",
+        help="paper: figures as wide as a column or the text of a paper, in its font and as PDF too, below "
+        "STUDY/report-paper (default: screen)",
+    )
     p.add_argument("--out", metavar="FOLDER", help="where the report goes (default: STUDY/report)")
     p.add_argument(
         "--live",
@@ -116,6 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 asked.model, asked.scores, block=asked.block,
                 maximize=True if asked.maximize else False if asked.minimize else None, type=asked.type,
                 random=split_names(asked.random or ""), within=asked.within, family=asked.family,
+                style=asked.style,
             )  # fmt: skip
 
         if asked.live:

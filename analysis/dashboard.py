@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdpet.files.command_parser import CommandParser
+
 if TYPE_CHECKING:
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
@@ -163,15 +165,12 @@ def log_report(study: Study, page: Report, entity: str | None, project: str, mod
         run.log_artifact(artifact)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Help begins with an example."""
-
-    def format_help(self) -> str:
-        return EXAMPLE + super().format_help()
-
-
-def parser() -> argparse.ArgumentParser:
-    p = _Parser(prog="python -m analysis.dashboard", description="Show a study at W&B: workspace, heatmap and report.")
+def parser() -> CommandParser:
+    p = CommandParser(
+        "python -m analysis.dashboard",
+        example=EXAMPLE,
+        description="Show a study at W&B: workspace, heatmap and report.",
+    )
     p.add_argument("study", metavar="STUDY", help="a study's folder, whose runs were logged by logger=wandb")
     p.add_argument("--entity", required=True, help="whose project it is, a user or a team")
     p.add_argument("--project", default="sdpet", help="the project the runs were logged to (default: sdpet)")

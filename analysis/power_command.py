@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+
+from sdpet.files.command_parser import CommandParser
 
 EXAMPLE = """\
 example:
@@ -13,16 +14,10 @@ example:
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """Help begins with an example."""
-
-    def format_help(self) -> str:
-        return EXAMPLE + super().format_help()
-
-
-def parser() -> argparse.ArgumentParser:
-    p = _Parser(
-        prog="python -m analysis power",
+def parser() -> CommandParser:
+    p = CommandParser(
+        "python -m analysis power",
+        example=EXAMPLE,
         description="How many seeds detect a difference of EFFECT between two levels of a factor, judged by the spread "
         "that a finished study leaves unexplained, and the smallest difference that this study itself can detect.",
     )

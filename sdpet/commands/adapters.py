@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sdpet.commands.scripts.arguments import Parser
+from sdpet.files.command_parser import CommandParser
 
 LIKELY = ("sd14", "sd21", "sdxl", "lab")  # models of different shapes, which a folder without a model is tried with
 HELP = """example: sdpet adapters show outputs/single/24f3670b880c
@@ -24,13 +24,13 @@ HELP = """example: sdpet adapters show outputs/single/24f3670b880c
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; raises ValueError with one sentence for an error the user can correct."""
-    parser = Parser(
+    parser = CommandParser(
         "sdpet adapters",
         description=HELP,
         usage=argparse.SUPPRESS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", prog="sdpet adapters")
     count = commands.add_parser("count", help="placements of a model, and the parameters of their adapters")
     count.add_argument("model", help="sd15, sdxl, sd3_medium, sd35_large, flux_dev, ..., or a folder of diffusers'")
     size = count.add_mutually_exclusive_group()

@@ -11,7 +11,9 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from functools import partial
+from typing import NoReturn
 
+from sdpet.files.command_parser import typed_as_sdpet
 from sdpet.files.project import PROJECT, for_wheel
 
 # command: its module and first arguments, or its script in the project's folder, and its description
@@ -49,6 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from sdpet.commands.errors import set_up_process
 
     set_up_process()
+    with typed_as_sdpet():
+        _run(command, rest)
+
+
+def _run(command: str, rest: list[str]) -> NoReturn:
     run = _function(*COMMANDS[command][0].split())
     if rest and rest[0] in ("-h", "--help"):
         run = partial(_helped, run)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sdpet.files.command_parser import CommandParser
 from sdpet.files.terminal import print_in_any_encoding
 
+COMMANDS = ("status", "verify")
 EXAMPLE = """\
 example:
   python -m sdpet.study status outputs/placement
@@ -16,13 +17,6 @@ example:
   python -m sdpet.study verify outputs/placement
 
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose help begins with an example."""
-
-    def format_help(self) -> str:
-        return EXAMPLE + super().format_help()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,13 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, or 1 with one sentence on stderr if there is no study, and if `verify` found a problem. With --watch, see
         `sdpet.study.watch.watch`.
     """
-    parser = _Parser(
-        "python -m sdpet.study",
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = CommandParser(
+        " ".join(["python -m sdpet.study", *(word for word in given[:1] if word in COMMANDS)]),
+        example=EXAMPLE,
+        usage="python -m sdpet.study [-h] [--watch] {status,verify} STUDY",
         description="Print the status of a study, or check its files; also while it is running.",
     )
     parser.add_argument(
         "command",
-        choices=["status", "verify"],
+        choices=COMMANDS,
         help="status: progress, rate, time left, failures; verify: files that were changed, damaged or lost",
     )
     parser.add_argument(
@@ -53,9 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="status, renewed every two seconds until every run has ended; in a pipe, a line when a run has ended",
     )
-    parser.add_argument("study", type=Path, help="a study's folder, such as outputs/placement")
+    parser.add_argument("study", metavar="STUDY", type=Path, help="a study's folder, such as outputs/placement")
     print_in_any_encoding()
-    asked = parser.parse_args(arguments)
+    asked = parser.parse_args(given)
     if asked.watch and asked.command != "status":
         parser.error(f"--watch belongs to status, not to {asked.command}")
     from sdpet.runs.verify import verified_text, verify

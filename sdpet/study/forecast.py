@@ -20,7 +20,7 @@ from sdpet.study.report import duration
 
 SAMPLED = 200  # largest number of a study's records that are read for an estimate
 PILOT_STEPS = 5
-TIMES = ("sample", "score", "rest")
+PILOT = "hydra.sweeper.pilot=FOLDER uses another study, hydra.sweeper.pilot=run measures short runs"
 
 
 def levels_of(jobs: Sequence[Job]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -97,11 +97,14 @@ class Forecast:
         Bytes on disk; None if nothing was measured.
     basis : str
         The runs on which the estimate is based.
+    unknown : str
+        The tasks whose runs are not in `seconds`, since none was measured.
     """
 
     seconds: float | None
     size: int | None
     basis: str
+    unknown: str = ""
 
 
 def make_forecast(
@@ -145,11 +148,10 @@ def make_forecast(
         total += one["per_step"] * config.trainer.steps * trains
         total += one["per_draw"] * config.sampler.steps + one["score"] + one["rest"]
     size = round(statistics.fmean(size for _, size in measured) * (len(train) + len(score))) if measured else None
-    if unknown or not measured:
-        return Forecast(None, size, f"no finished run of {' or '.join(sorted(unknown))}{where and f' in {where}'}")
-    return Forecast(
-        total, size, f"{len(measured)} measured {'run' if len(measured) == 1 else 'runs'}{where and f' of {where}'}"
-    )
+    tasks = " or ".join(sorted(unknown))
+    if not measured or (unknown and not total):
+        return Forecast(None, size, f"no finished run of {tasks}{where and f' in {where}'}")
+    return Forecast(total, size, f"{counted(len(measured), 'measured run')}{where and f' of {where}'}", tasks)
 
 
 def _times(record: Record) -> dict[str, float] | None:
@@ -255,8 +257,7 @@ def forecast_lines(expected: Forecast, train: int, score: int, workers: object, 
         return []
     lines = [f"  training  {counted(train, 'run')}; {score} more only for scores of their weights"] if score else []
     if expected.seconds is None:
-        give = "hydra.sweeper.pilot=FOLDER uses another study, hydra.sweeper.pilot=run measures short runs"
-        lines.append(f"  time      unknown, {expected.basis}; {give}")
+        lines.append(f"  time      unknown, {expected.basis}; {PILOT}")
     else:
         from sdpet.study.worker_pool import usable_cores
 
@@ -264,6 +265,8 @@ def forecast_lines(expected: Forecast, train: int, score: int, workers: object, 
         count = max(1, min(count, train or score))
         side_by_side = f" on {count} workers ({duration(expected.seconds)} in total)" if count > 1 else ""
         lines.append(f"  time      about {duration(expected.seconds / count)}{side_by_side}, based on {expected.basis}")
+        if expected.unknown:
+            lines.append(f"            and that of its runs of {expected.unknown}, of which none was measured; {PILOT}")
     if expected.size is not None:
         from sdpet.study.forecast import free_space, size_words
 

@@ -357,6 +357,29 @@ def test_the_expected_time_is_by_measured_runs(plan_of):
     assert make_forecast(train_jobs, score_jobs, [], "x").seconds is None
 
 
+def test_the_expected_time_is_by_a_finished_study_beside_it_where_it_has_no_runs_of_its_own(plan_of, tmp_path):
+    from sdpet.runs.folder import write_config
+    from sdpet.study.forecast import forecast_lines, make_forecast
+    from sdpet.study.sweep.beside import measured_beside
+
+    plan = plan_of("task=dreambooth,finetune", "data=lab,digits", "trainer.steps=100", "sampler.steps=10")
+    [job] = [job for job in plan.jobs if job.config.task.name == "dreambooth"]
+    record = Record("a", "s", "finished", factors(job.config) | {"steps": 10}, {"name": "dreambooth"})
+    record.seconds = {"train": 2.0, "per_step": 0.2, "sample": 3.0, "score": 1.0, "total": 6.5}
+    record.protocol = {"sampler": {"steps": 20}}
+    for study, config in {"other": job.config, "model": job.config.changed(unet={"path": "/x"})}.items():
+        (tmp_path / study / "a").mkdir(parents=True)
+        write_config(tmp_path / study / "a", config)
+        record.write(tmp_path / study / "a")
+    measured, where = measured_beside(tmp_path / "mine", plan.jobs)
+    assert where == str(tmp_path / "other") and [found.run_id for found, _ in measured] == ["a"]
+    expected = make_forecast(plan.jobs, [], measured, where)
+    assert expected.seconds == pytest.approx(100 * 0.2 + 10 * 3.0 / 20 + 1.0 + 0.5)
+    said = " ".join(forecast_lines(expected, 2, 0, 1, tmp_path / "mine"))
+    assert f"about 23 s, based on 1 measured run of {where}" in said and "its runs of finetune, of which none" in said
+    assert measured_beside(tmp_path / "other", plan.jobs)[0] == []
+
+
 def test_runs_that_differ_only_in_the_sampler_train_once(tiny_folder, subject_folders, tmp_path, monkeypatch):
     import sdpet.training
     from sdpet.config import run_folder

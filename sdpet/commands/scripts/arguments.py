@@ -6,25 +6,16 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 from sdpet.choices import PREDICTIONS
+from sdpet.files.command_parser import CommandParser
 
 PROMPT = "a painting of a virus monster playing guitar"
 CHECKPOINT = "models/ldm/stable-diffusion-v1/model.ckpt"
 LAB_SCALE = 2.5  # default guidance with the lab; larger values exaggerate there
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser that prints errors as one sentence, without the long usage text."""
-
-    def error(self, message: str) -> NoReturn:
-        from sdpet.commands.errors import wrong_usage
-
-        wrong_usage(self.prog, message)
-
-
-def parser(script: str, example: str, purpose: str, *, samples: int, rounds: int, scale: float) -> Parser:
+def parser(script: str, example: str, purpose: str, *, samples: int, rounds: int, scale: float) -> CommandParser:
     """A parser with the options that both scripts share.
 
     Parameters
@@ -38,7 +29,7 @@ def parser(script: str, example: str, purpose: str, *, samples: int, rounds: int
     scale : float
         Default of --scale.
     """
-    made = Parser(
+    made = CommandParser(
         f"sdpet {script}",
         description=f"example: {example}\n\n{purpose}",
         usage=argparse.SUPPRESS,

@@ -12,6 +12,7 @@ from sdpet.files.terminal import counted
 from sdpet.study.forecast import forecast_lines, levels_of, make_forecast, measured_in, short_pilot
 from sdpet.study.options import SweepOptions
 from sdpet.study.plan import Composer, Plan, in_random_order, make_plan, training_first
+from sdpet.study.sweep.beside import measured_beside
 from sdpet.study.sweep.combinations import split_by_commas
 from sdpet.study.sweep.racing import score_of
 
@@ -106,6 +107,8 @@ def forecast_of(plan: Plan, folder: Path, options: SweepOptions, workers: Any) -
         if options.pilot and not place.is_dir():
             raise ValueError(f"hydra.sweeper.pilot: there is no folder {place}; give a study's folder, or run.")
         measured, where = measured_in(place), str(place)
+        if not measured and not options.pilot:
+            measured, where = measured_beside(folder, plan.jobs)
     train, score = training_first([job for job in plan.jobs if not job.complete])
     if options.race is None:
         forecast, count = make_forecast(train, score, measured, where), len(train)
