@@ -56,6 +56,7 @@ def test_the_page_of_the_unets_placements_says_what_its_data_say():
 
 def test_the_page_of_the_backbones_says_what_its_data_say():
     runs = analysis.load_results(RESULTS / "backbones.csv")
+    assert analysis.factor_columns(runs) == ["placement", "din", "dout", "unet"]  # guidance only follows the model
     said = str(analysis.conclude(runs, "clip_i", terms=["placement", "unet", "placement:unet"]))
     text = " ".join((RESULTS / "backbones.md").read_text(encoding="utf-8").split())
     for number in ("F(7, 30) = 10.33", "F(1, 30) = 376.37", "F(7, 30) = 21.83", "58 % [39, 70]"):
