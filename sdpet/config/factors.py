@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import PurePath
 from typing import Any
 
@@ -136,7 +136,7 @@ def varying(settings: Sequence[Settings | None]) -> Varying:
     known = [i for i, one in enumerate(settings) if one]
     runs = [settings[i] for i in known]
     columns = _varying_columns(runs)  # type: ignore[arg-type]
-    follow = _following(columns)
+    follow = following(columns)
     follow |= {key: COMPUTED for key in _ways_apart(columns) if key not in follow}
     found = Varying(follow=follow)
     own = [key for key in columns if key not in follow and key not in FACTORS.values()]
@@ -186,11 +186,29 @@ def _token(value: Any) -> str:
         return ABSENT
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # W&B keeps 20.0 as 20
+    if isinstance(value, int | str):  # of thousands of runs, quickly
+        return _text_of(value, type(value).__name__)
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def _following(columns: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """The keys that differ only with another one, which decides them, with this other one."""
+@lru_cache(maxsize=100_000)
+def _text_of(value: int | str, kind: str) -> str:
+    """JSON of a value; `kind` tells true and 1 apart."""
+    return json.dumps(value)
+
+
+def following(columns: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The keys that differ only with another one, which decides them, with this other one.
+
+    Parameters
+    ----------
+    columns : mapping of str to sequence of str
+        By key, its level in each run.
+
+    Returns
+    -------
+    dict of str to str
+    """
     follow: dict[str, str] = {}
     deciding = [*(k for k in FIRST if k in columns), *(k for k in columns if k not in FIRST)]
     for decider in deciding:
