@@ -3,7 +3,8 @@
 Makes studies of finished runs as `python train.py -m` leaves them (config, record, plan; no weights, no pictures), then
 measures: planning the whole study (composing, checking, hashing), the study asked for again when all of it is there,
  `python -m sdpet.study status`, `analysis.load_results`; and the share of one run: claim, config, record.
-The last line is one JSON object.
+All are CPU seconds, so that other work on the machine does not count, but for claim, config and record, which wait for
+the disk. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -33,25 +35,33 @@ def levels(runs: int) -> list[str]:
 
 
 def timed(*command: str) -> tuple[float, str]:
+    """CPU seconds of a command, and what it printed."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    began = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, cwd=ROOT)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed: {done.stderr}")
-    return time.perf_counter() - began, done.stdout
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
 
 
 def fill(jobs: list) -> None:
-    """A finished run for every job, with a record of the usual size."""
+    """A finished run for every job, with what a real one has in its record, settings and digests included."""
     import yaml
 
+    from sdpet.config import identity, settings_of
+    from sdpet.files.digests import record_digest
+    from sdpet.files.hashing import unchanging
     from sdpet.runs import Record, factors
 
     loss = [[3 * (i + 1), 0.5 / (i + 1)] for i in range(100)]
     scores = {"clip_i": 0.5, "clip_t": 0.3, "prior_drift": 0.1}
     anchors = {name: {"floor": 0.1, "ceiling": 0.9} for name in scores}
     protocol = {"scorer": "lab", "sampler": {"name": "dpm", "steps": 20, "guidance": 2.5, "eta": 0.0}}
-    for job in jobs:
+    with unchanging():
+        settings = [settings_of(job.config) for job in jobs]
+        identities = [identity(job.config) for job in jobs]
+    for job, own, found in zip(jobs, settings, identities, strict=True):
         (job.folder / "samples").mkdir(parents=True, exist_ok=True)
         (job.folder / "samples" / "index.jsonl").write_text("")
         (job.folder / "config.yaml").write_text(yaml.safe_dump({"seed": job.config.seed}))
@@ -64,9 +74,13 @@ def fill(jobs: list) -> None:
         )
         record.metrics, record.anchors, record.protocol, record.loss = scores, anchors, protocol, loss
         record.seconds = {"train": 9.0, "per_step": 0.03, "sample": 2.0, "score": 0.1, "total": 12.0}
+        record.settings = own
         content = asdict(record)
-        text = json.dumps({"format": content.pop("format"), **content}, indent=1)
-        (job.folder / "record.json").write_text(text + "\n")  # quicker than Record.write, which waits for the disk
+        content = {"format": content.pop("format"), **content}
+        content["digests"] = {"record": record_digest(content), "files": {}, "study": {}}
+        # Quicker than Record.write and write_identity, which wait for the disk.
+        (job.folder / "record.json").write_text(json.dumps(content, indent=1) + "\n")
+        (job.folder / "identity.json").write_text(json.dumps({"run_id": job.folder.name, "identity": found}, indent=1))
 
 
 def one_run(job) -> dict[str, float]:
@@ -107,22 +121,24 @@ def measure(size: int, root: Path) -> dict[str, float]:
         master = hydra.compose_config("config", given, RunMode.MULTIRUN, from_shell=False)
         sweeper = GridSweeper({})
         sweeper.hydra_context = type("Context", (), {"config_loader": hydra.config_loader})
-        began = time.perf_counter()
+        began = time.process_time()
         plan = make_plan(Composer(hydra.config_loader, master), sweeper.combinations(given))
-        planning = time.perf_counter() - began
+        planning = time.process_time() - began
     fill(plan.jobs)
     study = plan.jobs[0].folder.parent
     write_manifest(study, plan.jobs, ["train.py", "-m", *given])
+    first, _ = timed("train.py", "-m", *given)  # reads every record, and makes the index of them
     again, said = timed("train.py", "-m", *given)
-    assert f"{len(plan.jobs)} there before" in said, said
+    assert f"{len(plan.jobs)} already complete" in said, said
     status, said = timed("-m", "sdpet.study", "status", str(study))
-    assert f"{len(plan.jobs)} of {len(plan.jobs)} runs (100%)" in said, said
-    code = f"import time, analysis; t = time.perf_counter(); n = len(analysis.load_results({str(study)!r}));"
-    _, loaded = timed("-c", code + f"assert n == {len(plan.jobs)}; print(time.perf_counter() - t)")
+    assert f"{len(plan.jobs)} of {len(plan.jobs)} run" in said and "(100%)" in said, said
+    code = f"import time, analysis; t = time.process_time(); n = len(analysis.load_results({str(study)!r}));"
+    _, loaded = timed("-c", code + f"assert n == {len(plan.jobs)}; print(time.process_time() - t)")
     shares = {f"one_{name}": seconds for name, seconds in one_run(plan.jobs[0]).items()}
     return {
         "runs": len(plan.jobs),
         "plan": planning,
+        "asked_first": first,
         "asked_again": again,
         "status": status,
         "load": float(loaded),
@@ -144,7 +160,8 @@ def main() -> None:
             found.append(measure(size, Path(root)))
     print(f"{'':<28}" + "".join(f"{row['runs']:>12,} runs" for row in found))
     texts = {
-        "plan": "plan the study, s", "asked_again": "train.py, all is there, s", "status": "status, s",
+        "plan": "plan the study, s", "asked_first": "train.py, no index yet, s",
+        "asked_again": "train.py, all is there, s", "status": "status, s",
         "load": "analysis.load_results, s",
         "one_identity": "a run: check and hash, ms", "one_claim": "a run: claim, ms",
         "one_config": "a run: folder, config, ms", "one_record": "a run: record, ms",

@@ -78,6 +78,7 @@ class GridSweeper(Sweeper):
             self._say(summary)
         fresh, before = self._do(ongoing)
         remove_stale_files(folder)
+        plan.save_index()
         jobs, seconds = [*ongoing.plan.jobs, *fresh], time.monotonic() - started
         text, complete = study_report(jobs, before, plan.dropped, plan.doubled, folder, seconds)
         print(text, flush=True)
@@ -123,7 +124,7 @@ class GridSweeper(Sweeper):
             if options.register:
                 self._say([question])
             return run_race(sweep)
-        records = {job.folder: job.record() for job in plan.jobs}
+        records = {job.folder: plan.record(job) for job in plan.jobs}
         before = {path: record for path, record in records.items() if record and record.status != "failed"}
         failed = {path for path, record in records.items() if record and record.status == "failed"}
         left = set() if options.retry else failed

@@ -79,3 +79,32 @@ SCORERS = {
     "inception": "sdpet.scoring.inception.InceptionScorer",
     "lpips": "sdpet.scoring.lpips.LpipsScorer",
 }
+
+# Scores in the features of the lab's CLIP that prefer damaged images of a set to its real images, by data. Records keep
+# them, but they are not shown. Measured in docs/how-to/scores.md; tests/lab/test_digit_judge.py keeps this complete.
+MISLEADING = {
+    "digits": (
+        "fid", "fid_infinity", "kid", "kid_deviation", "precision", "recall", "density", "coverage", "cmmd", "clip_t",
+    ),
+}  # fmt: skip
+MISLED_SCORER = "lab-clip"  # as protocols name it
+NOT_SHOWN = "{scores}: not shown, as damaged images score better than real ones there (docs/how-to/scores.md)"
+
+
+def misleading(data: object, scores: dict[str, dict[str, object]]) -> list[str]:
+    """The scores of a record that must not be shown: they prefer damaged images of its data to real ones.
+
+    Parameters
+    ----------
+    data : str
+        The record's data, such as "digits".
+    scores : dict
+        The entry "scores" of its protocol: for each score how it was made.
+
+    Returns
+    -------
+    list of str
+        Names of scores; none where another scorer than the lab's was used, as that was not measured.
+    """
+    bad = MISLEADING.get(str(data), ())
+    return [name for name in bad if (scores.get(name) or {}).get("scorer") == MISLED_SCORER]

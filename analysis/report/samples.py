@@ -7,7 +7,7 @@ import io
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -21,22 +21,39 @@ COLUMNS = 8
 
 @dataclass(frozen=True)
 class Strip:
-    """One row of a grid: its label, a note such as its score, and one data URI an image (None where one is missing)."""
+    """One row of a grid: its label, a note such as its score, and one data URI an image (None where one is missing).
+
+    scores: the design's mean in each score of the grid, NaN where it has none.
+    """
 
     label: str
     note: str
     images: tuple[str | None, ...]
     kind: str = "design"
+    scores: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Strips under common column heads; a head is its text and the number of columns below it."""
+    """Strips under common column heads; a head is its text and the number of columns below it.
+
+    scores: names of those that rows can be sorted by, and whether the larger one is better (None: neither). columns:
+    what each column was drawn from, in a few words.
+    """
 
     name: str
     caption: str
     heads: tuple[tuple[str, int], ...]
     strips: tuple[Strip, ...]
+    scores: tuple[tuple[str, bool | None], ...] = ()
+    columns: tuple[str, ...] = ()
+
+    def only(self, name: str, rows: int, columns: int, caption: str) -> Grid:
+        """The rows above the designs and the first designs, in the first columns."""
+        above = [strip for strip in self.strips if strip.kind != "design"]
+        first = [strip for strip in self.strips if strip.kind == "design"][:rows]
+        strips = tuple(replace(strip, images=strip.images[:columns]) for strip in (*above, *first))
+        return Grid(name, caption, (), strips, (), self.columns[:columns])
 
 
 # What an image was drawn from: (the run's seed, the seed of its noise, prompt). Equal keys share the noise.
@@ -114,14 +131,21 @@ def make_grid(
     columns: Sequence[Key],
     heads: Sequence[tuple[str, int]],
     first: Sequence[Strip] = (),
+    scores: Sequence[tuple[str, bool | None]] = (),
+    values: Sequence[tuple[float, ...]] = (),
 ) -> Grid:
-    """rows: (label, note, index of the design's images); `first`: strips above them, such as the references."""
+    """rows: (label, note, index of the design's images); `first`: strips above them, such as the references.
+
+    scores, values: what rows can be sorted by, and for each row its values.
+    """
     side = side_for(len(columns) * (len(rows) + len(first)))
     strips = [
-        Strip(label, note, tuple(data_uri(index[key], side) if key in index else None for key in columns))
-        for label, note, index in rows
-    ]
-    return Grid(name, caption, tuple(heads), (*first, *strips))
+        Strip(label, note, tuple(data_uri(index[key], side) if key in index else None for key in columns),
+              scores=values[i] if values else ())
+        for i, (label, note, index) in enumerate(rows)
+    ]  # fmt: skip
+    texts = tuple(f"“{prompt}”, seed {seed}, noise {noise}" for seed, noise, prompt in columns)
+    return Grid(name, caption, tuple(heads), (*first, *strips), tuple(scores), texts)
 
 
 def save_grid(grid: Grid, folder: Path, cell: int = 96) -> Path:

@@ -113,7 +113,7 @@ def _read(
             raise ValueError(f"{path} holds no run with a readable record.json.")
         frame = pd.DataFrame(told.rows)
         notes += under_way(path, frame)
-        frame = without_copies(frame, notes)
+        frame = without_copies(frame, notes, told.indexes)
         apart = confirming(path)
         fresh = frame["run_id"].astype(str).isin(apart) if apart else pd.Series(False, index=frame.index)
         if fresh.any() and not confirm:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from analysis.runs.settings.factors import add_factors
+from sdpet.choices import NOT_SHOWN, misleading
 from sdpet.config import FACTORS as EVERY
-from sdpet.files.digests import changed_files, is_changed
+from sdpet.files.digests import changed_files
 from sdpet.files.project import here
 from sdpet.files.record_file import read_record
+from sdpet.runs.record_index import RecordIndex
 
 MOST_CHECKED = 1000  # runs whose files are compared with the digests in their records
 MOST_NAMED = 5  # files that a note names
@@ -26,18 +28,24 @@ FIRST, LAST = "first", "last"  # of the scores of a run
 _SIZES = {"trainable_params", "adapters", "bytes"}
 _SECONDS = {"train", "per_step", "sample", "score", "total"}
 _NAN = float("nan")
+RECORD = "record.json"
 
 Row = dict[str, Any]
+Protocols = dict[tuple[Any, ...], tuple[Any, Row]]  # of rows with one protocol, by its id: it, and their columns
 
 
 @dataclass(frozen=True)
 class Told:
-    """What runs tell: a row of each, the names of the scores and of the factors, and the keys of further factors."""
+    """What runs tell: a row of each, the names of the scores and of the factors, and the keys of further factors.
+
+    `indexes` are those of the folders that hold runs.
+    """
 
     rows: list[Row]
     metrics: list[str] = field(default_factory=list)
     factors: list[str] = field(default_factory=list)
     keys: dict[str, str] = field(default_factory=dict)
+    indexes: dict[Path, RecordIndex] = field(default_factory=dict, repr=False)
 
 
 def read_records(folder: Path, notes: list[str], scores: str = FIRST) -> Told:
@@ -48,33 +56,46 @@ def read_records(folder: Path, notes: list[str], scores: str = FIRST) -> Told:
     rows: dict[str, Row] = {}
     kept: list[tuple[dict[str, Any], Path]] = []  # settings, factors and folder of each row
     metrics: dict[str, None] = {}
+    hidden: dict[str, None] = {}
     asked: dict[str, None] = {}
     unreadable: list[str] = []
     changed: list[str] = []
     twice = unscored = 0
     later: dict[bool, list[Row]] = {True: [], False: []}  # whether the row holds scores that evaluate.py added
+    indexes: dict[Path, RecordIndex] = {}
+    protocols: Protocols = {}
     for number, path in enumerate(_find_records(folder)):
+        study = path.parent.parent
         try:
-            record = read_record(path)
+            if study not in indexes:
+                indexes[study] = RecordIndex(study)
+            known = indexes[study].entry(path.parent.name)
+            record = known.content
             chosen = with_scores(record, scores)
             if chosen is None:
                 unscored += 1
                 asked.update(dict.fromkeys(" ".join(e.get("asked") or []) for e in record.get("evaluations") or []))
                 continue
-            row = flatten(chosen, path)
+            row = flatten(chosen, path, protocols)
         except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
             unreadable.append(str(error) if str(path) in str(error) else f"{path} ({type(error).__name__})")
             continue
         if number < MOST_CHECKED:
-            changed += changed_files(path.parent, record)
-        elif is_changed(record):
+            changed += changed_files(path.parent, read_record(path))
+        elif known.changed:
             changed.append(f"{path} was changed")
         twice += row["run_id"] in rows
         if rows.setdefault(row["run_id"], row) is row:
             kept.append(({key: chosen.get(key) for key in ("settings", "factors")}, path.parent))
             if row["status"] == "finished":
                 later[chosen is not record].append(row)
-        metrics.update(dict.fromkeys(chosen.get("metrics") or {}))
+        own = _misleading(chosen)
+        hidden.update(dict.fromkeys(own))
+        metrics.update(dict.fromkeys(name for name in chosen.get("metrics") or {} if name not in own))
+    for index in indexes.values():
+        index.save()
+    if hidden := {name: None for name in hidden if name not in metrics}:
+        notes.append(NOT_SHOWN.format(scores=", ".join(hidden)) + ". --metric shows one of them all the same.")
     if unreadable:
         notes.append(f"{len(unreadable)} record(s) could not be read and are left out: {_named(unreadable)}.")
     if changed:
@@ -89,13 +110,16 @@ def read_records(folder: Path, notes: list[str], scores: str = FIRST) -> Told:
     if scores == LAST and later[True] and later[False]:
         notes.append(_mixed_scores(later[True], later[False]))
     if unscored and not rows:
-        known = ", ".join([FIRST, LAST, *(name for name in asked if name)])
+        choices = ", ".join([FIRST, LAST, *(name for name in asked if name)])
         raise ValueError(
-            f"no run in {folder} has scores of {scores}; choose from {known}, "
+            f"no run in {folder} has scores of {scores}; choose from {choices}, "
             + here(f"or make them: python evaluate.py run={folder} {scores}.")
         )
     names, keys = add_factors(list(rows.values()), [one for one, _ in kept], [where for _, where in kept], notes)
-    return Told(list(rows.values()), list(metrics), names, keys)
+    first = sorted(
+        metrics, key=lambda name: not name.endswith("_right")
+    )  # a share of right answers, where there is one
+    return Told(list(rows.values()), first, names, keys, indexes)
 
 
 def _named(problems: list[str]) -> str:
@@ -117,6 +141,12 @@ def _mixed_scores(later: list[Row], first: list[Row]) -> str:
         again, before = (", ".join(f"{v:g}" for v in values) for values in strengths)
         said += f", under guidance {before} instead of {again}, so scores and floors differ for that as well"
     return f"{said}; evaluate.py scores them alike."
+
+
+def _misleading(record: dict[str, Any]) -> list[str]:
+    """The scores of a record that prefer damaged images of its data to real ones."""
+    data, made = (record.get("task") or {}).get("data"), (record.get("protocol") or {}).get("scores") or {}
+    return [name for name in misleading(data, made) if name in (record.get("metrics") or {})]
 
 
 def with_scores(record: dict[str, Any], scores: str) -> dict[str, Any] | None:
@@ -151,8 +181,8 @@ def _scored_again(settings: dict[str, Any], sampler: Any) -> dict[str, Any]:
     return kept
 
 
-def flatten(record: dict[str, Any], path: Path) -> Row:
-    """The row of a record that lies at `path`."""
+def flatten(record: dict[str, Any], path: Path, protocols: Protocols | None = None) -> Row:
+    """The row of a record that lies at `path`; `protocols` is kept between rows whose records share theirs."""
     task, folder = record.get("task") or {}, path.parent
     row: Row = {
         "study": record.get("study"),
@@ -174,13 +204,24 @@ def flatten(record: dict[str, Any], path: Path) -> Row:
     row.update({f"seconds_{key}": v for key, v in (record.get("seconds") or {}).items() if key in _SECONDS})
     row["peak_memory"] = record.get("peak_memory")
     row["path"] = str(folder)
-    if protocol := record.get("protocol"):  # none where nothing was scored
-        protocol = _without_factors(protocol, row)
-        made = metric_protocols(protocol) or dict.fromkeys(record.get("metrics") or {}, protocol_hash(protocol))
-        row.update({f"{metric}_protocol": value for metric, value in made.items()})
-        row.update({f"{COMMON}{metric}": value for metric, value in common_protocols(protocol).items()})
-    row["protocol_hash"] = protocol_hash(protocol) if protocol else None
+    protocol = record.get("protocol")  # none where nothing was scored
+    key = (id(protocol), row.get("guidance") is None, *(record.get("metrics") or {}))
+    protocols = {} if protocols is None else protocols
+    if key not in protocols:
+        protocols[key] = protocol, _protocol_columns(protocol, row, list(key[2:]))
+    row.update(protocols[key][1])
     return row
+
+
+def _protocol_columns(protocol: dict[str, Any] | None, row: Row, metrics: list[str]) -> Row:
+    """The columns that say how scores were made."""
+    if not protocol:
+        return {"protocol_hash": None}
+    protocol = _without_factors(protocol, row)
+    made = metric_protocols(protocol) or dict.fromkeys(metrics, protocol_hash(protocol))
+    columns = {f"{metric}_protocol": value for metric, value in made.items()}
+    columns |= {f"{COMMON}{metric}": value for metric, value in common_protocols(protocol).items()}
+    return {**columns, "protocol_hash": protocol_hash(protocol)}
 
 
 def metric_protocols(protocol: dict[str, Any]) -> dict[str, str]:
@@ -234,10 +275,19 @@ def _without_factors(protocol: dict[str, Any], row: Row) -> dict[str, Any]:
 
 
 def _find_records(folder: Path) -> Iterator[Path]:
-    for root, folders, files in os.walk(folder):
-        if "record.json" in files:
-            folders.clear()  # a run folder holds no other runs, but maybe thousands of samples
-            yield Path(root) / "record.json"
-        # Neither the untuned base model's samples, nor a report, nor W&B's own files hold runs.
-        # What stands in hidden folders was replaced, or belongs to caches.
-        folders[:] = sorted(n for n in folders if n not in ("base", "report", "wandb") and not n.startswith("."))
+    if (folder / RECORD).is_file():  # a run folder holds no other runs, but maybe thousands of samples
+        yield folder / RECORD
+        return
+    try:
+        with os.scandir(folder) as entries:
+            # Neither the untuned base model's samples, nor a report, nor W&B's own files hold runs.
+            # What stands in hidden folders was replaced, or belongs to caches.
+            names = [e.name for e in entries if e.name not in ("base", "report", "wandb") and e.name[0] != "."
+                     and e.is_dir() and not e.is_symlink()]  # fmt: skip
+    except OSError:
+        return
+    for name in sorted(names):
+        if os.path.isfile(f"{folder}/{name}/{RECORD}"):
+            yield folder / name / RECORD
+        else:
+            yield from _find_records(folder / name)

@@ -19,7 +19,8 @@ from analysis.runs.words_in_names import says_factor, says_score
 
 IDENTITY = ("study", "run_id", "trained_in", "status", "reason", "task", "data", "path", "protocol_hash", "component")
 ENDS = ("_floor", "_ceiling", "_protocol")  # columns beside a score of a record
-PREFERRED = ("clip_i", "clip_similarity", "fid")  # the score that is analysed unless another one is asked for
+# The score that is analysed unless another one is asked for.
+PREFERRED = ("clip_i", "clip_similarity", "digit_right", "fid")
 REPLICATES = ("run", "rep", "replicate", "repetition", "repeat", "trial", "attempt")  # numbers of runs of one design
 FOLDS = ("fold", "cv_fold", "split", "split_id")  # numbers of what all designs share, as seeds are
 # 2024-03-01, 2024/3/1, 01.03.2024 and 3/1/24, with or without a time.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sdpet.choices import NOT_SHOWN, misleading
 from sdpet.files.terminal import counted
 from sdpet.runs.record import FILE, Record
 
@@ -37,9 +38,16 @@ class Scored:
     is_new: bool
 
     @property
+    def hidden(self) -> list[str]:
+        """The scores that are not shown, see `sdpet.choices.misleading`."""
+        made = (self.entry.get("protocol") or {}).get("scores") or {}
+        return [name for name in misleading(self.record.task.get("data"), made) if name in self.entry["metrics"]]
+
+    @property
     def changed(self) -> dict[str, float]:
         """The scores that the run's first scores lack, or that differ from them; all of them if none does."""
-        first, found = self.record.metrics, dict(self.entry["metrics"])
+        first = self.record.metrics
+        found = {name: value for name, value in self.entry["metrics"].items() if name not in self.hidden}
         return {name: value for name, value in found.items() if _differs(first.get(name), value)} or found
 
     def shown(self) -> Record:
@@ -53,13 +61,16 @@ class Scored:
 def study_text(runs: Sequence[Scored]) -> str:
     """The summary of several runs that were scored again: a line a score, then the places and the next command."""
     names = list(dict.fromkeys(name for run in runs for name in run.changed))
-    same = sorted({name for run in runs for name in run.entry["metrics"]} - set(names))
+    hidden = list(dict.fromkeys(name for run in runs for name in run.hidden))
+    same = sorted({name for run in runs for name in run.entry["metrics"]} - {*names, *hidden})
     fresh = sum(run.is_new for run in runs)
     counts = [f"{fresh} scored"] if fresh else []
     counts += [f"{len(runs) - fresh} already scored with this protocol (skipped)"] if fresh < len(runs) else []
     lines = [f"{counted(len(runs), 'run')}: {', '.join(counts)}", *_table(runs, names)]
     if same:
         lines.append(f"  as before {', '.join(same)}")
+    if hidden:
+        lines.append(f"  {NOT_SHOWN.format(scores=', '.join(hidden))}")
     missing = {what: why for run in runs for what, why in (run.entry.get("missing") or {}).items()}
     lines += [f"  missing   {what}: {why}" for what, why in missing.items()]
     studies = {run.folder.parent for run in runs}

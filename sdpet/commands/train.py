@@ -10,8 +10,9 @@ from hydra.core.hydra_config import HydraConfig
 
 from sdpet.commands.progress_bar import Bar
 from sdpet.config import name_of, run_folder, say_unused, validate
-from sdpet.runs.copies import KnownRuns, different_way
+from sdpet.runs.copies import different_way
 from sdpet.runs.distributed import external_rank
+from sdpet.runs.known_runs import KnownRuns
 from sdpet.runs.record import Record
 from sdpet.study.progress import work_of
 from sdpet.study.report import outcome, run_report
@@ -35,7 +36,7 @@ class TrainCommand:
         self.bar = Bar(self.config.quiet, work=work_of(self.config))
         rank = external_rank(self.config)
         own = run_folder(self.config)
-        self.folder = own if rank is not None else KnownRuns(own.parent).folder(self.config)
+        self.folder = own if rank is not None else KnownRuns(own.parent).folder(self.config, own)
         self._is_first = rank is None or rank.rank == 0
         if self._is_first and HydraConfig.initialized():
             say_unused(self.config, HydraConfig.get().overrides.task)

@@ -269,7 +269,7 @@ def parts_of(folder: Path, shared: Path | None = None) -> tuple[str, ...]:
 def _checkpoint(file: Path, configs: Path | None, use_ema: bool, vae: Path | None, t5: bool) -> Source:
     if not file.is_file():
         raise ValueError(f"the checkpoint {file} does not exist; unet.path must be a .ckpt or .safetensors file.")
-    if (single := transformer_file(file)) is not None:
+    if (configs is None or configs.is_dir()) and (single := transformer_file(file)) is not None:
         return _transformer_checkpoint(file, single, configs, use_ema, vae, t5)
     parts = ("unet", "vae", "text_encoder") if configs is None else parts_of(configs)
     needed = [part for part in parts if part in PARTS_WITH_WEIGHTS]

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sdpet.config import RunConfig, identity, question_of, run_folder, ways_of
 from sdpet.files.atomic import write_atomic
-from sdpet.files.hashing import unchanging
-from sdpet.runs.record import FILE as RECORD
-from sdpet.runs.record import Record
-from sdpet.runs.stored import stored_config, untrusted_config
+from sdpet.runs.stored import untrusted_config
 
 FILE = "identity.json"
 
@@ -92,41 +88,6 @@ def asked_ways(configs: Sequence[RunConfig]) -> list[str]:
     return [key for key in (found[0] if found else {}) if len({str(ways[key]) for ways in found}) > 1]
 
 
-class KnownRuns:
-    """The complete runs of a study by their question.
-
-    Parameters
-    ----------
-    study : Path
-        The study's folder.
-    asked : sequence of str
-        Ways that belong to the question, see `asked_ways`.
-    """
-
-    def __init__(self, study: Path, asked: Sequence[str] = ()) -> None:
-        self._study, self._asked = study, asked
-        self._by_question: dict[str, list[str]] | None = None
-
-    def folder(self, config: RunConfig) -> Path:
-        """The folder of the complete run that answers the same question; the run's own folder if there is none."""
-        own = run_folder(config)
-        if config.again or _is_complete(own):
-            return own
-        if self._by_question is None:
-            self._by_question = self._read()
-        others = self._by_question.get(Origin.of(config).key(self._asked), [])
-        return next((self._study / name for name in others if _is_complete(self._study / name)), own)
-
-    def _read(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        with unchanging():
-            for path in sorted(self._study.glob(f"*/{RECORD}")):
-                origin = Origin.read(path.parent) or _of_older_version(path.parent)
-                if origin is not None:
-                    found.setdefault(origin.key(self._asked), []).append(path.parent.name)
-        return found
-
-
 def different_way(config: RunConfig, folder: Path) -> str:
     """In which way a run on disk was computed, as far as the config would do it in another one.
 
@@ -145,18 +106,3 @@ def different_way(config: RunConfig, folder: Path) -> str:
     found, asked = Origin.read(folder), ways_of(config)
     ways = found.ways if found else {}
     return " ".join(f"trainer.{key}={value}" for key, value in ways.items() if value != asked[key])
-
-
-def _of_older_version(folder: Path) -> Origin | None:
-    """Question and way of a run whose identity was not stored; None if its data or weights are gone or have changed."""
-    with suppress(Exception):  # old configs may lack anything
-        config = stored_config(folder)
-        if run_folder(config).name == folder.name:
-            write_identity(folder, config)
-            return Origin.of(config)
-    return None
-
-
-def _is_complete(folder: Path) -> bool:
-    record = Record.find(folder)
-    return record is not None and record.status != "failed"

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,8 +20,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sdpet.config import InadmissibleCell, RunConfig, asked_for, name_of, run_folder, say_unused, training_id, validate
 from sdpet.files.hashing import once, unchanging
-from sdpet.runs.copies import KnownRuns, asked_ways, different_way
+from sdpet.runs.copies import asked_ways, different_way
+from sdpet.runs.known_runs import KnownRuns
 from sdpet.runs.record import Record
+from sdpet.runs.record_index import RecordIndex
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class Plan:
         Ways of computing that the sweep compares, see `sdpet.runs.copies.asked_ways`.
     copies : dict of Path to str
         Runs that the study has already, computed in another way, and what differs in it.
+    records : dict of Path to RecordIndex
+        The records of each study's folder.
     """
 
     jobs: list[Job]
@@ -78,21 +83,40 @@ class Plan:
     doubled: int
     asked: list[str] = field(default_factory=list)
     copies: dict[Path, str] = field(default_factory=dict)
+    records: dict[Path, RecordIndex] = field(default_factory=dict, repr=False)
 
     def with_known_runs(self) -> Plan:
         """The plan with the runs that the study has already, computed in another way, in the place of their jobs."""
         known: dict[Path, KnownRuns] = {}
+        records: dict[Path, RecordIndex] = {}
         jobs: dict[Path, Job] = {}
         copies: dict[Path, str] = {}
         with unchanging():
             for job in self.jobs:
                 study = job.folder.parent
-                folder = known.setdefault(study, KnownRuns(study, self.asked)).folder(job.config)
+                if study not in known:
+                    records[study] = RecordIndex(study)
+                    known[study] = KnownRuns(study, self.asked, records[study])
+                folder = known[study].folder(job.config, job.folder)
                 if folder != job.folder:
                     copies[folder] = different_way(job.config, folder)
                     job = replace(job, folder=folder)
                 jobs.setdefault(folder, job)
-        return replace(self, jobs=list(jobs.values()), copies=copies)
+        return replace(self, jobs=list(jobs.values()), copies=copies, records=records)
+
+    def record(self, job: Job) -> Record | None:
+        """The record of a run that was complete when the study was asked for, without its loss; None otherwise."""
+        records = self.records.get(job.folder.parent)
+        return job.record() if records is None else records.find(job.folder)
+
+    def save_index(self) -> None:
+        """Bring the indexes of the studies' records up to date, after the runs have ended."""
+        for job in self.jobs:
+            if (records := self.records.get(job.folder.parent)) is not None:
+                with suppress(OSError, ValueError):  # no record, or a damaged one
+                    records.entry(job.folder.name)
+        for records in self.records.values():
+            records.save()
 
 
 _JOB = re.compile(r"\$\{hydra:job\.(num|id)\}")  # Hydra's interpolation of the number of a job

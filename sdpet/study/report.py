@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sdpet.choices import NOT_SHOWN, misleading
 from sdpet.files.terminal import counted
 from sdpet.runs.record import Record
 
@@ -30,7 +31,8 @@ def outcome(record: Record | None) -> str:
         return "no record"
     if record.status != "finished":
         return f"{record.status}, {record.reason}"
-    name = next((metric for metric in (*TABLE_ORDER, *record.metrics) if metric in record.metrics), None)
+    shown = shown_scores(record)
+    name = next((metric for metric in (*TABLE_ORDER, *shown) if metric in shown), None)
     if name is None:
         return "finished"
     found = record.anchors.get(name, {})
@@ -38,9 +40,16 @@ def outcome(record: Record | None) -> str:
     return f"{name} {record.metrics[name]:.3f}" + (f" ({references})" if references else "")
 
 
+def shown_scores(record: Record) -> dict[str, float]:
+    """The scores of a record without those that prefer damaged images, see `sdpet.choices.misleading`."""
+    hidden = misleading(record.task.get("data"), record.protocol.get("scores") or {})
+    return {name: value for name, value in record.metrics.items() if name not in hidden}
+
+
 def scores_table(record: Record) -> str:
     """A table of a run's scores, with those of the untuned base model (floor) and of real images (ceiling)."""
-    names = [n for n in TABLE_ORDER if n in record.metrics] + [n for n in record.metrics if n not in TABLE_ORDER]
+    shown_ones = shown_scores(record)
+    names = [n for n in TABLE_ORDER if n in shown_ones] + [n for n in shown_ones if n not in TABLE_ORDER]
     rows = [("", "score", "floor", "ceiling")]
     for name in names:
         found = record.anchors.get(name, {})
@@ -74,6 +83,7 @@ def run_report(name: str, record: Record, folder: Path, already: bool) -> str:
         scores_table(record),
         "  floor: the untuned base model, same prompts and noise; ceiling: real images",
         *_beyond_ceiling(record),
+        *_not_shown(record),
         f"  samples   {folder / 'samples'}",
         f"  record    {folder / 'record.json'}",
     ]
@@ -83,7 +93,7 @@ def run_report(name: str, record: Record, folder: Path, already: bool) -> str:
 def _beyond_ceiling(record: Record) -> list[str]:
     """A line that names the scores that are better than those of real images."""
     found = []
-    for name, score in record.metrics.items():
+    for name, score in shown_scores(record).items():
         floor, ceiling = (record.anchors.get(name, {}).get(end) for end in ("floor", "ceiling"))
         if name in NO_LIKENESS or floor is None or ceiling is None:
             continue
@@ -94,6 +104,11 @@ def _beyond_ceiling(record: Record) -> list[str]:
     return [
         f"  beyond the ceiling: {', '.join(found)}; copies of the training images score there, so look at the samples"
     ]
+
+
+def _not_shown(record: Record) -> list[str]:
+    hidden = [name for name in record.metrics if name not in shown_scores(record)]
+    return [f"  {NOT_SHOWN.format(scores=', '.join(hidden))}"] if hidden else []
 
 
 def study_report(

@@ -108,12 +108,28 @@ def make_noisy_batch(
     if noise_offset:
         shift = torch.randn(*latents.shape[:2], 1, 1, generator=generator(seed, step, "noise offset"))
         noise = noise + noise_offset * shift
-    noise = noise.to(latents)
-    t = process.draw(len(latents), source).to(latents.device)
+    noise = sent(noise, latents.device).to(latents.dtype)
+    t = sent(process.draw(len(latents), source), latents.device)
     if min_snr is not None:
         weight = weight * process.min_snr_weight(t, min_snr)
     target = process.target(latents, noise, t)
     return Batch(process.add_noise(latents, noise, t), t, text, target, weight, tuple(prompts))
+
+
+def sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy values to a device. A GPU gets them from pinned memory, so that the host does not wait for its earlier work.
+
+    Parameters
+    ----------
+    values : Tensor
+        On the CPU.
+    device : torch.device
+
+    Returns
+    -------
+    Tensor
+    """
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def weighted_mse(prediction: torch.Tensor, batch: Batch) -> torch.Tensor:

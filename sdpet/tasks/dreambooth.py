@@ -17,7 +17,7 @@ from sdpet.scoring.measures import Measure, personalisation_measures, score
 from sdpet.scoring.plan import EvalImage, EvalPlan, fill
 from sdpet.scoring.scorers import Scorer, Scorers
 from sdpet.seeds import generator
-from sdpet.tasks.batch import Batch, epoch_indices, make_noisy_batch, weighted_mse
+from sdpet.tasks.batch import Batch, epoch_indices, make_noisy_batch, sent, weighted_mse
 from sdpet.tasks.class_images import class_files
 from sdpet.tasks.latent_cache import LatentCache
 
@@ -234,7 +234,7 @@ class DreamBoothTask:
     def _draw(self, latents: torch.Tensor, seed: int, step: int, stream: str) -> torch.Tensor:
         rows = epoch_indices(latents.shape[1], self.batch_size, seed, step, stream)
         mirrored = torch.rand(self.batch_size, generator=generator(seed, step, stream, "flip")) < self.flip
-        return latents[mirrored.long().to(latents.device), rows.to(latents.device)]
+        return latents[sent(mirrored.long(), latents.device), sent(rows, latents.device)]
 
     def _without_token(self, prompt: str) -> str:
         return " ".join(word for word in prompt.split() if word != self.token)

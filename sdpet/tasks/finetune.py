@@ -16,7 +16,7 @@ from sdpet.scoring.plan import EvalImage, EvalPlan
 from sdpet.scoring.scorers import Scorer, Scorers
 from sdpet.scoring.spread import part
 from sdpet.seeds import generator
-from sdpet.tasks.batch import Batch, epoch_indices, make_noisy_batch, weighted_mse
+from sdpet.tasks.batch import Batch, epoch_indices, make_noisy_batch, sent, weighted_mse
 from sdpet.tasks.captioned import read_captioned
 from sdpet.tasks.latent_cache import LatentCache
 
@@ -124,8 +124,9 @@ class FinetuneTask:
         dropped = torch.rand(self.batch_size, generator=source) < self.dropout
         mirrored = torch.rand(self.batch_size, generator=source) < self.flip
         captions = self._caption_row[rows].masked_fill(dropped, 0)
-        text, prompts = self._text[captions.to(self._text.device)], [self._unique[row] for row in captions.tolist()]
-        latents = self._latents[mirrored.long().to(self._latents.device), rows.to(self._latents.device)]
+        text, prompts = self._text[sent(captions, self._text.device)], [self._unique[row] for row in captions.tolist()]
+        device = self._latents.device
+        latents = self._latents[sent(mirrored.long(), device), sent(rows, device)]
         more = self._weight, seed, step, self.min_snr, self.noise_offset
         return make_noisy_batch(self.base, latents, text, prompts, *more)
 

@@ -8,11 +8,16 @@ import pytest
 from PIL import Image, ImageFilter
 from study_tools import composed
 
+import analysis
+from sdpet.choices import MISLEADING
+from sdpet.commands.scored_again import Scored, study_text
 from sdpet.config import validate
 from sdpet.lab import DigitJudge, JudgeScorer, load_scorer
 from sdpet.models import load_base
-from sdpet.runs import Resources
+from sdpet.runs import Record, Resources
 from sdpet.scoring import EvalImage, EvalPlan, Scorers
+from sdpet.scoring.measures import protocol_entries
+from sdpet.study.report import run_report
 from sdpet.tasks import FinetuneTask
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "scores.md"
@@ -66,9 +71,37 @@ def test_damaged_digits_score_worse_or_the_page_names_the_score(task):
             better = value - ceiling[name] if name in LARGER_IS_BETTER else ceiling[name] - value
             if name != "kid_deviation" and better >= 0:
                 preferring.setdefault(name, set()).add(control)
-    said = re.search(r"^\*\*Not to be trusted on digits:\*\* (.*?)\.", PAGE.read_text(), re.M | re.S)
-    assert said is not None and set(re.findall(r"`(\w+)`", said[1])) >= set(preferring), preferring
+    said = re.search(r"^\*\*Not shown on digits:\*\* (.*?)\.", PAGE.read_text(), re.M | re.S)
+    assert said is not None and set(re.findall(r"`(\w+)`", said[1])) == set(MISLEADING["digits"])
+    assert set(preferring) <= set(MISLEADING["digits"]), preferring
     assert not {"digit_right", "digit_fid", "digit_fid_infinity", "judge_fid"} & set(preferring), preferring
+
+
+def test_scores_that_prefer_damaged_digits_are_not_shown(task, tmp_path):
+    scorers = Scorers({"clip": load_scorer(), "judge": JudgeScorer(), "digit": DigitJudge()})
+    made = protocol_entries(task.measures(scorers, PLAN), [EvalImage("a", "prompt", "a")], scorers)
+    metrics = {name: 0.5 for name in made}
+    record = Record("0123456789ab", "s", "finished", {"seed": 0}, {"name": "finetune", "data": "digits"})
+    record.metrics, record.protocol, record.sizes = metrics, {"scores": made}, {"trainable_params": 1}
+    (tmp_path / record.run_id).mkdir()
+    record.write(tmp_path / record.run_id)
+    printed = run_report("a run", record, tmp_path, False)
+    assert set(MISLEADING["digits"]) <= set(metrics)
+    rows = {line.split()[0] for line in printed.splitlines()}
+    assert not rows & set(MISLEADING["digits"]) - {"fid,"} and {"digit_right", "judge_fid"} <= rows
+    assert "not shown, as damaged images score better" in printed
+    frame = analysis.load_results(tmp_path)
+    assert analysis.metric_columns(frame)[0] == "digit_right" and {"fid", "clip_t"} <= set(frame.columns)
+    assert (
+        not set(analysis.metric_columns(frame)) & set(MISLEADING["digits"]) and "not shown" in frame.attrs["notes"][0]
+    )
+    entry = {"metrics": metrics, "anchors": {}, "protocol": {"scores": made}, "samples": "samples"}
+    again = Scored(tmp_path / record.run_id, record, entry, True)
+    assert not set(again.changed) & set(MISLEADING["digits"]) and "not shown" in study_text([again])
+    record.task["data"] = "/my/folder"
+    assert "not shown" not in run_report("a run", record, tmp_path, False)
+    record.task["data"], made["fid"] = "digits", made["fid"] | {"scorer": "inception"}  # that was not measured
+    assert any(line.split()[0] == "fid" for line in run_report("a run", record, tmp_path, False).splitlines())
 
 
 def test_the_ceiling_of_digit_right_is_of_images_that_the_judge_never_saw(task):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,12 @@ from sdpet.files.project import PROJECT
 from sdpet.lab.check.models import LabModel
 from sdpet.lab.check.rows import Row, at_least, reported
 
-SEEDS = range(5)
+SEEDS = 5  # runs of each design
 FULL = "full"
 
 
-def run_study(lab: LabModel, folder: Path, quiet: bool = False) -> None:
-    """Train the runs that are missing: all placements and full fine-tuning, 5 seeds each.
+def run_study(lab: LabModel, folder: Path, quiet: bool = False, count: int = SEEDS) -> None:
+    """Train the runs that are missing: all placements and full fine-tuning, some seeds each.
 
     Parameters
     ----------
@@ -28,13 +29,15 @@ def run_study(lab: LabModel, folder: Path, quiet: bool = False) -> None:
         Folder of the study.
     quiet : bool
         Show no progress.
+    count : int
+        Number of seeds of each design.
 
     Raises
     ------
     SystemExit
         A run failed.
     """
-    seeds = ",".join(map(str, SEEDS))
+    seeds = ",".join(map(str, range(count)))
     common = [f"study={folder.name}", f"output_root={folder.parent}", f"seed={seeds}", f"quiet={str(quiet).lower()}"]
     for overrides in ([f"+sweeps={lab.sweep}"], ["adapter=full"]):
         command = [sys.executable, str(PROJECT / "train.py"), "-m", *overrides, *lab.overrides, *common]
@@ -52,6 +55,8 @@ class Study:
         The model that was checked.
     folder : Path
         Folder of the study.
+    count : int
+        Number of seeds of each design; runs of further seeds are left out.
 
     Raises
     ------
@@ -59,19 +64,22 @@ class Study:
         The study is not complete.
     """
 
-    def __init__(self, lab: LabModel, folder: Path) -> None:
+    def __init__(self, lab: LabModel, folder: Path, count: int = SEEDS) -> None:
+        self.seeds = range(count)
         self.runs: dict[str, dict[int, tuple[Path, dict]]] = {}
         for path in sorted(folder.glob("*/record.json")):
             record = json.loads(path.read_text())
             if record["status"] == "finished":
                 design = record["factors"]["placement"] or record["factors"]["method"]
                 self.runs.setdefault(design, {})[record["factors"]["seed"]] = (path.parent, record)
-        missing = [f"{design} seed {seed}" for design in self.runs for seed in SEEDS if seed not in self.runs[design]]
+        missing = [
+            f"{design} seed {seed}" for design in self.runs for seed in self.seeds if seed not in self.runs[design]
+        ]
         if missing or FULL not in self.runs or len(self.runs) != lab.placements + 1:
             raise SystemExit(f"The study in {folder} is not complete: {', '.join(missing) or 'designs are missing'}.")
         self.placements = sorted(set(self.runs) - {FULL})
 
-    def scores(self, design: str, metric: str, seeds=SEEDS) -> np.ndarray:
+    def scores(self, design: str, metric: str, seeds: Sequence[int] | None = None) -> np.ndarray:
         """The scores of one design.
 
         Parameters
@@ -80,14 +88,16 @@ class Study:
             A placement, or "full".
         metric : str
             Name of the metric.
-        seeds : sequence of int
-            The runs' seeds.
+        seeds : sequence of int, optional
+            The runs' seeds; None for all.
 
         Returns
         -------
         ndarray of float, (seeds,)
         """
-        return np.array([self.runs[design][seed][1]["metrics"][metric] for seed in seeds])
+        return np.array(
+            [self.runs[design][seed][1]["metrics"][metric] for seed in self.seeds if seeds is None or seed in seeds]
+        )
 
     def anchor(self, metric: str, which: str) -> float:
         """A reference score, as the mean over seeds.
@@ -103,7 +113,7 @@ class Study:
         -------
         float
         """
-        return float(np.mean([self.runs[FULL][seed][1]["anchors"][metric][which] for seed in SEEDS]))
+        return float(np.mean([self.runs[FULL][seed][1]["anchors"][metric][which] for seed in self.seeds]))
 
     def samples(self, design: str, role: str) -> tuple[np.ndarray, list[str]]:
         """The drawn images of one design and role, over all seeds.
@@ -123,7 +133,7 @@ class Study:
         from PIL import Image
 
         images, prompts = [], []
-        for seed in SEEDS:
+        for seed in self.seeds:
             folder = self.runs[design][seed][0] / "samples"
             for line in (folder / "index.jsonl").read_text().splitlines():
                 row = json.loads(line)
@@ -200,7 +210,9 @@ def meaning(study: Study) -> list[Row]:
 
     groups = [study.scores(design, "clip_i") for design in study.placements]
     test = f_oneway(*groups)
-    halves = [[study.scores(d, "clip_i", seeds).mean() for d in study.placements] for seeds in ((0, 1), (2, 3, 4))]
+    parts = study.seeds[: len(study.seeds) // 2], study.seeds[len(study.seeds) // 2 :]
+    halves = [[study.scores(d, "clip_i", seeds).mean() for d in study.placements] for seeds in parts]
+    named = " against ".join("{" + ", ".join(map(str, seeds)) + "}" for seeds in parts)
     means = np.array([group.mean() for group in groups])
     floor, ceiling = study.anchor("clip_i", "floor"), study.anchor("clip_i", "ceiling")
     inside = int(((means > floor) & (means < ceiling)).sum())
@@ -209,7 +221,7 @@ def meaning(study: Study) -> list[Row]:
     return [
         Row(5, f"placement on CLIP-I, one-way {degrees}: p", float(test.pvalue), "< 0.001", bool(test.pvalue < 0.001)),
         reported(5, f"placement on CLIP-I, one-way {degrees}: F", float(test.statistic)),
-        at_least(5, "ranking by seeds {0, 1} against {2, 3, 4}: Spearman", float(spearmanr(*halves).statistic), 0.7),
+        at_least(5, f"ranking by seeds {named}: Spearman", float(spearmanr(*halves).statistic), 0.7),
         at_least(5, "placements whose mean lies between floor and ceiling", inside, len(means)),
         reported(5, "most over fewest parameters of a placement", max(params) / min(params)),
         *_against_the_paper(study.placements, means),
