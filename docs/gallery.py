@@ -10,7 +10,8 @@ from analysis.report import write_report
 ROOT = Path(__file__).resolve().parent.parent
 # report: the table of its runs
 STUDIES = {
-    "placement": "notebooks/lab_placement.csv",
+    "placement": "docs/results/placement.csv",
+    "placement_five_seeds": "notebooks/lab_placement.csv",
     "placement_dit": "docs/results/placement_dit.csv",
     "placement_dit_without_pooled": "docs/results/placement_dit_without_pooled.csv",
     "backbones": "docs/results/backbones.csv",

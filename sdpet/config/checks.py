@@ -124,6 +124,8 @@ def _validated(config: Any, source: Source | None) -> RunConfig:
             "method embedding learns the subject's word, so it needs task=dreambooth.",
             f"embedding on {checked.task.name}",
         )
+    if checked.adapter.method == "embedding" and checked.unet.offload:
+        raise ValueError("method embedding needs the text encoder in each step; set unet.offload=false.")
     _check_logger(checked.logger)
     _check_sampler(checked.sampler)
     lab_scorer = any(scorer.target == "lab-clip" for scorer in checked.eval.scorers.values())

@@ -28,7 +28,8 @@ NAMES_OF_SUBJECT = ("noun", "subject", "class_word", "root", "living", "prompts"
 NEUTRAL_DEFAULTS: dict[str, dict[str, Any]] = {
     "adapter": {"placements": None, "blocks": "all", "when": [0.0, 1.0], "targets": None, "options": None},
     "task": {"noise_offset": 0.0},
-    "unet": {"noise_levels": "logit_normal", "shift": None},
+    "unet": {"noise_levels": "logit_normal", "shift": None, "vae_dtype": None, "vae_tiling": False},
+    "sampler": {"autocast": None},
     "trainer": {
         "accumulate": 1, "optimizer": "adamw", "ema": None, "grad_checkpointing": False, "compile": False,
         "callbacks": None, "strategy": "auto", "deterministic": False, "tf32": None,
@@ -173,7 +174,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
         "task": _own_identity("task", config) or _without(values["task"], *_neutral("task", values)),
         "data": _own_identity("data", config) or _without(data, *NAMES_OF_SUBJECT, *unused, *content) | content,
         "trainer": _trainer_identity(values),
-        "sampler": _own_identity("sampler", config) or values["sampler"],
+        "sampler": _own_identity("sampler", config) or _without(values["sampler"], *_neutral("sampler", values)),
         "eval": _eval_identity(values["eval"]),
     }
 

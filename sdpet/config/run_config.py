@@ -28,7 +28,10 @@ SCORER_KEYS = ("scorer", "features", "diversity")  # single scorers of eval; tho
 PATH_KEYS = {
     "data": ("subject", "subject_dir", "class_dir", "heldout_dir", "folder"), "unet": ("path", "config", "vae"),
 }  # fmt: skip
-_OF_LOADING = ("use_ema", "config", "image_size", "pooled", "t5", "noise_levels", "shift", "vae", "prediction")
+_OF_LOADING = (
+    "use_ema", "config", "image_size", "pooled", "t5", "noise_levels", "shift", "vae", "prediction", "vae_dtype",
+    "vae_tiling", "offload",
+)  # fmt: skip
 _APART = ("_target_", "strict", "similarity", *SCORER_KEYS)  # keys of eval that EvalPlan does not take
 
 Settings = TypeVar("Settings")
@@ -100,6 +103,9 @@ class ModelSettings:
     shift: float | None = None
     vae: str | None = None
     prediction: str | None = None
+    vae_dtype: str | None = None
+    vae_tiling: bool = False
+    offload: bool = False
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -209,6 +215,7 @@ class SamplerSettings:
     steps: int
     guidance: float
     eta: float = 0.0
+    autocast: str | None = None
     target: str | None = None  # the Python path of a sampler of the user's own, and its options
     options: Mapping[str, Any] = field(default_factory=dict)
 

@@ -12,6 +12,7 @@ from typing import Any
 from sdpet.adapters.positions import INPUTS, OUTPUTS, all_positions, valid_outputs
 from sdpet.adapters.spec import check_blocks, check_options, interval, is_path, known_activation, several
 from sdpet.choices import (
+    AUTOCASTS,
     DEFAULT_FORM,
     DISTANCES,
     DTYPES,
@@ -376,6 +377,9 @@ RULES: dict[str, dict[str, Rule]] = {
         "image_size": optional(integer(8, MOST_SIDE)),
         "vae": optional(string),
         "prediction": optional(choice(PREDICTIONS)),
+        "vae_dtype": optional(choice(DTYPES)),
+        "vae_tiling": boolean,
+        "offload": boolean,
         "pooled": boolean,
         "t5": boolean,
         "noise_levels": choice(NOISE_LEVELS),
@@ -446,6 +450,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "steps": integer(1, MOST_STEPS),
         "guidance": number(0),
         "eta": number(0, 1),
+        "autocast": optional(choice(tuple(AUTOCASTS))),
     },
     "eval": {
         "_target_": former_target("eval"),
@@ -568,7 +573,7 @@ def _shown(value: Any) -> str:
 OWN_PART_KEYS = {
     "task": (),
     "data": ("kind", "prompt", "class_prompt", "token", "class_word"),
-    "sampler": ("steps", "guidance"),
+    "sampler": ("steps", "guidance", "autocast"),
     "logger": (),
 }
 

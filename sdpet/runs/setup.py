@@ -208,7 +208,7 @@ def make_sampler(config: RunConfig) -> SamplerConfig:
 
     settings = config.sampler
     if settings.target is None:
-        return SamplerConfig(settings.name, settings.steps, settings.guidance, settings.eta)
+        return SamplerConfig(settings.name, settings.steps, settings.guidance, settings.eta, autocast=settings.autocast)
     make = load_named(settings.target, "sampler", "sampler._target_")
 
     def own(**given: Any) -> Any:
@@ -216,7 +216,14 @@ def make_sampler(config: RunConfig) -> SamplerConfig:
         require_methods(made, settings.target or "", "sampler", "sampler._target_", "timesteps")
         return made
 
-    return SamplerConfig(settings.target, settings.steps, settings.guidance, make=own, options=settings.options)
+    return SamplerConfig(
+        settings.target,
+        settings.steps,
+        settings.guidance,
+        make=own,
+        options=settings.options,
+        autocast=settings.autocast,
+    )
 
 
 def make_plan(config: RunConfig) -> EvalPlan:

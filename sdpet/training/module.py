@@ -103,7 +103,8 @@ class TrainingModule(LightningModule):
         restore_states(self._callbacks, (state or {}).get("callbacks") or {})
         self._set_rates(self._epochs[0].start)
         if self._rank is not None and self.members[0].config.validate_every is not None:
-            self._patient = torch.distributed.new_group(backend="gloo", timeout=LONGEST_VALIDATION)
+            made: Any = torch.distributed.new_group(backend="gloo", timeout=LONGEST_VALIDATION)
+            self._patient = made
 
     def on_fit_end(self) -> None:
         """Tell the last gradient norms."""

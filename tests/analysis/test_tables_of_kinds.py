@@ -196,3 +196,26 @@ def test_where_nothing_else_varies_no_test_names_the_best(tmp_path: Path) -> Non
 def test_more_words_of_scores_tell_their_direction(names: str, better: str) -> None:
     for name in names.split():
         assert analysis.higher_is_better(name) == (better == "large"), name
+
+
+def test_a_fraction_names_no_best_of_designs_that_were_run_once(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [(a, b, s) for a in "abcd" for b in "wxyz" for s in range(3)]
+    table = pd.DataFrame(rows, columns=["act", "norm", "seed"]).sample(20, random_state=1)
+    table["acc"] = table["act"].map(dict(zip("abcd", (0.5, 0.6, 0.7, 0.8), strict=True))) + 0.01 * rng.normal(size=20)
+    study = study_of(tmp_path, table)
+    counts = study.done.groupby(["act", "norm"]).size()
+    assert counts.max() > 1 and counts.median() == 1
+    text = analysis.conclude(study.done, "acc")
+    assert "act matters" in text and f"best of the {len(counts)} designs, one run of most does not say" in text
+
+
+def test_tests_that_cannot_find_anything_disagree_with_nothing(tmp_path: Path) -> None:
+    from analysis.report.sections.robustness import robust_table
+
+    pair = study_of(tmp_path, PLAIN[(PLAIN["model"] != "b") & (PLAIN["seed"] < 3)])  # 4 arrangements: p is 0.25 or more
+    table = robust_table(pair, ["model"], tmp_path)
+    assert "All tests agree at 5%." in table.notes and "left out for model: with so few seeds" in " ".join(table.notes)
+    assert "Friedman" not in table.caption and "permutation" not in table.caption
+    whole = robust_table(study_of(tmp_path, PLAIN), ["model"], tmp_path)
+    assert "left out for" not in " ".join(whole.notes) and "Friedman" in whole.caption

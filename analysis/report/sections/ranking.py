@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.conclusions.floor import own_floors, shares_of_way
+from analysis.conclusions.joint import mostly_repeated
 from analysis.conclusions.words import named
 from analysis.figures.ranking import Panel, Row, beside, ranking
 from analysis.figures.style import save
@@ -103,6 +104,8 @@ def _best(study: Study, means: pd.DataFrame) -> str:
         return "There is one run a design, so designs are ranked without a test of their differences."
     if study.shares_trainings:
         return "Designs that share trainings are ranked without a test: what decides them is tested factor by factor."
+    if not mostly_repeated(study.done, study.design):
+        return "Most designs were run once, so designs are ranked without a test of their differences."
     if not means.attrs.get("tested"):
         return f"No test says that the {len(means)} designs differ, so their order may be chance."
     if len(best) == len(means):
