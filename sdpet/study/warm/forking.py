@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import selectors
@@ -29,6 +30,7 @@ def fork_on_request(descriptor: int) -> int | None:
         import open_clip  # noqa: F401 (which most scorers need)
 
     gc.freeze()  # a collection would otherwise copy all pages that the workers share
+    atexit.register(gc.unfreeze)  # else libraries complain at the exit of what was not freed
     ends: dict[int, tuple[int, int]] = {}  # by pidfd of a worker: its pid, and where its exit status goes
     with socket.socket(fileno=descriptor) as asked, selectors.DefaultSelector() as selector:
         selector.register(asked, selectors.EVENT_READ)
