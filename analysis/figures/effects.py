@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures.style import BLUE, CYCLE, MUTED, grid_along, mark, new_figure, pt, styled
+from analysis.figures.style import BLUE, CYCLE, MUTED, for_paper, grid_along, mark, new_figure, pt, styled
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -79,7 +79,7 @@ def interaction_lines(
         ax.set_xlabel(x_label)
         ax.set_ylabel(y_label)
         ax.grid(axis="y")
-        columns_of_legend = min(len(lines), 4)
+        columns_of_legend = min(len(lines), 2 if for_paper() else 4)
         ax.legend(title=line_label, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns_of_legend, alignment="left")
     return figure
 

@@ -16,6 +16,7 @@ from analysis.report.study import Study
 from analysis.report.words import listing, number, readable
 
 NAMED = 3  # designs that a fact names
+LEAST, MOST = 24, 90  # characters of a headline: beyond the second, what follows a colon after the first is left out
 _BRACKETS = re.compile(r"\s*(\([^()]*(\([^()]*\)[^()]*)*\)|\[[^\[\]]*\])")
 
 
@@ -42,7 +43,9 @@ def headline(study: Study, claimed: Conclusion, means: pd.DataFrame) -> str:
     tested = _primary(study, claimed)
     if not tested or study.raced is not None:
         first = re.split(r"(?<=\.)\s+(?=[A-Z])", str(claimed), maxsplit=1)[0]
-        return _under_way(study) + _plain(first, study)
+        said = _plain(first, study)
+        head, colon, _ = said.partition(": ")
+        return _under_way(study) + (f"{head}." if colon and len(head) > LEAST and len(said) > MOST else said)
     found = [_factor(c.subject) for c in tested if c.verdict == "yes"]
     open_ = [_factor(c.subject) for c in tested if c.verdict != "yes"]
     label = study.words.label
@@ -112,10 +115,14 @@ def _set(study: Study, claimed: Conclusion, means: pd.DataFrame) -> Fact | None:
     what = "placements" if study.design == "placement" else "designs"
     if claim is None:
         why = "no test tells them apart" if (means["n"] > 1).any() else "there is one run of each"
-        return Fact("all", f"{len(means)}", f"{what} may be the best", f"{why}, so their order may be chance")
+        return Fact(
+            f"{len(means)}", f"of {len(means)}", f"{what} may be the best", f"{why}, so their order may be chance"
+        )
     total, what = _of(study, claim, means)
     names = [study.label(level) for level in claim.levels]
-    some = listing(names) if len(names) <= NAMED else f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"
+    comma = "; " if any(", " in name for name in names) else ", "  # names of several factors have commas inside
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    some = comma.join(names[:NAMED]) + more if more or comma == "; " else listing(names)
     return Fact(f"{int(claim.estimate)}", f"of {total}", f"{what} may be the best, with 95% confidence", some)
 
 

@@ -23,6 +23,8 @@ from analysis.runs.tables.objects import read_objects
 from analysis.runs.tables.tall import as_columns
 from analysis.runs.tables.wide import as_long
 from analysis.runs.words_in_names import says_score
+from sdpet.config import FACTORS as KEYS
+from sdpet.config import following
 
 RESIDUAL = "residual"
 _TOLD = ("metrics", "factors", "keys")  # attrs of a frame of records
@@ -191,8 +193,16 @@ def _factors(frame: pd.DataFrame) -> list[str]:
     if "factors" in frame.attrs:
         return list(frame.attrs["factors"])
     if is_of_records(frame):
-        return [*FACTORS, "task", "data", *further_factors(frame, metric_columns(frame))]
+        names = [*FACTORS, "task", "data", *further_factors(frame, metric_columns(frame))]
+        return [name for name in names if name not in _followers(frame, names)]
     return roles_of(frame).factors
+
+
+def _followers(frame: pd.DataFrame, names: list[str]) -> set[str]:
+    """Factors that only follow another one, as the rate of a method goes with the method."""
+    keys = {name: KEYS.get(name) or name for name in names if name in frame and frame[name].nunique(dropna=False) > 1}
+    follow = following({keys[name]: frame[name].astype(str).tolist() for name in keys if name != "placement"})
+    return {name for name, key in keys.items() if key in follow}
 
 
 def metric_columns(frame: pd.DataFrame) -> list[str]:

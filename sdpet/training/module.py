@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import timedelta
 from typing import Any
 
@@ -103,7 +103,8 @@ class TrainingModule(LightningModule):
         restore_states(self._callbacks, (state or {}).get("callbacks") or {})
         self._set_rates(self._epochs[0].start)
         if self._rank is not None and self.members[0].config.validate_every is not None:
-            self._patient = torch.distributed.new_group(backend="gloo", timeout=LONGEST_VALIDATION)
+            made: Any = torch.distributed.new_group(backend="gloo", timeout=LONGEST_VALIDATION)
+            self._patient = made
 
     def on_fit_end(self) -> None:
         """Tell the last gradient norms."""
@@ -256,7 +257,7 @@ class TrainingModule(LightningModule):
         if self._rank is None:
             return batch
         rows = slice(self._rank.rank, None, self._rank.world)
-        return Batch(*(getattr(batch, field.name)[rows] for field in fields(Batch)))
+        return replace(batch, **{field.name: getattr(batch, field.name)[rows] for field in fields(batch)})
 
     def _over_ranks(self, losses: torch.Tensor) -> torch.Tensor:
         """Sum the losses (members,) over all processes; a loss is a weighted sum over images."""
