@@ -16,7 +16,7 @@ define PIP_INSTALL
   END { exit status }'
 endef
 
-.PHONY: setup study report test test-slow lint docs notebooks check bench clean
+.PHONY: setup study report test test-slow lint docs site notebooks check bench clean
 
 setup: .venv/ready
 
@@ -40,8 +40,11 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# docs: build/site/index.html; any warning is an error.
-docs: setup
+# docs: build/site/index.html, and the reports of its gallery. site: without these; any warning is an error.
+docs: site
+	PYTHONPATH=. $(BIN)/python docs/gallery.py build/site/gallery
+
+site: setup
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/mkdocs build --quiet
 
 # notebooks: run them and put copies with outputs into the docs.
@@ -49,7 +52,7 @@ notebooks: setup
 	rm -rf docs/notebooks
 	PYTHONWARNINGS=ignore $(BIN)/jupyter nbconvert --execute --to markdown --output-dir docs/notebooks notebooks/*.ipynb
 
-test: lint docs
+test: lint site
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 test-slow: setup

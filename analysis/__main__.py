@@ -78,6 +78,13 @@ def parser() -> CommandParser:
         type=float,
         help="say which designs are within this margin of the best, in units of the score",
     )
+    p.add_argument(
+        "--style",
+        choices=("screen", "paper"),
+        default="screen",
+        help="paper: figures as wide as a column or the text of a paper, in its font and as PDF too, below "
+        "STUDY/report-paper (default: screen)",
+    )
     p.add_argument("--out", metavar="FOLDER", help="where the report goes (default: STUDY/report)")
     p.add_argument(
         "--live",
@@ -111,6 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 asked.model, asked.scores, block=asked.block,
                 maximize=True if asked.maximize else False if asked.minimize else None, type=asked.type,
                 random=split_names(asked.random or ""), within=asked.within, family=asked.family,
+                style=asked.style,
             )  # fmt: skip
 
         if asked.live:

@@ -50,8 +50,7 @@ def fill(jobs: list) -> None:
     import yaml
 
     from sdpet.config import identity, settings_of
-    from sdpet.files.digests import record_digest
-    from sdpet.files.hashing import unchanging
+    from sdpet.files import record_digest, unchanging
     from sdpet.runs import Record, factors
 
     loss = [[3 * (i + 1), 0.5 / (i + 1)] for i in range(100)]

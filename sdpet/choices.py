@@ -57,6 +57,7 @@ SCHEDULES = ("constant", "cosine", "constant_with_warmup", "linear", "cosine_wit
 OPTIMIZERS = ("adamw", "adamw8bit")
 PREDICTIONS = ("epsilon", "v_prediction")  # what a UNet predicts
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+AUTOCASTS = {"16-mixed": "float16", "bf16-mixed": "bfloat16"}  # dtype of each mixed precision
 DISTANCES = ("fid", "kid", "precision_recall", "density_coverage", "cmmd")
 SUITES = ("objects", "living")  # files of sdpet/scoring/suites
 PLACEHOLDERS = ("{prompt}", "{subject}")  # of a template for prompts

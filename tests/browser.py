@@ -38,13 +38,15 @@ class Browser:
         self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.ask(f"{domain}.enable")
+        self.ask("Emulation.setFocusEmulationEnabled", enabled=True)  # keys go to the page
 
     def open(self, page: Path, width: int, height: int = 900, dark: bool = False, paper: bool = False) -> None:
         """Show a file in a window of this width, and wait until it is loaded."""
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
                  mobile=width < 600)  # fmt: skip
+        still = {"name": "prefers-reduced-motion", "value": "reduce"}  # a page that still scrolls cannot be pressed
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.ask("Emulation.setEmulatedMedia", media="print" if paper else "screen", features=[scheme])
+        self.ask("Emulation.setEmulatedMedia", media="print" if paper else "screen", features=[scheme, still])
         self.events.clear()
         self.ask("Page.navigate", url=page.as_uri())
         self._wait(lambda: any(method == "Page.loadEventFired" for method, _ in self.events), "the page to load")
@@ -55,6 +57,35 @@ class Browser:
         if "exceptionDetails" in found:
             raise AssertionError(found["exceptionDetails"])
         return found["result"].get("value")
+
+    def hover(self, selector: str) -> None:
+        """Move the pointer over the middle of an element, which is scrolled into sight."""
+        self._mouse("mouseMoved", *self._place(selector))
+
+    def click(self, selector: str) -> None:
+        """Press the middle of an element, which is scrolled into sight."""
+        x, y = self._place(selector)
+        for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+            self._mouse(kind, x, y)
+
+    def press(self, key: str) -> None:
+        code = {"Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}[key]
+        for kind in ("keyDown", "keyUp"):
+            self.ask("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+
+    def type(self, text: str) -> None:
+        self.ask("Input.insertText", text=text)
+
+    def _place(self, selector: str) -> tuple[float, float]:
+        found = self.run(
+            f"(e => {{ e.scrollIntoView({{block: 'center', behavior: 'instant'}}); const r = e.getBoundingClientRect();"
+            f" return [r.x + r.width / 2, r.y + r.height / 2]; }})(document.querySelector({json.dumps(selector)}))"
+        )
+        return float(found[0]), float(found[1])
+
+    def _mouse(self, kind: str, x: float, y: float) -> None:
+        pressed = {} if kind == "mouseMoved" else {"button": "left", "clickCount": 1}
+        self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, **pressed)
 
     def requests(self) -> list[str]:
         """Addresses that the page has asked for."""

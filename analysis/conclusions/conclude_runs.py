@@ -19,6 +19,7 @@ from analysis.conclusions.joint import (
     explained,
     factors_of,
     leaves_residual,
+    mostly_repeated,
     own_factors,
 )
 from analysis.conclusions.positions import positions
@@ -176,14 +177,19 @@ def _together(
         for term in single:
             F = float(oneway(runs, metric, term, block=block)["F"].iloc[0])
             parts.append(best(runs, metric, term, block, F, within, among=len(single) > 1))
-    elif runs.groupby(DESIGN).size().max() > 1:
+    elif mostly_repeated(runs, DESIGN):
         table = verdicts(runs, metric, [DESIGN], block).loc[DESIGN]
         if found and table["p_claim"] < ALPHA:
             parts.append(best(runs, metric, DESIGN, block, float(table["F"]), within, fresh))
         else:
             parts.append(leader(runs, metric, DESIGN, block, fresh=fresh))
     else:
-        parts.append(leader(runs, metric, DESIGN, None, "one run of each does not say"))
+        once = runs.groupby(DESIGN).size().max() == 1
+        parts.append(
+            leader(
+                runs, metric, DESIGN, None if once else block, f"one run of {'each' if once else 'most'} does not say"
+            )
+        )
     parts += [anchors(runs, metric, DESIGN, block), Part([blocking.said, units])]
     return parts
 

@@ -89,7 +89,8 @@ def _gain(runs: pd.DataFrame, metric: str, factor: str, block: str | None) -> Pa
     """What the runs say about the gain over the floor: some level gained, all lost, or neither can be told."""
     bounds = gain_bounds(runs, factor, block)
     if bounds is None:
-        return Part(["There is one run of each level, so nothing says whether such a gain is chance."])
+        one = factor.strip("()") if factor in (DESIGN, "placement") else "level"
+        return Part([f"There is one run of each {one}, so nothing says whether such a gain is chance."])
     best, mean, low, high, least, units = bounds
     name = level_of(factor, best)
     one = factor.strip("()") if factor in (DESIGN, "placement") else f"level of {factor}"

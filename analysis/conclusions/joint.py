@@ -81,6 +81,11 @@ def _level(level: object) -> str:
     return f"{level:g}" if isinstance(level, float) else str(level)
 
 
+def mostly_repeated(frame: pd.DataFrame, design: str) -> bool:
+    """Whether most designs were run more than once: else designs are too many to be told apart one by one."""
+    return bool(frame.groupby(design).size().median() > 1)
+
+
 def leaves_residual(frame: pd.DataFrame, metric: str, terms: Sequence[str], block: str | None) -> bool:
     """Whether a residual is left beside the terms."""
     return bool(anova(frame, metric, list(terms), block=block).loc["residual", "df"] > 0)
@@ -149,7 +154,9 @@ def explained(frame: pd.DataFrame, metric: str, terms: Sequence[str], block: str
     if len(rest):
         tests = "; ".join(f"{_name(str(term))} ({f_words(row)})" for term, row in rest.iterrows())
         names = listed(map(_name, rest.index), "or")
-        few = f"These {table['units'].min():.0f} runs cannot tell whether {names} matters for {metric}: {tests}."
+        units = table["units"].min()
+        runs = f"These {units:.0f} runs" if units == table["units"].max() else "These runs"
+        few = f"{runs} cannot tell whether {names} matters for {metric}: {tests}."
         said.append(f"Not shown to matter: {tests}." if said else few)
     lost = [_name(t) for t in table.index if t not in tested.index]
     said += [f"These runs cannot test {listed(lost, 'or')}."] if lost else []

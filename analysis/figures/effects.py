@@ -9,20 +9,24 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures.style import BLUE, CYCLE, MUTED, grid_along, new_figure, styled
+from analysis.figures.style import BLUE, CYCLE, MUTED, for_paper, grid_along, mark, new_figure, pt, styled
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 @dataclass(frozen=True)
 class Level:
-    """The mean of a level with its interval (NaN where not estimable); levels of one `part` can be compared."""
+    """The mean of a level with its interval (NaN where not estimable); levels of one `part` can be compared.
+
+    tip: what to say when a reader points at its mark.
+    """
 
     label: str
     mean: float
     low: float
     high: float
     part: int = 0
+    tip: str = ""
 
 
 def means_panels(panels: Sequence[tuple[str, Sequence[Level]]], axis: str) -> Figure:
@@ -37,10 +41,12 @@ def means_panels(panels: Sequence[tuple[str, Sequence[Level]]], axis: str) -> Fi
                 colour, marker = CYCLE[level.part % len(CYCLE)], MARKERS[level.part % len(MARKERS)]
                 if math.isfinite(level.low) and math.isfinite(level.high):
                     ax.plot([level.low, level.high], [y, y], color=colour, linewidth=1.8, solid_capstyle="round")
-                ax.plot(level.mean, y, marker=marker, markersize=6, color=colour, linestyle="")
+                (dot,) = ax.plot(level.mean, y, marker=marker, markersize=mark(6), color=colour, linestyle="")
+                if level.tip:
+                    figure.tell(dot, level.tip)
                 if not math.isfinite(level.mean):
                     ax.annotate("not estimable", (0.02, y), xycoords=("axes fraction", "data"), va="center",
-                                fontsize=8.5, color=MUTED)  # fmt: skip
+                                fontsize=pt(8.5), color=MUTED)  # fmt: skip
             ax.set_yticks(range(len(levels)), [level.label for level in levels])
             ax.set_ylim(len(levels) - 0.4, -0.6)
             ax.set_title(title)
@@ -60,8 +66,12 @@ def interaction_lines(
         for i, (name, values) in enumerate(lines):
             present = [(x, v) for x, v in enumerate(values) if math.isfinite(v)]
             ax.plot([x for x, _ in present], [v for _, v in present], color=CYCLE[i % len(CYCLE)], linewidth=1.4,
-                    marker=MARKERS[i % len(MARKERS)], markersize=6, label=name,
+                    marker=MARKERS[i % len(MARKERS)], markersize=mark(6), label=name,
                     linestyle="-" if i < len(CYCLE) else "--")  # fmt: skip
+            for x, v in present:  # a mark that a reader can point at, of the line's colour
+                (dot,) = ax.plot(x, v, color=CYCLE[i % len(CYCLE)], marker=MARKERS[i % len(MARKERS)],
+                                 markersize=mark(6))  # fmt: skip
+                figure.tell(dot, f"{x_label}: {columns[x]}\n{line_label}: {name}\n{y_label}: {v:.4g}")
         slanted = max(map(len, columns)) > 6 and len(columns) > 5
         ax.set_xticks(range(len(columns)), columns, rotation=35 if slanted else 0, ha="right" if slanted else "center",
                       rotation_mode="anchor" if slanted else None)  # fmt: skip
@@ -69,7 +79,7 @@ def interaction_lines(
         ax.set_xlabel(x_label)
         ax.set_ylabel(y_label)
         ax.grid(axis="y")
-        columns_of_legend = min(len(lines), 4)
+        columns_of_legend = min(len(lines), 2 if for_paper() else 4)
         ax.legend(title=line_label, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns_of_legend, alignment="left")
     return figure
 
@@ -83,11 +93,13 @@ def diagnostics(left: pd.DataFrame, label: str) -> Figure:
         figure = new_figure(6.6, 2.9)
         first, second = figure.subplots(1, 2)
         first.axhline(0, color=MUTED, linewidth=0.8)
-        first.plot(left["fitted"], left["residual"], linestyle="", marker="o", markersize=4, color=BLUE, alpha=0.7)
+        first.plot(
+            left["fitted"], left["residual"], linestyle="", marker="o", markersize=mark(4), color=BLUE, alpha=0.7
+        )
         first.set_xlabel(f"fitted {label}")
         first.set_ylabel("residual")
         second.axline((0, 0), slope=1, color=MUTED, linewidth=0.8)
-        dots = {"linestyle": "", "marker": "o", "markersize": 4, "color": BLUE, "alpha": 0.7}
+        dots = {"linestyle": "", "marker": "o", "markersize": mark(4), "color": BLUE, "alpha": 0.7}
         second.plot(left["quantile"], left["standardized"], **dots)
         second.set_xlabel("normal quantile")
         second.set_ylabel("standardised residual")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import matplotlib
 from matplotlib.cm import ScalarMappable
@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from analysis.figures.style import HATCH, INK, MUTED, new_figure, styled
+from analysis.figures.style import HATCH, INK, MUTED, Canvas, new_figure, pt, styled
 
 
 def heatmap(
@@ -26,16 +26,18 @@ def heatmap(
     higher_is_better: bool = True,
     digits: int = 3,
     mark: tuple[str, str] | None = None,
+    tips: Mapping[tuple[str, str], str] | None = None,
 ) -> Figure:
     """Draw `cells[column, row]`, bright where the score is good.
 
     columns, rows: (name, text) pairs in the order of drawing. A cell outside `admissible` is hatched; an admissible
     cell without a finite value says "no run". `label`: the score with its unit. `mark`: a cell to frame (the best).
+    `tips`: what to say when a reader points at a cell.
     """
     with styled():
         figure = new_figure(1.3 + 0.66 * len(columns) + 0.7, 1.25 + 0.5 * len(rows))
         ax = figure.add_subplot()
-        panel = Panel(cells, label, higher_is_better, digits, mark)
+        panel = Panel(cells, label, higher_is_better, digits, mark, tips=tips or {})
         _draw(figure, ax, panel, columns, rows, admissible)
         ax.set(xlabel=column_title, ylabel=row_title)
     return figure
@@ -43,7 +45,7 @@ def heatmap(
 
 @dataclass(frozen=True)
 class Panel:
-    """A grid of scores: `label` with its unit, decimals, the cell to frame, and what stands above."""
+    """A grid of scores: `label` with its unit, decimals, the cell to frame, what stands above, and words of cells."""
 
     cells: Mapping[tuple[str, str], float]
     label: str
@@ -51,6 +53,7 @@ class Panel:
     digits: int = 3
     mark: tuple[str, str] | None = None
     title: str = ""
+    tips: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
 def heatmaps(
@@ -75,7 +78,7 @@ def heatmaps(
     return figure
 
 
-def _draw(figure: Figure, ax, panel: Panel, columns, rows, admissible: set[tuple[str, str]], prefix: str = "") -> None:
+def _draw(figure: Canvas, ax, panel: Panel, columns, rows, admissible: set[tuple[str, str]], prefix: str = "") -> None:
     """The cells of one grid with its colour bar; `prefix`: of the ids of its parts."""
     finite = [v for v in panel.cells.values() if math.isfinite(v)]
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
@@ -84,7 +87,9 @@ def _draw(figure: Figure, ax, panel: Panel, columns, rows, admissible: set[tuple
     for x, (column, _) in enumerate(columns):
         for y, (row, _) in enumerate(rows):
             cell = (column, row)
-            _cell(ax, x, y, panel.cells.get(cell), cell in admissible, palette, norm, panel.digits, prefix)
+            drawn = _cell(ax, x, y, panel.cells.get(cell), cell in admissible, palette, norm, panel.digits, prefix)
+            if drawn is not None and cell in panel.tips:
+                figure.tell(drawn, panel.tips[cell])
     if panel.mark is not None:
         x = [name for name, _ in columns].index(panel.mark[0])
         y = [name for name, _ in rows].index(panel.mark[1])
@@ -108,8 +113,8 @@ def _draw(figure: Figure, ax, panel: Panel, columns, rows, admissible: set[tuple
         bar.outline.set_visible(False)  # type: ignore[operator]
 
 
-def _cell(ax, x: int, y: int, value: float | None, admissible: bool, palette, norm, digits: int, prefix: str) -> None:
-    """One cell: a colour with its number, a hatched square, or an empty one that says that nothing was run."""
+def _cell(ax, x: int, y: int, value: float | None, admissible: bool, palette, norm, digits: int, prefix: str):
+    """One cell: a colour with its number, which is returned, a hatched square, or an empty one: nothing was run."""
     corner = (x - 0.47, y - 0.47)
     if not admissible:
         ax.add_patch(Rectangle(corner, 0.94, 0.94, fill=False, hatch="////", edgecolor=HATCH, linewidth=0,
@@ -117,11 +122,14 @@ def _cell(ax, x: int, y: int, value: float | None, admissible: bool, palette, no
     elif value is None or not math.isfinite(value):
         ax.add_patch(Rectangle(corner, 0.94, 0.94, fill=False, edgecolor=MUTED, linestyle=(0, (2, 2)), linewidth=0.9,
                                gid=f"{prefix}empty-{x}-{y}"))  # fmt: skip
-        ax.text(x, y, "no run", ha="center", va="center", fontsize=7.5, color=MUTED)
+        ax.text(x, y, "no run", ha="center", va="center", fontsize=pt(7.5), color=MUTED)
     else:
         colour = palette(norm(value))
-        ax.add_patch(Rectangle(corner, 0.94, 0.94, facecolor=colour, edgecolor="none", gid=f"{prefix}cell-{x}-{y}"))
+        square = Rectangle(corner, 0.94, 0.94, facecolor=colour, edgecolor="none", gid=f"{prefix}cell-{x}-{y}")
+        ax.add_patch(square)
         luminance = 0.2126 * colour[0] ** 2.2 + 0.7152 * colour[1] ** 2.2 + 0.0722 * colour[2] ** 2.2
         text = f"{value:.{digits}f}"
-        ax.text(x, y, text, ha="center", va="center", fontsize=9 if len(text) < 6 else 8,
+        ax.text(x, y, text, ha="center", va="center", fontsize=pt(9 if len(text) < 6 else 8),
                 color="black" if luminance > 0.18 else "white")  # fmt: skip
+        return square
+    return None

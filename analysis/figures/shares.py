@@ -9,7 +9,7 @@ from textwrap import fill
 
 from matplotlib.figure import Figure
 
-from analysis.figures.style import BLUE, MUTED, PAPER, grid_along, new_figure, styled
+from analysis.figures.style import BLUE, MUTED, PAPER, grid_along, mark, new_figure, pt, styled
 
 WIDEST_TITLE = 55  # characters
 
@@ -38,9 +38,12 @@ def shares(groups: Sequence[tuple[str, Sequence[Share]]]) -> Figure:
             for y, row in enumerate(rows):
                 if math.isfinite(row.low) and math.isfinite(row.high):
                     ax.plot([row.low, row.high], [y, y], color=BLUE, linewidth=1.8, solid_capstyle="round")
-                ax.plot(row.share, y, marker="o", markersize=6.5, color=BLUE if row.matters else PAPER,
+                (dot,) = ax.plot(row.share, y, marker="o", markersize=mark(6.5), color=BLUE if row.matters else PAPER,
                         markeredgecolor=BLUE, markeredgewidth=1.4, gid=f"share-{group}-{y}")  # fmt: skip
-                ax.annotate(row.note, (0.0, y), (4, 9), textcoords="offset points", va="center", fontsize=8.5,
+                if math.isfinite(row.share):
+                    figure.tell(dot, f"{row.label}, {title}\nomega squared {row.share:.3f} "
+                                     f"(90% interval {row.low:.3f} to {row.high:.3f})\n{row.note}")  # fmt: skip
+                ax.annotate(row.note, (0.0, y), (4, 9), textcoords="offset points", va="center", fontsize=pt(8.5),
                             color=MUTED)  # fmt: skip
             ax.set_yticks(range(len(rows)), [row.label for row in rows])
             ax.set_ylim(len(rows) - 0.45, -0.75)

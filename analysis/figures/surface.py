@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from analysis.figures.style import INK, PAPER, new_figure, styled
+from analysis.figures.style import INK, PAPER, mark, new_figure, styled
 
 LEVELS = 12
 POINTS = 60  # of the grid on which the surface is drawn
@@ -45,8 +45,8 @@ def contours(
         ax.scatter([a for a, *_ in cells], [b for _, b, _ in cells], c=values, cmap=palette, norm=norm, s=60,
                    edgecolors=PAPER, linewidths=1.2, zorder=3, clip_on=False)  # fmt: skip
         if best is not None:
-            ax.plot(*best, marker="+", markersize=13, markeredgewidth=2, color=INK, zorder=4)
-            ax.plot(*best, marker="+", markersize=11, markeredgewidth=1, color=PAPER, zorder=5)
+            ax.plot(*best, marker="+", markersize=mark(13), markeredgewidth=2, color=INK, zorder=4)
+            ax.plot(*best, marker="+", markersize=mark(11), markeredgewidth=1, color=PAPER, zorder=5)
         ax.set(xscale="log" if logs[0] else "linear", yscale="log" if logs[1] else "linear")
         for axis, ticks in ((ax.xaxis, {a for a, *_ in cells}), (ax.yaxis, {b for _, b, _ in cells})):
             axis.set_ticks(sorted(ticks), [f"{v:g}" for v in sorted(ticks)])

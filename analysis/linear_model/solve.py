@@ -73,6 +73,15 @@ def orthonormal(columns: np.ndarray, base: np.ndarray | None = None) -> np.ndarr
     return q
 
 
+def left_over(model: Model) -> tuple[float, int]:
+    """What a model leaves unexplained: residual sum of squares, 0 where it is rounding, and degrees of freedom."""
+    reduced = Reduced(model)
+    solution = Coefficients(reduced.R, reduced.z)
+    rest = reduced.z - reduced.R @ solution.beta
+    rss = float(rest @ rest) + reduced.extra
+    return (0.0 if rss <= model.zero else rss), model.n - solution.rank
+
+
 class Coefficients:
     """One solution of the normal equations and which linear functions of it are estimable."""
 

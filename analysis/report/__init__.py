@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 
@@ -14,7 +14,9 @@ from analysis.comparisons.family import FAMILIES
 from analysis.comparisons.family import family as test_family
 from analysis.conclusions.floor import own_floors
 from analysis.conclusions.joint import ADJUSTED_FOR
-from analysis.report.page import Section, render
+from analysis.figures.style import STYLES, drawn_for, for_paper
+from analysis.report.first_screen import facts, headline
+from analysis.report.page import Opening, Section, render
 from analysis.report.raced import race_conclusion
 from analysis.report.study import Study, read_study
 from analysis.report.words import listing, number
@@ -30,12 +32,14 @@ class Report:
     """Where the page is, and the sentences that it opens with.
 
     notes: what was left out or is in doubt, and how far the study is. choices: what was analysed, asked for or guessed.
+    headline: the conclusion in one sentence, without its tests.
     """
 
     page: Path
     conclusion: list[str]
     notes: list[str] = field(default_factory=list)
     choices: str = ""
+    headline: str = ""
 
 
 def write_report(
@@ -53,6 +57,7 @@ def write_report(
     random: Sequence[str] = (),
     within: float | None = None,
     family: str = "terms",
+    style: str = "screen",
 ) -> Report:
     """Write `out/index.html`, `out/figures` and `out/tables` for a study folder or a CSV.
 
@@ -64,17 +69,25 @@ def write_report(
     of the seed, or "none". maximize: whether the larger score is the better one (default: by the score's name).
     type: of the sums of squares of the joint model, 1, 2 or 3. random: grouping terms with random effects, such as
     "seed" or "seed:model"; a mixed model of them is added. family: over which tests p values are adjusted, "terms",
-    "scores" or "none", see `analysis.comparisons.family`.
+    "scores" or "none", see `analysis.comparisons.family`. style: "paper" draws the figures as wide as a column or the
+    text of a paper, in its font and as PDF too; the default of out is then `report-paper`.
     Raises ValueError, with one sentence that names the choices, when there is nothing to report on.
     """
     if type not in (1, 2, 3):
         raise ValueError(f"type is {type!r}; choose 1, 2 or 3.")
     if family not in FAMILIES:
         raise ValueError(f"family is {family!r}; choose {', '.join(FAMILIES)}.")
+    if style not in STYLES:
+        raise ValueError(f"style is {style!r}; choose {', '.join(STYLES)}.")
     study = read_study(source, metric, factors, model, scores, block, maximize, within, family)
     upward = study.choices.asked.maximize  # as asked or as registered
-    with directions({} if upward is None else {study.metric: upward}), test_family(family, len(study.metrics)):
+    with (
+        directions({} if upward is None else {study.metric: upward}),
+        test_family(family, len(study.metrics)),
+        drawn_for(style),
+    ):
         again = _command(source, metric, factors, model, compare, scores, block, maximize, type, random, within, family)
+        again += f" --style {style}" if style != "screen" else ""
         return _write(study, source, compare, out, again, type, random)
 
 
@@ -119,13 +132,14 @@ def _write(
     from analysis.report.sections.varying.settings import settings_section
     from analysis.report.sections.varying.subjects import subjects_section
 
+    own = "report-paper" if for_paper() else "report"
     if out is not None:
         folder = Path(out)
     elif study.source.is_dir():
-        folder = study.source / "report"
+        folder = study.source / own
     else:
         of_wandb = str(source).startswith(PREFIX)  # not among the files of a study of that name here
-        folder = Path("outputs") / (f"wandb-{study.source.name}" if of_wandb else study.source.stem) / "report"
+        folder = Path("outputs") / (f"wandb-{study.source.name}" if of_wandb else study.source.stem) / own
     folder.mkdir(parents=True, exist_ok=True)
 
     if type != 2 and len(study.model_terms) > 1:
@@ -142,21 +156,25 @@ def _write(
     means = design_means(study)
     several = len(means) > 1
     order = list(zip(means["design"], means["mean"], strict=True))
-    first = [
-        heatmap_section(study, means, folder) if several else None,
-        factors_section(study, folder, type) if several else None,
-    ]
+    digits = score_digits(study)
+    samples = pictures.samples_section(study, folder, order, digits)
+    grid = heatmap_section(study, means, folder) if several else None
+    ranked = ranking_section(study, means, folder) if several else None
+    lead = grid or ranked  # what the samples of the best stand beside
+    if lead is not None:
+        lead = replace(lead, beside=pictures.best_samples(samples))
     sections = [
+        lead,
         race_section(study, tests, folder),
-        *(first if study.is_of_placements else reversed(first)),
+        factors_section(study, folder, type) if several else None,
         mixed_section(study, folder, random),
         subjects_section(study, folder),
-        ranking_section(study, means, folder) if several else None,
+        ranked if grid else None,
         levels_section(study, folder, type) if several else None,
         claims_section(study, claimed, folder, type) if several else None,
         registered_section(study, folder) if several else None,
         beside_section(study, means, folder) if len(means) else None,
-        pictures.samples_section(study, folder, order, score_digits(study)),
+        samples,
         noise_section(study, folder, order),
         compare_section(study, means, compare, folder),
         settings_section(study, folder),
@@ -168,19 +186,26 @@ def _write(
         details.protocol_section(study, folder),
         details.reproduce_section(study, command),
     ]
-    html = render(
-        title=_title(study),
-        kicker=f"{study.source} · {counted(len(study.done), 'run')} · {date.today().isoformat()}",
+    opening = Opening(
+        kicker=f"{_title(study)} · {study.source} · {counted(len(study.done), 'run')} · {date.today().isoformat()}",
+        headline=headline(study, claimed, means),
+        facts=facts(study, claimed, means, digits),
+        notes=study.notes,
         conclusion=said,
-        warnings=study.notes,
         choices=study.choices.said,
-        facts=_facts(study, score_digits(study)),
+        about=_about(study, digits),
+    )
+    html = render(
+        title=f"{study.name}: {_title(study)}",
+        opening=opening,
         sections=[section for section in sections if isinstance(section, Section)],
-        colophon="Made by python -m analysis. Every figure is also in report/figures, every table in report/tables.",
+        colophon=f"Made by python -m analysis. Every figure is also in {folder.name}/figures, every table in "
+        f"{folder.name}/tables.",
     )
     page = folder / "index.html"
     page.write_text(outer(html), encoding="utf-8")
-    return Report(page, [outer(sentence) for sentence in said], study.notes, study.choices.said)
+    sentences = [outer(sentence) for sentence in said]
+    return Report(page, sentences, study.notes, study.choices.said, outer(opening.headline))
 
 
 def _title(study: Study) -> str:
@@ -189,7 +214,7 @@ def _title(study: Study) -> str:
     return "Which factor matters?" if study.factors else "One design, scored"
 
 
-def _facts(study: Study, digits: int) -> list[tuple[str, str]]:
+def _about(study: Study, digits: int) -> list[tuple[str, str]]:
     """The study in a line: what was run and what was measured."""
     facts = [("study", study.name), ("score", study.words.label)]
     designs = study.done[study.design].nunique() if study.design in study.done else 0

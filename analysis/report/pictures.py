@@ -9,12 +9,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from analysis.figures.safe_csv import csv_text
 from analysis.report.page import Block, GridBlock, Section
 from analysis.report.samples import (
     COLUMNS,
     Grid,
     Key,
     Strip,
+    columns_for,
     data_uri,
     make_grid,
     sample_index,
@@ -26,21 +30,27 @@ from analysis.report.study import Study
 from analysis.report.words import number
 from sdpet.files import hash_images, load_folder, read_yaml
 
-MAX_ROWS = 24
+MAX_ROWS = 24  # designs in a figure that shows each of them
+WALL_ROWS = 200  # designs on the wall of samples
+BEST, BESIDE = 3, 3  # designs and columns beside the heatmap
 MOST_PIXELS = 4096  # side of a model's images
 PICTURES = {".png", ".jpg", ".jpeg", ".webp"}
 
 
 def samples_section(study: Study, out: Path, order: Sequence[tuple[object, float]], digits: int) -> Section | None:
-    """Sample grids; `order`: (design, mean score) from best to worst."""
+    """The wall of samples, and other prompts; `order`: (design, mean score) from best to worst."""
     if "path" not in study.done or not len(order):
         return None
     blocks: list[Block] = []
     main = _main_role(study)
-    rows = _rows(study, thinned(order), main, digits)
-    columns = shared_columns([index for _, _, index in rows])
+    shown = thinned(order, WALL_ROWS)
+    rows = _rows(study, shown, main, digits)
+    columns = shared_columns([index for _, _, index in rows], columns_for(len(rows)))
     if not columns:
         return None
+    scores = [m for m in study.metrics if study.done[m].notna().any()]
+    means = study.done.groupby(study.design)[scores].mean()
+    values = [tuple(float(v) for v in means.loc[d]) for (d, _), row in zip(shown, rows, strict=True) if row[2]]
     rows = [row for row in rows if row[2]]
     left_out = len(order) - len(rows)
     references = _references(study, len(columns), side_for(len(columns) * (len(rows) + 2)))
@@ -58,8 +68,12 @@ def samples_section(study: Study, out: Path, order: Sequence[tuple[object, float
         caption += " Second row: the base model, untuned (the floor)."
     if left_out:
         caption += f" {left_out} designs between the best and the worst are not shown."
-    grid = make_grid("samples", caption, rows, columns, _heads(columns), first)
+    choice = [(study.words_of(m).label, study.words_of(m).higher_is_better) for m in scores]
+    grid = make_grid("samples", caption, rows, columns, _heads(columns), first, choice, values)
     save_grid(grid, out / "figures")
+    said = pd.DataFrame(values, columns=scores)
+    said.insert(0, "design", [label for label, *_ in rows])
+    (out / "figures" / "samples.csv").write_text(csv_text(said), encoding="utf-8")
     blocks.append(GridBlock(grid))
     others = _other_prompts(study, order, digits, main)
     if others:
@@ -97,11 +111,25 @@ def _rows(
     return [(study.label(d), number(score, digits), _index(study, d, role)) for d, score in order]
 
 
-def thinned(order: Sequence[tuple[object, float]]) -> list[tuple[object, float]]:
+def best_samples(section: Section | None) -> GridBlock | None:
+    """The first designs of the wall in a few columns, below the subject and the base model."""
+    wall = next((b.grid for b in section.blocks if isinstance(b, GridBlock)), None) if section else None
+    if wall is None:
+        return None
+    count = sum(strip.kind == "design" for strip in wall.strips)
+    caption = (
+        f"Samples of the best {BEST} of {count} designs; each column starts from the same noise."
+        if count > BEST
+        else "Samples; each column starts from the same noise."
+    )
+    return GridBlock(wall.only("best", BEST, BESIDE, caption))
+
+
+def thinned(order: Sequence[tuple[object, float]], most: int = MAX_ROWS) -> list[tuple[object, float]]:
     """All designs, or the best and worst of many."""
-    if len(order) <= MAX_ROWS:
+    if len(order) <= most:
         return list(order)
-    return [*order[: MAX_ROWS // 2], *order[-MAX_ROWS // 2 :]]
+    return [*order[: most // 2], *order[-most // 2 :]]
 
 
 def _heads(columns: Sequence[Key]) -> list[tuple[str, int]]:

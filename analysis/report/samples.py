@@ -7,7 +7,7 @@ import io
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -17,26 +17,45 @@ from sdpet.files.received import inside, read_json_lines
 
 BUDGET = 2_400_000  # bytes of all sample images in one report, so that the page stays well under 5 MB
 COLUMNS = 8
+MANY = 60  # designs beyond which there are half as many columns
+TINY = 64  # pixels a side of images that lose nothing on the page, such as those of the lab
 
 
 @dataclass(frozen=True)
 class Strip:
-    """One row of a grid: its label, a note such as its score, and one data URI an image (None where one is missing)."""
+    """One row of a grid: its label, a note such as its score, and one data URI an image (None where one is missing).
+
+    scores: the design's mean in each score of the grid, NaN where it has none.
+    """
 
     label: str
     note: str
     images: tuple[str | None, ...]
     kind: str = "design"
+    scores: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Strips under common column heads; a head is its text and the number of columns below it."""
+    """Strips under common column heads; a head is its text and the number of columns below it.
+
+    scores: names of those that rows can be sorted by, and whether the larger one is better (None: neither). columns:
+    what each column was drawn from, in a few words.
+    """
 
     name: str
     caption: str
     heads: tuple[tuple[str, int], ...]
     strips: tuple[Strip, ...]
+    scores: tuple[tuple[str, bool | None], ...] = ()
+    columns: tuple[str, ...] = ()
+
+    def only(self, name: str, rows: int, columns: int, caption: str) -> Grid:
+        """The rows above the designs and the first designs, in the first columns."""
+        above = [strip for strip in self.strips if strip.kind != "design"]
+        first = [strip for strip in self.strips if strip.kind == "design"][:rows]
+        strips = tuple(replace(strip, images=strip.images[:columns]) for strip in (*above, *first))
+        return Grid(name, caption, (), strips, (), self.columns[:columns])
 
 
 # What an image was drawn from: (the run's seed, the seed of its noise, prompt). Equal keys share the noise.
@@ -88,15 +107,19 @@ def data_uri(file: Path, side: int) -> str | None:
                 picture = image.convert("RGB")
     except (*UNREADABLE, Image.DecompressionBombWarning):
         return None
+    tiny = max(picture.size) <= min(side, TINY)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    if max(picture.size) <= 64:
-        picture.save(buffer, "PNG", optimize=True)
-        kind = "png"
+    if tiny:  # as it is: every pixel of it can be seen, enlarged
+        picture.save(buffer, "WEBP", lossless=True, quality=80)
     else:
         picture.save(buffer, "WEBP", quality=82)
-        kind = "webp"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def columns_for(designs: int) -> int:
+    """Columns of a wall of so many designs."""
+    return COLUMNS if designs <= MANY else COLUMNS // 2
 
 
 def side_for(images: int) -> int:
@@ -114,14 +137,21 @@ def make_grid(
     columns: Sequence[Key],
     heads: Sequence[tuple[str, int]],
     first: Sequence[Strip] = (),
+    scores: Sequence[tuple[str, bool | None]] = (),
+    values: Sequence[tuple[float, ...]] = (),
 ) -> Grid:
-    """rows: (label, note, index of the design's images); `first`: strips above them, such as the references."""
+    """rows: (label, note, index of the design's images); `first`: strips above them, such as the references.
+
+    scores, values: what rows can be sorted by, and for each row its values.
+    """
     side = side_for(len(columns) * (len(rows) + len(first)))
     strips = [
-        Strip(label, note, tuple(data_uri(index[key], side) if key in index else None for key in columns))
-        for label, note, index in rows
-    ]
-    return Grid(name, caption, tuple(heads), (*first, *strips))
+        Strip(label, note, tuple(data_uri(index[key], side) if key in index else None for key in columns),
+              scores=values[i] if values else ())
+        for i, (label, note, index) in enumerate(rows)
+    ]  # fmt: skip
+    texts = tuple(f"“{prompt}”, seed {seed}, noise {noise}" for seed, noise, prompt in columns)
+    return Grid(name, caption, tuple(heads), (*first, *strips), tuple(scores), texts)
 
 
 def save_grid(grid: Grid, folder: Path, cell: int = 96) -> Path:

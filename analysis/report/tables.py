@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
+from analysis.figures.safe_csv import csv_text
 from analysis.runs.names import outer
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what begins a formula in a spreadsheet
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 LATEX = {
     "→": r"$\to$",
     "\N{MINUS SIGN}": r"$-$",
@@ -64,7 +61,7 @@ def make_table(
     columns: the columns of `frame` that the page and LaTeX show, in order. A column that `frame` lacks is left out.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.csv").write_text(outer(_csv(frame)), encoding="utf-8")
+    (folder / f"{name}.csv").write_text(csv_text(frame), encoding="utf-8")
     shown = {key: column for key, column in columns.items() if key in frame.columns}
     rows = tuple(
         tuple(column.write(value) for column, value in zip(shown.values(), row, strict=True))
@@ -73,22 +70,6 @@ def make_table(
     heads = tuple((column.head, column.numeric) for column in shown.values())
     (folder / f"{name}.tex").write_text(outer(_latex(name, caption, heads, rows)), encoding="utf-8")
     return Table(name, caption, heads, rows, notes, folded)
-
-
-def _csv(frame: pd.DataFrame) -> str:
-    """The frame as CSV in which no text is a formula: an apostrophe goes before the signs that begin one.
-
-    Spreadsheets run formulas of files that are opened, and names of factors and levels may come from anyone.
-    """
-    texts = frame.map(_no_formula).rename(columns=_no_formula)
-    return texts.to_csv(index=False)
-
-
-def _no_formula(value: Any) -> Any:
-    """The value, or a text that no spreadsheet takes as a formula. Numbers, also those in words, stay as they are."""
-    if not isinstance(value, str) or not value.startswith(FORMULA) or _NUMBER.fullmatch(value):
-        return value
-    return f"'{value}"
 
 
 def _latex(name: str, caption: str, heads: tuple[tuple[str, bool], ...], rows: tuple[tuple[str, ...], ...]) -> str:

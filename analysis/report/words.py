@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from analysis.runs.load import higher_is_better
 from sdpet.adapters.positions import all_positions
+from sdpet.files.terminal import counted
 
 
 def _paper_name(name: str) -> str:
@@ -159,6 +160,20 @@ def readable(text: str) -> str:
             text = re.sub(rf"\b{placement}\b", f"{placement} ({words})", text, count=1)
             text = text.replace(f"({words}) (", f"({words}; ")
     return text.replace(" %", "%")
+
+
+def mark_words(
+    name: str, label: str, mean: float, decimals: int, low: float = math.nan, high: float = math.nan,
+    runs: Sequence[float] = (),
+) -> str:  # fmt: skip
+    """What a mark of a figure stands for, a line each: its name, the mean, the interval, and the runs."""
+    lines = [name, f"{label} {number(mean, decimals)}"]
+    if math.isfinite(low) and math.isfinite(high):
+        lines.append(f"95% interval {number(low, decimals)} to {number(high, decimals)}")
+    if len(runs):
+        few = listing((number(v, decimals) for v in runs), "and") if 1 < len(runs) <= 6 else ""
+        lines.append(f"n = {counted(len(runs), 'run')}" + (f": {few}" if few else ""))
+    return "\n".join(lines)
 
 
 def intervals(low: Iterable[float], high: Iterable[float], decimals: int) -> list[str]:

@@ -19,9 +19,12 @@ from analysis.runs.roles import FACTORS, Roles, guess_roles, is_of_records
 from analysis.runs.settings.factors import RECORDS, further_factors, scoring_factors, subject_factors
 from analysis.runs.statuses import FINISHED, has_status, with_status
 from analysis.runs.tables.file import read_text_table
+from analysis.runs.tables.objects import read_objects
 from analysis.runs.tables.tall import as_columns
 from analysis.runs.tables.wide import as_long
 from analysis.runs.words_in_names import says_score
+from sdpet.config import FACTORS as KEYS
+from sdpet.config import following
 
 RESIDUAL = "residual"
 _TOLD = ("metrics", "factors", "keys")  # attrs of a frame of records
@@ -43,7 +46,7 @@ def load_results(
     source
         A folder (every record.json below it is read, or else its offline runs of W&B), a file of delimited text (any
         of the usual encodings, separators and notations of numbers; a column of scores for each seed makes one row
-        each), a frame that is already loaded, or a project at W&B, as "wandb:entity/project" or
+        each) or of JSON objects, a frame that is already loaded, or a project at W&B, as "wandb:entity/project" or
         "wandb:entity/project/study".
     status
         Keep only runs with this status (None keeps all). Words of other tools (completed, success, ...) count as
@@ -132,7 +135,10 @@ def _attrs(told: Told) -> dict[str, Any]:
 
 
 def read_table(path: Path, notes: list[str]) -> pd.DataFrame:
-    """A file of delimited text as a frame with a row a run; what was not as usual is added to the notes."""
+    """A file of delimited text or of JSON as a frame with a row a run; what was not as usual is added to the notes."""
+    if (objects := read_objects(path)) is not None:
+        notes.append(f"{path.name} is read as JSON, one object a row.")
+        return _reshaped(objects, notes)
     table = read_text_table(path)
     notes += table.notes
     columns, idle = {}, bookkeeping(table.names)
@@ -144,7 +150,12 @@ def read_table(path: Path, notes: list[str]) -> pd.DataFrame:
             continue
         columns[name], said = typed(name, cells, table.lines, table.separator, commas)
         notes += [] if name in idle else said
-    frame, said_tall = (pd.DataFrame(columns), "") if ours else as_columns(pd.DataFrame(columns))
+    return pd.DataFrame(columns) if ours else _reshaped(pd.DataFrame(columns), notes)
+
+
+def _reshaped(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """With a column for each score and a row for each seed."""
+    frame, said_tall = as_columns(frame)
     frame, said_wide = as_long(frame)
     notes += [said for said in (said_tall, said_wide) if said]
     return frame
@@ -182,8 +193,16 @@ def _factors(frame: pd.DataFrame) -> list[str]:
     if "factors" in frame.attrs:
         return list(frame.attrs["factors"])
     if is_of_records(frame):
-        return [*FACTORS, "task", "data", *further_factors(frame, metric_columns(frame))]
+        names = [*FACTORS, "task", "data", *further_factors(frame, metric_columns(frame))]
+        return [name for name in names if name not in _followers(frame, names)]
     return roles_of(frame).factors
+
+
+def _followers(frame: pd.DataFrame, names: list[str]) -> set[str]:
+    """Factors that only follow another one, as the rate of a method goes with the method."""
+    keys = {name: KEYS.get(name) or name for name in names if name in frame and frame[name].nunique(dropna=False) > 1}
+    follow = following({keys[name]: frame[name].astype(str).tolist() for name in keys if name != "placement"})
+    return {name for name, key in keys.items() if key in follow}
 
 
 def metric_columns(frame: pd.DataFrame) -> list[str]:

@@ -16,7 +16,8 @@ from scipy import special
 
 from analysis.comparisons.family import over_family
 from analysis.linear_model.blocks import SEED
-from analysis.linear_model.design import parse_terms
+from analysis.linear_model.design import build, parse_terms
+from analysis.linear_model.solve import left_over
 from analysis.linear_model.units import UNIT, Stratum, strata_of
 from analysis.variance.signs import SPARE_SIGNS, wild_bootstrap
 from analysis.variance.table import anova
@@ -127,10 +128,14 @@ def _against_seeds(
     if any(":" in name for name in [seed, *parts]):  # a name that no term can hold
         return float("nan")
     inner = ":".join([seed, *parts])
-    table = anova(frame, metric, [*terms, inner], block=block, units=False)
-    # Type II would adjust the interaction of an outer term for inner ones; this one contains no other term.
-    row, rest = table.loc[inner], table.loc["residual"]
-    if not (row["df"] > 0 and rest["df"] > 0 and row["p"] < _POOL):
+    # No other term contains the interaction with the seed, so it is tested beyond all of them: two fits say all.
+    (outside, df_outside), (rest, df_rest) = (
+        left_over(build(frame.dropna(subset=[seed, *parts]), metric, t, block=block)) for t in (terms, [*terms, inner])
+    )
+    df, sum_sq = df_outside - df_rest, outside - rest
+    if not (df > 0 and df_rest > 0):
         return float("nan")
-    F = float(own["mean_sq"] / row["mean_sq"])
-    return float(special.fdtrc(own["df"], row["df"], F))
+    ratio = sum_sq / df / (rest / df_rest) if rest > 0 else np.inf
+    if not special.fdtrc(df, df_rest, ratio) < _POOL or not sum_sq > 0:
+        return float("nan")
+    return float(special.fdtrc(own["df"], df, float(own["mean_sq"]) / (sum_sq / df)))

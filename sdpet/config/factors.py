@@ -136,7 +136,7 @@ def varying(settings: Sequence[Settings | None]) -> Varying:
     known = [i for i, one in enumerate(settings) if one]
     runs = [settings[i] for i in known]
     columns = _varying_columns(runs)  # type: ignore[arg-type]
-    follow = _following(columns)
+    follow = following(columns)
     follow |= {key: COMPUTED for key in _ways_apart(columns) if key not in follow}
     found = Varying(follow=follow)
     own = [key for key in columns if key not in follow and key not in FACTORS.values()]
@@ -197,8 +197,18 @@ def _text_of(value: int | str, kind: str) -> str:
     return json.dumps(value)
 
 
-def _following(columns: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """The keys that differ only with another one, which decides them, with this other one."""
+def following(columns: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The keys that differ only with another one, which decides them, with this other one.
+
+    Parameters
+    ----------
+    columns : mapping of str to sequence of str
+        By key, its level in each run.
+
+    Returns
+    -------
+    dict of str to str
+    """
     follow: dict[str, str] = {}
     deciding = [*(k for k in FIRST if k in columns), *(k for k in columns if k not in FIRST)]
     for decider in deciding:

@@ -46,6 +46,8 @@ def check_model(config: RunConfig, source: Source | None = None) -> Source:
             f"trainer.batch_size {trainer.batch_size} must be a multiple of trainer.devices x trainer.num_nodes, "
             f"{processes}: it counts the images of a step on all of them together."
         )
+    if device == "cpu" and (unet.vae_dtype or "float32") != "float32":
+        raise ValueError(f"unet.vae_dtype {unet.vae_dtype} needs a GPU; on the CPU leave it null.")
     if device == "cpu" and unet.dtype != "float32":
         raise ValueError(f"unet.dtype {unet.dtype} needs a GPU; on the CPU use float32 (of {', '.join(DTYPES)}).")
     return source

@@ -26,9 +26,13 @@ LAB_CLASS_IMAGES = {  # by unet.name and unet.pooled, those of the lab's transfo
 SCORER_KEYS = ("scorer", "features", "diversity")  # single scorers of eval; those of eval.similarity have names
 # Keys whose values may be paths; of these, a run on another machine or from another folder may need new ones.
 PATH_KEYS = {
-    "data": ("subject", "subject_dir", "class_dir", "heldout_dir", "folder"), "unet": ("path", "config", "vae"),
+    "data": ("subject", "subject_dir", "class_dir", "heldout_dir", "mask_dir", "folder"),
+    "unet": ("path", "config", "vae"),
 }  # fmt: skip
-_OF_LOADING = ("use_ema", "config", "image_size", "pooled", "t5", "noise_levels", "shift", "vae", "prediction")
+_OF_LOADING = (
+    "use_ema", "config", "image_size", "pooled", "t5", "noise_levels", "shift", "vae", "prediction", "vae_dtype",
+    "vae_tiling", "offload",
+)  # fmt: skip
 _APART = ("_target_", "strict", "similarity", *SCORER_KEYS)  # keys of eval that EvalPlan does not take
 
 Settings = TypeVar("Settings")
@@ -100,6 +104,9 @@ class ModelSettings:
     shift: float | None = None
     vae: str | None = None
     prediction: str | None = None
+    vae_dtype: str | None = None
+    vae_tiling: bool = False
+    offload: bool = False
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -117,6 +124,11 @@ class TaskSettings:
     name: str
     options: Mapping[str, Any]
     target: str | None = None
+
+    @property
+    def background(self) -> float:
+        """Weight of the loss outside of the subject; 1 without masks."""
+        return float(self.options.get("background", 1.0))
 
     @property
     def reg_weight(self) -> float:
@@ -143,6 +155,7 @@ class DataSettings:
     subject_dir: str | None = None
     class_dir: str | None = None
     heldout_dir: str | None = None
+    mask_dir: str | None = None
     prompt: str | None = None
     class_prompt: str | None = None
     token: str | None = None
@@ -164,6 +177,8 @@ class DataSettings:
                 found[key] = Path(given).expanduser()
             elif self.name == "lab" and self.target is None:
                 found[key] = LAB / "data" / (self.lab_class if key == "class_dir" else name)
+        if self.mask_dir is not None:
+            found["mask_dir"] = Path(self.mask_dir).expanduser()
         return found
 
 
@@ -209,6 +224,7 @@ class SamplerSettings:
     steps: int
     guidance: float
     eta: float = 0.0
+    autocast: str | None = None
     target: str | None = None  # the Python path of a sampler of the user's own, and its options
     options: Mapping[str, Any] = field(default_factory=dict)
 

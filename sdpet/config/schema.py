@@ -12,6 +12,7 @@ from typing import Any
 from sdpet.adapters.positions import INPUTS, OUTPUTS, all_positions, valid_outputs
 from sdpet.adapters.spec import check_blocks, check_options, interval, is_path, known_activation, several
 from sdpet.choices import (
+    AUTOCASTS,
     DEFAULT_FORM,
     DISTANCES,
     DTYPES,
@@ -376,6 +377,9 @@ RULES: dict[str, dict[str, Rule]] = {
         "image_size": optional(integer(8, MOST_SIDE)),
         "vae": optional(string),
         "prediction": optional(choice(PREDICTIONS)),
+        "vae_dtype": optional(choice(DTYPES)),
+        "vae_tiling": boolean,
+        "offload": boolean,
         "pooled": boolean,
         "t5": boolean,
         "noise_levels": choice(NOISE_LEVELS),
@@ -389,6 +393,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "flip": number(0, 1),
         "min_snr": optional(number(0, above=True)),
         "noise_offset": number(0),
+        "background": number(0, 1),
     },
     "data": {
         "kind": choice(tuple(TASKS.values())),
@@ -408,6 +413,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "subject_dir": optional(string),
         "class_dir": optional(string),
         "heldout_dir": optional(string),
+        "mask_dir": optional(string),
         "prompt": string,
         "class_prompt": string,
         "token": string,
@@ -446,6 +452,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "steps": integer(1, MOST_STEPS),
         "guidance": number(0),
         "eta": number(0, 1),
+        "autocast": optional(choice(tuple(AUTOCASTS))),
     },
     "eval": {
         "_target_": former_target("eval"),
@@ -568,7 +575,7 @@ def _shown(value: Any) -> str:
 OWN_PART_KEYS = {
     "task": (),
     "data": ("kind", "prompt", "class_prompt", "token", "class_word"),
-    "sampler": ("steps", "guidance"),
+    "sampler": ("steps", "guidance", "autocast"),
     "logger": (),
 }
 

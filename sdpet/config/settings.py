@@ -19,8 +19,8 @@ _SHOWN = {  # keys that people know and that the identity replaces by the conten
 }
 _STORED = ("adapter", "unet", "task", "data", "trainer", "sampler", "eval", "form")  # groups that change results
 _WITHOUT_EFFECT = (
-    "unet.guidance", "data.root", "data.living", "data.prompts", "trainer.validate_every", "trainer.devices",
-    "trainer.num_nodes", "trainer.profiler", "eval.chunk", "eval.strict",
+    "unet.guidance", "unet.offload", "data.root", "data.living", "data.prompts", "trainer.validate_every",
+    "trainer.devices", "trainer.num_nodes", "trainer.profiler", "eval.chunk", "eval.strict",
 )  # fmt: skip
 _HIDDEN = {"unet": ("weights",)}
 _UNNAMED_GROUPS = ("adapter", "logger")  # the factors of an adapter are its keys; a logger changes no result

@@ -46,6 +46,8 @@ class EmbeddingTuning:
     FILE, DESIGN = "learned_embeds.safetensors", "embedding.json"
 
     def __init__(self, base: BaseModel, token: str):
+        if base.offload:
+            raise ValueError("method embedding needs the text encoder in each step; set unet.offload=false.")
         self.token, self._sample = token, sample_weights(base.text_encoder)
         encoders = {name: getattr(base, name) for name in _ENCODERS if getattr(base, name, None) is not None}
         tokenizers = {name: getattr(base, name.replace("text_encoder", "tokenizer")) for name in encoders}

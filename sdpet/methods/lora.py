@@ -1,10 +1,10 @@
-"""LoRA (Hu et al. 2021, arXiv 2106.09685) on the projections of attention, as low-rank adapters at these positions."""
+"""LoRA (Hu et al. 2021, arXiv 2106.09685) on projections of a model, as low-rank adapters at these positions."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,13 @@ from sdpet.adapters.spec import AdapterSpec
 from sdpet.methods.saved import check_base, check_fit, read_method, save_method
 from sdpet.models.base import BaseModel
 
+ATTENTION, FEED_FORWARD = "attention", "feed_forward"  # layers that LoRA can tune
+_PREFIXES = ("unet.", "transformer.")  # of diffusers' names: where a pipeline has the denoiser
 _SIDES = (("lora_A", "down"), ("lora_B", "up"))  # diffusers' names, and those of the form lowrank
 
 
 class LoraTuning(Adapters):
-    """Replaces W x by W x + scale * B A x at the projections of attention.
+    """Replaces W x by W x + scale * B A x at the projections of attention, and of feed-forwards if they are asked for.
 
     B starts at zero, so step 0 is the base model. It is the design `lora_design` of adapters, so it can be a member of
     a fleet like any other: A reads what the projection reads, and B adds to what it gives. The new weights are
@@ -42,6 +44,8 @@ class LoraTuning(Adapters):
         Factor on the update; peft's lora_alpha / rank.
     attached : bool
         Whether it is attached to the model now. Members of a fleet are attached by the fleet.
+    layers : collection of str
+        "attention", "feed_forward" or both.
 
     Raises
     ------
@@ -56,15 +60,25 @@ class LoraTuning(Adapters):
     DESIGN = "lora.json"
     FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers' pipe.load_lora_weights(folder) looks for
 
-    def __init__(self, base: BaseModel, rank: int, scale: float = 1.0, *, attached: bool = True):
+    def __init__(
+        self,
+        base: BaseModel,
+        rank: int,
+        scale: float = 1.0,
+        *,
+        attached: bool = True,
+        layers: Collection[str] = (ATTENTION,),
+    ):
         if rank < 1:
             raise ValueError(f"rank must be at least 1, not {rank}.")
-        spec = lora_design(base.unet, rank, scale)
+        spec = lora_design(base.unet, rank, scale, layers)
         sites = sites_of(base.unet, spec)
         if attached:
             refuse_second(base.unet)
         drawn = {key: _drawn(site) for key, site in sites.items()}
         super().__init__(spec, drawn, base=sample_weights(base.unet))
+        self.layers = tuple(layers)
+        self._prefix = _PREFIXES[0 if hasattr(base.unet, "down_blocks") else 1]
         self._paths = {key: f"{site.path}.{site.route.source.reads[0].path}" for key, site in sites.items()}
         if attached:
             self._connect(base.unet, sites)
@@ -87,9 +101,11 @@ class LoraTuning(Adapters):
         """
         alpha = self.rank * self.spec.scale
         peft = {"r": self.rank, "lora_alpha": alpha, "target_modules": list(self._paths.values())}
-        header = {"lora_adapter_metadata": json.dumps({f"unet.{key}": value for key, value in peft.items()})}
-        meta = {"format": 1, "method": "lora", "rank": self.rank, "scale": self.spec.scale}
+        header = {"lora_adapter_metadata": json.dumps({self._prefix + key: value for key, value in peft.items()})}
+        meta: dict[str, Any] = {"format": 1, "method": "lora", "rank": self.rank, "scale": self.spec.scale}
         meta["parameters"] = self.num_parameters()
+        if self.layers != (ATTENTION,):
+            meta["layers"] = list(self.layers)
         save_method(Path(folder), self.DESIGN, meta, self.FILE, self._named(), self._base, {"format": "pt", **header})
 
     @classmethod
@@ -116,7 +132,7 @@ class LoraTuning(Adapters):
         meta, tensors = read_method(Path(folder), cls.DESIGN, cls.FILE)
         check_base(Path(folder), meta, base.unet, strict)
         with torch.random.fork_rng(devices=[]):
-            handle = cls(base, meta["rank"], meta["scale"])
+            handle = cls(base, meta["rank"], meta["scale"], layers=meta.get("layers", (ATTENTION,)))
         try:
             handle._fill(tensors, folder)
         except ValueError:
@@ -127,6 +143,9 @@ class LoraTuning(Adapters):
     @torch.no_grad()
     def _fill(self, tensors: Mapping[str, Tensor], source: object) -> None:
         named = self._named()
+        if self._prefix != _PREFIXES[0] and all(key.startswith(_PREFIXES[0]) for key in tensors):
+            # Earlier versions wrote "unet." for transformers, too.
+            tensors = {self._prefix + key.removeprefix(_PREFIXES[0]): value for key, value in tensors.items()}
         check_fit(source, tensors, named)
         for key, parameter in named.items():
             parameter.copy_(tensors[key])
@@ -134,20 +153,22 @@ class LoraTuning(Adapters):
     def _named(self) -> dict[str, nn.Parameter]:
         """The weights by diffusers' names."""
         return {
-            f"unet.{self._paths[key]}.{side}.weight": form.get_submodule(name).weight  # type: ignore[misc]
+            f"{self._prefix}{self._paths[key]}.{side}.weight": form.get_submodule(name).weight  # type: ignore[misc]
             for key, form in self.by_block.items()
             for side, name in _SIDES
         }
 
 
-def lora_design(model: nn.Module, rank: int, scale: float = 1.0) -> AdapterSpec:
-    """The design of adapters that is LoRA: form lowrank at every projection of attention that a model has.
+def lora_design(model: nn.Module, rank: int, scale: float = 1.0, layers: Collection[str] = (ATTENTION,)) -> AdapterSpec:
+    """The design of adapters that is LoRA: form lowrank at every projection of these layers that a model has.
 
     Parameters
     ----------
     model : nn.Module
     rank : int
     scale : float
+    layers : collection of str
+        "attention", "feed_forward" or both.
 
     Returns
     -------
@@ -156,13 +177,16 @@ def lora_design(model: nn.Module, rank: int, scale: float = 1.0) -> AdapterSpec:
     Raises
     ------
     ValueError
-        If the model has no attention in its blocks, or attention elsewhere.
+        If the model has no such layers in its blocks, or attention elsewhere.
     """
-    found = [p for p in placements_of(model) if _is_attention(p.partition("-")[0])]
+    if unknown := sorted({*layers} - {ATTENTION, FEED_FORWARD}) or not layers:
+        raise ValueError(f"layers of LoRA are {ATTENTION} and {FEED_FORWARD}, not {unknown or 'none'}.")
+    found = [p for p in placements_of(model) if _layer_of(p.partition("-")[0]) in layers]
     if not found:
         raise ValueError(f"this {type(model).__name__} has no attention, which LoRA tunes; choose an adapter at resi.")
     spec = AdapterSpec(placements=tuple(found), form="lowrank", mid_dim=rank, scale=float(scale))
-    _refuse_attention_elsewhere(model, spec)
+    if ATTENTION in layers:
+        _refuse_attention_elsewhere(model, spec)
     return spec
 
 
@@ -183,10 +207,14 @@ def rank_for(unet: nn.Module, params: int) -> int:
     return max(1, round(params / count_parameters(unet, lora_design(unet, 1))))
 
 
-def _is_attention(name: str) -> bool:
-    """Whether a position is a projection of an attention layer, and not of a feed-forward."""
+def _layer_of(name: str) -> str | None:
+    """The layers to which a position belongs that is a projection; None for other positions."""
     layer, _, projection = name.partition(".")
-    return position(name).is_projection and "ff" not in layer and projection in ("q", "k", "v", "out")
+    if not position(name).is_projection:
+        return None
+    if layer.endswith("ff"):
+        return FEED_FORWARD if projection in ("in", "out") else None
+    return ATTENTION if "ff" not in layer and projection in ("q", "k", "v", "out") else None
 
 
 def _refuse_attention_elsewhere(model: nn.Module, spec: AdapterSpec) -> None:

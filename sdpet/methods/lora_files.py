@@ -7,21 +7,25 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sdpet.files.atomic import write_atomic
-from sdpet.methods.lora import LoraTuning
+from sdpet.methods.lora import ATTENTION, FEED_FORWARD, LoraTuning
 from sdpet.methods.saved import read_design, read_weights, write_design, write_weights
 
 FORMATS = ("diffusers", "kohya", "comfy")
-_PROJECTION = re.compile(r"(.+transformer_blocks\.\d+\.attn[12])\.(to_q|to_k|to_v|to_out\.0)")
+_PROJECTIONS = {
+    ATTENTION: re.compile(r".+transformer_blocks\.\d+\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"),
+    FEED_FORWARD: re.compile(r".+transformer_blocks\.\d+\.ff\.net\.(0\.proj|2)"),
+}
 _SIDES = {"lora_down": "lora_A", "lora_up": "lora_B", "lora_A": "lora_A", "lora_B": "lora_B"}
-# The words of the paths of attention layers, in diffusers' and in the original names.
+# The words of the paths of these layers, in diffusers' and in the original names.
 _WORDS = re.compile(
     "down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block|attentions|transformer_blocks|attn1|attn2|"
-    "to_q|to_k|to_v|to_out|[0-9]+"
+    "to_q|to_k|to_v|to_out|ff|net|proj|[0-9]+"
 )
 
 
@@ -59,6 +63,11 @@ def export_format(folder: str | Path, out: str | Path, kind: str) -> int:
             why = "holds a method of peft, which peft's own files keep: PeftModel.from_pretrained reads the folder"
         raise ValueError(f"{folder} {why}.")
     tensors = read_weights(folder / LoraTuning.FILE)
+    if kind != "diffusers" and any("attn1" not in key and "attn2" not in key and ".ff." not in key for key in tensors):
+        raise ValueError(
+            f"{folder} holds LoRA of a transformer, whose layers have other names in kohya's files; use --format "
+            "diffusers, which diffusers' pipelines load."
+        )
     if kind == "diffusers":
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(Path(out), lambda partial: shutil.copyfile(folder / LoraTuning.FILE, partial))
@@ -91,7 +100,7 @@ def import_lora(file: str | Path, out: str | Path) -> tuple[int, int]:
     Parameters
     ----------
     file : str or Path
-        A .safetensors file whose updates are those of the projections of attention.
+        A .safetensors file whose updates are those of the projections of attention, of feed-forwards, or of both.
     out : str or Path
         The folder to write, which `sdpet.methods.load` reads.
 
@@ -116,15 +125,18 @@ def import_lora(file: str | Path, out: str | Path) -> tuple[int, int]:
         else:
             layers.setdefault(path, {})[_SIDES.get(part, part)] = value
     if not layers or any({"lora_A", "lora_B"} - parts.keys() for parts in layers.values()):
-        raise ValueError(f"{file} holds no LoRA of attention in kohya's or diffusers' names.")
+        raise ValueError(f"{file} holds no LoRA of attention or feed-forwards in kohya's or diffusers' names.")
     if others:
         raise ValueError(
-            f"{file} changes other layers than the projections of attention, too ({len(others)} weights, first "
+            f"{file} changes other layers than attention and feed-forwards, too ({len(others)} weights, first "
             f"{min(others)}); without them it would not be the same LoRA, so it is not read."
         )
     named, rank, scale = _alike(layers, _alpha(file))
     folder = Path(out)
-    meta = {"format": 1, "method": "lora", "rank": rank, "scale": scale}
+    meta: dict[str, Any] = {"format": 1, "method": "lora", "rank": rank, "scale": scale}
+    found = [name for name, pattern in _PROJECTIONS.items() if any(map(pattern.fullmatch, layers))]
+    if found != [ATTENTION]:
+        meta["layers"] = found
     meta["parameters"] = sum(value.numel() for value in named.values())
     write_design(folder / "lora.json", meta)
     write_weights(folder / LoraTuning.FILE, named, {"format": "pt"})
@@ -178,7 +190,7 @@ def _path(name: str) -> str | None:
     path = re.sub(r"^output_blocks\.(\d+)\.1", lambda m: _block("up_blocks", int(m[1])), path)
     path = re.sub(r"^middle_block\.1", "mid_block.attentions.0", path)
     path = re.sub(r"to_out$", "to_out.0", path)
-    return path if _PROJECTION.fullmatch(path) else None
+    return path if any(pattern.fullmatch(path) for pattern in _PROJECTIONS.values()) else None
 
 
 def _block(side: str, number: int) -> str:

@@ -8,7 +8,8 @@ only one family of models has, such as further text encoders, is hidden behind `
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from sdpet.models.families import Family, family_of
 from sdpet.models.noising import Diffusion, FlowMatching, NoiseProcess, dynamic_shift
 
+TEXTS = 256  # prompts that the text encoders take at a time
 VAE_IMAGES, VAE_PIXELS = 64, 4 * 512 * 512  # at most at a time, as memory grows with both; chosen, not measured
 
 
@@ -45,6 +47,8 @@ class BaseModel:
         Whether the denoiser gets the pooled text; if not, it gets zeros (the lab's transformer).
     noise_levels : {"logit_normal", "uniform"}
         How flow matching draws noise levels in training.
+    offload : bool
+        Whether VAE and text encoders are on the UNet's device only while they work.
     """
 
     unet: Any
@@ -62,6 +66,7 @@ class BaseModel:
     zero_empty: bool = False
     pooled: bool = True
     noise_levels: str = "logit_normal"
+    offload: bool = False
 
     @cached_property
     def family(self) -> Family:
@@ -140,8 +145,14 @@ class BaseModel:
             encoder is frozen, so it has a gradient only through a learned token embedding.
         """
         unique = list(dict.fromkeys(prompts))
-        rows = self.family.encode_text(self, unique)  # (U, L, D)
-        return rows[[unique.index(prompt) for prompt in prompts]]
+        place = {prompt: row for row, prompt in enumerate(unique)}
+        encoders = (self.text_encoder, self.text_encoder_2, self.text_encoder_3)
+        with self._at_work(*encoders):
+            parts = [
+                self.family.encode_text(self, unique[first : first + TEXTS]) for first in range(0, len(unique), TEXTS)
+            ]
+        rows = parts[0] if len(parts) == 1 else torch.cat(parts)  # (U, L, D)
+        return rows[[place[prompt] for prompt in prompts]]
 
     def predict(
         self, noisy: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, guidance: float = 1.0
@@ -183,9 +194,10 @@ class BaseModel:
         shift, scale = self._affine()
         pixels = torch.as_tensor(images).permute(0, 3, 1, 2)  # (N, 3, H, W), uint8
         latents = []
-        for part in pixels.split(chunk or _at_once(*pixels.shape[2:])):
-            x = part.to(self.device, self.vae.dtype) / 127.5 - 1
-            latents.append((self.vae.encode(x).latent_dist.mean - shift) * scale)
+        with self._at_work(self.vae):
+            for part in pixels.split(chunk or _at_once(*pixels.shape[2:])):
+                x = part.to(self.device, self.vae.dtype) / 127.5 - 1
+                latents.append((self.vae.encode(x).latent_dist.mean - shift) * scale)
         return torch.cat(latents).to(self.dtype)
 
     @torch.no_grad()
@@ -206,17 +218,28 @@ class BaseModel:
         shift, scale = self._affine()
         images = []
         height, width = (self.downsampling * side for side in latents.shape[2:])
-        for part in latents.split(chunk or _at_once(height, width)):
-            x = self.vae.decode((part / scale + shift).to(self.vae.dtype), return_dict=False)[
-                0
-            ]  # (n, 3, H, W) in [-1, 1]
-            x = ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-            images.append(x.permute(0, 2, 3, 1).cpu())
+        with self._at_work(self.vae):
+            for part in latents.split(chunk or _at_once(height, width)):
+                x = self.vae.decode((part / scale + shift).to(self.vae.dtype), return_dict=False)[0]
+                x = ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)  # (n, 3, H, W)
+                images.append(x.permute(0, 2, 3, 1).cpu())
         return torch.cat(images).numpy()
 
     def through_vae(self, images: np.ndarray | torch.Tensor) -> np.ndarray:
         """Encode and decode images (uint8, same shape): the best images that a perfect generator could draw."""
         return self.decode(self.encode_images(images))
+
+    @contextmanager
+    def _at_work(self, *networks: Any) -> Iterator[None]:
+        """Have networks on the UNet's device inside the block, if they are elsewhere otherwise."""
+        moved = [network for network in networks if network is not None] if self.offload else []
+        for network in moved:
+            network.to(self.device)
+        try:
+            yield
+        finally:
+            for network in moved:
+                network.to("cpu")
 
     def _affine(self) -> tuple[float, float]:
         shift = self.vae.config.get("shift_factor")

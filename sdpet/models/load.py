@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from sdpet import choices
 from sdpet.models.base import BaseModel
-from sdpet.models.source import ARCHITECTURES, LAB_TRANSFORMER, PARTS_WITH_WEIGHTS, Source, read_config, source_of
+from sdpet.models.pipeline_folder import PARTS_WITH_WEIGHTS, read_config
+from sdpet.models.source import ARCHITECTURES, LAB_TRANSFORMER, Source, source_of
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in choices.DTYPES}
 
@@ -31,6 +32,9 @@ def load_base(
     shift: float | None = None,
     vae: str | Path | None = None,
     prediction: str | None = None,
+    vae_dtype: str | None = None,
+    vae_tiling: bool = False,
+    offload: bool = False,
 ) -> BaseModel:
     """Load a base model, frozen and in evaluation mode.
 
@@ -62,6 +66,13 @@ def load_base(
         Another VAE than the model's own, see `find_source`.
     prediction : {"epsilon", "v_prediction"}, optional
         What the UNet predicts, if it differs from its scheduler's config: a checkpoint file does not say it.
+    vae_dtype : {"float32", "float16", "bfloat16"}, optional
+        Of the VAE, if it differs from `dtype`.
+    vae_tiling : bool
+        Whether the VAE works tile by tile (diffusers' `enable_tiling`): less memory for images that are larger than
+        its own sample_size.
+    offload : bool
+        Whether VAE and text encoders are on the device only while they work.
 
     Returns
     -------
@@ -72,8 +83,9 @@ def load_base(
     ValueError
         If something is missing or incomplete, or the dtype or device is unknown; the message is one sentence.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}.")
+    for key in (dtype, vae_dtype or dtype):
+        if key not in DTYPES:
+            raise ValueError(f"dtype {key!r} is unknown; choose one of {', '.join(DTYPES)}.")
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device!r} was asked for, but this machine has no usable CUDA device; choose 'cpu'.")
     where = name if path is None and name not in ("lab", LAB_TRANSFORMER) else path
@@ -81,21 +93,27 @@ def load_base(
     unet["vae"] = vae
     source = source_of(unet)
     with no_progress_bars():
-        parts = (_read_checkpoint if source.is_checkpoint else _read_folder)(source, DTYPES[dtype])
+        dtypes = _Dtypes(DTYPES[dtype], DTYPES[vae_dtype or dtype])
+        parts = (_read_checkpoint if source.is_checkpoint else _read_folder)(source, dtypes)
         if source.vae is not None:
             from sdpet.models.compvis.load import load_vae
 
-            parts["vae"] = load_vae(source, DTYPES[dtype])
+            parts["vae"] = load_vae(source, dtypes.vae)
     if prediction is not None:
         parts["scheduler"].register_to_config(prediction_type=prediction)
     digest = source.content_hash() + ("" if prediction is None else f"-{prediction}")
+    digest += "" if vae_dtype in (None, dtype) else f"-vae-{vae_dtype}"
+    digest += "-tiled" if vae_tiling else ""  # caches of latents and images are known by it
     for part in PARTS_WITH_WEIGHTS:
         if part in parts:
             _check_finite(parts[part], part, source)
-            parts[part].requires_grad_(False).eval().to(device)
+            parts[part].requires_grad_(False).eval()
+            parts[part].to("cpu" if offload and part not in ("unet", "transformer") else device)
     if "transformer" in parts:
         parts["unet"] = parts.pop("transformer")
-    own = {"side": image_size, "pooled": pooled, "noise_levels": noise_levels}
+    if vae_tiling:
+        parts["vae"].enable_tiling()
+    own = {"side": image_size, "pooled": pooled, "noise_levels": noise_levels, "offload": offload}
     base = BaseModel(name=name, weight_hash=digest, **own, **parts)  # type: ignore[arg-type]
     if base.prediction_type not in ("epsilon", "v_prediction", "flow"):
         raise ValueError(f"{source.path} predicts {base.prediction_type!r}; choose epsilon, v_prediction or flow.")
@@ -103,9 +121,19 @@ def load_base(
         base.scheduler = _shifted(base, shift)
     if base.image_size % base.downsampling:
         raise ValueError(f"unet.image_size must be a multiple of {base.downsampling}, not {base.image_size}.")
-    if dtype == "float16" and base.vae.config.get("force_upcast") and base.is_xl:
+    if vae_dtype is None and dtype == "float16" and base.vae.config.get("force_upcast") and base.is_xl:
         base.vae.float()  # activations of the VAE overflow float16
     return base
+
+
+class _Dtypes(NamedTuple):
+    """Of the denoiser and the text encoders, and of the VAE."""
+
+    rest: torch.dtype
+    vae: torch.dtype
+
+    def of(self, part: str) -> torch.dtype:
+        return self.vae if part == "vae" else self.rest
 
 
 def _shifted(base: BaseModel, shift: float) -> Any:
@@ -115,7 +143,7 @@ def _shifted(base: BaseModel, shift: float) -> Any:
     return type(base.scheduler).from_config(base.scheduler.config, shift=shift, use_dynamic_shifting=False)
 
 
-def _read_folder(source: Source, dtype: torch.dtype) -> dict[str, Any]:
+def _read_folder(source: Source, dtypes: _Dtypes) -> dict[str, Any]:
     """The parts of a pipeline folder by the names they have in BaseModel; a transformer by "transformer"."""
     parts: dict[str, Any] = {"scheduler": _scheduler(source)}
     for part in source.parts:
@@ -123,7 +151,7 @@ def _read_folder(source: Source, dtype: torch.dtype) -> dict[str, Any]:
         if part.startswith("tokenizer"):
             parts[part] = _tokenizer(folder)
         elif part != "scheduler" and not (part == "vae" and source.vae is not None):
-            options = {"torch_dtype": dtype, "variant": source.variant(part), "local_files_only": True}
+            options = {"torch_dtype": dtypes.of(part), "variant": source.variant(part), "local_files_only": True}
             parts[part] = _read_network(network_class(source, part), part, source, options)
     if "text_encoder_2" in parts and "unet" in parts:
         parts["zero_empty"] = _zeros_for_empty(source.path)
@@ -206,7 +234,7 @@ def _check_finite(network: torch.nn.Module, part: str, source: Source) -> None:
             )
 
 
-def _read_transformer_file(source: Source, dtype: torch.dtype) -> dict[str, Any]:
+def _read_transformer_file(source: Source, dtypes: _Dtypes) -> dict[str, Any]:
     """The parts of a single file of Stable Diffusion 3 or Flux; those that it lacks come from the configs' folder."""
     from sdpet.models.compvis.load_transformer import load_transformer_file
     from sdpet.models.compvis.tokenizer import clip_tokenizer
@@ -214,9 +242,9 @@ def _read_transformer_file(source: Source, dtype: torch.dtype) -> dict[str, Any]
     wanted = [p for p in source.parts if p in PARTS_WITH_WEIGHTS and not (p == "vae" and source.vae is not None)]
     kinds = {part: network_class(source, part) for part in wanted}
     held = {part: kind for part, kind in kinds.items() if not source.is_in_folder(part)}
-    parts = load_transformer_file(source, held, dtype)
+    parts = load_transformer_file(source, held, dtypes.of)
     for part in [part for part in wanted if part not in held]:
-        options = {"torch_dtype": dtype, "variant": source.variant(part), "local_files_only": True}
+        options = {"torch_dtype": dtypes.of(part), "variant": source.variant(part), "local_files_only": True}
         parts[part] = _read_network(kinds[part], part, source, options)
     for part in [part for part in wanted if part.startswith("text_encoder")]:
         name = part.replace("text_encoder", "tokenizer")
@@ -225,16 +253,16 @@ def _read_transformer_file(source: Source, dtype: torch.dtype) -> dict[str, Any]
     return parts | {"scheduler": _scheduler(source)}
 
 
-def _read_checkpoint(source: Source, dtype: torch.dtype) -> dict[str, Any]:
+def _read_checkpoint(source: Source, dtypes: _Dtypes) -> dict[str, Any]:
     from diffusers import DDPMScheduler
 
     if source.single is not None:
-        return _read_transformer_file(source, dtype)
+        return _read_transformer_file(source, dtypes)
 
     from sdpet.models.compvis.load import load_checkpoint
     from sdpet.models.compvis.tokenizer import clip_tokenizer
 
-    parts = load_checkpoint(source, dtype)
+    parts = load_checkpoint(source, dtypes.of)
     there = (source.configs / "scheduler").is_dir()
     schedule = (source.configs if there else ARCHITECTURES / "v1") / "scheduler"
     for part in [part for part in source.parts if part.startswith("tokenizer")]:

@@ -77,7 +77,28 @@ def external_rank(config: RunConfig) -> Rank | None:
         )
     if rank is not None and given != world:
         raise ValueError(f"{given} processes were started, but trainer.devices x trainer.num_nodes is {world}.")
-    return rank
+    return rank if rank is None or config.trainer.device == "cpu" else alone_on_its_gpu(rank)
+
+
+def alone_on_its_gpu(rank: Rank) -> Rank:
+    """The rank as Lightning must see it, if each process has a GPU that the others do not see.
+
+    With ``srun --gpus-per-task=1`` the GPU of every process is cuda:0, whatever its rank on the machine.
+
+    Parameters
+    ----------
+    rank : Rank
+
+    Returns
+    -------
+    Rank
+        As on a machine of its own; unchanged where the process sees the GPUs of all ranks on its machine.
+    """
+    import torch
+
+    if rank.per_node == 1 or torch.cuda.device_count() != 1:
+        return rank
+    return replace(rank, local=0, per_node=1, nodes=rank.world)
 
 
 @contextmanager

@@ -208,7 +208,7 @@ def make_sampler(config: RunConfig) -> SamplerConfig:
 
     settings = config.sampler
     if settings.target is None:
-        return SamplerConfig(settings.name, settings.steps, settings.guidance, settings.eta)
+        return SamplerConfig(settings.name, settings.steps, settings.guidance, settings.eta, autocast=settings.autocast)
     make = load_named(settings.target, "sampler", "sampler._target_")
 
     def own(**given: Any) -> Any:
@@ -216,7 +216,14 @@ def make_sampler(config: RunConfig) -> SamplerConfig:
         require_methods(made, settings.target or "", "sampler", "sampler._target_", "timesteps")
         return made
 
-    return SamplerConfig(settings.target, settings.steps, settings.guidance, make=own, options=settings.options)
+    return SamplerConfig(
+        settings.target,
+        settings.steps,
+        settings.guidance,
+        make=own,
+        options=settings.options,
+        autocast=settings.autocast,
+    )
 
 
 def make_plan(config: RunConfig) -> EvalPlan:
@@ -329,4 +336,5 @@ def _data_arguments(config: RunConfig) -> dict[str, Any]:
         columns = {key: getattr(data, key) for key in ("image_column", "caption_column") if getattr(data, key)}
         return {"data": folders.get("folder", data.name), "heldout_share": data.heldout_share, **kind, **columns}
     images = {key: folders.get(key) for key in ("subject_dir", "class_dir", "heldout_dir")}
+    images |= {} if data.mask_dir is None else {"mask_dir": folders["mask_dir"]}
     return {**images, "data": data.name, "prompt": data.prompt, "class_prompt": data.class_prompt, "token": data.token}

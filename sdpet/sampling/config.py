@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sdpet.choices import SAMPLERS
+from sdpet.choices import AUTOCASTS, SAMPLERS
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +32,9 @@ class SamplerConfig:
         ``make(scheduler=..., steps=..., skip=..., **options)``. `name` may then be any.
     options : mapping
         Further arguments of `make`.
+    autocast : {"bf16-mixed", "16-mixed"}, optional
+        Precision in which the denoiser computes, by torch.autocast; None for that of its weights. Samples, noise and
+        the VAE stay as they are.
 
     Raises
     ------
@@ -49,8 +52,11 @@ class SamplerConfig:
     eta: float = 0.0
     make: Callable[..., Any] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    autocast: str | None = None
 
     def __post_init__(self) -> None:
+        if self.autocast is not None and self.autocast not in AUTOCASTS:
+            raise ValueError(f"autocast {self.autocast!r} is unknown; choose {' or '.join(AUTOCASTS)}, or None.")
         if self.make is None and self.name not in SAMPLERS:
             raise ValueError(f"sampler {self.name!r} is unknown; choose one of {', '.join(SAMPLERS)}.")
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or not 1 <= self.steps <= 1000:
@@ -69,6 +75,7 @@ class SamplerConfig:
     def describe(self) -> dict[str, Any]:
         """The sampler's entry in a protocol: name and options, values that JSON can hold."""
         found = {"name": self.name, "steps": self.steps, "guidance": self.guidance, "eta": self.eta}
+        found |= {} if self.autocast is None else {"autocast": self.autocast}
         return found | ({"options": dict(self.options)} if self.make is not None else {})
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
 
+from sdpet.choices import AUTOCASTS
 from sdpet.models.base import BaseModel
 from sdpet.sampling.config import SamplerConfig, Start
 from sdpet.sampling.flow_samplers import FLOW_SAMPLER_CLASSES
@@ -172,7 +175,8 @@ def denoise(
         rows = x.to(base.dtype)
         if guided:
             rows = rows.repeat_interleave(2, dim=0)
-        out = base.predict(rows, torch.tensor(t, device=base.device), text, sampler.guidance).to(x.dtype)
+        with _precision(base, sampler):
+            out = base.predict(rows, torch.tensor(t, device=base.device), text, sampler.guidance).to(x.dtype)
         if guided:
             without, with_text = out.unflatten(0, (-1, 2)).unbind(1)
             out = without + sampler.guidance * (with_text - without)
@@ -180,6 +184,13 @@ def denoise(
         if progress:
             progress(i + 1, len(passes.timesteps))
     return x
+
+
+def _precision(base: BaseModel, sampler: SamplerConfig) -> AbstractContextManager[Any]:
+    """The precision in which the denoiser computes."""
+    if sampler.autocast is None:
+        return nullcontext()
+    return torch.autocast(base.device.type, getattr(torch, AUTOCASTS[sampler.autocast]))
 
 
 def _passes(base: BaseModel, sampler: SamplerConfig, skip: int, tokens: int) -> Sampler:

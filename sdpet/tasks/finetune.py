@@ -16,9 +16,11 @@ from sdpet.scoring.plan import EvalImage, EvalPlan
 from sdpet.scoring.scorers import Scorer, Scorers
 from sdpet.scoring.spread import part
 from sdpet.seeds import generator
-from sdpet.tasks.batch import Batch, epoch_indices, make_noisy_batch, weighted_mse
+from sdpet.tasks.batch import Batch, epoch_indices, make_noisy_batch, sent, weighted_mse
 from sdpet.tasks.captioned import read_captioned
 from sdpet.tasks.latent_cache import LatentCache
+
+ON_DEVICE = 2**30  # bytes of text states above which they stay on the host, and each batch is copied
 
 
 class FinetuneTask:
@@ -104,6 +106,8 @@ class FinetuneTask:
         self._unique = ["", *dict.fromkeys(self.captions)]
         place = {caption: row for row, caption in enumerate(self._unique)}
         self._text = latent_cache.text(self._unique)  # (1 + U, L, D), the empty caption first
+        if self._text.is_cuda and self._text.nbytes > ON_DEVICE:
+            self._text = self._text.cpu()
         self._caption_row = torch.tensor([place[caption] for caption in self.captions])
         self._weight = torch.full((batch_size,), 1 / batch_size, device=base.device)
 
@@ -124,8 +128,14 @@ class FinetuneTask:
         dropped = torch.rand(self.batch_size, generator=source) < self.dropout
         mirrored = torch.rand(self.batch_size, generator=source) < self.flip
         captions = self._caption_row[rows].masked_fill(dropped, 0)
-        text, prompts = self._text[captions.to(self._text.device)], [self._unique[row] for row in captions.tolist()]
-        latents = self._latents[mirrored.long().to(self._latents.device), rows.to(self._latents.device)]
+        device = self._latents.device
+        text = (
+            sent(self._text[captions], device)
+            if self._text.device.type == "cpu"
+            else self._text[sent(captions, device)]
+        )
+        prompts = [self._unique[row] for row in captions.tolist()]
+        latents = self._latents[sent(mirrored.long(), device), sent(rows, device)]
         more = self._weight, seed, step, self.min_snr, self.noise_offset
         return make_noisy_batch(self.base, latents, text, prompts, *more)
 

@@ -6,7 +6,8 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ from sdpet.training.step_metrics import StepMetrics, named_metrics, stored_norms
 
 SaveCallback = Callable[[int, Callable[[int], dict[str, Any]]], None]
 ValidateCallback = Callable[[int, list[int]], None]
+
+LONGEST_VALIDATION = timedelta(days=1)  # that ranks wait for rank 0
 
 
 class TrainingModule(LightningModule):
@@ -75,6 +78,7 @@ class TrainingModule(LightningModule):
         self.losses: list[list[float]] = [list(state.get("loss", [])) for state in states]
         self.times: list[list[float]] = [list(state.get("times", [])) for state in states]
         self.norms = [stored_norms(state) for state in states]
+        self._patient: torch.distributed.ProcessGroup | None = None  # of ranks that wait for a validation
         self._told = any(member.on_metrics is not None for member in members)  # norms are computed if anyone asks
         self._untold: StepMetrics | None = None  # its gradient norms may not have been computed yet
         self.diverged = [False] * len(members)
@@ -98,6 +102,9 @@ class TrainingModule(LightningModule):
             self.trainer.precision_plugin.load_state_dict(state["precision"])
         restore_states(self._callbacks, (state or {}).get("callbacks") or {})
         self._set_rates(self._epochs[0].start)
+        if self._rank is not None and self.members[0].config.validate_every is not None:
+            made: Any = torch.distributed.new_group(backend="gloo", timeout=LONGEST_VALIDATION)
+            self._patient = made
 
     def on_fit_end(self) -> None:
         """Tell the last gradient norms."""
@@ -166,8 +173,12 @@ class TrainingModule(LightningModule):
         if self._save is not None:
             self._save(done.number, self.state)
         every = self.members[0].config.validate_every
-        if self._validate is not None and every is not None and done.number % every == 0 and self.fleet.active:
+        if every is None or done.number % every or not self.fleet.active:
+            return
+        if self._validate is not None:
             self._validate_now(self._validate, done.number)
+        if self._patient is not None:  # the other ranks wait here, and not in the next step, where NCCL ends the wait
+            torch.distributed.barrier(self._patient)
 
     def _tell_norms(self) -> None:
         """Tell the metrics of the last step that were not told yet."""
@@ -246,7 +257,7 @@ class TrainingModule(LightningModule):
         if self._rank is None:
             return batch
         rows = slice(self._rank.rank, None, self._rank.world)
-        return Batch(*(getattr(batch, field.name)[rows] for field in fields(Batch)))
+        return replace(batch, **{field.name: getattr(batch, field.name)[rows] for field in fields(batch)})
 
     def _over_ranks(self, losses: torch.Tensor) -> torch.Tensor:
         """Sum the losses (members,) over all processes; a loss is a weighted sum over images."""

@@ -8,12 +8,16 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from fake_study import planted_share, write_base, write_full_tuning, write_study
+from PIL import Image
 
 import analysis
 from analysis.report import Report, write_report
+from analysis.report.pictures import WALL_ROWS
+from analysis.report.samples import columns_for, data_uri, side_for
 from analysis.report.sections.details import reproduce_section
 from analysis.report.study import read_study
 from sdpet.adapters import PLACEMENTS
@@ -107,6 +111,69 @@ def test_conclusion_names_the_planted_best_and_stands_first(study: tuple[Path, R
     )
 
 
+def test_the_first_screen_is_one_sentence_and_three_figures(study: tuple[Path, Report, Page]) -> None:
+    """Numbers of the analysis, an interval beside the effect, and no wall of brackets."""
+    folder, report, _ = study
+    runs = analysis.load_results(folder)
+    assert report.headline == "The placement matters for CLIP-I; the best of the 20 placements is among 3."
+    html = report.page.read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
+    screen = html[html.index("<h1>") : html.index('<details class="detail"><summary>The whole')]
+    assert html.index('<ul class="facts">') < html.index('id="fig-heatmap"') < html.index('id="fig-best"')
+    found = [re.sub(r"<[^>]+>", " ", part) for part in re.findall(r"<li>(.*?)</li>", screen, re.S)]
+    table = analysis.verdicts(runs, "clip_i", ["placement"], "seed").loc["placement"]
+    low, high = 100 * table[["omega2_low", "omega2_high"]]
+    assert len(found) == 3 and f"{100 * table['omega2_partial']:.0f} %" in found[0]
+    assert f"{low:.0f} to {high:.0f}%, 90% interval" in found[0] and "n = 58" in found[0]
+    assert "3 of 20" in found[1].replace("  ", " ") and "with 95% confidence" in found[1]
+    gain = (runs["clip_i"] - runs["clip_i_floor"]).groupby(runs["placement"]).mean()
+    way = (runs["clip_i_ceiling"] - runs["clip_i_floor"]).mean()
+    assert f"{100 * gain['attn2o-ffni'] / way:.0f} %" in found[2] and "expect" in found[2]
+    assert "F(" not in screen and "p =" not in screen and "[" not in re.sub(r"<[^>]+>", "", screen)
+
+
+def test_a_headline_claims_no_more_than_its_tests(tmp_path: Path) -> None:
+    """Scores of noise alone: nothing matters, and the page does not say that it does not."""
+    write_study(tmp_path, ["attn2o-ffni", "ffni-ffni", "attn1i-ffni"], share=lambda f: 0.5, samples=0)
+    report = write_report(tmp_path)
+    assert report.headline == "Whether the placement matters for CLIP-I is open."
+    words = Page(report.page.read_text(encoding="utf-8")).words
+    assert "not shown to matter" in words and "no test tells them apart, so their order may be chance" in words
+
+
+def test_every_score_has_a_heatmap_of_its_own_means(study: tuple[Path, Report, Page]) -> None:
+    folder, report, page = study
+    runs = analysis.load_results(folder)
+    for name in ("heatmap", "heatmap-clip_t", "heatmap-prior_drift"):
+        drawn = pd.read_csv(report.page.parent / "figures" / f"{name}.csv").set_index("placement")
+        metric = name.partition("-")[2] or "clip_i"
+        if metric != "clip_i":  # those of the page's own score are adjusted for seeds, as in the ranking
+            expected = runs.groupby("placement")[metric].mean()
+            assert drawn["mean"][expected.index].to_numpy() == pytest.approx(expected.to_numpy())
+        assert len([i for i in page.ids if i.startswith(f"{name}-cell-")]) == 20
+    html = report.page.read_text(encoding="utf-8")
+    cell = html[html.index('id="heatmap-cell-4-3"') :]
+    tip = cell[cell.index("<title>") : cell.index("</title>")]
+    assert "CA_out → FFN_in" in tip and "95% interval" in tip and "n = 3 runs: " in tip
+
+
+def test_figures_of_a_paper_are_as_wide_as_its_columns(tmp_path: Path) -> None:
+    write_study(tmp_path, ["attn2o-ffni", "ffni-ffni", "attn1i-ffni"], seeds=[0, 1], samples=0)
+    report = write_report(tmp_path, style="paper")
+    figures = report.page.parent / "figures"
+    assert report.page == tmp_path / "report-paper" / "index.html"
+    widths = {}
+    for file in figures.glob("*.pdf"):
+        content = file.read_bytes()
+        box = re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]", content)
+        assert box is not None and b"/Type3" not in content
+        widths[file.stem] = float(box[1]) / 72
+    assert set(widths) == {f.stem for f in figures.glob("*.svg")} and len(widths) > 4
+    assert set(widths.values()) <= {3.25, 6.75} and widths["ranking"] == 3.25 and widths["heatmap"] == 6.75
+    assert b"STIX" in (figures / "ranking.pdf").read_bytes()
+    with pytest.raises(ValueError, match="screen, paper"):
+        write_report(tmp_path, style="poster")
+
+
 def test_heatmap_has_every_cell_once(study: tuple[Path, Report, Page]) -> None:
     _, _, page = study
     assert (cells(page, "cell"), cells(page, "inadmissible"), cells(page, "empty")) == (20, 70 - 20, 0)
@@ -145,9 +212,11 @@ def test_page_stands_alone_and_is_well_formed(study: tuple[Path, Report, Page]) 
             assert address[1:] in page.ids, address
         elif not address.startswith("data:"):
             assert (report.page.parent / address).stat().st_size > 0
-    assert not {"script", "iframe"} & set(page.tags)
+    assert page.tags.count("script") == 1 and "iframe" not in page.tags  # its own, in the page: it has no address
     html = report.page.read_text(encoding="utf-8")
     assert not re.search(r"url\((?!#)|@import", html), "the style sheet asks for a file"
+    script = html[html.index("<script>") : html.index("</script>")]
+    assert not re.search(r"fetch\(|XMLHttpRequest|https?://|import\(|innerHTML", script)
 
 
 def test_every_table_reads_back_and_every_figure_is_there(study: tuple[Path, Report, Page]) -> None:
@@ -164,14 +233,18 @@ def test_every_table_reads_back_and_every_figure_is_there(study: tuple[Path, Rep
     drawn = {f.stem for f in figures.glob("*.svg")}
     assert {"heatmap", "factors", "ranking", "beside", "loss", "agreement"} <= drawn
     assert drawn <= {f.stem for f in figures.glob("*.png")} and (figures / "samples.png").stat().st_size > 1000
+    for name in drawn:
+        assert len(pd.read_csv(figures / f"{name}.csv")) >= 1, "a figure has its data beside it"
 
 
 def test_samples_stand_in_order_of_score_with_gaps_where_runs_are_missing(study: tuple[Path, Report, Page]) -> None:
     _, report, page = study
     html = report.page.read_text(encoding="utf-8")
     grid = html[html.index('id="fig-samples"') : html.index("</figure>", html.index('id="fig-samples"'))]
-    rows = re.findall(r'<tr><th class="row" scope="row">([^<]+)<small>([^<]+)</small></th>(.*?)</tr>', grid, re.S)
-    above = grid[: grid.index('<tr><th class="row" scope="row">')]
+    rows = re.findall(
+        r'<tr data-values="[^"]+"><th class="row" scope="row">([^<]+)<small>([^<]+)</small></th>(.*?)</tr>', grid, re.S
+    )
+    above = grid[: grid.index("<tr data-values=")]
     base = above[above.index(">base model<") :]
     assert base.count("<img") == 8 and above.index(">reference images<") < above.index(">base model<")
     assert "Second row: the base model" in page.words
@@ -375,3 +448,15 @@ def test_designs_go_their_share_of_the_way_from_their_own_floor(tmp_path: Path) 
     assert [round(v, 3) for v in table["share"]] == [0.379, 0.627], "the higher score went less far"
     assert "guidance 2.5 goes furthest, 63%, and guidance 4 least, 38%" in words
     assert "from its own floor to its own ceiling" in words and "the mean floor" in words
+
+
+def test_a_wall_of_two_hundred_designs_stays_small(tmp_path: Path) -> None:
+    """Pictures that cannot be packed: noise in the lab's size, and in that of Stable Diffusion."""
+    noise = np.random.default_rng(0)
+    for side in (32, 512):
+        file = tmp_path / f"{side}.png"
+        Image.fromarray(noise.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(file)
+        keys = [(0, i, "a photo") for i in range(columns_for(WALL_ROWS))]
+        size = side_for(len(keys) * WALL_ROWS)
+        assert len(data_uri(file, size) or "") * len(keys) * WALL_ROWS < 4_000_000
+    assert columns_for(24) == 8

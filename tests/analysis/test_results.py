@@ -35,8 +35,28 @@ def test_a_page_says_what_its_data_say(study: str, page: str, numbers: list[str]
     assert means[stream].idxmax() in text and means[~stream].idxmax() in text
 
 
+def test_the_page_of_the_unets_placements_says_what_its_data_say():
+    runs = analysis.load_results(RESULTS / "placement.csv")
+    text = " ".join((RESULTS / "unet-placements.md").read_text(encoding="utf-8").split())
+    for score, numbers in {
+        "clip_i": ["F(19, 38) = 28.48", "90 % [84, 93]", "F(7, 44) = 45.87", "84 % [77, 88]", "F(4, 44) = 27.95",
+                   "64 % [51, 73]"],
+        "prior_drift": ["F(7, 44) = 6.05", "F(4, 44) = 1.67, p = 0.18"],
+        "clip_t": ["F(19, 38) = 18.81"],
+    }.items():  # fmt: skip
+        said = str(analysis.conclude(runs, score))
+        assert [number for number in numbers if number not in said or number not in text] == []
+    means = runs.groupby("placement")["clip_i"].mean().sort_values(ascending=False)
+    floor, ceiling = runs["clip_i_floor"].mean(), runs["clip_i_ceiling"].mean()
+    for placement in (*means.index[:4], means.index[-1]):
+        share = (means[placement] - floor) / (ceiling - floor)
+        assert f"`{placement}` | {means[placement]:.3f} | {100 * share:.0f} %" in text
+    assert "among these 3" in str(analysis.conclude(runs, "clip_i")) and "among the first three" in text
+
+
 def test_the_page_of_the_backbones_says_what_its_data_say():
     runs = analysis.load_results(RESULTS / "backbones.csv")
+    assert analysis.factor_columns(runs) == ["placement", "din", "dout", "unet"]  # guidance only follows the model
     said = str(analysis.conclude(runs, "clip_i", terms=["placement", "unet", "placement:unet"]))
     text = " ".join((RESULTS / "backbones.md").read_text(encoding="utf-8").split())
     for number in ("F(7, 30) = 10.33", "F(1, 30) = 376.37", "F(7, 30) = 21.83", "58 % [39, 70]"):

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import inspect
+import json
+from types import SimpleNamespace
+
 import pytest
 import torch
+from diffusers import FluxPipeline, StableDiffusion3Pipeline
+from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
+from tiny_transformers import run, tiny_transformer
 
 from sdpet.commands.adapters import main
 from sdpet.methods import Design, build, import_lora, load
-from sdpet.methods.lora_files import _path
+from sdpet.methods.lora import LoraTuning
+from sdpet.methods.lora_files import _path, export_format
+
+FILE = LoraTuning.FILE
 
 
 @pytest.fixture
@@ -41,6 +53,62 @@ def test_there_and_back_the_model_predicts_the_same(tiny_base, saved, tmp_path, 
     handle.detach()
     assert torch.allclose(got, expected, atol=1e-5)
     assert not torch.allclose(got, predicted(tiny_base), atol=1e-3)
+
+
+@pytest.mark.parametrize("layers", [("attention", "feed_forward"), ("feed_forward",)])
+def test_feed_forwards_of_a_file_are_what_peft_computes(tiny_base, tmp_path, layers):
+    """A file of kohya's with alpha a half of the rank."""
+    handle = LoraTuning(tiny_base, 2, layers=layers)
+    paths = list(handle._paths.values())
+    handle.detach()
+    ends = {path.split("transformer_blocks.0.")[1] for path in paths}
+    assert {"ff.net.0.proj", "ff.net.2"} <= ends and ("attn1.to_q" in ends) is (len(layers) == 2)
+    made, source = {}, torch.Generator().manual_seed(0)
+    twin = copy.deepcopy(tiny_base.unet)
+    inject_adapter_in_model(LoraConfig(r=2, lora_alpha=1, target_modules=paths), twin)
+    for path in paths:
+        module, layer = twin.get_submodule(path), "lora_unet_" + path.replace(".", "_")
+        for side, name in ((module.lora_A, "lora_down"), (module.lora_B, "lora_up")):
+            side["default"].weight.data.normal_(std=0.1, generator=source)
+            made[f"{layer}.{name}.weight"] = side["default"].weight.data.clone()
+        made[f"{layer}.alpha"] = torch.tensor(1.0)
+    save_file(made, tmp_path / "kohya.safetensors")
+    assert import_lora(tmp_path / "kohya.safetensors", tmp_path / "back") == (len(paths), 2)
+    handle = load(tiny_base, tmp_path / "back")
+    got = predicted(tiny_base)
+    export_format(tmp_path / "back", tmp_path / "again.safetensors", "kohya")
+    handle.detach()
+    assert torch.allclose(got, predicted(dataclasses.replace(tiny_base, unet=twin)), atol=1e-5)
+    assert load_file(tmp_path / "again.safetensors").keys() == made.keys()
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_diffusers_pipelines_load_the_lora_of_a_transformer(family, tmp_path):
+    model = tiny_transformer(family).float()
+    handle = LoraTuning(SimpleNamespace(unet=model), 2, 0.5)
+    with torch.no_grad():
+        for parameter in handle.parameters():
+            parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(parameter.numel()))
+    handle.save(tmp_path)
+    expected = run(family, model, dtype=torch.float32)
+    handle.detach()
+    plain = run(family, model, dtype=torch.float32)
+    kind = {"sd3": StableDiffusion3Pipeline, "flux": FluxPipeline}[family]
+    rest = [name for name in inspect.signature(kind.__init__).parameters if name not in ("self", "transformer")]
+    pipe = kind(**dict.fromkeys(rest), transformer=copy.deepcopy(model))
+    pipe.load_lora_weights(tmp_path)
+    torch.testing.assert_close(run(family, pipe.transformer, dtype=torch.float32), expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(plain, expected, atol=1e-3)
+
+    former = {"unet." + key.removeprefix("transformer."): value for key, value in load_file(tmp_path / FILE).items()}
+    save_file(former, tmp_path / FILE)  # as earlier versions wrote it, without a digest
+    design = json.loads((tmp_path / "lora.json").read_text())
+    (tmp_path / "lora.json").write_text(json.dumps({key: design[key] for key in ("rank", "scale")}))
+    again = LoraTuning.load(SimpleNamespace(unet=model), tmp_path)
+    torch.testing.assert_close(run(family, model, dtype=torch.float32), expected, rtol=1e-4, atol=1e-4)
+    again.detach()
+    with pytest.raises(ValueError, match="use --format diffusers"):
+        export_format(tmp_path, tmp_path / "lora.safetensors", "kohya")
 
 
 def test_layers_of_other_ranks_and_strengths_stay_what_they_were(tiny_base, saved, tmp_path):
@@ -83,7 +151,7 @@ def test_what_cannot_be_converted_says_why(saved, tiny_base, tmp_path):
     weights = load_file(tmp_path / "lora.safetensors")
     weights["lora_te_text_model_encoder_layers_0_mlp_fc1.alpha"] = torch.ones(())
     save_file(weights, tmp_path / "text.safetensors")
-    with pytest.raises(ValueError, match=r"changes other layers than the projections of attention.*first lora_te_text"):
+    with pytest.raises(ValueError, match=r"changes other layers than attention and feed-forwards.*first lora_te_text"):
         import_lora(tmp_path / "text.safetensors", tmp_path / "no")
     adapters = attach(tiny_base.unet, AdapterSpec.parse("attn2o-ffni", mid_dim=2), seed=0)
     adapters.save(tmp_path / "adapters")

@@ -147,5 +147,5 @@ def test_the_layout_of_the_full_size_is_known_by_its_names(name: str, tmp_path: 
     assert single.architecture == name and "vae" in single.parts
     made = Source(tmp_path / "names.safetensors", configs, single=single)
     kinds = {"transformer": network_class(made, "transformer")}
-    loaded = load_transformer.load_transformer_file(made, kinds, torch.float16)["transformer"]
+    loaded = load_transformer.load_transformer_file(made, kinds, lambda part: torch.float16)["transformer"]
     assert {k: v.shape for k, v in loaded.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}

@@ -16,6 +16,8 @@ from safetensors.numpy import load
 from study_tools import ROOT, composed, environment, records, start, tiny_overrides, train
 
 from sdpet.runs import Record, Resources, run
+from sdpet.runs.distributed import alone_on_its_gpu
+from sdpet.training import Rank
 
 DDP = ("trainer=ddp", "trainer.device=cpu", "trainer.precision=32-true", "unet.dtype=float32", "trainer.lr=3e-3")
 TOLERANCE = 1e-5  # of the norm of the adapters; 1.6e-7 was seen
@@ -40,7 +42,8 @@ def test_two_processes_give_the_adapters_of_one(overrides, tmp_path):
     given = [*overrides, "trainer.clip=0.05", "trainer.batch_size=4"]
     one = run(composed(*given, "trainer.devices=1", "study=one"), Resources())
     before = dict(os.environ)
-    two = run(composed(*given, "study=two", "logger=csv"), Resources())
+    watched = ("logger=csv", "trainer.validate_every=3", "trainer.strategy=ddp_find_unused_parameters_true")
+    two = run(composed(*given, "study=two", *watched), Resources())
     assert (one.status, two.status) == ("finished", "finished"), two.reason
     (alone,), (together,) = records(tmp_path / "one").values(), records(tmp_path / "two").values()
     assert alone != b"" and difference(together, alone) < TOLERANCE
@@ -48,7 +51,17 @@ def test_two_processes_give_the_adapters_of_one(overrides, tmp_path):
     assert two.metrics == pytest.approx(one.metrics, abs=2e-3)
     folders = {path.name for path in (tmp_path / "two").iterdir() if path.name[0] != "."}
     assert folders == {"base", two.run_id} and len((tmp_path / "two" / two.run_id / "loss.csv").open().readlines()) == 7
+    validated = sorted(path.name for path in (tmp_path / "two" / two.run_id / "validation").iterdir())
+    assert validated == ["000003", "000006"]
     assert dict(os.environ) == before and not psutil.Process().children()
+
+
+@pytest.mark.parametrize(("visible", "seen"), [(1, (0, 1, 6)), (2, (1, 2, 3))])
+def test_a_process_that_sees_one_gpu_uses_it(monkeypatch, visible, seen):
+    """Under srun --gpus-per-task=1, the GPU of the second process on a machine is cuda:0 to it."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: visible)
+    rank = alone_on_its_gpu(Rank(3, 1, 2, 3, "there", 1))
+    assert (rank.rank, rank.world, rank.local, rank.per_node, rank.nodes) == (3, 6, *seen)
 
 
 def test_a_process_that_dies_fails_its_run_with_the_reason(overrides):

@@ -15,7 +15,7 @@ from analysis.report.sections.cells import best_cell
 from analysis.report.sections.means import placement_means
 from analysis.report.study import Study, read_study
 from analysis.report.tables import Column, make_table
-from analysis.report.words import PAPER_NAME, digits_for, level_words, number, p_words
+from analysis.report.words import PAPER_NAME, digits_for, level_words, number, p_words, placement_words
 from sdpet.adapters.positions import INPUTS, OUTPUTS, PLACEMENTS, component, split_placement
 
 KIND = {"transformer": "residual stream", "context": "text context", "resnet": "ResBlock"}
@@ -45,7 +45,8 @@ def compare_section(study: Study, means: pd.DataFrame, other: str | Path | None,
         (level_words("placement", row["placement"]), row["there"], row["here"], KIND[component(row["placement"])])
         for row in frame.to_dict("records")
     ]
-    drawing = save(agreement(points, f"{title}: {axis}", f"here: {study.words.axis}"), "agreement", out / "figures")
+    figure = agreement(points, f"{title}: {axis}", f"here: {study.words.axis}")
+    drawing = save(figure, "agreement", out / "figures", frame, wide=True)
     frame["rank_here"] = frame["here"].rank(ascending=not study.higher_is_better)
     frame["rank_there"] = frame["there"].rank(ascending=not upward)
     digits = 3
@@ -88,11 +89,17 @@ def _grids(
         (theirs, axis, upward, title),
     ):
         cells = {split_placement(str(p)): float(v) for p, v in scores.items() if p in PLACEMENTS}
-        panels.append(Panel(cells, label, up, digits_for(cells.values()), best_cell(cells, up), above))
+        digits = digits_for(cells.values())
+        tips = {c: f"{placement_words('-'.join(c))}\n{label}: {number(v, digits)}" for c, v in cells.items()}
+        panels.append(Panel(cells, label, up, digits, best_cell(cells, up), above, tips))
+    data = pd.DataFrame([
+        {"study": panel.title, "din": din, "dout": dout, "mean": mean}
+        for panel in panels for (din, dout), mean in panel.cells.items()
+    ])  # fmt: skip
     drawing = save(
         heatmaps(panels, [(p, PAPER_NAME[p]) for p in INPUTS], [(p, PAPER_NAME[p]) for p in OUTPUTS],
                  {split_placement(p) for p in PLACEMENTS}, "input: where the adapter reads", "where it writes"),
-        "heatmaps", out / "figures", wide=True,
+        "heatmaps", out / "figures", data, wide=True,
     )  # fmt: skip
     caption = (
         f"The grid of placements, here above and in {title} below, each on its own scale; the best cell is framed."

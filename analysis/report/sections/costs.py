@@ -60,7 +60,12 @@ def costs_section(study: Study, out: Path, means: pd.DataFrame) -> Section | Non
             )
     if not panels:
         return Section("cost", "Quality against cost", [Text(_none_drawn(alike, together))]) if alike else None
-    drawing = save(cost_panels(panels, study.words.axis, study.higher_is_better), "pareto", out / "figures", wide=True)
+    data = pd.DataFrame([
+        {"cost": text, "design": name, "value": cost, study.metric: score, "front": name in front}
+        for text, marks, front in panels for name, cost, score in marks
+    ])  # fmt: skip
+    figure = cost_panels(panels, study.words.axis, study.higher_is_better)
+    drawing = save(figure, "pareto", out / "figures", data, wide=len(panels) > 1)
     caption = (
         f"Each mark is a design (mean over its runs): {study.words.label} against what it costs. Red: on the Pareto "
         f"front, where no other design is both better and cheaper, costs within {SAME - 1:.0%} taken as the same"

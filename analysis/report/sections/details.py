@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.figures.curves import loss_curves
+from analysis.figures.curves import loss_panels
 from analysis.figures.style import save
 from analysis.report.page import Block, Code, FigureBlock, Section, TableBlock, Text
+from analysis.report.pictures import thinned
 from analysis.report.study import Study
 from analysis.report.tables import Column, make_table
 from analysis.report.words import level_words, listing
@@ -29,29 +30,61 @@ MAX_CURVES = 400  # single runs drawn; more would be a grey band and megabytes
 
 def training_section(study: Study, out: Path, order: list[object]) -> Section | None:
     """Loss curves of all runs. `order`: designs from best to worst."""
-    curves: dict[str, list[list[tuple[float, float]]]] = {}
     by_id = dict(zip(study.done["run_id"], study.done[study.design], strict=True)) if "run_id" in study.done else {}
-    drawn = 0
+    runs: list[tuple[str, object, list[tuple[float, float]]]] = []
+    bad: list[str] = []
     for run_id, record in study.records.items():
         points = [(float(s), float(v)) for s, v in record.get("loss") or [] if v is not None and math.isfinite(v)]
-        if len(points) < 2 or drawn >= MAX_CURVES or (record["status"] == "finished" and run_id not in by_id):
+        if len(points) < 2 or len(runs) >= MAX_CURVES or (record["status"] == "finished" and run_id not in by_id):
             continue  # a run that ended well and is not compared: of another task, or set aside
-        drawn += 1
         name = study.label(by_id[run_id]) if run_id in by_id else f"{record.get('status')} runs"
-        curves.setdefault(name, []).append(points)
-    if not curves:
+        bad += [name] if run_id not in by_id and name not in bad else []
+        runs.append((name, (record.get("factors") or {}).get("seed"), points))
+    if not runs:
         return None
-    labels = [study.label(d) for d in order]
-    named = list(dict.fromkeys([*labels[:2], *labels[-1:]])) if len(labels) > 1 else labels
-    named += [name for name in ("diverged runs", "failed runs") if name in curves]
-    top = max(v for name, runs in curves.items() if not name.endswith(" runs") for run in runs for _, v in run) \
-        if any(not name.endswith(" runs") for name in curves) else None  # fmt: skip
-    drawing = save(loss_curves(curves, [n for n in named if n in curves], top), "loss", out / "figures")
-    caption = f"Training loss of {counted(drawn, 'run')}, smoothed over steps. "
-    if len(labels) > 3:
-        caption += "In colour the two best designs and the worst; the others are grey. "
-    caption += "A low loss alone does not make a good design: compare with the scores above."
-    return Section("training", "Training", [FigureBlock(drawing, caption, "Training loss against step for every run")])
+    shared = _shared_losses([run for run in runs if run[0] not in bad])
+    curves: dict[str, list[list[tuple[float, float]]]] = {}
+    for name, seed, points in runs:
+        less = [(s, v - shared[seed, s]) for s, v in points if (seed, s) in shared] if shared else points
+        if len(less) > 1:
+            curves.setdefault(name, []).append(less)
+    labels = [study.label(design) for design, _ in thinned([(d, 0.0) for d in order])]
+    panels = {name: curves[name] for name in (*labels, *bad) if name in curves}
+    if not panels:
+        return None
+    data = pd.DataFrame([
+        {"design": name, "seed": seed, "step": step, "loss": loss, "mean_of_seed": shared.get((seed, step), math.nan)}
+        for name, seed, points in runs for step, loss in points
+    ])  # fmt: skip
+    y_label = "loss, less the mean of its seed" if shared else "loss (mean squared error of the noise)"
+    figure = loss_panels(panels, y_label, frozenset(bad), bool(shared))
+    drawing = save(figure, "loss", out / "figures", data, wide=len(panels) > 2)
+    said = f"Training loss of {counted(len(runs), 'run')}, best score first. "
+    if shared:
+        said += (
+            "Designs of one seed see the same data and noise at each step, which moves their losses far more than what "
+            "they are; so from each loss the mean of all designs of its seed at that step is taken. "
+        )
+    said += "Each point is the mean over a tenth of the steps about it."
+    if len(panels) > 1:
+        said += " Grey: where 80% of all these runs are."
+    if left_out := len(curves) - len(panels):
+        said += f" {left_out} designs between the best and the worst are not shown; their losses are in the data."
+    said += " A low loss alone does not make a good design: compare with the scores above."
+    return Section("training", "Training", [FigureBlock(drawing, said, "Training loss against step for every run")])
+
+
+def _shared_losses(runs: Sequence[tuple[str, object, list[tuple[float, float]]]]) -> dict[tuple[object, float], float]:
+    """The mean loss at each seed and step over designs; empty unless every seed has two designs with the same steps."""
+    found: dict[tuple[object, float], list[float]] = {}
+    for _, seed, points in runs:
+        for step, loss in points:
+            found.setdefault((seed, step), []).append(loss)
+    designs = {seed: {name for name, other, _ in runs if other == seed} for _, seed, _ in runs}
+    whole = all(len(names) > 1 and seed is not None for seed, names in designs.items())
+    if not whole or any(len(losses) < len(designs[seed]) for (seed, _), losses in found.items()):
+        return {}
+    return {key: sum(losses) / len(losses) for key, losses in found.items()}
 
 
 def failures_section(study: Study, out: Path) -> Section | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +18,7 @@ from analysis.report.sections.surfaces import surface_blocks
 from analysis.report.sections.trends import steps_table, trends_table
 from analysis.report.study import Study
 from analysis.report.tables import Column, make_table
-from analysis.report.words import factor_words, intervals, level_words, listing, number, p_cell, readable
+from analysis.report.words import factor_words, intervals, level_words, listing, mark_words, number, p_cell, readable
 from sdpet.adapters.positions import all_positions
 
 SPARE = 5  # runs beyond the levels below which residuals show nothing
@@ -40,7 +41,8 @@ def levels_section(study: Study, out: Path, type: int = 2) -> Section | None:
         means = means.loc[_in_order(means.index, factor)]
         of_level = part.groupby(runs[factor]).first()
         panels.append((factor_words(factor), [
-            Level(level_words(factor, level), row["mean"], row["low"], row["high"], int(of_level[level]))
+            Level(level_words(factor, level), row["mean"], row["low"], row["high"], int(of_level[level]),
+                  _tip(study, factor, level, row))
             for level, row in means.to_dict("index").items()
         ]))  # fmt: skip
         frames.append(means.reset_index(names="level").assign(factor=factor))
@@ -48,7 +50,7 @@ def levels_section(study: Study, out: Path, type: int = 2) -> Section | None:
         notes += [note for note in means.attrs.get("notes", []) if note not in notes]
     frame, digits = pd.concat(frames, ignore_index=True), score_digits(study)
     frame["interval"] = intervals(frame["low"], frame["high"], digits)
-    drawing = save(means_panels(panels, study.words.axis), "levels", out / "figures")
+    drawing = save(means_panels(panels, study.words.axis), "levels", out / "figures", frame)
     caption = (
         f"Marginal mean of {study.words.label} for each level with its 95% interval: what the model "
         f"({' + '.join(filter(None, [study.block, *joint]))}) gives"
@@ -77,6 +79,12 @@ def levels_section(study: Study, out: Path, type: int = 2) -> Section | None:
     if len(terms) > 1:
         blocks += _interaction(study, terms, out)
     return Section("levels", "What each level does", blocks)
+
+
+def _tip(study: Study, factor: str, level: object, row: Mapping[str, float]) -> str:
+    runs = study.modelled.loc[study.modelled[factor] == level, study.metric].tolist()
+    name = f"{factor_words(factor)}: {level_words(factor, level)}"
+    return mark_words(name, study.words.label, row["mean"], score_digits(study), row["low"], row["high"], runs)
 
 
 def _joint(study: Study, terms: list[str]) -> list[str]:
@@ -110,7 +118,7 @@ def _interaction(study: Study, terms: list[str], out: Path) -> list[Block]:
         [(level_words(lines, level), [float(v) for v in row]) for level, row in cells.iterrows()],
         factor_words(across), factor_words(lines), study.words.axis,
     )  # fmt: skip
-    drawing = save(figure, "interaction", out / "figures", wide=True)
+    drawing = save(figure, "interaction", out / "figures", cells.reset_index(), wide=True)
     caption = (
         f"Mean {study.words.label} by {factor_words(across)}, one line for each {factor_words(lines)}. Where lines run "
         f"parallel, {factor_words(across)} does the same whatever {factor_words(lines)} is; where they do "
@@ -145,7 +153,9 @@ def assumptions_section(study: Study, out: Path, type: int = 2) -> Section | Non
     checks = check_assumptions(data, study.metric, own, block=block).reset_index(names="check")
     checks = checks[~(checks["check"].eq("equal variances (means)") & checks["ok"].isna())]
     checks = checks.assign(sentence=checks["sentence"].map(readable), p=checks["p"].where(checks["ok"].notna()))
-    drawing = save(diagnostics(left, study.words.label), "residuals", out / "figures", wide=True)
+    drawing = save(
+        diagnostics(left, study.words.label), "residuals", out / "figures", left.reset_index(names="run"), wide=True
+    )
     caption = (
         f"What the model ({' + '.join(filter(None, ['training' if within else block, *own]))}) leaves over: on the "
         "left it should scatter evenly about zero, on the right follow the line, as normal residuals do."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -64,7 +65,10 @@ def factors_section(study: Study, out: Path, type: int = 2) -> Section | None:
             "squared), with its 90% interval, which leaves out 0 where F has p below 0.05. Filled: the factor is "
             "found to matter."
         )
-        drawing = save(shares(groups), "factors", out / "figures")
+        data = pd.concat([
+            pd.DataFrame(map(asdict, rows)).assign(tested=title) for title, rows in groups if rows
+        ])  # fmt: skip
+        drawing = save(shares(groups), "factors", out / "figures", data)
         blocks.append(FigureBlock(drawing, caption, f"Share of the variance that goes with {listing(tested)}"))
     if together is not None:
         blocks.append(TableBlock(_additive_table(study, together, out, type)))

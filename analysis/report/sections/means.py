@@ -8,6 +8,7 @@ import re
 import pandas as pd
 
 from analysis.conclusions.claims import Conclusion
+from analysis.conclusions.joint import mostly_repeated
 from analysis.report.study import Study
 from analysis.report.words import METRICS, digits_for, number, readable
 from analysis.variance.verdict import ALPHA
@@ -17,7 +18,7 @@ def concluded(study: Study, type: int = 2) -> Conclusion:
     """What is best and what matters, with numbers; or plainly that nothing can be said."""
     label = study.words.label
     if len(study.done) == 0:
-        return Conclusion(f"Nothing can be said: none of the {len(study.runs)} runs has a {label} score.")
+        return Conclusion(f"Nothing can be said: none of the {len(study.runs)} runs has the score {label}.")
     if len(study.done) == 1:
         score = number(float(study.done[study.metric].iloc[0]))
         floor, ceiling = study.mean_anchor("floor"), study.mean_anchor("ceiling")
@@ -68,7 +69,7 @@ def design_means(study: Study) -> pd.DataFrame:
     units = not study.shares_trainings
     frame = marginal_means(done, metric, study.design, block=study.block, units=units).reset_index(names="design")
     notes = list(frame.attrs.get("notes", []))
-    best, more = _set_of_best(study) if units and len(done) > len(names) else (None, [])
+    best, more = _set_of_best(study) if units and mostly_repeated(done, study.design) else (None, [])
     frame["among_best"] = True if best is None else frame["design"].map(best).fillna(False).astype(bool)
     frame = frame.sort_values("mean", ascending=not study.higher_is_better, kind="stable").reset_index(drop=True)
     frame.attrs = {"notes": notes + [n for n in more if n not in notes], "tested": best is not None}

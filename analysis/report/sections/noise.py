@@ -47,7 +47,8 @@ def noise_section(study: Study, out: Path, order: Sequence[tuple[object, float]]
     digits = digits_for(frame["difference"])
     shown = {study.label(design) for design, _ in thinned(order)} | {BASE}
     panels = [(name, m, number(float(m.mean()), digits)) for name, m, _ in maps if name in shown]
-    drawing = save(small_multiples(panels, "absolute difference"), "noise", out / "figures", wide=len(panels) > 3)
+    figure, logarithmic = small_multiples(panels, "absolute difference")
+    drawing = save(figure, "noise", out / "figures", _places(maps), wide=len(panels) > 3)
     table = make_table("noise", "Mean of each map.", frame, {
         "design": Column("design", str, numeric=False),
         "difference": Column("noise difference", lambda v: number(v, digits)),
@@ -56,8 +57,8 @@ def noise_section(study: Study, out: Path, order: Sequence[tuple[object, float]]
     caption = (
         "Absolute difference between the noise (of flow matching models: the velocity) predicted with the subject's "
         f"word and without it, on images of the class, over the {shape[0]} × {shape[1]} places of the latents; mean "
-        "over runs, images, noise levels and "
-        "channels, with the number below. One colour scale; best score first."
+        "over runs, images, noise levels and channels, with the number below. One colour scale for all"
+        f"{', over the logarithm' if logarithmic else ''}; best score first."
     )
     alt = f"Maps of the noise difference for {len(panels)} designs"
     said = Text(_said(study, singles, frame, digits))
@@ -90,6 +91,16 @@ def _said(study: Study, singles: dict[str, list[float]], frame: pd.DataFrame, di
             there = {"attn2c", "attn2o"} <= {din for _, din in by_input}
             said += "; the paper names CA_c and CA_out." if there else "."
     return said
+
+
+def _places(maps: Sequence[tuple[str, np.ndarray, int]]) -> pd.DataFrame:
+    """The maps as a table, a row a place."""
+    rows, columns = np.indices(maps[0][1].shape)
+    frames = [
+        pd.DataFrame({"design": name, "row": rows.ravel(), "column": columns.ravel(), "difference": field.ravel()})
+        for name, field, _ in maps
+    ]
+    return pd.concat(frames, ignore_index=True)
 
 
 def _maps(files: Iterable[Path]) -> list[np.ndarray]:

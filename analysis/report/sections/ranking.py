@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.conclusions.floor import own_floors, shares_of_way
+from analysis.conclusions.joint import mostly_repeated
 from analysis.conclusions.words import named
 from analysis.figures.ranking import Panel, Row, beside, ranking
 from analysis.figures.style import save
@@ -14,7 +15,7 @@ from analysis.report.page import Block, FigureBlock, Section, TableBlock, Text
 from analysis.report.sections.means import score_digits
 from analysis.report.study import Study
 from analysis.report.tables import Column, make_table
-from analysis.report.words import digits_for, intervals, listing, number, p_cell
+from analysis.report.words import digits_for, intervals, listing, mark_words, number, p_cell
 
 MOST_DESIGNS = 20  # of which all pairs are shown
 PANELS = 3  # other scores drawn beside each other; the table has all of them
@@ -27,10 +28,13 @@ def ranking_section(study: Study, means: pd.DataFrame, out: Path) -> Section:
     rows = []
     for r in means.to_dict("records"):
         points = singles[r["design"]] if r["n"] > 1 else ()
-        rows.append(Row(study.label(r["design"]), r["mean"], r["low"], r["high"], points, r["among_best"]))
+        name = study.label(r["design"])
+        tip = mark_words(name, label, r["mean"], digits, r["low"], r["high"], singles[r["design"]])
+        rows.append(Row(name, r["mean"], r["low"], r["high"], points, r["among_best"], tip))
     floor, ceiling = study.mean_anchor("floor"), study.mean_anchor("ceiling")
     own = own_floors(study.done, study.metric, study.design, study.block)
-    drawing = save(ranking(rows, study.words.axis, floor, ceiling), "ranking", out / "figures")
+    data = means.assign(runs=[" ".join(map(str, singles[d])) for d in means["design"]], floor=floor, ceiling=ceiling)
+    drawing = save(ranking(rows, study.words.axis, floor, ceiling), "ranking", out / "figures", data)
     caption = f"Designs by mean {label}, best at the top."
     if means["low"].notna().any():
         caption += " Lines: 95% intervals of each mean by itself" + (", for these seeds" if study.block else "")
@@ -100,6 +104,8 @@ def _best(study: Study, means: pd.DataFrame) -> str:
         return "There is one run a design, so designs are ranked without a test of their differences."
     if study.shares_trainings:
         return "Designs that share trainings are ranked without a test: what decides them is tested factor by factor."
+    if not mostly_repeated(study.done, study.design):
+        return "Most designs were run once, so designs are ranked without a test of their differences."
     if not means.attrs.get("tested"):
         return f"No test says that the {len(means)} designs differ, so their order may be chance."
     if len(best) == len(means):
@@ -125,7 +131,12 @@ def beside_section(study: Study, means: pd.DataFrame, out: Path) -> Section | No
         shown[name] = _score_column(study, name)
         floor, ceiling = study.mean_anchor("floor", name), study.mean_anchor("ceiling", name)
         points = [singles[d] if len(singles[d]) > 1 else [] for d in order]
-        panels.append(Panel(words.axis, frame[name].tolist(), points, floor, ceiling))
+        digits = digits_for(study.done[name])
+        tips = [
+            mark_words(study.label(d), words.label, m, digits, runs=singles[d])
+            for d, m in zip(order, frame[name], strict=True)
+        ]
+        panels.append(Panel(words.axis, frame[name].tolist(), points, floor, ceiling, tips))
         ends = [
             f"{number(v)} for {what}" for v, what in ((floor, "the base model"), (ceiling, "real images")) if v == v
         ]
@@ -133,7 +144,7 @@ def beside_section(study: Study, means: pd.DataFrame, out: Path) -> Section | No
     blocks: list[Block] = [Text("One score is not the whole picture. " + " ".join(sentences))]
     if len(order) > 1:
         figure = beside([study.label(d) for d in order], panels[:PANELS])
-        drawing = save(figure, "beside", out / "figures", wide=len(panels) > 1)
+        drawing = save(figure, "beside", out / "figures", frame, wide=len(panels) > 1)
         names = listing(study.words_of(m).label for m in others[:PANELS])
         caption = (
             f"The same designs in the same order as above, by {names}. Ticks: single runs; dashed: floor and ceiling."

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -13,6 +15,13 @@ from analysis.report.words import factor_words, listing, number, p_cell
 from analysis.variance.verdict import ALPHA, verdicts
 
 PERMUTATIONS = 1999
+_WHAT = {
+    "p_wild": "wild: signs of residuals flipped, for unequal variances",
+    "p_seed": "against seeds: the factor's own change from seed to seed as the error",
+    "p_permutation": "permutation: residuals permuted within seeds, for errors of any one distribution",
+    "p_hc3": "hc3: covariance for unequal variances",
+    "p_friedman": "Friedman: ranks within complete seeds",
+}
 LEAST = 5  # runs of a level for hc3: with 3 runs of 20 levels it rejects half of all studies without cause
 
 
@@ -31,12 +40,11 @@ def robust_table(study: Study, terms: list[str], out: Path, type: int = 2) -> Ta
     notes = [f"The tests disagree at 5% on {listing(split)}." if split else "All tests agree at 5%."]
     if "p_hc3" not in frame or frame["p_hc3"].isna().any():
         notes.append(f"hc3 is left out where a level has fewer than {LEAST} runs: there it is far too liberal.")
-    caption = (
-        "p of each term by tests that assume less than F. wild: signs of residuals flipped, for unequal variances; "
-        "against seeds: the factor's own change from seed to seed as the error; permutation: residuals permuted "
-        "within seeds, for errors of any one distribution; hc3: covariance for unequal variances; Friedman: ranks "
-        "within complete seeds."
-    )
+    shown = [words for column, words in _WHAT.items() if column in frame and frame[column].notna().any()]
+    caption = f"p of each term by tests that assume less than F. {'; '.join(shown)}."
+    if coarse := sorted(set(frame.get("coarse", pd.Series(dtype=str)).dropna())):
+        notes.append(f"Permutations and ranks are left out for {listing(map(factor_words, coarse))}: with so few "
+                     f"{block}s their p cannot fall below 5% whatever the runs are.")  # fmt: skip
     if "p_gg" in frame and frame["p_gg"].notna().any():
         caption += (
             f" HF and GG: F against the change from {block} to {block}, with degrees of freedom for differences that "
@@ -60,24 +68,35 @@ def _companions(study: Study, terms: list[str], type: int) -> pd.DataFrame:
     """Permutation, hc3 and Friedman of each term, in the stratum it is tested in."""
     from analysis import friedman, permutation, robust_anova
 
-    rows: dict[str, dict[str, float]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     for stratum in strata_of(study.modelled, study.metric, terms, study.block):
         data, block = stratum.frame, stratum.block
         shuffled = permutation(data, study.metric, stratum.terms, block=block, n_permutations=PERMUTATIONS, type=type)
         white = None if type == 1 else robust_anova(data, study.metric, stratum.terms, block=block, type=type)
         for term in stratum.terms:
-            rows[term] = {"p_permutation": shuffled.loc[term, "p"]}
+            few = _least_p(data, term, block) >= ALPHA
+            rows[term] = {"coarse": term} if few else {"p_permutation": shuffled.loc[term, "p"]}
             if white is not None and data.groupby(term.split(":")).size().min() >= LEAST:
                 rows[term]["p_hc3"] = white.loc[term, "p"]
-            if block == "seed" and len(stratum.terms) == 1:
+            if block == "seed" and len(stratum.terms) == 1 and not few:
                 rows[term]["p_friedman"] = friedman(data, study.metric, term, block).loc[term, "p"]
         if block is not None and not stratum.within:
             _add_sphericity(rows, data, study.metric, stratum.terms, block, type)
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
+def _least_p(data: pd.DataFrame, term: str, block: str | None) -> float:
+    """The smallest p that permutations within complete blocks can give a factor: one arrangement among all."""
+    if block is None or ":" in term:
+        return 0.0
+    levels, blocks = data[term].nunique(), data[block].nunique()
+    if len(data) != levels * blocks:
+        return 0.0
+    return float(math.factorial(levels)) ** (1 - blocks)
+
+
 def _add_sphericity(
-    rows: dict[str, dict[str, float]], data: pd.DataFrame, metric: str, terms: list[str], block: str, type: int
+    rows: dict[str, dict[str, Any]], data: pd.DataFrame, metric: str, terms: list[str], block: str, type: int
 ) -> None:
     from analysis import sphericity
 

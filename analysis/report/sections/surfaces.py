@@ -7,6 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from analysis.conclusions.trends import is_numeric, over_logarithm
 from analysis.figures.style import save
@@ -81,10 +82,12 @@ def _figure(study: Study, found: Surface, out: Path) -> FigureBlock:
     fitted = found.at(axes[0][None, :], axes[1][:, None])
     means = study.modelled.groupby([first, second])[study.metric].mean()
     cells = [(float(a), float(b), float(v)) for (a, b), v in means.items()]  # type: ignore[misc]
+    data = pd.DataFrame(cells, columns=[first, second, study.metric])
+    data["fitted"] = [float(found.at(np.array(a), np.array(b))) for a, b, _ in cells]
     drawing = save(
         contours(fitted, axes[0], axes[1], cells, found.log, found.stationary if found.inside else None,
                  factor_words(first), factor_words(second), study.words.axis, study.higher_is_better),
-        "surface", out / "figures",
+        "surface", out / "figures", data,
     )  # fmt: skip
     caption = (
         f"{study.words.label} fitted over {factor_words(first)} and {factor_words(second)}; circles: means of the "

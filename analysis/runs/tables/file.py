@@ -56,7 +56,10 @@ def read_text_table(path: Path) -> TextTable:
         Where the file is empty or its rows do not fit its first row.
     """
     notes: list[str] = []
-    text = _decoded(path.read_bytes(), path.name, notes)
+    content = path.read_bytes()
+    if content.startswith(b"PK\x03\x04"):
+        raise ValueError(f"{path} is an Excel workbook or another archive; save the sheet with the runs as a CSV.")
+    text = _decoded(content, path.name, notes)
     if "\0" in text:
         raise ValueError(f"{path} is no text file, so it cannot be read as a CSV.")
     text, told = _told_separator(text)

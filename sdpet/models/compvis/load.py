@@ -6,7 +6,7 @@ Keys are renamed by diffusers' own converters. Nothing is downloaded, and nothin
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +27,19 @@ from sdpet.models.compvis.scan import (
 from sdpet.models.source import Source
 
 
-def load_checkpoint(source: Source, dtype: torch.dtype) -> dict[str, Any]:
+def load_checkpoint(source: Source, dtype: Callable[[str], torch.dtype]) -> dict[str, Any]:
     """Load a checkpoint file.
 
     Parameters
     ----------
     source : Source
-    dtype : torch.dtype
+    dtype : callable
+        Takes the name of a part and returns its dtype.
 
     Returns
     -------
     dict
-        unet, vae, text_encoder and, of Stable Diffusion XL, text_encoder_2, on the CPU in `dtype`. The VAE is missing
+        unet, vae, text_encoder and, of Stable Diffusion XL, text_encoder_2, on the CPU. The VAE is missing
         if the source has another one.
 
     Raises
@@ -65,13 +66,13 @@ def load_checkpoint(source: Source, dtype: torch.dtype) -> dict[str, Any]:
     first = unet.get(UNET + "input_blocks.0.0.weight")
     if first is not None and first.dim() == 4 and first.shape[1] != unet_config["in_channels"]:
         raise ValueError(input_channels_sentence(source.path, first.shape[1]))
-    fill(networks["unet"], renamed(convert_ldm_unet_checkpoint, unet, unet_config, source), dtype, source)
+    fill(networks["unet"], renamed(convert_ldm_unet_checkpoint, unet, unet_config, source), dtype("unet"), source)
     if source.vae is None:
         vae = {key: value for key, value in weights.items() if key.startswith(VAE)}
-        fill(networks["vae"], renamed(convert_ldm_vae_checkpoint, vae, vae_config, source), dtype, source)
+        fill(networks["vae"], renamed(convert_ldm_vae_checkpoint, vae, vae_config, source), dtype("vae"), source)
     for part, prefix in texts.items():
         own = {key: value for key, value in weights.items() if key.startswith(prefix)}
-        fill(networks[part], text_weights(own, prefix, networks[part], source), dtype, source)
+        fill(networks[part], text_weights(own, prefix, networks[part], source), dtype(part), source)
     return networks
 
 

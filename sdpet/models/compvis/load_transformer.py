@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,9 @@ from sdpet.models.compvis.transformer_file import T5, TEXTS, VAES
 from sdpet.models.source import Source
 
 
-def load_transformer_file(source: Source, kinds: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+def load_transformer_file(
+    source: Source, kinds: Mapping[str, Any], dtype: Callable[[str], torch.dtype]
+) -> dict[str, Any]:
     """Load the networks that a single file holds.
 
     Parameters
@@ -22,8 +24,8 @@ def load_transformer_file(source: Source, kinds: Mapping[str, Any], dtype: torch
         With `single`.
     kinds : mapping of str to class
         The class of each part to load, by its name: "transformer", "vae", "text_encoder", ...
-    dtype : torch.dtype
-        Of the loaded weights.
+    dtype : callable
+        Takes the name of a part and returns its dtype.
 
     Returns
     -------
@@ -59,7 +61,7 @@ def load_transformer_file(source: Source, kinds: Mapping[str, Any], dtype: torch
             begin = TEXTS[family][part]
             own = dict(text_weights(_beginning(weights, begin), begin, networks[part], source))
         _refuse_quantised(own, source)
-        fill(networks[part], own, dtype, source)
+        fill(networks[part], own, dtype(part), source)
         if hasattr(networks[part], "tie_weights"):
             networks[part].tie_weights()  # T5 has two modules for its table
     return networks

@@ -1,0 +1,30 @@
+"""Makes the reports of the gallery from stored tables of runs: `python docs/gallery.py build/site/gallery`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from analysis.report import write_report
+
+ROOT = Path(__file__).resolve().parent.parent
+# report: the table of its runs
+STUDIES = {
+    "placement": "docs/results/placement.csv",
+    "placement_five_seeds": "notebooks/lab_placement.csv",
+    "placement_dit": "docs/results/placement_dit.csv",
+    "placement_dit_without_pooled": "docs/results/placement_dit_without_pooled.csv",
+    "backbones": "docs/results/backbones.csv",
+    "paper": "analysis/data/xiang2023_dreambooth_heatmap.csv",
+}
+
+
+def main(out: Path) -> None:
+    """Write one report for each table."""
+    for name, table in STUDIES.items():
+        page = write_report(ROOT / table, out=out / name).page
+        print(f"{name}: {page}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
