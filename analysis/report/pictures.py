@@ -18,6 +18,7 @@ from analysis.report.samples import (
     Grid,
     Key,
     Strip,
+    columns_for,
     data_uri,
     make_grid,
     sample_index,
@@ -44,7 +45,7 @@ def samples_section(study: Study, out: Path, order: Sequence[tuple[object, float
     main = _main_role(study)
     shown = thinned(order, WALL_ROWS)
     rows = _rows(study, shown, main, digits)
-    columns = shared_columns([index for _, _, index in rows])
+    columns = shared_columns([index for _, _, index in rows], columns_for(len(rows)))
     if not columns:
         return None
     scores = [m for m in study.metrics if study.done[m].notna().any()]

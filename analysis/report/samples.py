@@ -17,6 +17,8 @@ from sdpet.files.received import inside, read_json_lines
 
 BUDGET = 2_400_000  # bytes of all sample images in one report, so that the page stays well under 5 MB
 COLUMNS = 8
+MANY = 60  # designs beyond which there are half as many columns
+TINY = 64  # pixels a side of images that lose nothing on the page, such as those of the lab
 
 
 @dataclass(frozen=True)
@@ -105,15 +107,19 @@ def data_uri(file: Path, side: int) -> str | None:
                 picture = image.convert("RGB")
     except (*UNREADABLE, Image.DecompressionBombWarning):
         return None
+    tiny = max(picture.size) <= min(side, TINY)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    if max(picture.size) <= 64:
-        picture.save(buffer, "PNG", optimize=True)
-        kind = "png"
+    if tiny:  # as it is: every pixel of it can be seen, enlarged
+        picture.save(buffer, "WEBP", lossless=True, quality=80)
     else:
         picture.save(buffer, "WEBP", quality=82)
-        kind = "webp"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def columns_for(designs: int) -> int:
+    """Columns of a wall of so many designs."""
+    return COLUMNS if designs <= MANY else COLUMNS // 2
 
 
 def side_for(images: int) -> int:

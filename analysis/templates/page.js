@@ -49,6 +49,16 @@ async function copy(text, what) {
   mark();
 })();
 
+// On paper nothing unfolds: the whole conclusion is printed.
+(() => {
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details.detail:not([open])")];
+    for (const part of opened) part.open = true;
+  });
+  addEventListener("afterprint", () => { for (const part of opened) part.open = false; });
+})();
+
 // A link to something inside a closed part opens it.
 (() => {
   const open = () => {

@@ -35,6 +35,7 @@ MOVED = (
     "data.subject_dir",
     "data.class_dir",
     "data.heldout_dir",
+    "data.mask_dir",
     "data.folder",
     "unet.path",
     "unet.vae",

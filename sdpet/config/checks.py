@@ -385,6 +385,10 @@ def _check_task(config: RunConfig) -> None:
             raise ValueError(f"data.{key}: the folder {folder} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
         if data.name in ("folder", "dreambench") and not once(f"photos {folder}", partial(_any_opens, files)):
             raise ValueError(f"data.{key}: none of the {len(files)} files in {folder} is a readable image.")
+    if task.background < 1 and task.target is None and (kind != "subject" or data.name == "lab" or data.target):
+        raise ValueError(
+            "task.background below 1 needs photos with masks: task=dreambooth data=folder data.mask_dir=MASKS."
+        )
     if kind != "subject" or (task.target is not None and data.token is None):
         return
     if data.token not in (data.prompt or "").split():

@@ -27,7 +27,8 @@ NAMES_OF_SUBJECT = ("noun", "subject", "class_word", "root", "living", "prompts"
 # Values at which an option changes nothing. They are left out of the hash, so ids from before the option stay valid.
 NEUTRAL_DEFAULTS: dict[str, dict[str, Any]] = {
     "adapter": {"placements": None, "blocks": "all", "when": [0.0, 1.0], "targets": None, "options": None},
-    "task": {"noise_offset": 0.0},
+    "task": {"noise_offset": 0.0, "background": 1.0},
+    "data": {"mask_dir": None},
     "unet": {"noise_levels": "logit_normal", "shift": None, "vae_dtype": None, "vae_tiling": False},
     "sampler": {"autocast": None},
     "trainer": {
@@ -157,8 +158,11 @@ def identity(config: RunConfig) -> dict[str, Any]:
         Plain values by group of the config. A folder is represented by the hash of its content.
     """
     values, unet, data = config.values, config.values["unet"], config.values["data"]
-    content = {key: _content(path, config) for key, path in config.data.folders.items()}
+    masked = config.task.background < 1  # without that, masks change nothing
+    folders = {key: path for key, path in config.data.folders.items() if masked or key != "mask_dir"}
+    content = {key: _content(path, config) for key, path in folders.items()}
     unused = () if config.draws_class_images else CLASS_IMAGE_KEYS  # the options that draw class images identify them
+    without = (*NAMES_OF_SUBJECT, *unused, *content, *(_neutral("data", values) if masked else ("mask_dir",)))
     weights = once(cache_key("weights", unet), lambda: source_of(unet).content_hash())
     chosen = (
         "image_size",
@@ -172,7 +176,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
         **_form_identity(values),
         "unet": {"dtype": unet["dtype"], "weights": weights} | size,
         "task": _own_identity("task", config) or _without(values["task"], *_neutral("task", values)),
-        "data": _own_identity("data", config) or _without(data, *NAMES_OF_SUBJECT, *unused, *content) | content,
+        "data": _own_identity("data", config) or _without(data, *without) | content,
         "trainer": _trainer_identity(values),
         "sampler": _own_identity("sampler", config) or _without(values["sampler"], *_neutral("sampler", values)),
         "eval": _eval_identity(values["eval"]),

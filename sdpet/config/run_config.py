@@ -26,7 +26,8 @@ LAB_CLASS_IMAGES = {  # by unet.name and unet.pooled, those of the lab's transfo
 SCORER_KEYS = ("scorer", "features", "diversity")  # single scorers of eval; those of eval.similarity have names
 # Keys whose values may be paths; of these, a run on another machine or from another folder may need new ones.
 PATH_KEYS = {
-    "data": ("subject", "subject_dir", "class_dir", "heldout_dir", "folder"), "unet": ("path", "config", "vae"),
+    "data": ("subject", "subject_dir", "class_dir", "heldout_dir", "mask_dir", "folder"),
+    "unet": ("path", "config", "vae"),
 }  # fmt: skip
 _OF_LOADING = (
     "use_ema", "config", "image_size", "pooled", "t5", "noise_levels", "shift", "vae", "prediction", "vae_dtype",
@@ -125,6 +126,11 @@ class TaskSettings:
     target: str | None = None
 
     @property
+    def background(self) -> float:
+        """Weight of the loss outside of the subject; 1 without masks."""
+        return float(self.options.get("background", 1.0))
+
+    @property
     def reg_weight(self) -> float:
         """Weight of the class images' loss; 0 for tasks without them."""
         return float(self.options.get("reg_weight", 0.0))
@@ -149,6 +155,7 @@ class DataSettings:
     subject_dir: str | None = None
     class_dir: str | None = None
     heldout_dir: str | None = None
+    mask_dir: str | None = None
     prompt: str | None = None
     class_prompt: str | None = None
     token: str | None = None
@@ -170,6 +177,8 @@ class DataSettings:
                 found[key] = Path(given).expanduser()
             elif self.name == "lab" and self.target is None:
                 found[key] = LAB / "data" / (self.lab_class if key == "class_dir" else name)
+        if self.mask_dir is not None:
+            found["mask_dir"] = Path(self.mask_dir).expanduser()
         return found
 
 

@@ -393,6 +393,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "flip": number(0, 1),
         "min_snr": optional(number(0, above=True)),
         "noise_offset": number(0),
+        "background": number(0, 1),
     },
     "data": {
         "kind": choice(tuple(TASKS.values())),
@@ -412,6 +413,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "subject_dir": optional(string),
         "class_dir": optional(string),
         "heldout_dir": optional(string),
+        "mask_dir": optional(string),
         "prompt": string,
         "class_prompt": string,
         "token": string,

@@ -2,11 +2,13 @@ from .atomic import fsync_folder as fsync_folder
 from .atomic import no_space as no_space
 from .atomic import write_all_atomic as write_all_atomic
 from .atomic import write_atomic as write_atomic
+from .digests import record_digest as record_digest
 from .hashing import hash_file as hash_file
 from .hashing import hash_files as hash_files
 from .hashing import hash_folder as hash_folder
 from .hashing import hash_images as hash_images
 from .hashing import hash_text as hash_text
+from .hashing import unchanging as unchanging
 from .images import load_captioned as load_captioned
 from .images import load_folder as load_folder
 from .lock import RunLock as RunLock

@@ -214,6 +214,37 @@ def square(image: Any, size: int) -> np.ndarray:
     return np.asarray(image)
 
 
+def read_mask(content: Any, size: int, alpha: bool) -> np.ndarray | None:
+    """Read where an image shows its subject, with the same rotation, size and crop as `read_image`.
+
+    Parameters
+    ----------
+    content : path or binary stream
+    size : int
+        Side in pixels.
+    alpha : bool
+        Whether the mask is the image's alpha channel; if not, the image is the mask: white is the subject.
+
+    Returns
+    -------
+    ndarray of uint8, shape (size, size), or None
+        255 is the subject, 0 the background. None if the image has no alpha channel.
+
+    Raises
+    ------
+    UNREADABLE
+        It is not an image, or it is cut short.
+    """
+    from PIL import ImageOps
+
+    with Image.open(content) as opened:
+        image = ImageOps.exif_transpose(opened)
+        if alpha and "A" not in image.getbands() and "transparency" not in image.info:
+            return None
+        mask = image.convert("RGBA").getchannel("A") if alpha else image.convert("L")
+    return np.asarray(ImageOps.fit(mask, (size, size), Image.Resampling.BICUBIC))
+
+
 def upright(image: Any) -> Any:
     """Convert a PIL image of any mode to 8-bit RGB.
 

@@ -336,4 +336,5 @@ def _data_arguments(config: RunConfig) -> dict[str, Any]:
         columns = {key: getattr(data, key) for key in ("image_column", "caption_column") if getattr(data, key)}
         return {"data": folders.get("folder", data.name), "heldout_share": data.heldout_share, **kind, **columns}
     images = {key: folders.get(key) for key in ("subject_dir", "class_dir", "heldout_dir")}
+    images |= {} if data.mask_dir is None else {"mask_dir": folders["mask_dir"]}
     return {**images, "data": data.name, "prompt": data.prompt, "class_prompt": data.class_prompt, "token": data.token}

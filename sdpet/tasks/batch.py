@@ -40,6 +40,21 @@ class Batch:
     prompts: tuple[str, ...]  # B of them, what `text` was made from
 
 
+@dataclass(frozen=True)
+class MaskedBatch(Batch):
+    """A batch whose images count more in some places than in others.
+
+    Parameters
+    ----------
+    noisy, timesteps, text, target, weight, prompts
+        See `Batch`.
+    mask : Tensor (B, 1, h, w)
+        Weight of each latent's squared error, with mean 1 over each image.
+    """
+
+    mask: torch.Tensor  # (B, 1, h, w)
+
+
 def concat_batches(batches: Sequence[Batch]) -> Batch:
     """Concatenate batches.
 
@@ -55,9 +70,10 @@ def concat_batches(batches: Sequence[Batch]) -> Batch:
     """
     if len(batches) == 1:
         return batches[0]
-    tensors = [field.name for field in fields(Batch) if field.name != "prompts"]
+    kind = type(batches[0])
+    tensors = [field.name for field in fields(kind) if field.name != "prompts"]
     parts = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in tensors}
-    return Batch(**parts, prompts=tuple(prompt for batch in batches for prompt in batch.prompts))
+    return kind(**parts, prompts=tuple(prompt for batch in batches for prompt in batch.prompts))
 
 
 def make_noisy_batch(
@@ -133,7 +149,7 @@ def sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def weighted_mse(prediction: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Sum over images of weight times mean squared error.
+    """Sum over images of weight times mean squared error; the mean of a `MaskedBatch` is weighted by its mask.
 
     Parameters
     ----------
@@ -148,6 +164,8 @@ def weighted_mse(prediction: torch.Tensor, batch: Batch) -> torch.Tensor:
         Scalar, float32.
     """
     error = functional.mse_loss(prediction.float(), batch.target.float(), reduction="none")
+    if isinstance(batch, MaskedBatch):
+        error = error * batch.mask
     return (error.mean(dim=(1, 2, 3)) * batch.weight).sum()
 
 

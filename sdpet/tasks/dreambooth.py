@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from sdpet.scoring.measures import Measure, personalisation_measures, score
 from sdpet.scoring.plan import EvalImage, EvalPlan, fill
 from sdpet.scoring.scorers import Scorer, Scorers
 from sdpet.seeds import generator
-from sdpet.tasks.batch import Batch, epoch_indices, make_noisy_batch, sent, weighted_mse
+from sdpet.tasks.batch import Batch, MaskedBatch, epoch_indices, make_noisy_batch, sent, weighted_mse
 from sdpet.tasks.class_images import class_files
 from sdpet.tasks.latent_cache import LatentCache
+from sdpet.tasks.masks import loss_weights, read_masks
 
 
 class DreamBoothTask:
@@ -47,6 +49,10 @@ class DreamBoothTask:
         Gamma of min-SNR weighting, see `sdpet.tasks.batch.make_noisy_batch`.
     noise_offset : float
         Strength of offset noise (0.1 is common).
+    background : float
+        Weight of the loss where a photo does not show the subject, 0 to 1. Below 1 every photo needs a mask.
+    mask_dir : path, optional
+        Folder of masks, see `sdpet.tasks.masks.read_masks`; None takes the photos' alpha channels.
     token : str
         The word of `prompt` that names the subject; it is left out of the text that images are scored against.
     data : str
@@ -79,6 +85,8 @@ class DreamBoothTask:
         heldout_dir: str | Path | np.ndarray | None = None,
         min_snr: float | None = None,
         noise_offset: float = 0.0,
+        background: float = 1.0,
+        mask_dir: str | Path | None = None,
         token: str = "sks",
         data: str = "folder",
         cache: str | Path | None = None,
@@ -89,6 +97,8 @@ class DreamBoothTask:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
         if not 0 <= flip <= 1:
             raise ValueError(f"flip is a probability between 0 and 1, not {flip}.")
+        if not 0 <= background <= 1:
+            raise ValueError(f"background is a weight between 0 and 1, not {background}.")
         if token not in prompt.split():
             raise ValueError(f"the prompt {prompt!r} does not contain the subject's token {token!r}.")
         if class_dir is None and reg_weight > 0:
@@ -96,13 +106,15 @@ class DreamBoothTask:
         self.base, self.data, self.token = base, data, token
         self.prompt, self.class_prompt = prompt, class_prompt
         self.reg_weight, self.batch_size, self.flip = float(reg_weight), batch_size, flip
-        self.min_snr, self.noise_offset = min_snr, noise_offset
+        self.min_snr, self.noise_offset, self.background = min_snr, noise_offset, float(background)
         size = base.image_size
         self.subject_images = _images(subject_dir, size, "subject")  # (N, H, W, 3)
         self.heldout_images = None if heldout_dir is None else _images(heldout_dir, size, "held-out")
+        masks = None if background == 1 else read_masks(subject_dir, mask_dir, size)  # before the VAE works
         latent_cache = LatentCache(base, cache)
         # Latents (2, N, C, h, w) of the images and of their mirror images; mirroring latents would not be exact.
         self._subject = _latents_and_mirrored(latent_cache, self.subject_images)
+        self._masks = None if masks is None else self._mask_of_latents(masks)  # (2, N, 1, h, w)
         self._class: torch.Tensor | None = None
         self.class_hash: str | None = None  # of the class images' pixels
         if reg_weight > 0:
@@ -129,11 +141,17 @@ class DreamBoothTask:
         -------
         Batch
         """
-        latents = [self._draw(self._subject, seed, step, "subject")]
+        subject = self._drawn(self._subject, seed, step, "subject")
+        latents = [self._subject[subject]]
         if self._class is not None:
-            latents.append(self._draw(self._class, seed, step, "class"))
+            latents.append(self._class[self._drawn(self._class, seed, step, "class")])
         given = torch.cat(latents), self._text, self._prompts, self._weight
-        return make_noisy_batch(self.base, *given, seed, step, self.min_snr, self.noise_offset)
+        batch = make_noisy_batch(self.base, *given, seed, step, self.min_snr, self.noise_offset)
+        if self._masks is None:
+            return batch
+        own = self._masks[subject]
+        mask = torch.cat([own, own.new_ones(len(batch.noisy) - len(own), *own.shape[1:])])  # of class images: 1
+        return MaskedBatch(**{field.name: getattr(batch, field.name) for field in fields(batch)}, mask=mask)
 
     def loss(self, prediction: torch.Tensor, batch: Batch) -> torch.Tensor:
         """See `sdpet.tasks.batch.weighted_mse`."""
@@ -229,12 +247,19 @@ class DreamBoothTask:
             "flip": self.flip,
             "min_snr": self.min_snr,
             "noise_offset": self.noise_offset,
+            **({} if self.background == 1 else {"background": self.background}),
         }
 
-    def _draw(self, latents: torch.Tensor, seed: int, step: int, stream: str) -> torch.Tensor:
+    def _mask_of_latents(self, masks: np.ndarray) -> torch.Tensor:
+        """Weights (2, N, 1, h, w) of the latents of photos with these masks, and of their mirror images."""
+        views = [loss_weights(view, self.background, *self._subject.shape[-2:]) for view in (masks, masks[:, :, ::-1])]
+        return torch.stack(views).to(self._subject.device)
+
+    def _drawn(self, latents: torch.Tensor, seed: int, step: int, stream: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Indices of the views (mirrored or not) and of the images of a step."""
         rows = epoch_indices(latents.shape[1], self.batch_size, seed, step, stream)
         mirrored = torch.rand(self.batch_size, generator=generator(seed, step, stream, "flip")) < self.flip
-        return latents[sent(mirrored.long(), latents.device), sent(rows, latents.device)]
+        return sent(mirrored.long(), latents.device), sent(rows, latents.device)
 
     def _without_token(self, prompt: str) -> str:
         return " ".join(word for word in prompt.split() if word != self.token)

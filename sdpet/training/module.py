@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import timedelta
 from typing import Any
 
@@ -257,7 +257,7 @@ class TrainingModule(LightningModule):
         if self._rank is None:
             return batch
         rows = slice(self._rank.rank, None, self._rank.world)
-        return Batch(*(getattr(batch, field.name)[rows] for field in fields(Batch)))
+        return replace(batch, **{field.name: getattr(batch, field.name)[rows] for field in fields(batch)})
 
     def _over_ranks(self, losses: torch.Tensor) -> torch.Tensor:
         """Sum the losses (members,) over all processes; a loss is a weighted sum over images."""

@@ -8,12 +8,16 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from fake_study import planted_share, write_base, write_full_tuning, write_study
+from PIL import Image
 
 import analysis
 from analysis.report import Report, write_report
+from analysis.report.pictures import WALL_ROWS
+from analysis.report.samples import columns_for, data_uri, side_for
 from analysis.report.sections.details import reproduce_section
 from analysis.report.study import read_study
 from sdpet.adapters import PLACEMENTS
@@ -444,3 +448,15 @@ def test_designs_go_their_share_of_the_way_from_their_own_floor(tmp_path: Path) 
     assert [round(v, 3) for v in table["share"]] == [0.379, 0.627], "the higher score went less far"
     assert "guidance 2.5 goes furthest, 63%, and guidance 4 least, 38%" in words
     assert "from its own floor to its own ceiling" in words and "the mean floor" in words
+
+
+def test_a_wall_of_two_hundred_designs_stays_small(tmp_path: Path) -> None:
+    """Pictures that cannot be packed: noise in the lab's size, and in that of Stable Diffusion."""
+    noise = np.random.default_rng(0)
+    for side in (32, 512):
+        file = tmp_path / f"{side}.png"
+        Image.fromarray(noise.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(file)
+        keys = [(0, i, "a photo") for i in range(columns_for(WALL_ROWS))]
+        size = side_for(len(keys) * WALL_ROWS)
+        assert len(data_uri(file, size) or "") * len(keys) * WALL_ROWS < 4_000_000
+    assert columns_for(24) == 8

@@ -217,5 +217,10 @@ def test_it_prints_in_ink_on_paper(browser: Browser, page: Path) -> None:
     browser.open(page, 794, dark=True, paper=True)  # A4 at 96 dpi
     assert browser.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert browser.run("document.documentElement.scrollWidth") <= 794
+    browser.run("""addEventListener("beforeprint", () => {
+      window.printed = document.querySelector("header .detail p").offsetHeight; }); 0""")
+    browser.pdf()
+    assert browser.run("printed") > 0, "the whole conclusion is on paper, though it is folded on the screen"
+    assert not browser.run("document.querySelector('header .detail').open")
     pages = len(re.findall(rb"/Type\s*/Page\b", browser.pdf()))
     assert 4 <= pages <= 40

@@ -46,7 +46,7 @@ def compare_section(study: Study, means: pd.DataFrame, other: str | Path | None,
         for row in frame.to_dict("records")
     ]
     figure = agreement(points, f"{title}: {axis}", f"here: {study.words.axis}")
-    drawing = save(figure, "agreement", out / "figures", frame)
+    drawing = save(figure, "agreement", out / "figures", frame, wide=True)
     frame["rank_here"] = frame["here"].rank(ascending=not study.higher_is_better)
     frame["rank_there"] = frame["there"].rank(ascending=not upward)
     digits = 3
