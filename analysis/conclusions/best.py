@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 
@@ -71,9 +73,12 @@ def winner(frame: pd.DataFrame, metric: str, factor: str, block: str | None, fir
     inside = strata_of(frame, metric, [factor], block)[0].within
     seeds = " for these trainings" if inside else f" for these {block}s" if block else ""
     name = level_of(factor, first)
+    # As many digits as tell the ends apart, three at least.
+    digits = max(3, min(15, math.ceil(math.log10(abs(mean) / (high - low))) + 1)) if mean and high > low else 3
+    value, expected, bottom, top = (figure(v, digits) for v in (mean, shrunk, low, high))
     said = (
-        f"{name} has the {end(metric)} mean, {figure(mean)}; as it was picked for that, expect {figure(shrunk)} of it, "
-        f"and with 95 % confidence between {figure(low)} and {figure(high)}{seeds}."
+        f"{name} has the {end(metric)} mean, {value}; as it was picked for that, expect {expected} of it, "
+        f"and with 95 % confidence between {bottom} and {top}{seeds}."
     )
     claim = Claim("best mean", name, "yes", said, shrunk, low, high, 0.95, units=units,
                   method="The winner's mean")  # fmt: skip

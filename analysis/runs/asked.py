@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.linear_model.design import parse_model, parse_terms
 from analysis.runs.direction import higher_is_better, tokens
-from analysis.runs.doubts import alike, columns_of_levels, copies, lost_levels
+from analysis.runs.doubts import alike, columns_of_levels, copies, lost_levels, scales
 from analysis.runs.load import factor_columns, metric_columns, roles_of
 from analysis.runs.names import inner, outer, resolve
 from analysis.runs.roles import FACTORS, FOLDS, is_of_records
@@ -65,7 +65,7 @@ class Choices:
         notes = [*self.notes, *lost_levels(self.frame, done, factors), *alike(done, factors)]
         guessed = roles_of(done)
         notes += [] if self.asked.factors or self.asked.model or is_of_records(done) else guessed.notes
-        notes += [] if is_of_records(done) else copies(done, self.metric)
+        notes += [] if is_of_records(done) else scales(done, self.metric) + copies(done, self.metric)
         notes += columns_of_levels(done, factors, self.metrics)
         listed = [*factors, *(f for f in guessed.factors if not self.asked.factors and f != self.block)]
         listed = list(dict.fromkeys(listed))
@@ -175,7 +175,7 @@ def _checked(runs: pd.DataFrame, factors: list[str], metric: str, source: str) -
 def _block(runs: pd.DataFrame, asked: str | None, columns: Sequence[str], factors: Sequence[str]) -> str | None:
     if asked is not None:
         return None if asked.lower() == NO_BLOCK else column_named(asked, columns)
-    folds = [c for c in FOLDS if c in runs and _is_numeric(runs[c])]
+    folds = [c for c in columns if "_".join(tokens(c)) in FOLDS and _is_numeric(runs[c])]
     if "seed" in runs or folds:
         return "seed" if "seed" in runs else folds[0]
     return None if is_of_records(runs) else _person(runs, [f for f in roles_of(runs).factors if f not in factors])

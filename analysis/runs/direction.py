@@ -29,6 +29,7 @@ SMALLER = frozenset(
     overfitting overfit stddev variance bytes fehler fehlerrate verlust laufzeit erreur perte
     crps rmsse mase wape waic looic pplx perplexité perplexität pinball deviation uncertainty misfit mismatch mismatches
     hallucination hallucinations unsafe collision makespan overshoot rpe dcf mindcf emission kosten coût coûts
+    fehlerquote pérdida perdida errore errori perdita erro perda custo fout verlies ошибка ошибки потери потеря エラー率
     """.split()
 )
 # More of them; these name settings as well (l1, jitter, mem), so they tell the direction of a score but not that a
@@ -43,6 +44,7 @@ _SMALLER_TOO = frozenset(
 _LARGER = frozenset(
     "reduction improvement gain gains saved savings saving speedup speed throughput diversity similarity".split()
 )
+_ENDS = ("loss", "error", "損失", "损失", "誤差", "误差", "错误率", "誤り率")  # languages without blanks join words
 _NEGATED = frozenset({"neg", "negative", "negated", "minus"})
 # What is done about an error, or against it: the more, the better. As in error_correction, collision_free.
 _AGAINST = frozenset("correction corrected detection detected recovery recovered free robustness resistance".split())
@@ -105,7 +107,7 @@ def _smaller(metric: str) -> bool:
             return negated  # images per second
     if "/s" in metric.lower() and words[-1] in _TIMES:
         return negated
-    smaller = any(w in SMALLER or (w.endswith(("loss", "error")) and w != "gloss") for w in words)
+    smaller = any(w in SMALLER or (w.endswith(_ENDS) and w != "gloss") for w in words)
     joined = {a + b for a, b in pairwise(words)}  # l1 has the words l and 1
     smaller = smaller or bool(_SMALLER_TOO & set(words) or (SMALLER | _SMALLER_TOO) & joined)
     smaller = smaller or ("size" in words and bool({"mb", "gb", "kb"} & set(words)))

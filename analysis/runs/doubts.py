@@ -1,4 +1,4 @@
-"""Sentences on what is doubtful in the runs that are compared: lost levels, look-alikes, copies, columns of levels."""
+"""Sentences on what is doubtful in the runs that are compared: lost levels, copies, scales, columns of levels."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis.runs.columns import look_alikes
+from analysis.runs.direction import tokens
 from analysis.runs.names import outer
 from analysis.runs.roles import FACTORS, is_of_records
 from analysis.runs.words_in_names import says_score
+
+_SPREADS = frozenset("std stdev sd stddev sem stderr se".split())
 
 
 def lost_levels(runs: pd.DataFrame, done: pd.DataFrame, factors: Sequence[str]) -> list[str]:
@@ -24,8 +27,10 @@ def lost_levels(runs: pd.DataFrame, done: pd.DataFrame, factors: Sequence[str]) 
         empty = int(done[name].isna().sum())
         if empty and name not in reference:
             have, are = ("has", "is") if empty == 1 else ("have", "are")
+            below = "; if an empty cell stands for the value above it, fill it in" if 2 * empty > len(done) else ""
             said.append(
-                f"{empty} of {len(done)} runs {have} no {outer(name)} and {are} left out where {outer(name)} is tested."
+                f"{empty} of {len(done)} runs {have} no {outer(name)} and {are} left out where {outer(name)} is "
+                f"tested{below}."
             )
     return said
 
@@ -38,6 +43,29 @@ def copies(done: pd.DataFrame, metric: str) -> list[str]:
     repeat = "row repeats" if count == 1 else "rows repeat"
     they = "it is a copy, take it" if count == 1 else "they are copies, take them"
     return [f"{count} of {len(done)} {repeat} another one in every column; if {they} out."]
+
+
+def scales(done: pd.DataFrame, metric: str) -> list[str]:
+    """Sentences on values in percent among shares, and on rows that are means of runs already."""
+    said = []
+    score = done[metric].astype(float)
+    above = (score > 1) & (score <= 100)
+    if 0 < above.sum() <= len(done) / 5 and score[~above].between(0, 1).all() and (score[above] > 10).all():
+        count = int(above.sum())
+        said.append(
+            f"{count} of {len(done)} values of {outer(metric)} {'is' if count == 1 else 'are'} above 10 and all others "
+            f"at most 1; if {'it is' if count == 1 else 'they are'} in percent, write all alike."
+        )
+    spreads = [
+        c for c in map(str, done.columns) if set(tokens(c)) & _SPREADS and pd.api.types.is_numeric_dtype(done[c])
+    ]
+    of_score = {"mean", *(word for name in spreads[:1] for word in tokens(name))} - _SPREADS
+    if spreads and metric not in spreads and of_score & set(tokens(metric)):
+        said.append(
+            f"{outer(spreads[0])} looks like the spread of several runs, so that each row is a mean of runs; to have "
+            "designs tested against this spread, give every run a row of its own."
+        )
+    return said
 
 
 def columns_of_levels(done: pd.DataFrame, factors: Sequence[str], scores: Sequence[str]) -> list[str]:

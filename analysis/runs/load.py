@@ -19,6 +19,7 @@ from analysis.runs.roles import FACTORS, Roles, guess_roles, is_of_records
 from analysis.runs.settings.factors import RECORDS, further_factors, scoring_factors, subject_factors
 from analysis.runs.statuses import FINISHED, has_status, with_status
 from analysis.runs.tables.file import read_text_table
+from analysis.runs.tables.objects import read_objects
 from analysis.runs.tables.tall import as_columns
 from analysis.runs.tables.wide import as_long
 from analysis.runs.words_in_names import says_score
@@ -45,7 +46,7 @@ def load_results(
     source
         A folder (every record.json below it is read, or else its offline runs of W&B), a file of delimited text (any
         of the usual encodings, separators and notations of numbers; a column of scores for each seed makes one row
-        each), a frame that is already loaded, or a project at W&B, as "wandb:entity/project" or
+        each) or of JSON objects, a frame that is already loaded, or a project at W&B, as "wandb:entity/project" or
         "wandb:entity/project/study".
     status
         Keep only runs with this status (None keeps all). Words of other tools (completed, success, ...) count as
@@ -134,7 +135,10 @@ def _attrs(told: Told) -> dict[str, Any]:
 
 
 def read_table(path: Path, notes: list[str]) -> pd.DataFrame:
-    """A file of delimited text as a frame with a row a run; what was not as usual is added to the notes."""
+    """A file of delimited text or of JSON as a frame with a row a run; what was not as usual is added to the notes."""
+    if (objects := read_objects(path)) is not None:
+        notes.append(f"{path.name} is read as JSON, one object a row.")
+        return _reshaped(objects, notes)
     table = read_text_table(path)
     notes += table.notes
     columns, idle = {}, bookkeeping(table.names)
@@ -146,7 +150,12 @@ def read_table(path: Path, notes: list[str]) -> pd.DataFrame:
             continue
         columns[name], said = typed(name, cells, table.lines, table.separator, commas)
         notes += [] if name in idle else said
-    frame, said_tall = (pd.DataFrame(columns), "") if ours else as_columns(pd.DataFrame(columns))
+    return pd.DataFrame(columns) if ours else _reshaped(pd.DataFrame(columns), notes)
+
+
+def _reshaped(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """With a column for each score and a row for each seed."""
+    frame, said_tall = as_columns(frame)
     frame, said_wide = as_long(frame)
     notes += [said for said in (said_tall, said_wide) if said]
     return frame

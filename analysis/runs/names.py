@@ -26,6 +26,7 @@ _SEEDS = [
     ["startwert"],
     ["graine"],
 ]
+_COUNTERS = frozenset("id idx index nr no num number".split())
 _SHORT = re.compile(r"[^\W\d]\w*( \w+)*")  # the 1 of seed.1 is no name
 
 
@@ -66,6 +67,8 @@ def with_short_names(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _is_seed(column: str) -> bool:
     words = tokens(column)
+    while len(words) > 1 and words[-1] in _COUNTERS:
+        words = words[:-1]
     return len(words) <= 3 and (words[-1:] in _SEEDS or words[-2:] in _SEEDS)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from analysis.runs.direction import tokens
-from analysis.runs.words_in_names import says_score
+from analysis.runs.words_in_names import says_factor, says_score
 
 POINT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _COMMA = re.compile(r"[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?")
@@ -19,11 +19,13 @@ _SPREAD = re.compile(
     r"\s*(±|\+/-|\+-|\\pm).*$|(?<=[\d%])\s*[(\[][^()\[\]]*\d[^()\[\]]*[)\]]$"
 )  # 0.81 ± 0.02, 0.81 (0.02)
 _UNIT = re.compile(r"([+-]?[\d.,' \u00a0\u202f]*\d[.,]?(?:[eE][+-]?\d+)?)\s*([A-Za-zµμ°×/²³]{1,12}\d?)")
+_MARKS = re.compile(r"^(?:\*+|_+|~|≈|\\textbf\{|\\underline\{)+\s*|(?:\s*[*_†‡§}])+$")  # 0.81*, **0.81**, ~0.81
+_QUOTIENT = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(\d*[1-9]\d*)")  # 17/20
 _CURRENCY = re.compile(r"^[$€£¥]\s*|\s*[$€£¥]$")
 _CLOCK = re.compile(r"(?:(\d+) days? )?(?:(\d{1,3}):)?(\d{1,3}):(\d\d(?:[.,]\d+)?)")
 _MEASURED = frozenset(
-    "time times duration runtime elapsed latency memory mem vram ram cost price energy power size throughput speed "
-    "distance length zeit dauer laufzeit temps durée".split()
+    "time times duration runtime elapsed latency memory mem vram ram cost price energy power throughput speed distance "
+    "zeit dauer laufzeit temps durée".split()
 )
 _INFINITE = re.compile(r"([+-]?)(inf|infinity|∞)", re.IGNORECASE)
 
@@ -43,7 +45,7 @@ def as_numbers(name: str, cells: pd.Series, separator: str, commas: bool = False
         Whether the file's numbers have decimal commas, so that a point may separate thousands.
     """
     notes: list[str] = []
-    bare = {cell: _bare(cell) for cell in cells.unique()}
+    bare = {cell: _bare(cell, _measures(name)) for cell in cells.unique()}
     if unit := _common_unit(name, bare.values()):
         bare = {cell: _UNIT.sub(r"\1", text) for cell, text in bare.items()}
     elif _measures(name) and any(_CLOCK.fullmatch(text) for text in bare.values()):
@@ -75,6 +77,10 @@ def as_numbers(name: str, cells: pd.Series, separator: str, commas: bool = False
         notes.append(f"Of {name} the number before ± or the bracket is read.")
     if unit:
         notes.append(f"{name} is read in {unit}, the unit in its cells.")
+    if any(_QUOTIENT.fullmatch(cell) for cell in read):
+        notes.append(f"{name} is read as quotients: 17/20 is 0.85.")
+    if any(_MARKS.search(cell) for cell in read):
+        notes.append(f"Marks beside the numbers of {name}, as * and ~, are left out.")
     if any(cell.endswith("%") for cell in read):
         without = int(cells.isin([cell for cell in read if not cell.endswith("%")]).sum())
         also = f"; {without} of its values are written without a % sign" if without else ""
@@ -88,14 +94,19 @@ def plain_number(cell: str) -> float | None:
     return float(text.replace(",", ".")) if POINT.fullmatch(text) or _COMMA.fullmatch(text) else None
 
 
-def _bare(cell: str) -> str:
-    text = _SPREAD.sub("", cell).replace("\N{MINUS SIGN}", "-").removesuffix("%").strip()
-    return _CURRENCY.sub("", text) if re.search(r"\d", text) else text
+def _bare(cell: str, measured: bool = False) -> str:
+    marked = measured and re.search(r"\d", cell)
+    text = _MARKS.sub("", cell) if marked else cell
+    text = _SPREAD.sub("", text).replace("\N{MINUS SIGN}", "-").removesuffix("%").strip()
+    if not marked:
+        return text
+    text = _MARKS.sub("", _CURRENCY.sub("", text))
+    return repr(float(part[1]) / float(part[2])) if (part := _QUOTIENT.fullmatch(text)) else text
 
 
 def _measures(name: str) -> bool:
     """Whether a column holds what was measured, so that a unit in its cells is no name of a level."""
-    return says_score(name) or bool(_MEASURED & set(tokens(name)))
+    return says_score(name) or (bool(_MEASURED & set(tokens(name))) and not says_factor(name))
 
 
 def _common_unit(name: str, texts: Iterable[str]) -> str:

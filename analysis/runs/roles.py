@@ -14,15 +14,17 @@ from analysis.runs.exports import SCORES, SETTINGS, bookkeeping, is_costlike, is
 from analysis.runs.names import doubles
 from analysis.runs.records import FACTORS
 from analysis.runs.redundant import own, some
-from analysis.runs.statuses import has_status
+from analysis.runs.statuses import ends_runs, has_status
 from analysis.runs.words_in_names import says_factor, says_score
 
 IDENTITY = ("study", "run_id", "trained_in", "status", "reason", "task", "data", "path", "protocol_hash", "component")
 ENDS = ("_floor", "_ceiling", "_protocol")  # columns beside a score of a record
 # The score that is analysed unless another one is asked for.
 PREFERRED = ("clip_i", "clip_similarity", "digit_right", "fid")
-REPLICATES = ("run", "rep", "replicate", "repetition", "repeat", "trial", "attempt")  # numbers of runs of one design
-FOLDS = ("fold", "cv_fold", "split", "split_id")  # numbers of what all designs share, as seeds are
+# Numbers of runs of one design.
+REPLICATES = ("run", "rep", "replicate", "repetition", "repeat", "trial", "attempt", "replikat", "wiederholung")
+FOLDS = ("fold", "cv_fold", "split", "split_id", "cv", "kfold", "k_fold", "fold_id", "fold_idx")  # shared, as seeds are
+_LABELS = frozenset("checkpoint comment comments notes row experiment_id".split())  # settings where they repeat as such
 # 2024-03-01, 2024/3/1, 01.03.2024 and 3/1/24, with or without a time.
 _DATE = re.compile(r"(\d{4}([-/.])\d{1,2}\2\d{1,2}|\d{1,2}([-/.])\d{1,2}\3(\d{4}|\d\d))([T ,]+\d{1,2}:\d\d.*)?")
 _IDS = frozenset("id ids idx uuid guid hash nr no".split())  # end names of columns that number or name rows
@@ -82,6 +84,9 @@ def _judged(frame: pd.DataFrame) -> list[str]:
         beside |= set(IDENTITY)
     if has_status(frame):
         beside |= {"status"}
+    beside |= {c for c in columns if ends_runs(frame, c)}
+    if not is_export(columns):
+        beside -= {c for c in columns if c.lower() in _LABELS and frame[c].nunique() > 1 and is_leveled(frame[c])}
     beside -= {"seed"}
     return [
         c
@@ -95,7 +100,7 @@ def _kind(frame: pd.DataFrame, name: str) -> str:
     column = frame[name]
     known, distinct = column.count(), column.nunique()
     numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
-    if known == 0 or (numeric and name.lower() in (*REPLICATES, *FOLDS)):
+    if known == 0 or (numeric and "_".join(tokens(name)) in (*REPLICATES, *FOLDS)):
         return ""
     if pd.api.types.is_bool_dtype(column):
         return "factor"

@@ -26,7 +26,7 @@ def with_status(frame: pd.DataFrame) -> pd.DataFrame:
     where there is none, a column called status stays as it is, and `has_status` is false.
     """
     for column in frame.columns:
-        if str(column).lower() in _COLUMNS and is_status(frame[column]):
+        if ends_runs(frame, str(column)):
             status = frame[column].map(_plain).map(lambda word: FINISHED if word in _FINISHED else word)
             if column != "status" and "status" in frame:  # a factor of that name stays what it is
                 continue
@@ -37,6 +37,11 @@ def with_status(frame: pd.DataFrame) -> pd.DataFrame:
 def has_status(frame: pd.DataFrame) -> bool:
     """Whether the column status tells how runs ended."""
     return "status" in frame and is_status(frame["status"])
+
+
+def ends_runs(frame: pd.DataFrame, column: str) -> bool:
+    """Whether a column is one from which `with_status` tells how runs ended."""
+    return column.lower() in _COLUMNS and is_status(frame[column])
 
 
 def is_status(column: pd.Series) -> bool:

@@ -53,8 +53,14 @@ def with_acc(write) -> str:
         (with_acc(lambda v: f'"{v} [0.7, 0.8]"'), "before ± or the bracket"),
         (with_acc(lambda v: f"{v} pts"), "acc is read in pts, the unit in its cells"),
         (with_acc(lambda v: f"$ {v}"), ""),
+        (with_acc(lambda v: f"**{v}**" if v > "0.79" else f"{v}*" if v > "0.74" else f"~{v}"), "Marks beside"),
+        (with_acc(lambda v: f"{round(float(v) * 10_000)}/10000"), "17/20 is 0.85"),
+        (PLAIN.pivot(index="model", columns="seed", values=["acc"]).to_csv(), "written one below the other"),
         (CSV.replace("seed", "random_state"), ""),
         (CSV.replace("seed", "train.random_seed"), ""),
+        (CSV.replace("seed", "seed_idx"), ""),
+        (PLAIN.to_json(orient="records", lines=True), "read as JSON"),
+        (PLAIN.to_json(orient="records"), "read as JSON"),
     ],
 )  # fmt: skip
 def test_what_stands_around_the_runs_is_no_run(text: str, note: str, tmp_path: Path) -> None:
@@ -110,6 +116,7 @@ def test_scores_in_rows_become_columns(tmp_path: Path) -> None:
         {"began": lambda i: f"2024/03/{i % 3 + 1:02d} 10:00"},
         {"elapsed": lambda i: f"0:{i:02d}:30"},
         {"comment": lambda i: "#N/A"},
+        {"State": lambda i: "Finished"},
     ],
 )
 def test_books_of_tools_ids_and_dates_are_no_factors(columns: dict, tmp_path: Path) -> None:
@@ -126,6 +133,8 @@ def test_books_of_tools_ids_and_dates_are_no_factors(columns: dict, tmp_path: Pa
         ("time", ["1:42.5", "0:30"], [102.5, 30], "seconds"),
         ("duration", ["0 days 01:00:00", "1 days 00:00:01"], [3600, 86401], "seconds"),
         ("image", ["64px", "128px"], ["64px", "128px"], ""),
+        ("model_size", ["7B", "13B"], ["7B", "13B"], ""),
+        ("budget", ["$5", "$10"], ["$5", "$10"], ""),
         ("ratio", ["16:09", "4:30"], ["16:09", "4:30"], ""),
         ("points", ["1.234", "12.345"], [1234, 12345], "Points in points are read as separators of thousands"),
         ("loss", ["0.234", "12.345"], [0.234, 12.345], ""),
@@ -161,6 +170,9 @@ def test_the_block_that_is_said_is_the_one_that_is_used(tmp_path: Path) -> None:
     assert f_of(guessed) == pytest.approx(WITH_SEED, rel=1e-4)
     asked = study_of(tmp_path, people.rename(columns={"subject": "site"}), block="site")
     assert (asked.factors, asked.block) == (["model"], "site"), "a block that is asked for is no factor beside it"
+    for name in ("Fold", "k-fold", "cv"):
+        assert study_of(tmp_path, PLAIN.rename(columns={"seed": name})).block == name
+    assert study_of(tmp_path, PLAIN.rename(columns={"seed": "Trial #"})).factors == ["model"]
     both = study_of(tmp_path, people, factors=["model", "subject"])
     assert (both.factors, both.block) == (["model", "subject"], None)
 
@@ -169,8 +181,13 @@ def test_doubts_on_copies_curves_and_columns_that_are_levels(tmp_path: Path) -> 
     plain = PLAIN.drop(columns="seed")
     assert "3 of 15 rows repeat another one in every column" in said(study_of(tmp_path, pd.concat([plain, plain[:3]])))
     assert "repeat" not in said(study_of(tmp_path, pd.concat([plain.round(1)] * 2)))
+    merged = PLAIN.assign(model=PLAIN["model"].where(~PLAIN["model"].duplicated()))
+    assert "if an empty cell stands for the value above it, fill it in." in said(study_of(tmp_path, merged))
     curve = pd.concat([PLAIN.assign(epoch=e, acc=PLAIN["acc"] - 0.1 / e) for e in range(1, 6)])
     assert "keep its last epoch only" in said(study_of(tmp_path, curve))
+    assert "1 of 12 values of acc is above 10" in said(study_of(tmp_path, PLAIN.replace(PLAIN["acc"][0], 70.0)))
+    means = PLAIN.groupby("model", as_index=False)["acc"].mean().assign(acc_std=[0.01, 0.02, 0.03])
+    assert "acc_std looks like the spread of several runs" in said(study_of(tmp_path, means))
     wide = pd.DataFrame({"dataset": list("pqrs"), "svm": [0.7, 0.8, 0.6, 0.9], "knn": [0.6, 0.7, 0.5, 0.8]})
     assert "Each dataset has one row, and there are 2 columns of numbers (svm, knn)" in said(study_of(tmp_path, wide))
 
@@ -188,7 +205,8 @@ def test_where_nothing_else_varies_no_test_names_the_best(tmp_path: Path) -> Non
     ("names", "better"),
     [
         ("l1 smooth_l1 val/l1 crps peak_mem_mb delta_E wall_clock_s angular_deviation minDCF hinge -elbo 1-acc FID↓ "
-         "model_size_mb collision_rate mase hallucination_rate makespan reduced_chi2 val_ce ELBO_loss temps", "small"),
+         "model_size_mb collision_rate mase hallucination_rate makespan reduced_chi2 val_ce ELBO_loss temps "
+         "pérdida ошибка 验证损失", "small"),
         ("time_to_failure error_correction_rate collision_free_rate explained_variance runs_without_error -val_loss "
          "acc↑ mean_time_between_failures elbo", "large"),
     ],
@@ -219,3 +237,22 @@ def test_tests_that_cannot_find_anything_disagree_with_nothing(tmp_path: Path) -
     assert "Friedman" not in table.caption and "permutation" not in table.caption
     whole = robust_table(study_of(tmp_path, PLAIN), ["model"], tmp_path)
     assert "left out for" not in " ".join(whole.notes) and "Friedman" in whole.caption
+
+
+def test_a_latin_square_keeps_its_rows_and_close_scores_their_digits(tmp_path: Path) -> None:
+    square = pd.DataFrame(
+        [(i, j, "ABCD"[(i + j) % 4]) for i in range(4) for j in range(4)], columns=["row", "col", "t"]
+    )
+    square["yield"] = square["row"] + 0.5 * square["col"] + np.sin(np.arange(16)) + 3 * (square["t"] == "A")
+    study = study_of(tmp_path, square)
+    assert study.factors == ["row", "col", "t"]
+    table = analysis.anova(study.modelled, "yield", study.factors)
+    assert table.loc["residual", "df"] == 6
+    far = analysis.conclude(study_of(tmp_path, PLAIN.assign(acc=1000 + PLAIN["acc"])).done, "acc")
+    assert "between 1000.79 and 1000.81" in far
+
+
+def test_a_workbook_is_told_from_a_table(tmp_path: Path) -> None:
+    (tmp_path / "runs.csv").write_bytes(b"PK\x03\x04....")
+    with pytest.raises(ValueError, match=r"Excel workbook .* save the sheet"):
+        read_study(tmp_path / "runs.csv")

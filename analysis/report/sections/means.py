@@ -18,7 +18,7 @@ def concluded(study: Study, type: int = 2) -> Conclusion:
     """What is best and what matters, with numbers; or plainly that nothing can be said."""
     label = study.words.label
     if len(study.done) == 0:
-        return Conclusion(f"Nothing can be said: none of the {len(study.runs)} runs has a {label} score.")
+        return Conclusion(f"Nothing can be said: none of the {len(study.runs)} runs has the score {label}.")
     if len(study.done) == 1:
         score = number(float(study.done[study.metric].iloc[0]))
         floor, ceiling = study.mean_anchor("floor"), study.mean_anchor("ceiling")
