@@ -92,13 +92,16 @@ class BaseModel:
 
     @property
     def device(self) -> torch.device:
-        """Of the UNet."""
-        return self.unet.device
+        """Of the UNet: of its first parameter, since diffusers' own property goes through all modules (0.5 ms)."""
+        return next(self.unet.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the UNet."""
-        return self.unet.dtype
+        """Of the UNet: of its first weights that are not kept in float32, as diffusers' slower property (1.2 ms)."""
+        kept = getattr(self.unet, "_keep_in_fp32_modules", None) or ()
+        found = (p.dtype for name, p in self.unet.named_parameters() if not any(part in name for part in kept))
+        dtype = next((dtype for dtype in found if dtype.is_floating_point), None)
+        return self.unet.dtype if dtype is None else dtype
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -192,7 +195,7 @@ class BaseModel:
         pixels = torch.as_tensor(images).permute(0, 3, 1, 2)  # (N, 3, H, W), uint8
         latents = []
         with self._at_work(self.vae):
-            for part in pixels.split(chunk or _at_once(*pixels.shape[2:])):
+            for part in pixels.split(chunk or images_at_once(*pixels.shape[2:])):
                 x = part.to(self.device, self.vae.dtype) / 127.5 - 1
                 latents.append((self.vae.encode(x).latent_dist.mean - shift) * scale)
         return torch.cat(latents).to(self.dtype)
@@ -216,7 +219,7 @@ class BaseModel:
         images = []
         height, width = (self.downsampling * side for side in latents.shape[2:])
         with self._at_work(self.vae):
-            for part in latents.split(chunk or _at_once(height, width)):
+            for part in latents.split(chunk or images_at_once(height, width)):
                 x = self.vae.decode((part / scale + shift).to(self.vae.dtype), return_dict=False)[0]
                 x = ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)  # (n, 3, H, W)
                 images.append(x.permute(0, 2, 3, 1).cpu())
@@ -243,6 +246,6 @@ class BaseModel:
         return (0.0 if shift is None else shift), self.vae.config.scaling_factor
 
 
-def _at_once(height: int, width: int) -> int:
-    """Number of images of this size that the VAE takes at a time."""
+def images_at_once(height: int, width: int) -> int:
+    """Number of images of this size in pixels that the VAE takes at a time."""
     return max(1, min(VAE_IMAGES, VAE_PIXELS // (height * width)))
