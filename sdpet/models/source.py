@@ -7,18 +7,29 @@ network is asked) or one original checkpoint file. A checkpoint of a transformer
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import sdpet
-from sdpet.files.hashing import PIPELINE_PARTS, WEIGHTS, hash_file, hash_files
-from sdpet.files.received import read_json
+from sdpet.files.hashing import hash_file, hash_files
 from sdpet.models.compvis.scan import check_checkpoint, check_vae, input_channels_sentence
 from sdpet.models.compvis.transformer_file import TransformerFile, transformer_file
+from sdpet.models.pipeline_files import (
+    PARTS_WITH_WEIGHTS,
+    THIRD_PARTS,
+    check_folder,
+    check_transformer,
+    config_files,
+    from_hub,
+    loaded_files,
+    looks_like_hub_id,
+    model_files,
+    parts_of,
+    read_config,
+    weights_of,
+)
 
 LOG = logging.getLogger("sdpet")
 LAB_FOLDER = Path(sdpet.__file__).parent / "lab" / "pipeline"
@@ -33,11 +44,6 @@ ARCHITECTURE_OF = {
     "sd14": "v1", "sd15": "v1", "ckpt": "v1", "sd21": "v21", "sdxl": "sdxl",
     "sd3": "sd3_medium", "sd35": "sd35_medium", "flux": "flux_dev", "pixart": "pixart_sigma",
 }  # fmt: skip
-MOST_BYTES = 4 << 20  # of a config
-XL_PARTS = ("text_encoder_2", "tokenizer_2")
-THIRD_PARTS = ("text_encoder_3", "tokenizer_3")
-PARTS_WITH_WEIGHTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
-TRANSFORMERS = ("SD3Transformer2DModel", "FluxTransformer2DModel", "PixArtTransformer2DModel")  # classes we can load
 CHECKPOINTS = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
 # Hashes of the lab, and of what its transformer shares with it -> those before its text encoder said "float32".
 SAME_AS = {
@@ -46,8 +52,6 @@ SAME_AS = {
 }
 USUAL_PARAMS = {"small": 24_000, "large": 1_511_040}  # of all adapters: in the lab; as in the paper, with mid_dim 60
 LARGE = 320  # channels of the first block of Stable Diffusion
-_VARIANT = re.compile(r"\.(fp16|bf16|non_ema|fp32)\b")
-_WHOLE = re.compile(r"^(diffusion_pytorch_model|model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)$")
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ class Source:
 
     def variant(self, part: str) -> str | None:
         """The variant of a part's weights: None for full precision, "fp16" if there are no others."""
-        return None if _weights(self.folder(part)) else "fp16"
+        return None if weights_of(self.folder(part)) else "fp16"
 
     def content_hash(self) -> str:
         """Hash of the content of weights, configs and vocabulary, whatever their paths; hex digits."""
@@ -137,22 +141,24 @@ class Source:
     def _vae_hash(self, vae: Path) -> str:
         if vae.is_file():
             return hash_file(vae)
-        return hash_files(vae, [vae / "config.json", *(_weights(vae) or _weights(vae, "fp16"))])
+        return hash_files(vae, [vae / "config.json", *(weights_of(vae) or weights_of(vae, "fp16"))])
 
     def _own_hash(self) -> str:
         if not self.is_checkpoint:
             apart = [part for part in self.parts if self.folder(part).parent != self.path]
-            own = hash_files(self.path, _loaded(self.path, tuple(part for part in self.parts if part not in apart)))
+            own = hash_files(
+                self.path, loaded_files(self.path, tuple(part for part in self.parts if part not in apart))
+            )
             if self.shared is None:
                 return SAME_AS.get(own, own)
-            rest = hash_files(self.shared, _loaded(self.shared, tuple(apart)))
+            rest = hash_files(self.shared, loaded_files(self.shared, tuple(apart)))
             return f"{own}-{SAME_AS.get(rest, rest)[:8]}"
         if self.single is None:
-            read = [file for part in self.parts for file in _files(self.configs / part)]
+            read = [file for part in self.parts for file in model_files(self.configs / part)]
         else:
             from_folder = tuple(part for part in self.parts if self.is_in_folder(part))
-            held = [file for part in self.single.parts for file in _configs(self.configs / part)]
-            read = [*_loaded(self.configs, from_folder), *held]
+            held = [file for part in self.single.parts for file in config_files(self.configs / part)]
+            read = [*loaded_files(self.configs, from_folder), *held]
         configs = hash_files(self.configs, read)
         return f"{hash_file(self.path)}-{configs[:8]}{'-ema' if self.use_ema else ''}"
 
@@ -203,9 +209,9 @@ def find_source(
     if use_ema or config is not None:
         given = "use_ema" if use_ema else "config"
         raise ValueError(f"unet.{given} goes with a checkpoint file ({', '.join(CHECKPOINTS[:2])}), not with {text}.")
-    if not place.is_dir() and _looks_like_hub_id(text):
-        place = _from_hub(text, quiet, fetch)
-    _check_folder(place)
+    if not place.is_dir() and looks_like_hub_id(text):
+        place = from_hub(text, quiet, fetch)
+    check_folder(place)
     source = Source(place, place, vae=other_vae)
     _check_channels(source)
     return source
@@ -217,20 +223,12 @@ def _vae(place: Path) -> Path:
         check_vae(place)
         return place
     for folder in (place, place / "vae"):
-        if (folder / "config.json").is_file() and (_weights(folder) or _weights(folder, "fp16")):
+        if (folder / "config.json").is_file() and (weights_of(folder) or weights_of(folder, "fp16")):
             return folder
     raise ValueError(
         f"unet.vae {place} is no VAE; give a .safetensors file, a folder with config.json and weights, or a pipeline's "
         "folder."
     )
-
-
-def read_config(file: Path) -> dict[str, Any]:
-    """Read the config of a part. FileNotFoundError where there is none, ValueError where it is no mapping."""
-    found = read_json(file, MOST_BYTES)
-    if not isinstance(found, dict):
-        raise ValueError(f"{file} is not the config of a model.")
-    return found
 
 
 def _check_channels(source: Source) -> None:
@@ -244,26 +242,6 @@ def _check_channels(source: Source) -> None:
         takes //= 4  # its tokens are 2 x 2 latents
     if takes != vae.get("latent_channels", 4):
         raise ValueError(input_channels_sentence(source.path, takes))
-
-
-def parts_of(folder: Path, shared: Path | None = None) -> tuple[str, ...]:
-    """Names of a pipeline's parts, the denoiser first. Some models have several text encoders with their tokenizers.
-
-    Parameters
-    ----------
-    folder : Path
-        The pipeline.
-    shared : Path, optional
-        A pipeline that has the parts which `folder` lacks; a transformer is never combined with further text encoders.
-    """
-    if (folder / "transformer").is_dir():
-        further = [] if shared is not None else [part for part in XL_PARTS + THIRD_PARTS if (folder / part).is_dir()]
-        return ("transformer", *PIPELINE_PARTS[1:], *further)
-    try:
-        unet = read_config(folder / "unet" / "config.json")
-    except (OSError, ValueError):
-        return PIPELINE_PARTS
-    return PIPELINE_PARTS + (XL_PARTS if unet.get("addition_embed_type") == "text_time" else ())
 
 
 def _checkpoint(file: Path, configs: Path | None, use_ema: bool, vae: Path | None, t5: bool) -> Source:
@@ -301,14 +279,14 @@ def _transformer_checkpoint(
         raise ValueError(
             f"unet.config {folder} has no transformer, and {file} is one; give a folder of its own family."
         )
-    _check_transformer(folder / "transformer")
+    check_transformer(folder / "transformer")
     lacking = [
         part
         for part in source.parts
         if part in PARTS_WITH_WEIGHTS
         and source.is_in_folder(part)
         and not (part == "vae" and vae is not None)
-        and not (_weights(folder / part) or _weights(folder / part, "fp16"))
+        and not (weights_of(folder / part) or weights_of(folder / part, "fp16"))
     ]
     long = {"sd3": "text_encoder_3", "flux": "text_encoder_2"}[single.family]
     if not lacking and long in source.parts and not (folder / long.replace("text_encoder", "tokenizer")).is_dir():
@@ -320,109 +298,6 @@ def _transformer_checkpoint(
         )
     _check_channels(source)
     return source
-
-
-def _check_folder(folder: Path) -> None:
-    format_ = "unet.path must be a Stable Diffusion pipeline folder in diffusers' format, with"
-    if not folder.is_dir():
-        raise ValueError(
-            f"the base model's folder {folder} does not exist; {format_} {', '.join(PIPELINE_PARTS)}, a hub id or a "
-            "checkpoint file."
-        )
-    parts = parts_of(folder)
-    missing = [part for part in parts if not (folder / part).is_dir()]
-    if missing:
-        raise ValueError(f"the base model's folder {folder} lacks {', '.join(missing)}; {format_} {', '.join(parts)}.")
-    for part in parts:
-        if part in PARTS_WITH_WEIGHTS and not (_weights(folder / part) or _weights(folder / part, "fp16")):
-            raise ValueError(f"the base model's folder {folder} has no weights in {part} (.safetensors or .bin).")
-    if parts[0] == "transformer":
-        _check_transformer(folder / "transformer")
-
-
-def _check_transformer(folder: Path) -> None:
-    try:
-        kind = read_config(folder / "config.json")["_class_name"]
-    except (OSError, ValueError, KeyError):
-        raise ValueError(f"{folder} has no config.json that names its class (_class_name).") from None
-    if kind not in TRANSFORMERS:
-        raise ValueError(f"{folder} is a {kind}; sdpet loads UNet2DConditionModel and {', '.join(TRANSFORMERS)}.")
-
-
-def _weights(folder: Path, variant: str | None = None) -> list[Path]:
-    """Files of a part's weights of this variant, or without variant; .bin files only if there is no .safetensors."""
-    kind = f".{variant}" if variant else ""
-    found = [file for file in _files(folder) if file.suffix in (".safetensors", ".bin")]
-    names = {file: file.name.replace(kind, "", 1) if kind in file.name else "" for file in found}
-    fitting = [file for file in found if _WHOLE.match(names[file] if variant else file.name)]
-    safe = [file for file in fitting if file.suffix == ".safetensors"]
-    return safe or fitting
-
-
-def _loaded(folder: Path, parts: tuple[str, ...]) -> list[Path]:
-    """The files that loading reads. Other formats of the same weights, which tools may add later, are left out."""
-    chosen: list[Path] = []
-    for part in parts:
-        weights = _weights(folder / part) or _weights(folder / part, "fp16")
-        rest = [file for file in _files(folder / part) if file.suffix in (".json", ".txt") and not _is_index(file)]
-        chosen += sorted([*weights, *rest])
-    return chosen
-
-
-def _configs(folder: Path) -> list[Path]:
-    return [file for file in _files(folder) if file.suffix == ".json" and not _is_index(file)]
-
-
-def _is_index(file: Path) -> bool:
-    return ".index." in file.name
-
-
-def _files(folder: Path) -> list[Path]:
-    return [file for file in sorted(folder.rglob("*")) if file.name.lower().endswith(WEIGHTS)]
-
-
-def _looks_like_hub_id(text: str) -> bool:
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", text) is not None and not text.startswith(".")
-
-
-def _from_hub(name: str, quiet: bool, fetch: bool) -> Path:
-    """The folder of a hub id in the local cache, downloaded if it is not there."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(snapshot_download(name, local_files_only=True))
-        _check_folder(folder)
-        return folder
-    except (OSError, ValueError):
-        if not fetch:
-            raise ValueError(f"{name} is not in the local cache of the hub; hf download {name} fetches it.") from None
-        return _fetched(name, quiet)
-
-
-@cache
-def _fetched(name: str, quiet: bool) -> Path:
-    from huggingface_hub import snapshot_download
-
-    if not quiet:
-        LOG.warning("fetching the base model %s from the hub, once (several GB)", name)
-    try:
-        for weights in ("model.safetensors", "model-0*.safetensors", "model.fp16.safetensors", "model.bin"):
-            parts = ("transformer", *PIPELINE_PARTS, *XL_PARTS, *THIRD_PARTS)
-            wanted = [f"{part}/*{end}" for part in parts for end in (".json", ".txt", ".model", weights)]
-            folder = Path(snapshot_download(name, allow_patterns=[*wanted, "model_index.json"]))
-            if all(
-                _weights(folder / p) or _weights(folder / p, "fp16")
-                for p in parts_of(folder)
-                if p in PARTS_WITH_WEIGHTS
-            ):
-                break
-        return folder
-    except Exception as error:  # no network, no such repository, not allowed: the libraries below raise many kinds
-        raise ValueError(
-            f"the base model {name!r} is no folder here, is not in the local cache and could not be fetched "
-            f"({type(error).__name__}); give unet.path a pipeline folder or a checkpoint file, or fetch it first where "
-            f"there is a network: hf download {name}."
-        ) from error
 
 
 def source_of(unet: Mapping[str, Any], quiet: bool = True, fetch: bool = True) -> Source:
