@@ -1,4 +1,4 @@
-"""Cost of all bookkeeping at 1, 1,000 and 20,000 existing runs: python bench/bookkeeping.py [--sizes 1,1000,20000].
+"""Cost of all bookkeeping at 1 to 200,000 existing runs: python bench/bookkeeping.py [--sizes 1,1000,20000,200000].
 
 Makes studies of finished runs as `python train.py -m` leaves them (config, record, plan; no weights, no pictures), then
 measures: planning the whole study (composing, checking, hashing), the study asked for again when all of it is there,
@@ -78,7 +78,8 @@ def fill(jobs: list) -> None:
         content = {"format": content.pop("format"), **content}
         content["digests"] = {"record": record_digest(content), "files": {}, "study": {}}
         # Quicker than Record.write and write_identity, which wait for the disk.
-        (job.folder / "record.json").write_text(json.dumps(content, indent=1) + "\n")
+        text = ",\n ".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
+        (job.folder / "record.json").write_text(f"{{\n {text}\n}}\n")
         (job.folder / "identity.json").write_text(json.dumps({"run_id": job.folder.name, "identity": found}, indent=1))
 
 

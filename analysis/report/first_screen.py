@@ -90,15 +90,47 @@ def _of(study: Study, claim: Claim, means: pd.DataFrame) -> tuple[int, str]:
 
 def facts(study: Study, claimed: Conclusion, means: pd.DataFrame, digits: int) -> list[Fact]:
     """The effect with its interval, the set of the best, and how far from the floor to the ceiling; what is known."""
+    if study.raced is not None:
+        return _of_race(study, claimed, digits)
     found = [_effect(study, claimed), _set(study, claimed, means), _reach(study, claimed, means, digits)]
     return [fact for fact in found if fact is not None]
+
+
+def _of_race(study: Study, claimed: Conclusion, digits: int) -> list[Fact]:
+    """Of a race: how far the leader may be behind, which designs are not out, and the leader's mean on fresh seeds.
+
+    Means on the seeds that all designs have are no such facts: designs left the race by what they show.
+    """
+    found, label = [], study.words.label
+    claim = next((c for c in claimed.claims if c.kind == "best within d"), None)
+    if claim is not None and math.isfinite(claim.estimate):
+        of = f"{label} that {study.label(claim.subject)} is behind the best at most"
+        sure = f"with {claim.level:.0%} confidence, wherever the race stops; n = {claim.units} runs"
+        found.append(Fact(number(claim.estimate, digits), "", of, sure))
+    if claim is not None and study.raced is not None:
+        total, names = len(study.raced.result.bounds), [study.label(level) for level in claim.levels]
+        some = "; ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+        found.append(
+            Fact(
+                f"{len(names)}",
+                f"of {total}",
+                f"designs are not out; with {claim.level:.0%} confidence the best is one of them",
+                some,
+            )
+        )
+    again = next((c for c in claimed.claims if c.kind == "confirmed mean"), None)
+    if again is not None:
+        of = f"{label} of {study.label(again.subject)} on fresh seeds"
+        ends = f"{number(again.low, digits)} to {number(again.high, digits)}"
+        found.append(Fact(number(again.estimate, digits), "", of, f"95% interval {ends}, n = {again.units}"))
+    return found
 
 
 def _effect(study: Study, claimed: Conclusion) -> Fact | None:
     """The largest share among the factors that matter; where none is found to, the largest one, called so."""
     known = [c for c in _primary(study, claimed) if math.isfinite(c.estimate)]
     known = [c for c in known if c.verdict == "yes"] or known
-    if not known or study.raced is not None:
+    if not known:
         return None
     claim = max(known, key=lambda c: c.estimate)
     of = f"of the variance in {study.words.label} goes with {_factor(claim.subject)}"
@@ -109,7 +141,7 @@ def _effect(study: Study, claimed: Conclusion) -> Fact | None:
 
 
 def _set(study: Study, claimed: Conclusion, means: pd.DataFrame) -> Fact | None:
-    if len(means) < 2 or study.raced is not None:
+    if len(means) < 2:
         return None
     claim = next((c for c in claimed.claims if c.kind == "best set"), None)
     what = "placements" if study.design == "placement" else "designs"

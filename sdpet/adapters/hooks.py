@@ -44,7 +44,8 @@ class BlockHooks:
 
     def _clear(self) -> None:
         self._seen: dict[tuple[Tap, int], Tensor] = {}  # by tap and order of the position that reads it
-        self._parts: dict[tuple[Tap, int, RowShares], list[Tensor]] = {}  # values of _seen, divided by rows
+        self._parts: dict[tuple[Tap, int, RowShares], dict[int, Tensor]] = {}  # rows of values of _seen, by share
+        self._readers: dict[tuple[Tap, int, RowShares], list[int]] = {}  # the shares that are read there
         self._deltas: dict[Edge, Tensor] = {}  # of edges that write at several taps, one after another
         self._written: dict[Edge, int] = {}  # at how many of its taps an edge has written
 
@@ -61,6 +62,7 @@ class BlockHooks:
     def add(self, block: nn.Module, edge: Edge) -> None:
         """Add an edge to the block whose hooks these are."""
         self.edges.append(edge)
+        self._readers.clear()
         edge.attachment.carriers.add(self)
         self._remove_handles(list(self._handles))
         self._handles["begin"] = block.register_forward_pre_hook(self._begin)
@@ -219,9 +221,23 @@ class BlockHooks:
             )
         if edge.shares is None:
             return self._seen[key]
-        if (*key, edge.shares) not in self._parts:
-            self._parts[*key, edge.shares] = edge.shares.split(self._seen[key])
-        return self._parts[*key, edge.shares][share]
+        place = (*key, edge.shares)
+        if place not in self._parts:
+            read = self._shares_read(*place)
+            spans = [edge.shares.span(self._seen[key], one, 1) for one in read]
+            self._parts[place] = dict(zip(read, _TakeRows.apply(self._seen[key], spans), strict=True))
+        return self._parts[place][share]
+
+    def _shares_read(self, tap: Tap, order: int, shares: RowShares) -> list[int]:
+        """The shares that any edge reads at a tap."""
+        if (tap, order, shares) not in self._readers:
+            self._readers[tap, order, shares] = sorted({
+                share
+                for edge in self.edges if edge.shares == shares
+                for share, place in enumerate(edge.sources, edge.first)
+                if place.order == order and tap in place.reads
+            })  # fmt: skip
+        return self._readers[tap, order, shares]
 
     def _checked(self, tap: Tap, order: int, value: Any) -> Tensor:
         _require_tensor("reads", tap, self.name, value)
@@ -247,6 +263,28 @@ def _require_tensor(does: str, tap: Tap, name: str, value: Any) -> None:
         raise ValueError(
             f"An adapter {does} the {tap} in {name}, which must be one tensor but is {type(value).__name__}."
         )
+
+
+class _TakeRows(torch.autograd.Function):
+    """Views of spans of rows of a tensor (B, ...).
+
+    A split into all shares would do the same, but makes a view of every share, and zeros for each that nobody reads.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, spans: list[tuple[int, int]]) -> tuple[Tensor, ...]:  # type: ignore[override]
+        ctx.set_materialize_grads(False)
+        ctx.spans, ctx.shape = spans, value.shape
+        return tuple(value[start:stop] for start, stop in spans)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:  # type: ignore[override]
+        total = None
+        for (start, stop), grad in zip(ctx.spans, grads, strict=True):
+            if grad is not None:
+                total = grad.new_zeros(ctx.shape) if total is None else total
+                total[start:stop] = grad
+        return total, None
 
 
 class _AddToRows(torch.autograd.Function):

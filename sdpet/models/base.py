@@ -92,13 +92,16 @@ class BaseModel:
 
     @property
     def device(self) -> torch.device:
-        """Of the UNet."""
-        return self.unet.device
+        """Of the UNet: of its first parameter, since diffusers' own property goes through all modules (0.5 ms)."""
+        return next(self.unet.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the UNet."""
-        return self.unet.dtype
+        """Of the UNet: of its first weights that are not kept in float32, as diffusers' slower property (1.2 ms)."""
+        kept = getattr(self.unet, "_keep_in_fp32_modules", None) or ()
+        found = (p.dtype for name, p in self.unet.named_parameters() if not any(part in name for part in kept))
+        dtype = next((dtype for dtype in found if dtype.is_floating_point), None)
+        return self.unet.dtype if dtype is None else dtype
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -16,7 +16,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from sdpet.choices import DTYPES
-from sdpet.models.source import PARTS_WITH_WEIGHTS, Source
+from sdpet.models.pipeline_folder import PARTS_WITH_WEIGHTS
+from sdpet.models.source import Source
 
 BYTES = {name: getattr(torch, name).itemsize for name in DTYPES}
 

@@ -11,7 +11,8 @@ import torch
 
 from sdpet import choices
 from sdpet.models.base import BaseModel
-from sdpet.models.source import ARCHITECTURES, LAB_TRANSFORMER, PARTS_WITH_WEIGHTS, Source, read_config, source_of
+from sdpet.models.pipeline_folder import PARTS_WITH_WEIGHTS, read_config
+from sdpet.models.source import ARCHITECTURES, LAB_TRANSFORMER, Source, source_of
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in choices.DTYPES}
 

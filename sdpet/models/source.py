@@ -6,7 +6,6 @@ network is asked) or one original checkpoint file. A checkpoint of a transformer
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,22 +15,20 @@ import sdpet
 from sdpet.files.hashing import hash_file, hash_files
 from sdpet.models.compvis.scan import check_checkpoint, check_vae, input_channels_sentence
 from sdpet.models.compvis.transformer_file import TransformerFile, transformer_file
-from sdpet.models.pipeline_files import (
+from sdpet.models.hub import from_hub, looks_like_hub_id
+from sdpet.models.pipeline_folder import (
     PARTS_WITH_WEIGHTS,
     THIRD_PARTS,
     check_folder,
     check_transformer,
     config_files,
-    from_hub,
+    files_of,
     loaded_files,
-    looks_like_hub_id,
-    model_files,
     parts_of,
     read_config,
     weights_of,
 )
 
-LOG = logging.getLogger("sdpet")
 LAB_FOLDER = Path(sdpet.__file__).parent / "lab" / "pipeline"
 LAB_TRANSFORMERS = {  # by unet.pooled; they share the other parts of the lab
     True: LAB_FOLDER.with_name("transformer"),
@@ -154,7 +151,7 @@ class Source:
             rest = hash_files(self.shared, loaded_files(self.shared, tuple(apart)))
             return f"{own}-{SAME_AS.get(rest, rest)[:8]}"
         if self.single is None:
-            read = [file for part in self.parts for file in model_files(self.configs / part)]
+            read = [file for part in self.parts for file in files_of(self.configs / part)]
         else:
             from_folder = tuple(part for part in self.parts if self.is_in_folder(part))
             held = [file for part in self.single.parts for file in config_files(self.configs / part)]

@@ -225,6 +225,10 @@ def test_the_page_of_a_race_shows_it_and_takes_the_rest_from_complete_seeds(swee
     assert len((tables / "race_looks.csv").read_text().splitlines()) == 1 + len(r.looks)
     bounds = pd.read_csv(tables / "race_bounds.csv").set_index("level")
     assert bounds["n"].sum() == r.runs_used and bounds.loc[r.leader, "state"] == "leader"
+    facts = " ".join(re.sub(r"<[^>]+>", " ", page[page.index('<ul class="facts">') : page.index("</ul>")]).split())
+    print(report.headline, facts)
+    assert f"{-r.bounds.loc[r.leader, 'low']:.3f}" in facts and f"of {len(r.bounds)} designs are not out" in facts
+    assert f"{fresh:.3f}" in facts and "on fresh seeds" in facts and "of the way" not in facts
     assert "The race" in page and "alpha spent" in page and "1 run in the folder is not of the race" in page
     assert "the rest of the page is about the 8 runs on its first 2 seeds" in page
     assert all(name not in said for name in ("as it was picked for that", "the best is among"))

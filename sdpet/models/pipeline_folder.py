@@ -1,17 +1,14 @@
-"""The files of a pipeline folder in diffusers' format, and the folder of a hub id. Imports no torch, and is fast."""
+"""A pipeline folder in diffusers' format: its parts, configs and weights. Does not import torch."""
 
 from __future__ import annotations
 
-import logging
 import re
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from sdpet.files.hashing import PIPELINE_PARTS, WEIGHTS
 from sdpet.files.received import read_json
 
-LOG = logging.getLogger("sdpet")
 MOST_BYTES = 4 << 20  # of a config
 XL_PARTS = ("text_encoder_2", "tokenizer_2")
 THIRD_PARTS = ("text_encoder_3", "tokenizer_3")
@@ -49,7 +46,7 @@ def parts_of(folder: Path, shared: Path | None = None) -> tuple[str, ...]:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise ValueError (one sentence) unless a folder has all parts of a pipeline that is read, with weights."""
+    """Raise ValueError unless a folder is a pipeline that has all its parts with weights."""
     format_ = "unet.path must be a Stable Diffusion pipeline folder in diffusers' format, with"
     if not folder.is_dir():
         raise ValueError(
@@ -68,7 +65,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_transformer(folder: Path) -> None:
-    """Raise ValueError unless a folder's config names a class of TRANSFORMERS."""
+    """Raise ValueError unless the folder's config names a transformer that can be loaded."""
     try:
         kind = read_config(folder / "config.json")["_class_name"]
     except (OSError, ValueError, KeyError):
@@ -80,7 +77,7 @@ def check_transformer(folder: Path) -> None:
 def weights_of(folder: Path, variant: str | None = None) -> list[Path]:
     """Files of a part's weights of this variant, or without variant; .bin files only if there is no .safetensors."""
     kind = f".{variant}" if variant else ""
-    found = [file for file in model_files(folder) if file.suffix in (".safetensors", ".bin")]
+    found = [file for file in files_of(folder) if file.suffix in (".safetensors", ".bin")]
     names = {file: file.name.replace(kind, "", 1) if kind in file.name else "" for file in found}
     fitting = [file for file in found if _WHOLE.match(names[file] if variant else file.name)]
     safe = [file for file in fitting if file.suffix == ".safetensors"]
@@ -92,65 +89,20 @@ def loaded_files(folder: Path, parts: tuple[str, ...]) -> list[Path]:
     chosen: list[Path] = []
     for part in parts:
         weights = weights_of(folder / part) or weights_of(folder / part, "fp16")
-        rest = [file for file in model_files(folder / part) if file.suffix in (".json", ".txt") and not _is_index(file)]
+        rest = [file for file in files_of(folder / part) if file.suffix in (".json", ".txt") and not _is_index(file)]
         chosen += sorted([*weights, *rest])
     return chosen
 
 
 def config_files(folder: Path) -> list[Path]:
-    """The configs in a part's folder, without indexes of weights."""
-    return [file for file in model_files(folder) if file.suffix == ".json" and not _is_index(file)]
+    """The configs of a part."""
+    return [file for file in files_of(folder) if file.suffix == ".json" and not _is_index(file)]
 
 
 def _is_index(file: Path) -> bool:
     return ".index." in file.name
 
 
-def model_files(folder: Path) -> list[Path]:
-    """Weights, configs and vocabularies in a folder, sorted."""
+def files_of(folder: Path) -> list[Path]:
+    """All files of a part that may hold weights, configs or vocabulary, sorted."""
     return [file for file in sorted(folder.rglob("*")) if file.name.lower().endswith(WEIGHTS)]
-
-
-def looks_like_hub_id(text: str) -> bool:
-    """Whether a text can be a hub id, such as "CompVis/stable-diffusion-v1-4"."""
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", text) is not None and not text.startswith(".")
-
-
-def from_hub(name: str, quiet: bool, fetch: bool) -> Path:
-    """The folder of a hub id in the local cache, downloaded if it is not there."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(snapshot_download(name, local_files_only=True))
-        check_folder(folder)
-        return folder
-    except (OSError, ValueError):
-        if not fetch:
-            raise ValueError(f"{name} is not in the local cache of the hub; hf download {name} fetches it.") from None
-        return _fetched(name, quiet)
-
-
-@cache
-def _fetched(name: str, quiet: bool) -> Path:
-    from huggingface_hub import snapshot_download
-
-    if not quiet:
-        LOG.warning("fetching the base model %s from the hub, once (several GB)", name)
-    try:
-        for weights in ("model.safetensors", "model-0*.safetensors", "model.fp16.safetensors", "model.bin"):
-            parts = ("transformer", *PIPELINE_PARTS, *XL_PARTS, *THIRD_PARTS)
-            wanted = [f"{part}/*{end}" for part in parts for end in (".json", ".txt", ".model", weights)]
-            folder = Path(snapshot_download(name, allow_patterns=[*wanted, "model_index.json"]))
-            if all(
-                weights_of(folder / p) or weights_of(folder / p, "fp16")
-                for p in parts_of(folder)
-                if p in PARTS_WITH_WEIGHTS
-            ):
-                break
-        return folder
-    except Exception as error:  # no network, no such repository, not allowed: the libraries below raise many kinds
-        raise ValueError(
-            f"the base model {name!r} is no folder here, is not in the local cache and could not be fetched "
-            f"({type(error).__name__}); give unet.path a pipeline folder or a checkpoint file, or fetch it first where "
-            f"there is a network: hf download {name}."
-        ) from error
