@@ -21,7 +21,7 @@ NEEDED = {
 
 @pytest.fixture(autouse=True)
 def the_environment_stays_as_it_was(monkeypatch):
-    """train.py and evaluate.py set Hydra's variable for whole errors, which later tests of this process must not see."""
+    """train.py and evaluate.py set Hydra's variable for whole errors, which later tests must not see."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
 
 
