@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 
 from analysis.linear_model.blocks import block_of
 from analysis.linear_model.design import Terms, parse_terms
-from analysis.linear_model.units import stratum_of
+from analysis.linear_model.units import UNIT, stratum_of
 from analysis.planning.pair_power import pair_table
 from analysis.variance.table import anova
 
@@ -166,7 +166,8 @@ def seeds_needed(
         raise ValueError(f"{factor} has one level in this pilot, so it has no effect to detect.")
     if df <= 0 or not table.loc["residual", "mean_sq"] > 0:
         raise ValueError("The pilot has no residual variation to plan with; it needs replicates, such as two seeds.")
-    seeds = frame["seed"].nunique() if "seed" in frame else 1
+    counted = block if block not in (None, UNIT) else "seed"  # people or folds where these are the blocks
+    seeds = frame[counted].nunique() if counted in frame else 1
     n, rank = table.attrs["n"], table.attrs["rank"]
     s = float(np.sqrt(table.loc["residual", "mean_sq"]))
     high = s * float(np.sqrt(df / stats.chi2.ppf(0.2, df)))
