@@ -147,8 +147,8 @@ def seeds_needed(
     seeds_at_worst: with the upper 80 % limit of the residual standard deviation, which a small pilot knows badly; and
     detects: the smallest difference the pilot itself would find with that power. attrs: residual_sd, residual_sd_high,
     df, runs (of a level and seed, where a frame without seeds has one for each run of a level; the harmonic mean over
-    the levels), levels, seeds, notes, and pairs: for each pair of levels whether the design can tell it and the power of both tests with the seeds of the pilot. NaN where `most`
-    seeds are too few.
+    the levels), levels, seeds, notes, and pairs: for each pair of levels whether the design can tell it and the power
+    of both tests with the seeds of the pilot. NaN where `most` seeds are too few.
 
     >>> frame = pd.DataFrame({"g": list("aaabbbccc"), "seed": [0, 1, 2] * 3, "y": [1, 2, 3, 2, 3, 4, 8, 9, 10.5]})
     >>> seeds_needed(frame, "y", "g", effect=1.0)["seeds"].to_dict()
