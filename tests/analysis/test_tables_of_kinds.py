@@ -256,3 +256,16 @@ def test_a_workbook_is_told_from_a_table(tmp_path: Path) -> None:
     (tmp_path / "runs.csv").write_bytes(b"PK\x03\x04....")
     with pytest.raises(ValueError, match=r"Excel workbook .* save the sheet"):
         read_study(tmp_path / "runs.csv")
+
+
+def test_power_counts_in_the_blocks_of_the_table(tmp_path: Path) -> None:
+    from analysis.power_command import answer
+
+    given = tmp_path / "runs.csv"
+    seeds = study_of(tmp_path, PLAIN) and answer(str(given), None, None, 0.02, 0.8, 0.05)
+    people = PLAIN.rename(columns={"seed": "rater"}).assign(rater=[f"r{s}" for s in PLAIN["seed"]])
+    raters = study_of(tmp_path, people) and answer(str(given), None, None, 0.02, 0.8, 0.05)
+    assert "of 12 runs, 4 raters: " in raters and raters == seeds.replace("seed", "rater")
+    alone = study_of(tmp_path, PLAIN.drop(columns="seed")) and answer(str(given), None, None, 0.02, 0.8, 0.05)
+    assert "of 12 runs, 4 runs of each level: " in alone and "4 runs of each level detect" in alone
+    assert "3 runs of each level (up to" in alone  # noncentral t with 6 df: 0.84 with 3 runs, 0.50 with 2
