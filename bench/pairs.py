@@ -14,19 +14,26 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import studentized_range
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from analysis.linear_model.quadrature import studentized_range_ppf
 from sdpet.adapters import PLACEMENTS
 
 CONDITIONS = ("iid", "unequal", "one", "t3", "shared", "outlier", "ceiling")
 WEIGHTS = ((4, "own df"), (8, "own df"), (12, "own df"), (4, "equal df"), (8, "equal df"), (np.inf, "pooled"))
 INPUT = pd.factorize(pd.Series(PLACEMENTS).str.partition("-")[0])[0]
+
+
+@cache
+def critical(k: int, df: float) -> float:
+    """The range of k means, over their standard error, that is exceeded in 5 % of null studies."""
+    return float(studentized_range.ppf(0.95, k, df))
 
 
 def draw(condition: str, studies: int, seeds: int, rng: np.random.Generator) -> np.ndarray:
@@ -62,7 +69,7 @@ def found(scores: np.ndarray) -> list[float]:
         variance = pooled if np.isinf(weight) else (weight * pooled + spread) / (weight + extra)
         own_df = min(float(df), weight + extra)
         equal_df = 2 * (weight + extra) ** 2 / (2 * weight**2 / df + 2 * extra) if np.isfinite(weight) else df
-        q = studentized_range_ppf(0.95, k, float({"own df": own_df, "equal df": equal_df, "pooled": df}[how]))
+        q = critical(k, float({"own df": own_df, "equal df": equal_df, "pooled": df}[how]))
         shares.append(float((difference / np.sqrt(variance / seeds) > q).any(axis=1).mean()))
     return shares
 

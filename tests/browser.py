@@ -40,15 +40,15 @@ class Browser:
             self.ask(f"{domain}.enable")
         self.ask("Emulation.setFocusEmulationEnabled", enabled=True)  # keys go to the page
 
-    def open(self, page: Path, width: int, height: int = 900, dark: bool = False, paper: bool = False) -> None:
-        """Show a file in a window of this width, and wait until it is loaded."""
+    def open(self, page: Path | str, width: int, height: int = 900, dark: bool = False, paper: bool = False) -> None:
+        """Show a file, or what is at an address, in a window of this width, and wait until it is loaded."""
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
                  mobile=width < 600)  # fmt: skip
         still = {"name": "prefers-reduced-motion", "value": "reduce"}  # a page that still scrolls cannot be pressed
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", media="print" if paper else "screen", features=[scheme, still])
         self.events.clear()
-        self.ask("Page.navigate", url=page.as_uri())
+        self.ask("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         self._wait(lambda: any(method == "Page.loadEventFired" for method, _ in self.events), "the page to load")
 
     def run(self, script: str) -> Any:

@@ -13,7 +13,7 @@ from analysis.conclusions.claims import Claim, Conclusion
 from analysis.conclusions.floor import own_floors, shares_of_way
 from analysis.conclusions.words import name_of
 from analysis.report.study import Study
-from analysis.report.words import listing, number, readable
+from analysis.report.words import listing, number, placement_words, readable
 
 NAMED = 3  # designs that a fact names
 LEAST, MOST = 24, 90  # characters of a headline: beyond the second, what follows a colon after the first is left out
@@ -42,7 +42,7 @@ def headline(study: Study, claimed: Conclusion, means: pd.DataFrame) -> str:
     """
     tested = _primary(study, claimed)
     if not tested or study.raced is not None:
-        first = re.split(r"(?<=\.)\s+(?=[A-Z])", str(claimed), maxsplit=1)[0]
+        first = re.split(r"(?<=\.)\s+(?=[A-Z\d])", str(claimed), maxsplit=1)[0]
         said = _plain(first, study)
         head, colon, _ = said.partition(": ")
         return _under_way(study) + (f"{head}." if colon and len(head) > LEAST and len(said) > MOST else said)
@@ -207,7 +207,7 @@ def _factor(subject: str) -> str:
 
 def _plain(sentence: str, study: Study) -> str:
     text = _BRACKETS.sub("", re.sub(rf"\b{re.escape(study.metric)}\b", study.words.label, sentence))
-    return readable(text)
+    return readable(re.sub(r"\b\w+-\w+\b", lambda found: placement_words(found[0]), text))
 
 
 def _under_way(study: Study) -> str:

@@ -27,8 +27,10 @@ def lost_levels(runs: pd.DataFrame, done: pd.DataFrame, factors: Sequence[str]) 
         empty = int(done[name].isna().sum())
         if empty and name not in reference:
             have, are = ("has", "is") if empty == 1 else ("have", "are")
+            below = "; if an empty cell stands for the value above it, fill it in" if 2 * empty > len(done) else ""
             said.append(
-                f"{empty} of {len(done)} runs {have} no {outer(name)} and {are} left out where {outer(name)} is tested."
+                f"{empty} of {len(done)} runs {have} no {outer(name)} and {are} left out where {outer(name)} is "
+                f"tested{below}."
             )
     return said
 

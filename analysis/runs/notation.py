@@ -19,6 +19,8 @@ _SPREAD = re.compile(
     r"\s*(±|\+/-|\+-|\\pm).*$|(?<=[\d%])\s*[(\[][^()\[\]]*\d[^()\[\]]*[)\]]$"
 )  # 0.81 ± 0.02, 0.81 (0.02)
 _UNIT = re.compile(r"([+-]?[\d.,' \u00a0\u202f]*\d[.,]?(?:[eE][+-]?\d+)?)\s*([A-Za-zµμ°×/²³]{1,12}\d?)")
+_MARKS = re.compile(r"^(?:\*+|_+|~|≈|\\textbf\{|\\underline\{)+\s*|(?:\s*[*_†‡§}])+$")  # 0.81*, **0.81**, ~0.81
+_QUOTIENT = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(\d*[1-9]\d*)")  # 17/20
 _CURRENCY = re.compile(r"^[$€£¥]\s*|\s*[$€£¥]$")
 _CLOCK = re.compile(r"(?:(\d+) days? )?(?:(\d{1,3}):)?(\d{1,3}):(\d\d(?:[.,]\d+)?)")
 _MEASURED = frozenset(
@@ -75,6 +77,10 @@ def as_numbers(name: str, cells: pd.Series, separator: str, commas: bool = False
         notes.append(f"Of {name} the number before ± or the bracket is read.")
     if unit:
         notes.append(f"{name} is read in {unit}, the unit in its cells.")
+    if any(_QUOTIENT.fullmatch(cell) for cell in read):
+        notes.append(f"{name} is read as quotients: 17/20 is 0.85.")
+    if any(_MARKS.search(cell) for cell in read):
+        notes.append(f"Marks beside the numbers of {name}, as * and ~, are left out.")
     if any(cell.endswith("%") for cell in read):
         without = int(cells.isin([cell for cell in read if not cell.endswith("%")]).sum())
         also = f"; {without} of its values are written without a % sign" if without else ""
@@ -89,8 +95,13 @@ def plain_number(cell: str) -> float | None:
 
 
 def _bare(cell: str, measured: bool = False) -> str:
-    text = _SPREAD.sub("", cell).replace("\N{MINUS SIGN}", "-").removesuffix("%").strip()
-    return _CURRENCY.sub("", text) if measured and re.search(r"\d", text) else text
+    marked = measured and re.search(r"\d", cell)
+    text = _MARKS.sub("", cell) if marked else cell
+    text = _SPREAD.sub("", text).replace("\N{MINUS SIGN}", "-").removesuffix("%").strip()
+    if not marked:
+        return text
+    text = _MARKS.sub("", _CURRENCY.sub("", text))
+    return repr(float(part[1]) / float(part[2])) if (part := _QUOTIENT.fullmatch(text)) else text
 
 
 def _measures(name: str) -> bool:

@@ -49,6 +49,27 @@ async function copy(text, what) {
   mark();
 })();
 
+// A page that is loaded again, as one of a study under way is by itself, keeps the chosen figures and what was unfolded.
+(() => {
+  const key = `sdpet ${location.pathname}`;
+  const parts = () => [...document.querySelectorAll("details")];
+  const nameOf = part => part.querySelector("summary").textContent;
+  try {
+    const kept = JSON.parse(sessionStorage.getItem(key) || "null");
+    if (kept && performance.getEntriesByType("navigation")[0].type === "reload") {
+      for (const id of kept.chosen) {
+        const input = document.getElementById(id);
+        if (input) input.checked = true;
+      }
+      for (const part of parts()) part.open = kept.open.includes(nameOf(part)) || part.open;
+    }
+    addEventListener("pagehide", () => sessionStorage.setItem(key, JSON.stringify({
+      chosen: [...document.querySelectorAll(".choice > input:checked")].map(input => input.id),
+      open: parts().filter(part => part.open).map(nameOf),
+    })));
+  } catch { /* a browser that lets files keep nothing */ }
+})();
+
 // On paper nothing unfolds: the whole conclusion is printed.
 (() => {
   let opened = [];

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from sdpet.config import RunConfig, sized, validate
@@ -60,7 +60,9 @@ def _sizes(config: RunConfig, source: Source) -> Iterator[tuple[str, str, str]]:
     """Yield the checks of the model, the design and the memory of a training step."""
     from sdpet.methods import build
     from sdpet.models import BaseModel
-    from sdpet.models.estimate import count, on_meta, step_memory
+    from sdpet.models.base import images_at_once
+    from sdpet.models.estimate import BYTES, count, on_meta, step_memory
+    from sdpet.models.estimate_passes import caching_bytes, sampling_bytes
     from sdpet.runs.setup import make_design
 
     networks = on_meta(source)
@@ -89,8 +91,40 @@ def _sizes(config: RunConfig, source: Source) -> Iterator[tuple[str, str, str]]:
         networks, list(handle.parameters()), rows, base.latent_shape[-1], config.unet.dtype,
         trainer.precision, trainer.grad_checkpointing, design.method == "embedding",
     )  # fmt: skip
+    unet = config.unet
+    apart = count(networks["vae"]) * (BYTES[unet.vae_dtype or unet.dtype] - BYTES[unet.dtype])
+    needed = replace(needed, weights=needed.weights + apart)
     yield "memory", _memory(needed, rows, base.image_size, config), ""
-    yield _device(trainer.device, needed.total)
+    networks["unet"].eval()
+    half = [(unet.vae_dtype or unet.dtype) != "float32", unet.dtype != "float32" or config.sampler.autocast is not None]
+    caching = caching_bytes(networks["vae"], base.image_size, unet.vae_tiling) // (2 if half[0] else 1)
+    at_once = images_at_once(base.image_size, base.image_size)
+    shown = f"{at_once} x {base.image_size} x {base.image_size} pixels"
+    frozen = sum(count(network) for network in networks.values()) * BYTES[unet.dtype] + apart
+    yield "caching", f"{(frozen + caching) / GIB:.1f} GiB expected while the VAE encodes {shown} at a time", ""
+    drawn = _drawn_together(config)
+    guided = 2 if config.sampler.guidance != 1 and not base.family.embeds_guidance else 1
+    sampling = sampling_bytes(
+        networks, guided * drawn, base.latent_shape[-1], unet.vae_tiling, (half[1], half[0]), drawn
+    ) + needed.trainable  # fmt: skip
+    yield (
+        "sampling",
+        f"{(frozen + sampling) / GIB:.1f} GiB expected while {drawn} images are drawn together (eval.chunk); "
+        "scorers not included",
+        "",
+    )
+    yield _device(trainer.device, max(needed.total, frozen + caching, frozen + sampling))
+
+
+def _drawn_together(config: RunConfig) -> int:
+    """Number of images that a run draws at a time."""
+    from sdpet.runs.setup import make_plan
+
+    plan = make_plan(config)
+    if config.task.name == "finetune":
+        return min(plan.chunk, plan.images)
+    images = plan.subject_images + plan.class_images + plan.prompt_images * len(plan.prompts)
+    return max(1, min(plan.chunk, images))
 
 
 def _tokenizer(source: Source) -> Any:
@@ -131,5 +165,9 @@ def _device(device: str, needed: int) -> tuple[str, str, str]:
         import psutil
 
         available, name = psutil.virtual_memory().available, "the CPU"
-    cure = "" if available > needed else "too little memory; try trainer.batch_size=1 or unet.dtype=bfloat16 on a GPU"
+    cure = (
+        ""
+        if available > needed
+        else "too little memory; try trainer.batch_size=1, eval.chunk=4 or unet.dtype=bfloat16 on a GPU"
+    )
     return "device", f"{name}, {available / GIB:.1f} GiB {'free' if device == 'cpu' else 'in total'}", cure

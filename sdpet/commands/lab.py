@@ -1,4 +1,4 @@
-"""`sdpet lab check` and `sdpet lab pretrain`."""
+"""`sdpet lab check`, `sdpet lab pretrain` and `sdpet lab subjects`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import sys
 
 from sdpet.commands.errors import wrong_usage
 
-MODULES = {"check": "sdpet.lab.check", "pretrain": "sdpet.lab.pretrain"}
+MODULES = {"check": "sdpet.lab.check", "pretrain": "sdpet.lab.pretrain", "subjects": "sdpet.lab.subjects"}
 HELP = """example: sdpet lab check
 
   sdpet lab check      measure the lab (VAE, scorer, base model) against its gates
   sdpet lab pretrain   train the lab's weights again (takes hours)
+  sdpet lab subjects   draw six subjects for a study over subjects
 """
 
 

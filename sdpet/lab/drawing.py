@@ -1,8 +1,12 @@
-"""Draw the scenes of the lab's world as images."""
+"""Draw the scenes of the lab's world as images, and write them."""
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
+from PIL import Image
 
 from sdpet.lab.world import SHAPES, SIZE, Scenes
 
@@ -80,3 +84,19 @@ def render(scenes: Scenes) -> np.ndarray:
         picture = s.rgb_background[:, None, None] * (1 - edge) + np.array(OUTLINE, float) * edge
         out[rows] = picture * (1 - cover) + body * cover
     return np.clip(np.rint(out), 0, 255).astype(np.uint8)
+
+
+def write_images(folder: Path, images: np.ndarray) -> None:
+    """Write images as 00000.png and so on.
+
+    Parameters
+    ----------
+    folder : Path
+        Its earlier content is deleted.
+    images : ndarray of uint8, (N, H, W, 3)
+        The images.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i:05d}.png", optimize=True)

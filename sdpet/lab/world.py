@@ -148,10 +148,16 @@ def _pose(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
     }
 
 
-def subject_scenes(n: int, seed: int) -> Scenes:
-    """Views of the novel subject, on backgrounds that have names.
+def subject_scenes(
+    n: int,
+    seed: int,
+    shape: str = SUBJECT_SHAPE,
+    left: tuple[int, int, int] = SUBJECT_LEFT,
+    right: tuple[int, int, int] = SUBJECT_RIGHT,
+) -> Scenes:
+    """Views of a novel subject, on backgrounds that have names.
 
-    The subject is an outlined star, its left half hot pink and its right half teal.
+    The lab's own subject is an outlined star, its left half hot pink and its right half teal.
 
     Parameters
     ----------
@@ -159,6 +165,10 @@ def subject_scenes(n: int, seed: int) -> Scenes:
         Number of views.
     seed : int
         Equal seeds give equal views.
+    shape : str
+        One of SHAPES.
+    left, right : tuple of int
+        Colours of the halves (red, green, blue), 0 to 255.
 
     Returns
     -------
@@ -168,10 +178,10 @@ def subject_scenes(n: int, seed: int) -> Scenes:
     scenes = sample_scenes(n, seed)
     background = rng.permutation(np.resize(np.arange(1, len(BACKGROUNDS)), n))  # every background except white, in turn
     grounds = np.array(list(BACKGROUNDS.values()), float)
-    scenes.shape = np.full(n, SHAPES.index(SUBJECT_SHAPE))
+    scenes.shape = np.full(n, SHAPES.index(shape))
     scenes.color = scenes.color2 = np.full(n, UNNAMED)
-    scenes.rgb = _jitter(rng, np.tile(np.array(SUBJECT_LEFT, float), (n, 1)), 4)
-    scenes.rgb2 = _jitter(rng, np.tile(np.array(SUBJECT_RIGHT, float), (n, 1)), 4)
+    scenes.rgb = _jitter(rng, np.tile(np.array(left, float), (n, 1)), 4)
+    scenes.rgb2 = _jitter(rng, np.tile(np.array(right, float), (n, 1)), 4)
     scenes.outlined = np.ones(n, bool)
     scenes.background, scenes.rgb_background = background, _jitter(rng, grounds[background], 5)
     return scenes

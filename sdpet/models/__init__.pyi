@@ -3,7 +3,10 @@ from .empty import TRANSFORMERS as TRANSFORMERS
 from .empty import empty_denoiser as empty_denoiser
 from .estimate import Memory as Memory
 from .estimate import activation_bytes as activation_bytes
+from .estimate import on_meta as on_meta
 from .estimate import step_memory as step_memory
+from .estimate_passes import caching_bytes as caching_bytes
+from .estimate_passes import sampling_bytes as sampling_bytes
 from .load import DTYPES as DTYPES
 from .load import load_base as load_base
 from .noising import NoiseProcess as NoiseProcess

@@ -195,7 +195,7 @@ class BaseModel:
         pixels = torch.as_tensor(images).permute(0, 3, 1, 2)  # (N, 3, H, W), uint8
         latents = []
         with self._at_work(self.vae):
-            for part in pixels.split(chunk or _at_once(*pixels.shape[2:])):
+            for part in pixels.split(chunk or images_at_once(*pixels.shape[2:])):
                 x = part.to(self.device, self.vae.dtype) / 127.5 - 1
                 latents.append((self.vae.encode(x).latent_dist.mean - shift) * scale)
         return torch.cat(latents).to(self.dtype)
@@ -219,7 +219,7 @@ class BaseModel:
         images = []
         height, width = (self.downsampling * side for side in latents.shape[2:])
         with self._at_work(self.vae):
-            for part in latents.split(chunk or _at_once(height, width)):
+            for part in latents.split(chunk or images_at_once(height, width)):
                 x = self.vae.decode((part / scale + shift).to(self.vae.dtype), return_dict=False)[0]
                 x = ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)  # (n, 3, H, W)
                 images.append(x.permute(0, 2, 3, 1).cpu())
@@ -246,6 +246,6 @@ class BaseModel:
         return (0.0 if shift is None else shift), self.vae.config.scaling_factor
 
 
-def _at_once(height: int, width: int) -> int:
-    """Number of images of this size that the VAE takes at a time."""
+def images_at_once(height: int, width: int) -> int:
+    """Number of images of this size in pixels that the VAE takes at a time."""
     return max(1, min(VAE_IMAGES, VAE_PIXELS // (height * width)))

@@ -150,7 +150,7 @@ def activation_bytes(
     call = inputs(unet, rows, latent_side, through_text)
     keeper = _Keeper(unet, trained)
     try:
-        with torch.enable_grad(), _FusedAttention(), torch.autograd.graph.saved_tensors_hooks(keeper.keep, lambda x: x):
+        with torch.enable_grad(), fused_attention(), torch.autograd.graph.saved_tensors_hooks(keeper.keep, lambda x: x):
             unet(**call)
     finally:
         keeper.leave()
@@ -258,7 +258,7 @@ def _name(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-class _FusedAttention(TorchFunctionMode):
+class fused_attention(TorchFunctionMode):
     """On the meta device attention would build its matrix of N x N; real devices have fused kernels, which do not."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

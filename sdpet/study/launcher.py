@@ -15,6 +15,7 @@ from sdpet.runs.setup import ProgressCallback
 from sdpet.study.plan import Job
 from sdpet.study.progress import StudyProgress, Tracker, thinned
 from sdpet.study.run_queue import POLL, RunQueue
+from sdpet.study.warm import CAN_FORK, WarmParent
 from sdpet.study.worker_pool import Worker
 
 LOG = logging.getLogger("sdpet")
@@ -85,7 +86,8 @@ def _step_callback(fleet: Sequence[Job], tracker: Tracker) -> ProgressCallback:
 
 def _in_workers(queue: RunQueue, tracker: Tracker, gpus: Sequence[str | None]) -> None:
     """Do the jobs in worker processes; `gpus` has the GPU of each worker, or None."""
-    pool = [Worker(gpu) for gpu in gpus]
+    parent = WarmParent() if CAN_FORK and not any(gpus) else None  # a GPU belongs to one process
+    pool = [Worker(gpu, parent) for gpu in gpus]
     selector = selectors.DefaultSelector()
     for worker in pool:
         selector.register(worker.events, selectors.EVENT_READ, worker)
@@ -117,13 +119,15 @@ def _in_workers(queue: RunQueue, tracker: Tracker, gpus: Sequence[str | None]) -
                 selector.unregister(worker.events)  # the process has died
                 pool.remove(worker)
                 _handle_death(worker, queue, tracker)
-                pool.append(Worker(worker.gpu))
+                pool.append(Worker(worker.gpu, parent))
                 selector.register(pool[-1].events, selectors.EVENT_READ, pool[-1])
     finally:
         for worker in pool:
             worker.request_stop()
         for worker in pool:
             worker.wait()
+        if parent is not None:
+            parent.close()
 
 
 def _handle_event(worker: Worker, event: dict[str, Any], queue: RunQueue, tracker: Tracker) -> None:

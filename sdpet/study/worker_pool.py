@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import sdpet
 from sdpet.config import RunConfig
 from sdpet.study.plan import Job
-
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+from sdpet.study.warm import ForkedProcess, WarmParent, start_process
 
 
 def usable_cores() -> int:
@@ -68,19 +65,16 @@ class Worker:
     ----------
     gpu : str, optional
         The only GPU that the process sees.
+    parent : WarmParent, optional
+        Forks the process. Without it, or if it has died, the process is started anew.
     """
 
-    def __init__(self, gpu: str | None = None) -> None:
-        root = str(Path(sdpet.__file__).parent.parent)
-        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    def __init__(self, gpu: str | None = None, parent: WarmParent | None = None) -> None:
         device = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
         read_end, write_end = os.pipe()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "sdpet.study.worker_process", str(write_end)],
-            stdin=subprocess.PIPE,
-            pass_fds=[write_end],
-            start_new_session=True,  # only this process receives Ctrl-C; it then stops its workers
-            env={**os.environ, "PYTHONPATH": path, **dict.fromkeys(THREADS, "1"), **device},
+        forked = parent and parent.fork(write_end)
+        self.process: subprocess.Popen[bytes] | ForkedProcess = forked or start_process(
+            write_end, stdin=subprocess.PIPE, device=device
         )
         os.close(write_end)
         self.gpu = gpu

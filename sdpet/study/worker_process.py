@@ -1,5 +1,9 @@
 """A worker process of a study: `python -m sdpet.study.worker_process FD`, started by sdpet.study.worker_pool.
 
+`python -m sdpet.study.worker_process warm FD` imports what every run needs and then forks workers on request, so that
+they share one import and its memory, about 600 MB. Its descriptor is a socket. It gets, for each worker, descriptors
+for its requests, its events and its end; through the last one it tells the worker's pid and, later, its exit status.
+
 It reads requests from standard input, one JSON line each (train a fleet, measure the best fleet size, or load model and
 data), and writes events to the file descriptor FD, one JSON line each. Its input ends when there is nothing left to do,
 or when the parent has died; an unfinished run is then left to other processes.
@@ -20,6 +24,7 @@ from sdpet.config import RunConfig
 from sdpet.runs.libraries import silence_libraries
 from sdpet.study.progress import thinned
 from sdpet.study.signals import exit_on_sigterm
+from sdpet.study.warm import fork_on_request
 
 if TYPE_CHECKING:
     from sdpet.runs.setup import ProgressCallback, Resources
@@ -99,4 +104,8 @@ def _step_callback(events: Any) -> ProgressCallback:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    if sys.argv[1] == "warm":
+        if (forked := fork_on_request(int(sys.argv[2]))) is not None:
+            main(forked)
+    else:
+        main(int(sys.argv[1]))

@@ -365,7 +365,7 @@ def test_what_one_run_gave_many_times_is_one_run(name: str, number: str, tmp_pat
 def test_levels_and_numbers_of_a_sentence_are_told_apart_and_legible(tmp_path: Path) -> None:
     table = pd.DataFrame([(d, s, 6000.0 + 300 * d + 3 * s + d * s % 2) for d in (1, 2, 4) for s in range(4)])
     table.columns = ["depth", "seed", "score"]
-    assert "depth 4 has the highest mean, 7204;" in analysis.conclude(table, "score")
+    assert "depth 4 has the highest mean, 7204.5;" in analysis.conclude(table, "score")
     both = pd.concat([table.assign(din=table["depth"], dout=b, score=table["score"] + 10 * b) for b in (0.1, 0.2)])
     assert "din 4, dout 0.2 has the highest mean" in analysis.conclude(both, "score", terms=["din", "dout"])
 

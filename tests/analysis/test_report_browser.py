@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, Browser
 from fake_study import write_base, write_full_tuning, write_study
 
+from analysis.live import LiveServer, Renewed
 from analysis.report import write_report
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")]
@@ -210,6 +214,40 @@ def test_without_script_all_of_it_can_be_read(browser: Browser, page: Path) -> N
             assert not browser.ask("DOM.querySelectorAll", nodeId=shot, selector=selector)["nodeIds"], "nothing is dead"
     finally:
         browser.ask("Emulation.setScriptExecutionDisabled", value=False)
+
+
+def test_a_live_page_renews_itself_and_keeps_what_was_chosen(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("analysis.live.renewal.EVERY", 0.1)
+    folder = write_study(tmp_path / "mine", ["attn2o-ffni", "ffni-ffni", "resi-reso"], [0, 1], samples=0)
+    server = LiveServer(Renewed(folder, lambda: write_report(folder).page))
+    server.report.renew()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        browser.open(server.url, 1280)
+        browser.click("#choice-heatmap-score label:nth-of-type(2)")
+        browser.click("header .detail summary")
+        of_new = "document.querySelector('#heatmap-cell-1-1') !== null"
+        assert not browser.run(of_new)
+        write_study(folder, ["attn2o-ffni", "ffni-ffni", "resi-reso", "attn1o-attn2i"], [0, 1], samples=0)
+        assert server.report.renew()
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            time.sleep(0.1)
+            with suppress(AssertionError):  # a page that is being loaded answers nothing
+                if browser.run(f"document.readyState === 'complete' && {of_new}"):
+                    break
+        assert browser.run(of_new), "the new placement is there, and nobody loaded the page"
+        assert browser.run("document.querySelector('#heatmap-score-2').checked")
+        assert browser.run("document.querySelector('header .detail').open")
+        browser.hover("#heatmap-clip_t-cell-1-1")
+        assert browser.run("document.getElementById('tip').textContent").startswith("SA_out → CA_in\nCLIP-T")
+        assert all(url.startswith((server.url, "data:")) for url in browser.requests()) and not browser.complaints()
+    finally:
+        browser.open("about:blank", 1280)
+        server.shutdown()
+        server.server_close()
 
 
 def test_it_prints_in_ink_on_paper(browser: Browser, page: Path) -> None:

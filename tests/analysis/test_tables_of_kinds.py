@@ -53,6 +53,9 @@ def with_acc(write) -> str:
         (with_acc(lambda v: f'"{v} [0.7, 0.8]"'), "before ± or the bracket"),
         (with_acc(lambda v: f"{v} pts"), "acc is read in pts, the unit in its cells"),
         (with_acc(lambda v: f"$ {v}"), ""),
+        (with_acc(lambda v: f"**{v}**" if v > "0.79" else f"{v}*" if v > "0.74" else f"~{v}"), "Marks beside"),
+        (with_acc(lambda v: f"{round(float(v) * 10_000)}/10000"), "17/20 is 0.85"),
+        (PLAIN.pivot(index="model", columns="seed", values=["acc"]).to_csv(), "written one below the other"),
         (CSV.replace("seed", "random_state"), ""),
         (CSV.replace("seed", "train.random_seed"), ""),
         (CSV.replace("seed", "seed_idx"), ""),
@@ -178,6 +181,8 @@ def test_doubts_on_copies_curves_and_columns_that_are_levels(tmp_path: Path) -> 
     plain = PLAIN.drop(columns="seed")
     assert "3 of 15 rows repeat another one in every column" in said(study_of(tmp_path, pd.concat([plain, plain[:3]])))
     assert "repeat" not in said(study_of(tmp_path, pd.concat([plain.round(1)] * 2)))
+    merged = PLAIN.assign(model=PLAIN["model"].where(~PLAIN["model"].duplicated()))
+    assert "if an empty cell stands for the value above it, fill it in." in said(study_of(tmp_path, merged))
     curve = pd.concat([PLAIN.assign(epoch=e, acc=PLAIN["acc"] - 0.1 / e) for e in range(1, 6)])
     assert "keep its last epoch only" in said(study_of(tmp_path, curve))
     assert "1 of 12 values of acc is above 10" in said(study_of(tmp_path, PLAIN.replace(PLAIN["acc"][0], 70.0)))
@@ -251,3 +256,16 @@ def test_a_workbook_is_told_from_a_table(tmp_path: Path) -> None:
     (tmp_path / "runs.csv").write_bytes(b"PK\x03\x04....")
     with pytest.raises(ValueError, match=r"Excel workbook .* save the sheet"):
         read_study(tmp_path / "runs.csv")
+
+
+def test_power_counts_in_the_blocks_of_the_table(tmp_path: Path) -> None:
+    from analysis.power_command import answer
+
+    given = tmp_path / "runs.csv"
+    seeds = study_of(tmp_path, PLAIN) and answer(str(given), None, None, 0.02, 0.8, 0.05)
+    people = PLAIN.rename(columns={"seed": "rater"}).assign(rater=[f"r{s}" for s in PLAIN["seed"]])
+    raters = study_of(tmp_path, people) and answer(str(given), None, None, 0.02, 0.8, 0.05)
+    assert "of 12 runs, 4 raters: " in raters and raters == seeds.replace("seed", "rater")
+    alone = study_of(tmp_path, PLAIN.drop(columns="seed")) and answer(str(given), None, None, 0.02, 0.8, 0.05)
+    assert "of 12 runs, 4 runs of each level: " in alone and "4 runs of each level detect" in alone
+    assert "3 runs of each level (up to" in alone  # noncentral t with 6 df: 0.84 with 3 runs, 0.50 with 2

@@ -18,6 +18,7 @@ from sdpet.adapters import count_parameters, matching_blocks
 from sdpet.commands.doctor_model import model_checks
 from sdpet.models import ARCHITECTURES, Source, activation_bytes
 from sdpet.models.estimate import count, on_meta
+from sdpet.models.estimate_passes import caching_bytes, peak_bytes, sampling_bytes
 
 
 def said(*overrides):
@@ -53,6 +54,8 @@ def test_the_command(tmp_path):
     lines = {line[3:].split()[0]: line for line in ended.stdout.splitlines()}
     assert "16 adapters, 1,511,040 parameters, 0.176 %" in lines["design"], ended
     assert "859,520,964" in lines["model"] and "2 x 512 x 512" in lines["memory"] and "AdamW 0.01" in lines["memory"]
+    assert "while the VAE encodes 4 x 512 x 512 pixels" in lines["caching"]
+    assert "while 32 images are drawn together" in lines["sampling"]
     assert lines["weights"].startswith("NO") and "hf download stable-diffusion-v1-5" in lines["weights"]
     assert ended.returncode == 1 and lines["device"].startswith("ok" if torch.cuda.is_available() else "NO")
 
@@ -83,7 +86,7 @@ def test_activations_counted_on_the_meta_device_are_those_of_a_real_pass(placeme
         trained = list(attach(unet, AdapterSpec.parse(placement, mid_dim=3)).parameters())
         if device == "cpu":
             with monkeypatch.context() as patch:
-                patch.setattr(sdpet.models.estimate, "_FusedAttention", contextlib.nullcontext)
+                patch.setattr(sdpet.models.estimate, "fused_attention", contextlib.nullcontext)
                 sizes.append(activation_bytes(unet, 2, 16, trained=trained))
         else:
             sizes.append(activation_bytes(unet, 2, 16, trained=trained))
@@ -92,3 +95,18 @@ def test_activations_counted_on_the_meta_device_are_those_of_a_real_pass(placeme
             assert activation_bytes(unet, 4, 16, trained=trained) == pytest.approx(2 * sizes[-1], rel=0.01)
     assert sizes[0] == pytest.approx(sizes[1], rel=0.01)
     assert not any(module._forward_hooks for module in unet.get_submodule("conv_in").modules())
+
+
+def test_bytes_that_are_alive_at_once_are_counted():
+    """By hand for two layers, and for Stable Diffusion's VAE by what must be: more images, more memory; tiles, less."""
+    with torch.device("meta"):
+        net = torch.nn.Sequential(*(torch.nn.Linear(a, b, bias=False) for a, b in ((1000, 500), (500, 200), (200, 10))))
+        given = torch.zeros(1, 1000)
+    assert peak_bytes(net, lambda: net(given)) == 4 * (500 + 200)  # the input was there before, the weights as well
+    networks = on_meta(Source(ARCHITECTURES / "v1", ARCHITECTURES / "v1"))
+    vae, map_at_512 = networks["vae"], 4 * 128 * 512 * 512  # bytes of its largest map of one image
+    whole, tiled = caching_bytes(vae, 1024), caching_bytes(vae, 1024, tiling=True)
+    assert 4 * 3 * map_at_512 < whole == 4 * tiled < 4 * 8 * map_at_512  # 1 x 1024 x 1024 and one tile of 512 x 512
+    few, many = (sampling_bytes(networks, rows, 64) for rows in (2, 128))
+    assert few < many < 64 * few  # of few rows, decoding needs the most
+    assert sampling_bytes(networks, 128, 64, half=(True, False)) == max(many // 2, few)

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import sdpet.lab
+from sdpet.config.dreambench import read_dreambench
 from sdpet.lab import (
     BACKGROUNDS,
     COLORS,
@@ -29,6 +31,7 @@ from sdpet.lab.check import networks
 from sdpet.lab.check.models import CHECKED
 from sdpet.lab.pretrain.clip import fits, swap_one
 from sdpet.lab.pretrain.vae import encode, to_tensor, whiten
+from sdpet.lab.subjects import SUBJECTS, write_subjects
 from sdpet.models import load_base
 from sdpet.tasks import load_digits
 
@@ -170,3 +173,16 @@ def test_pretraining_resumes_after_a_kill(tmp_path):
     subprocess.run(command("killed"), check=True, capture_output=True)
     for file in ("pipeline/unet/diffusion_pytorch_model.safetensors", "scorer/model.safetensors"):
         assert (tmp_path / "whole_out" / file).read_bytes() == (tmp_path / "killed_out" / file).read_bytes()
+
+
+def test_subjects_are_a_data_set_and_its_star_is_the_labs_own(tmp_path):
+    write_subjects(tmp_path)
+    bench = read_dreambench(tmp_path)
+    assert bench.classes == {name: shape for name, (shape, _, _) in SUBJECTS.items()}
+    assert "a photo of a {subject} on an orange background" in bench.objects and len(bench.objects) == len(BACKGROUNDS)
+    photos = {name: [np.asarray(Image.open(file)) for file in sorted((tmp_path / name).iterdir())] for name in SUBJECTS}
+    own = [np.asarray(Image.open(file)) for file in sorted((LAB / "data" / "subject").iterdir())]
+    assert np.array_equal(photos["pink_star"], own)
+    judged = {name: load_judge().judge(np.stack(images)) for name, images in photos.items()}
+    for name, (shape, _, _) in SUBJECTS.items():
+        assert (judged[name]["shape"] == SHAPES.index(shape)).all() and judged[name]["outlined"].all(), name

@@ -54,7 +54,7 @@ def test_scaling_factor_and_shift_come_from_the_config(tiny_folder, tiny_base, t
 
 def test_the_vae_takes_as_many_images_at_a_time_as_the_limit_of_pixels_allows(tiny_base, noise_images, monkeypatch):
     sizes = ((32, 32), (128, 128), (512, 512), (512, 768), (1024, 1024), (2048, 2048))
-    assert [base_module._at_once(*size) for size in sizes] == [64, 64, 4, 2, 1, 1]
+    assert [base_module.images_at_once(*size) for size in sizes] == [64, 64, 4, 2, 1, 1]
     vae, taken = tiny_base.vae, []
 
     def counted(work, x, *rest, **options):

@@ -16,6 +16,7 @@ from study_tools import command, environment, tiny_overrides, train
 from test_planning import FakeLauncher, sweeper_of  # noqa: F401 (a fixture)
 
 import analysis
+from analysis.report.words import placement_words
 from analysis.sequential.stored import FILE, read_race
 from sdpet.study.manifest import read_manifest
 from sdpet.study.plan import make_plan
@@ -226,7 +227,9 @@ def test_the_page_of_a_race_shows_it_and_takes_the_rest_from_complete_seeds(swee
     bounds = pd.read_csv(tables / "race_bounds.csv").set_index("level")
     assert bounds["n"].sum() == r.runs_used and bounds.loc[r.leader, "state"] == "leader"
     facts = " ".join(re.sub(r"<[^>]+>", " ", page[page.index('<ul class="facts">') : page.index("</ul>")]).split())
-    print(report.headline, facts)
+    leader = placement_words(r.leader)
+    assert report.headline.startswith(f"{leader} is the best of 4 designs or worse than the best by 0.03 at most")
+    assert report.headline.count(". ") == 0
     assert f"{-r.bounds.loc[r.leader, 'low']:.3f}" in facts and f"of {len(r.bounds)} designs are not out" in facts
     assert f"{fresh:.3f}" in facts and "on fresh seeds" in facts and "of the way" not in facts
     assert "The race" in page and "alpha spent" in page and "1 run in the folder is not of the race" in page

@@ -10,7 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from analysis.runs.notation import plain_number
-from analysis.runs.tables.layout import by_blanks, without_borders, without_repeated_names, without_sums
+from analysis.runs.tables.layout import (
+    by_blanks,
+    with_one_line_of_names,
+    without_borders,
+    without_repeated_names,
+    without_sums,
+)
 
 SEPARATORS = (",", ";", "\t", "|")
 _SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -73,6 +79,10 @@ def read_text_table(path: Path) -> TextTable:
     elif separator != ",":
         notes.append(f"The columns of {path.name} are separated by {_SEPARATOR_NAMES.get(separator, separator)}.")
     rows, lines = _records(text, separator)
+    rows, depth = with_one_line_of_names(rows)
+    lines = lines[depth - 1 :]
+    if depth > 1:
+        notes.append(f"The first {depth} lines of {path.name} are its names, written one below the other.")
     start = _header_row(rows)
     if start:
         notes.append(_preamble(start, path.name))

@@ -46,6 +46,30 @@ def by_blanks(text: str) -> str | None:
     return None
 
 
+def with_one_line_of_names(rows: list[list[str]]) -> tuple[list[list[str]], int]:
+    """The rows with one line of names in place of the two or three that a pivoted table has, and how many those were.
+
+    pandas writes `,acc,acc` over `seed,0,1` over `model,,`; these become `model,acc_seed0,acc_seed1`.
+
+    >>> with_one_line_of_names([["", "acc", "acc"], ["seed", "0", "1"], ["model", "", ""], ["a", ".5", ".6"]])
+    ([['model', 'acc_seed0', 'acc_seed1'], ['a', '.5', '.6']], 3)
+    """
+    if len(rows) < 3:
+        return rows, 1
+    outer, inner, third = ([cell.strip() for cell in row] for row in rows[:3])
+    keys = sum(1 for cell in outer if not cell)
+    word, names = inner[keys - 1] if keys else "", inner[keys:]
+    repeated = len(set(outer[keys:])) < len(outer[keys:])
+    if not (keys and word and repeated and len(outer) == len(inner) and all(outer[keys:]) and all(names)):
+        return rows, 1
+    if any(outer[:keys]) or len(set(zip(outer[keys:], names, strict=True))) < len(names):
+        return rows, 1
+    has_third = all(third[:keys]) and not any(third[keys:])
+    index = third[:keys] if has_third else [*inner[: keys - 1], "index"]
+    joined = [f"{a}_{word}{b}" for a, b in zip(outer[keys:], names, strict=True)]
+    return [[*index, *joined], *rows[3 if has_third else 2 :]], 3 if has_third else 2
+
+
 def without_repeated_names(
     header: list[str], rows: list[list[str]], lines: list[int], notes: list[str]
 ) -> tuple[list[list[str]], list[int]]:

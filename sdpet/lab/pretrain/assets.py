@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 
-from sdpet.lab.drawing import render
+from sdpet.lab.drawing import render, write_images
 from sdpet.lab.world import CLASS_PROMPT, subject_scenes
 
 if TYPE_CHECKING:
@@ -33,22 +30,6 @@ def write_weights(folder: Path, state: dict[str, torch.Tensor]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     half = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
     save_file(half, folder / "model.safetensors")
-
-
-def write_images(folder: Path, images: np.ndarray) -> None:
-    """Write images as 00000.png and so on.
-
-    Parameters
-    ----------
-    folder : Path
-        Its earlier content is deleted.
-    images : ndarray of uint8, (N, H, W, 3)
-        The images.
-    """
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for i, image in enumerate(images):
-        Image.fromarray(image).save(folder / f"{i:05d}.png", optimize=True)
 
 
 def write_data(out: Path) -> None:
