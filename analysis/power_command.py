@@ -63,7 +63,7 @@ def answer(source: str, metric: str | None, factor: str | None, effect: float, t
 
     def times(count: int) -> str:
         noun = study.block or ("seed" if "seed" in runs else None)
-        return counted(count, noun) if noun else f"{counted(count, 'run')} of each design"
+        return counted(count, noun) if noun else f"{counted(count, 'run')} of each level"
 
     for name in factors:
         terms = [
@@ -89,7 +89,8 @@ def answer(source: str, metric: str | None, factor: str | None, effect: float, t
             worst = "over 1000" if worst != worst else f"{worst:.0f}"
             needed = times(int(row["seeds"]))
             lines.append(f"  {words:<32} {needed} (up to {worst}, as the spread is an estimate){now}")
-        lines += [f"  {pairs}"] if (pairs := pair_words(table)) else []
+        pairs = pair_words(table).replace(f"{a['seeds']} seeds", times(a["seeds"]))
+        lines += [f"  {pairs}"] if pairs else []
     return outer("\n".join(lines))
 
 

@@ -267,4 +267,5 @@ def test_power_counts_in_the_blocks_of_the_table(tmp_path: Path) -> None:
     raters = study_of(tmp_path, people) and answer(str(given), None, None, 0.02, 0.8, 0.05)
     assert "of 12 runs, 4 raters: " in raters and raters == seeds.replace("seed", "rater")
     alone = study_of(tmp_path, PLAIN.drop(columns="seed")) and answer(str(given), None, None, 0.02, 0.8, 0.05)
-    assert "runs of each design (up to" in alone
+    assert "of 12 runs, 4 runs of each level: " in alone and "4 runs of each level detect" in alone
+    assert "3 runs of each level (up to" in alone  # noncentral t with 6 df: 0.84 with 3 runs, 0.50 with 2
