@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from sdpet.files.command_parser import CommandParser
+from sdpet.files.terminal import counted
 
 EXAMPLE = """\
 example:
@@ -59,6 +60,11 @@ def answer(source: str, metric: str | None, factor: str | None, effect: float, t
         raise ValueError(f"Unknown factor {unknown[0]!r}; the factors that vary are {', '.join(study.factors)}.")
     runs = study.modelled
     lines: list[str] = []
+
+    def times(count: int) -> str:
+        noun = study.block or ("seed" if "seed" in runs else None)
+        return counted(count, noun) if noun else f"{counted(count, 'run')} of each level"
+
     for name in factors:
         terms = [
             name,
@@ -68,21 +74,23 @@ def answer(source: str, metric: str | None, factor: str | None, effect: float, t
         a = table.attrs
         if not lines:
             lines.append(
-                f"{study.metric} of {len(runs)} runs, {a['seeds']} seeds: runs of one "
+                f"{study.metric} of {len(runs)} runs, {times(a['seeds'])}: runs of one "
                 f"design differ by {a['residual_sd']:.3g} (standard deviation, {a['df']:.0f} df; 80% sure: below "
                 f"{a['residual_sd_high']:.3g})"
             )
         lines.append(f"{name} ({a['levels']} levels), a difference of {effect:g} with power {target:g}:")
         for test, words in (("pair", "two levels alone (t test)"), ("factor", "the factor as a whole (F test)")):
             row = table.loc[test]
-            now = f"; {a['seeds']} seeds detect {row['detects']:.3g}"
+            now = f"; {times(a['seeds'])} {'detects' if a['seeds'] == 1 else 'detect'} {row['detects']:.3g}"
             if row["seeds"] != row["seeds"]:
-                lines.append(f"  {words:<32} more than 1000 seeds{now}")
+                lines.append(f"  {words:<32} more than {times(1000)}{now}")
                 continue
             worst = row["seeds_at_worst"]
             worst = "over 1000" if worst != worst else f"{worst:.0f}"
-            lines.append(f"  {words:<32} {row['seeds']:.0f} seeds (up to {worst}, as the spread is an estimate){now}")
-        lines += [f"  {pairs}"] if (pairs := pair_words(table)) else []
+            needed = times(int(row["seeds"]))
+            lines.append(f"  {words:<32} {needed} (up to {worst}, as the spread is an estimate){now}")
+        pairs = pair_words(table).replace(f"{a['seeds']} seeds", times(a["seeds"]))
+        lines += [f"  {pairs}"] if pairs else []
     return outer("\n".join(lines))
 
 

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 
 from analysis.linear_model.blocks import block_of
 from analysis.linear_model.design import Terms, parse_terms
-from analysis.linear_model.units import stratum_of
+from analysis.linear_model.units import UNIT, stratum_of
 from analysis.planning.pair_power import pair_table
 from analysis.variance.table import anova
 
@@ -146,9 +146,9 @@ def seeds_needed(
     Returns a frame with the rows pair and factor; columns seeds (for a power of `target`), power (with so many), and
     seeds_at_worst: with the upper 80 % limit of the residual standard deviation, which a small pilot knows badly; and
     detects: the smallest difference the pilot itself would find with that power. attrs: residual_sd, residual_sd_high,
-    df, runs (of a level and seed; the harmonic mean over the levels), levels, seeds, notes, and pairs: for each pair of
-    levels whether the design can tell it and the power of both tests with the seeds of the pilot. NaN where `most`
-    seeds are too few.
+    df, runs (of a level and seed, where a frame without seeds has one for each run of a level; the harmonic mean over
+    the levels), levels, seeds, notes, and pairs: for each pair of levels whether the design can tell it and the power
+    of both tests with the seeds of the pilot. NaN where `most` seeds are too few.
 
     >>> frame = pd.DataFrame({"g": list("aaabbbccc"), "seed": [0, 1, 2] * 3, "y": [1, 2, 3, 2, 3, 4, 8, 9, 10.5]})
     >>> seeds_needed(frame, "y", "g", effect=1.0)["seeds"].to_dict()
@@ -166,11 +166,13 @@ def seeds_needed(
         raise ValueError(f"{factor} has one level in this pilot, so it has no effect to detect.")
     if df <= 0 or not table.loc["residual", "mean_sq"] > 0:
         raise ValueError("The pilot has no residual variation to plan with; it needs replicates, such as two seeds.")
-    seeds = frame["seed"].nunique() if "seed" in frame else 1
+    counted = block if block not in (None, UNIT) else "seed"  # people or folds where these are the blocks
+    sizes = frame.groupby(factor, observed=True).size()
+    seeds = frame[counted].nunique() if counted in frame else max(1, round(float(stats.hmean(sizes))))
     n, rank = table.attrs["n"], table.attrs["rank"]
     s = float(np.sqrt(table.loc["residual", "mean_sq"]))
     high = s * float(np.sqrt(df / stats.chi2.ppf(0.2, df)))
-    runs = float(stats.hmean(frame.groupby(factor, observed=True).size())) / seeds  # of a level and seed
+    runs = float(stats.hmean(sizes)) / seeds  # of a level and seed
     df_factor = float(table.loc[factor, "df"])
     pairs = pair_table(frame, metric, factor, given, block)
     spreads, signals = pairs["spread"].dropna() * seeds, pairs["signal"] / seeds  # of one seed

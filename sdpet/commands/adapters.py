@@ -10,6 +10,7 @@ from typing import Any
 from sdpet.files.command_parser import CommandParser
 
 LIKELY = ("sd14", "sd21", "sdxl", "lab")  # models of different shapes, which a folder without a model is tried with
+EXAMPLE = "example: sdpet adapters {}\n\n"
 HELP = """example: sdpet adapters show outputs/single/24f3670b880c
 
   sdpet adapters count MODEL                      placements of a model, and their parameters
@@ -31,7 +32,11 @@ def main(arguments: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", prog="sdpet adapters")
-    count = commands.add_parser("count", help="placements of a model, and the parameters of their adapters")
+    count = commands.add_parser(
+        "count",
+        example=EXAMPLE.format("count sd15 --params 24000"),
+        help="placements of a model, and the parameters of their adapters",
+    )
     count.add_argument("model", help="sd15, sdxl, sd3_medium, sd35_large, flux_dev, ..., or a folder of diffusers'")
     size = count.add_mutually_exclusive_group()
     size.add_argument("--mid-dim", type=int, default=60, help="width (default 60)")
@@ -39,17 +44,39 @@ def main(arguments: Sequence[str]) -> int:
     count.add_argument(
         "--projections", action="store_true", help="also the linear layers, with the form lowrank (LoRA)"
     )
-    show = commands.add_parser("show", help="design, blocks, parameters, scores")
-    export = commands.add_parser("export-reference", help="convert to the reference code's format")
-    read = commands.add_parser("import-reference", help="convert from the reference code's format, which has no design")
-    other = commands.add_parser("export", help="write a run's LoRA for other tools")
+    show = commands.add_parser(
+        "show", example=EXAMPLE.format("show outputs/single/24f3670b880c"), help="design, blocks, parameters, scores"
+    )
+    export = commands.add_parser(
+        "export-reference",
+        example=EXAMPLE.format("export-reference outputs/single/24f3670b880c 2500-adapters"),
+        help="convert to the reference code's format",
+    )
+    read = commands.add_parser(
+        "import-reference",
+        example=EXAMPLE.format("import-reference 2500-adapters mine --placement attn2o-ffni"),
+        help="convert from the reference code's format, which has no design",
+    )
+    other = commands.add_parser(
+        "export",
+        example=EXAMPLE.format("export outputs/single/24f3670b880c lora.safetensors --format kohya"),
+        help="write a run's LoRA for other tools",
+    )
     other.add_argument("folder", type=Path, help="the folder of a finished run with adapter=lora")
     other.add_argument("out", type=Path, metavar="FILE", help="the .safetensors file to write")
     other.add_argument("--format", choices=("diffusers", "kohya", "comfy"), default="kohya", help="default kohya")
-    theirs = commands.add_parser("import-lora", help="read a LoRA file of kohya's scripts or diffusers as a design")
+    theirs = commands.add_parser(
+        "import-lora",
+        example=EXAMPLE.format("import-lora lora.safetensors mine"),
+        help="read a LoRA file of kohya's scripts or diffusers as a design",
+    )
     theirs.add_argument("file", type=Path, help="the .safetensors file")
     theirs.add_argument("out", type=Path, help="the folder to write")
-    push = commands.add_parser("push", help="upload to the hub")
+    push = commands.add_parser(
+        "push",
+        example=EXAMPLE.format("push outputs/single/24f3670b880c me/star --dry-run card"),
+        help="upload to the hub",
+    )
     for command in (show, export, read, push):
         command.add_argument("folder", type=Path, help="a folder of adapters, such as that of a finished run")
     for command in (export, read):

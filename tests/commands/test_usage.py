@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import sdpet.commands.adapters as adapters
 import sdpet.commands.cli as cli
 
 ROOT = Path(__file__).parent.parent.parent
@@ -15,6 +17,12 @@ NEEDED = {
     "analyse": "STUDY", "analyse power": "STUDY, --effect", "status": "STUDY", "verify": "STUDY",
     "img2img": "--init-img", "adapters": "COMMAND", "adapters count": "model", "lab": "COMMAND",
 }  # fmt: skip  # what these subcommands cannot do without
+
+
+@pytest.fixture(autouse=True)
+def the_environment_stays_as_it_was(monkeypatch):
+    """train.py and evaluate.py set Hydra's variable for whole errors, which later tests must not see."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
 
 
 def test_python_m_sdpet_is_the_command_sdpet(capsys):
@@ -53,3 +61,11 @@ def test_help_of_every_subcommand_begins_with_an_example(command, capsys):
         cli.main([command, "--help"])
     said = capsys.readouterr()
     assert ended.value.code == 0 and said.out.startswith("example: sdpet ") and said.err == ""
+
+
+@pytest.mark.parametrize("command", re.findall(r"(?m)^  sdpet adapters (\S+)", adapters.HELP))
+def test_help_of_every_command_for_adapters_begins_with_an_example_that_it_takes(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["adapters", command, "--help"])
+    first = capsys.readouterr().out.splitlines()[0]
+    assert ended.value.code == 0 and first.startswith(f"example: sdpet adapters {command} ")
