@@ -5,10 +5,12 @@
     python bench/answer.py replay --bank FILE    replay races and fixed studies over the bank's scores
     python bench/answer.py replay                the same over a simulated bank of stated means and SDs
 
-A replay draws the bank's seeds in random order, without training anything. For each d it gives the least fixed study
-20 x n that proves d in 90 % of the replays (Hsu's comparison with the best at 5 %: the leader is worse than the best by
-d at most), and what the race takes, with three fresh runs of the winner. False decisions are counted in worlds whose
-truth is known: null, hard, unequal.
+A replay over a whole bank takes its seeds in random order, without training anything. A bank of fewer seeds than the
+longest study is not enough for that, and seeds drawn with replacement repeat each other, so that the noise looks too
+small: then scores are the bank's means plus residuals of its runs in random order. For each d it gives the least fixed
+study 20 x n that proves d in 90 % of the replays (Hsu's comparison with the best at 5 %: the leader is worse than the
+best by d at most), and what the race takes, with three fresh runs of the winner. False decisions are counted in worlds
+whose truth is known: null, hard, unequal.
 """
 
 from __future__ import annotations
@@ -63,6 +65,17 @@ def worlds() -> dict[str, World]:
     }
 
 
+def drawn(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A study (seeds, designs) from a bank of scores (seeds, designs), see above."""
+    count, designs = scores.shape
+    if count >= MOST_FIXED:
+        return scores[rng.permutation(count)]
+    centred = scores - scores.mean(axis=0)
+    residuals = centred - centred.mean(axis=1, keepdims=True)
+    residuals *= np.sqrt(count * designs / ((count - 1) * (designs - 1)))  # so that their variance has no bias
+    return scores.mean(axis=0) + rng.choice(residuals.ravel(), (MOST_FIXED, designs))
+
+
 def proves(scores: np.ndarray, d: float) -> bool:
     """Whether a fixed study (seeds, designs) shows at 5 % that its leader is worse than the best by d at most."""
     n, count = scores.shape
@@ -104,14 +117,15 @@ def replay(arguments: argparse.Namespace) -> None:
     if arguments.bank:
         table = pd.read_csv(arguments.bank).pivot(index="seed", columns="placement", values="clip_i").dropna()
         scores, means = table.to_numpy(), table.to_numpy().mean(axis=0)
-        source = f"a bank of {scores.shape[1]} x {scores.shape[0]} runs of the lab, {arguments.bank}"
+        how = "its seeds" if len(scores) >= MOST_FIXED else "its means and residuals"
+        source = f"a bank of {scores.shape[1]} x {scores.shape[0]} runs of the lab: {how} in random order"
     else:
         scores, means = None, lab_means()
         source = f"SIMULATED scores: the lab's means, residual SD {RESIDUAL_SD}, seed SD {SEED_SD}"
     world = worlds()["lab"]
 
     def draw() -> np.ndarray:
-        return world.draw(rng) if scores is None else scores[rng.permutation(len(scores))]
+        return world.draw(rng) if scores is None else drawn(scores, rng)
 
     print(f"{arguments.replays} replays over {source}\nCPU seconds of a run: {json.dumps(costs)}\n")
     head = ("d", "least fixed study", "CPU s", "wall s", "race: mean runs", "90th", "CPU s", "wall s", "fewer runs",
@@ -174,18 +188,20 @@ def measure_costs(arguments: argparse.Namespace) -> None:
 
 
 def make_bank(arguments: argparse.Namespace) -> None:
-    """Run what is missing of the bank, seed by seed, and write its scores so far."""
-    subprocess.run(
-        command("-m", "+sweeps=placement", "study=bank", f"output_root={arguments.output}",
-                f"seed=range(0,{arguments.seeds})"),
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
-    )  # fmt: skip
+    """Run what is missing of the bank, some seeds at a time, and write its scores so far after each of these steps."""
     from analysis import load_results
 
-    runs = load_results(Path(arguments.output) / "bank")
-    whole = runs.groupby("seed")["placement"].transform("nunique") == runs["placement"].nunique()
-    runs[whole][COLUMNS].sort_values(["seed", "placement"]).to_csv(BANK, index=False, float_format="%.6f")
-    print(f"{BANK}: {runs[whole]['seed'].nunique()} complete seeds of {arguments.seeds}")
+    for done in range(0, arguments.seeds, arguments.step):
+        seeds = min(done + arguments.step, arguments.seeds)
+        subprocess.run(
+            command("-m", "+sweeps=placement", "study=bank", f"output_root={arguments.output}",
+                    f"seed=range(0,{seeds})"),
+            cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True,
+        )  # fmt: skip
+        runs = load_results(Path(arguments.output) / "bank")
+        whole = runs.groupby("seed")["placement"].transform("nunique") == len(PLACEMENTS)
+        runs[whole][COLUMNS].sort_values(["seed", "placement"]).to_csv(BANK, index=False, float_format="%.6f")
+        print(f"{BANK}: {runs[whole]['seed'].nunique()} complete seeds of {arguments.seeds}", flush=True)
 
 
 def main() -> None:
@@ -193,6 +209,7 @@ def main() -> None:
     parts = parser.add_subparsers(dest="part", required=True)
     bank = parts.add_parser("bank", help="train the bank; resumable")
     bank.add_argument("--seeds", type=int, default=48)
+    bank.add_argument("--step", type=int, default=4, help="seeds that are trained before the scores are written")
     bank.add_argument("--output", default=str(ROOT / "outputs"))
     bank.set_defaults(call=make_bank)
     costs = parts.add_parser("costs", help="measure CPU seconds")

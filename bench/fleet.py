@@ -2,11 +2,14 @@
 
 Everything that is compared is measured in turn in one call; medians. Prints tables, and one JSON object as last line:
   step_ratio        seconds per design and step alone / at K = 16, one image a step, on the lab
+  row_ratio         the same with four images a step, as in the lab's recipe, at K = 15 and 64 (goals: 3.2 and 5)
   v1_step_ratio     the same, K = 1 / K = 4, on a UNet of v1's widths with random weights and 8 x 8 latents (5 GB)
   study_vs_process  +sweeps=placement (20 designs x 3 seeds) as one process per run, one a core at a time / as fleets,
                     start-up included. Without --full the processes are a sample of runs, taken to stand for all
   study_vs_peer     diffusers + peft LoRA as its training scripts do it, one design after another in one process /
-                    a fleet: same UNet, images a step, steps and samples
+                    a fleet: same UNet, images a step, steps and samples. As the scripts do it they encode image and
+                    caption at every step; `cached` gives them latents and text states made once, as a fleet has them
+Steps and the peer are measured in CPU time (on a GPU, wall time), the study in wall time.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from workload import NoiseTask, curve, timed, v1_base
+from workload import NoiseTask, clock_of, curve, timed, v1_base
 
 from sdpet.adapters import PLACEMENTS
 from sdpet.models import BaseModel, load_base
@@ -100,8 +103,16 @@ class Peer:
         )
         self.pipe.set_progress_bar_config(disable=True)
 
-    def train_and_sample(self, pixels: torch.Tensor, steps: int, images: int, sampling: int, guidance: float) -> None:
-        """pixels: (N, 3, H, W) in [-1, 1], from which each step takes one."""
+    @torch.no_grad()
+    def encoded(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents (N, C, h, w) of pixels (N, 3, H, W), and the text states (1, L, D)."""
+        latents = self.base.vae.encode(pixels).latent_dist.sample() * self.base.vae.config.scaling_factor
+        return latents, self.base.encode_text([PROMPT])
+
+    def train_and_sample(
+        self, pixels: torch.Tensor, steps: int, images: int, sampling: int, guidance: float, cached: bool
+    ) -> None:
+        """pixels: (N, 3, H, W) in [-1, 1], from which each step takes one; cached: they are encoded only once."""
         from peft import LoraConfig
 
         base, unet = self.base, self.base.unet
@@ -109,11 +120,10 @@ class Peer:
         try:
             trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
             optimizer = torch.optim.AdamW(trained, lr=1e-4)
+            every, text = self.encoded(pixels) if cached else (None, None)
             for step in range(steps):
-                with torch.no_grad():
-                    latents = base.vae.encode(pixels[[step % len(pixels)]]).latent_dist.sample()
-                    latents = latents * base.vae.config.scaling_factor
-                    text = base.encode_text([PROMPT])
+                one = [step % len(pixels)]
+                latents, text = (every[one], text) if cached else self.encoded(pixels[one])
                 noise, t = torch.randn_like(latents), torch.randint(0, 1000, (1,))
                 prediction = unet(base.scheduler.add_noise(latents, noise, t), t, text, return_dict=False)[0]
                 torch.nn.functional.mse_loss(prediction, noise).backward()
@@ -149,6 +159,7 @@ def against_peer(base: BaseModel, designs: int, rounds: int, steps: int, images:
     )
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1
     sampler, peer = SamplerConfig(steps=sampling), Peer(base)
+    clock = clock_of(base)
 
     def ours() -> None:
         made, seeds = fleet_designs(base, designs, 24000)
@@ -161,16 +172,18 @@ def against_peer(base: BaseModel, designs: int, rounds: int, steps: int, images:
         finally:
             fleet.detach()
 
-    def theirs() -> None:
-        peer.train_and_sample(pixels, steps, images, sampling, sampler.guidance)
+    def theirs(cached: bool = False) -> None:
+        peer.train_and_sample(pixels, steps, images, sampling, sampler.guidance, cached)
 
     theirs()
-    took: dict[str, list[float]] = {"fleet": [], "peer": []}
+    took: dict[str, list[float]] = {"fleet": [], "peer": [], "cached": []}
     for _ in range(rounds):
-        took["fleet"].append(timed(ours) / designs)
-        took["peer"].append(statistics.median(timed(theirs) for _ in range(2)))
+        took["fleet"].append(timed(ours, clock) / designs)
+        took["peer"].append(statistics.median(timed(theirs, clock) for _ in range(2)))
+        took["cached"].append(statistics.median(timed(lambda: theirs(cached=True), clock) for _ in range(2)))
     found = {name: statistics.median(values) for name, values in took.items()}
-    return {**found, "ratio": found["peer"] / found["fleet"], "designs": designs, "steps": steps, "images": images}
+    ratios = {"ratio": found["peer"] / found["fleet"], "cached_ratio": found["cached"] / found["fleet"]}
+    return {**found, **ratios, "designs": designs, "steps": steps, "images": images}
 
 
 def main() -> None:
@@ -197,10 +210,17 @@ def main() -> None:
     found["curve"] = {size: {"seconds": s, "extra_bytes": b} for size, (s, b) in points.items()}
     if {1, 16} <= points.keys():
         found["step_ratio"] = points[1][0] / points[16][0]
+    rows = curve(lab, NoiseTask(lab, 4, tokens=lab.tokenizer.model_max_length), [1, 15, 64], 3, 5, arguments.params)
+    show("lab, batch 4", rows)
+    found["row_ratio"] = {size: rows[1][0] / rows[size][0] for size in (15, 64)}
     if "peer" not in skipped:
         found["peer"] = against_peer(lab, *[int(number) for number in arguments.peer.split(",")])
         found["study_vs_peer"] = found["peer"]["ratio"]
-        text = "per design, {steps} steps and {images} images: fleet of {designs} {fleet:.2f} s, peer {peer:.2f} s"
+        found["study_vs_peer_cached"] = found["peer"]["cached_ratio"]
+        text = (
+            "per design, {steps} steps and {images} images: fleet of {designs} {fleet:.2f} s, peer {peer:.2f} s, "
+            "with latents and text made once {cached:.2f} s"
+        )
         print("\n" + text.format(**found["peer"]))
     if "v1" not in skipped:
         base = v1_base(8)

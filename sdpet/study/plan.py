@@ -157,6 +157,7 @@ class Composer:
         self._resolved: dict[tuple[str, ...], dict[str, Any] | None] = {}
         self._plain: dict[tuple[str, ...], dict[str, Value]] = {}  # plain values by key
         self._parsed: dict[str, _Given] = {}
+        self._is_group: dict[str, bool] = {}
         self._changed: dict[tuple[Any, ...], dict[str, Any]] = {}  # groups with some plain values
         self._asked: dict[tuple[Any, ...], dict[str, Any]] = {}
         self._numbers: dict[tuple[str, ...], dict[str, str]] = {}
@@ -254,7 +255,9 @@ class Composer:
             override = OverridesParser.create().parse_override(text)
             key = override.key_or_group
             changes_keys = override.is_add() or override.is_delete() or override.is_force_add()
-            chooses = override.package is not None or bool(self._loader.get_group_options(key))
+            if key not in self._is_group:  # Hydra reads folders to answer this
+                self._is_group[key] = bool(self._loader.get_group_options(key))
+            chooses = override.package is not None or self._is_group[key]
             sets, value = not (changes_keys or chooses or key.startswith("hydra")), override.value()
             refers = sets and "${" in str(value)
             self._parsed[text] = _Given(override, sets, key, value, _is_plain(value), refers)
