@@ -26,15 +26,17 @@ def anchors(frame: pd.DataFrame, metric: str, factor: str, block: str | None) ->
     floor, gain = float(floor_of.mean()), float(runs.groupby(factor)["gain"].mean().max())
     ceiling = float(frame.get(f"{metric}_ceiling", pd.Series(dtype=float)).mean())
     share = shares_of_way(frame, metric, factor, block)
+    own = own_floors(frame, metric, factor, block)
+    whose = plural(factor).capitalize() if factor in (DESIGN, "placement") else "Levels"
+    apart = (
+        f"{whose} have floors of their own ({figure(floor_of.min())} to {figure(floor_of.max())}, the model untuned)."
+    )
     if len(share):
         best, worst = (f"{percent(float(v))} %" for v in (share.max(), share.min()))
-        if own_floors(frame, metric, factor, block):
-            low, high = floor_of.min(), floor_of.max()
-            whose = plural(factor).capitalize() if factor in (DESIGN, "placement") else "Levels"
+        if own:
             said = (
-                f"{whose} have floors of their own ({figure(low)} to {figure(high)}, the model untuned). Of the way "
-                f"from its floor to its ceiling {level_of(factor, share.idxmax())} goes furthest, {best}, and "
-                f"{level_of(factor, share.idxmin())} least, {worst}."
+                f"{apart} Of the way from its floor to its ceiling {level_of(factor, share.idxmax())} goes furthest, "
+                f"{best}, and {level_of(factor, share.idxmin())} least, {worst}."
             )
         else:
             said = (
@@ -43,6 +45,11 @@ def anchors(frame: pd.DataFrame, metric: str, factor: str, block: str | None) ->
             )
         if share.min() > _NEAR:
             said += " All means are at the ceiling, where the score can hardly tell levels apart."
+    elif own:
+        means = runs.assign(_floor=floor_of).groupby(factor)[["gain", "_floor", metric]].mean()
+        most = means.loc[means["gain"].idxmax()]
+        name = level_of(factor, means["gain"].idxmax())
+        said = f"{apart} {name} gained most over its own, from {figure(most['_floor'])} to {figure(most[metric])}."
     else:
         said = f"The floor (the model untuned) is {figure(floor)}, the best mean {figure(floor + sign * gain)}."
     told = _gain(runs, metric, factor, block)

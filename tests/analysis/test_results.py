@@ -80,3 +80,21 @@ def test_the_page_of_depth_says_what_its_data_say():
     assert "among these 2: attn2o-ffni, blocks all; ffni-ffni, blocks all" in said
     for placement, row in runs.pivot_table(index="placement", columns="blocks", values="clip_i").iterrows():
         assert f"| `{placement}` | " + " | ".join(f"{row[k]:.3f}" for k in ("all", "down", "mid", "up")) in text
+
+
+def test_the_page_of_subjects_says_what_its_data_say():
+    runs = analysis.load_results(RESULTS / "subjects.csv")
+    said = str(analysis.conclude(runs, "clip_i", terms=["placement", "subject", "placement:subject"]))
+    text = " ".join((RESULTS / "subjects.md").read_text(encoding="utf-8").split())
+    for number in ("F(10, 34) = 2.50, p = 0.023", "22 % [3, 41]", "F(5, 34) = 15.93"):
+        assert number in said and number in text
+    means = runs.groupby(["subject", "placement"], as_index=False)[["clip_i", "clip_i_floor"]].mean()
+    row = analysis.anova(means, "clip_i", ["placement"], block="subject").loc["placement"]
+    assert f"F({row['df']:.0f}, 10) = {row['F']:.2f}, p = {row['p']:.5f}" in text
+    wide = means.pivot(index="subject", columns="placement", values="clip_i")
+    assert (wide.rank(axis=1, ascending=False) == [1, 2, 3]).all(axis=None)
+    for subject, values in wide.iterrows():
+        floor = means.loc[means["subject"] == subject, "clip_i_floor"].mean()
+        assert f"| `{subject}` | {floor:.3f} | " + " | ".join(f"{v:.3f}" for v in values) in text
+    # levels that have floors of their own: what is said of the best is its own floor and its own mean
+    assert "salmon_ring gained most over its own, from 0.22 to 0.91." in said
