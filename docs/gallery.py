@@ -15,6 +15,7 @@ STUDIES = {
     "placement_dit": "docs/results/placement_dit.csv",
     "placement_dit_without_pooled": "docs/results/placement_dit_without_pooled.csv",
     "backbones": "docs/results/backbones.csv",
+    "depth": "docs/results/depth.csv",
     "paper": "analysis/data/xiang2023_dreambooth_heatmap.csv",
 }
 

@@ -24,7 +24,7 @@ SEARCH = """(() => {
 })()"""
 
 
-def test_every_page_is_in_the_navigation_and_every_how_to_and_result_on_the_first_page():
+def test_every_page_is_in_the_navigation_and_links_lead_to_every_how_to_and_result():
     class Loader(yaml.SafeLoader):
         """Knows the tags of mkdocs.yml, whose values do not matter here."""
 
@@ -33,7 +33,9 @@ def test_every_page_is_in_the_navigation_and_every_how_to_and_result_on_the_firs
     named = re.findall(r"[\w./-]+\.md", str(config["nav"]))
     assert sorted(named) == sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
     linked = set(re.findall(r"\(([\w./-]+\.md)\)", (DOCS / "index.md").read_text()))
-    assert {name for name in named if name.startswith(("how-to/", "results/", "explanation/"))} <= linked
+    assert {name for name in named if name.startswith(("how-to/", "explanation/"))} | {"results/index.md"} <= linked
+    found = re.findall(r"\(([\w-]+\.md)\)", (DOCS / "results" / "index.md").read_text())
+    assert {name for name in named if name.startswith("results/")} <= {*linked, *(f"results/{page}" for page in found)}
 
 
 def test_the_gallery_names_each_report_with_its_table():

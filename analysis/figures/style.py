@@ -185,8 +185,10 @@ def save(figure: Figure, name: str, folder: Path, data: pd.DataFrame, wide: bool
     buffer = io.StringIO()
     files = tuple(folder / f"{name}{ending}" for ending in (".svg", ".png", ".csv"))
     with styled():
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # it is settled now, and need not be worked out for each file
+        engine = figure.get_layout_engine()
+        if engine is not None:
+            engine.execute(figure)  # once, and not for each file
+        figure.set_layout_engine("none")
         figure.savefig(buffer, format="svg", metadata=nothing)
         figure.savefig(files[1], dpi=300 if for_paper() else 200, facecolor="white", transparent=False)
         if for_paper():

@@ -19,6 +19,7 @@ from analysis.runs.roles import FACTORS, Roles, guess_roles, is_of_records
 from analysis.runs.settings.factors import RECORDS, further_factors, scoring_factors, subject_factors
 from analysis.runs.statuses import FINISHED, has_status, with_status
 from analysis.runs.tables.file import read_text_table
+from analysis.runs.tables.frames import plain
 from analysis.runs.tables.objects import read_objects
 from analysis.runs.tables.tall import as_columns
 from analysis.runs.tables.wide import as_long
@@ -103,7 +104,8 @@ def _read(
     """The frame as it comes from its source, and of records the names of scores and factors, for its attrs."""
     if isinstance(source, pd.DataFrame):
         notes += source.attrs.get("notes", [])
-        return source.copy(), {key: source.attrs[key] for key in _TOLD if key in source.attrs}
+        known = {key: source.attrs[key] for key in _TOLD if key in source.attrs}
+        return source.copy() if "notes" in source.attrs or is_of_records(source) else plain(source, notes), known
     path = Path(source)
     if str(source).startswith(PREFIX):
         told = read_project(str(source), notes)

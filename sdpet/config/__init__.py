@@ -13,6 +13,7 @@ from sdpet.config.factors import (
     shown_name,
     varying,
 )
+from sdpet.config.groups import LAB, ScorerSettings
 from sdpet.config.ids import (
     WAYS,
     design_id,
@@ -29,7 +30,7 @@ from sdpet.config.ids import (
     ways_of,
 )
 from sdpet.config.own_parts import accepted, check_arguments, load_named, require_methods
-from sdpet.config.run_config import LAB, RunConfig, ScorerSettings, with_paths
+from sdpet.config.run_config import RunConfig, with_paths
 from sdpet.config.settings import plain_settings, settings_of
 
 __all__ = [

@@ -7,49 +7,22 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sdpet.adapters.positions import PLACEMENTS, check_placement, component
-from sdpet.choices import DEFAULT_FORM, FORMS, IMAGE_SUFFIXES, TASKS, check_peft_options
 from sdpet.config.cells import InadmissibleCell
+from sdpet.config.data_checks import COMPILERS, MOST_STEPS, check_task
+from sdpet.config.design_checks import METHOD_KEYS, check_design
 from sdpet.config.dreambench import filled
+from sdpet.config.groups import LAB, LoggerSettings, SamplerSettings, TrainerSettings
 from sdpet.config.lightning_checks import check_lightning_parts, check_own_logger, check_run_name
 from sdpet.config.model_checks import check_model
-from sdpet.config.own_parts import CAPTION_ARGUMENTS, SUBJECT_ARGUMENTS, check_arguments, load_named, require_plain_step
-from sdpet.config.run_config import (
-    LAB,
-    LoggerSettings,
-    RunConfig,
-    SamplerSettings,
-    TrainerSettings,
-    lacking_key,
-)
+from sdpet.config.own_parts import check_arguments, load_named, require_plain_step
+from sdpet.config.run_config import RunConfig, lacking_key
 from sdpet.config.schema import RULES, check_group, check_values
-from sdpet.files.folders import image_files, metadata_file
 from sdpet.files.hashing import once
 from sdpet.models.source import Source
-
-DATA_FOR_TASK = {
-    "subject": "data=lab, data=folder or data=dreambench",
-    "captions": "data=digits, data=captions, data=dataset or data=flowers",
-}
-MOST_STEPS = {"dpm": 999, "ddim": 1000, "plms": 1000, "euler": 1000}  # the largest number of steps of each sampler
-COMPILERS = ("g++", "c++", "clang++")
-FORM = ("din", "dout", "activation", "scale", "init")
-PEFT_KEYS = ("targets", "options")
-METHOD_KEYS = {
-    "full": (),
-    "lora": ("mid_dim", "params", "scale"),
-    "embedding": (),
-    "dora": ("mid_dim", "params", "scale", "targets", "options"),
-    "lokr": ("mid_dim", "params", "scale", "targets", "options"),
-    "loha": ("mid_dim", "params", "scale", "targets", "options"),
-    "oft": ("mid_dim", "params", "targets", "options"),
-    "ia3": ("targets", "options"),
-    "vera": ("mid_dim", "params", "targets", "options"),
-}  # the keys of the group adapter that a method takes; method adapter takes all of them
 
 
 def validate(config: Any, source: Source | None = None) -> RunConfig:
@@ -114,9 +87,9 @@ def _validated(config: Any, source: Source | None) -> RunConfig:
     if (lacking := lacking_key(values)) is not None:
         raise ValueError(f"{lacking} must be given: {lacking}=VALUE.")
     _check_output(Path(values["output_root"]).expanduser())
-    _check_design(values["adapter"], values["form"])
+    check_design(values["adapter"], values["form"])
     checked = RunConfig(values)
-    _check_task(checked)  # before a base model of several GB is fetched
+    check_task(checked)  # before a base model of several GB is fetched
     checked = sized(checked, check_model(checked, source))
     _check_trainer(checked.trainer)
     if checked.adapter.method == "embedding" and checked.data.kind != "subject":
@@ -243,87 +216,6 @@ def _problem(path: Path) -> str:
     return "not writable" if path.is_dir() else "not a folder"
 
 
-def _check_design(adapter: dict[str, Any], form: dict[str, Any]) -> None:
-    method = adapter["method"]
-    takes = METHOD_KEYS.get(method, (*FORM, "mid_dim", "params"))
-    _check_extent(adapter, form)
-    if method == "adapter" and form["name"] in FORMS:
-        _check_form(adapter, form["name"])
-        if "mid_dim" not in FORMS[form["name"]]:
-            return
-    elif method == "adapter":
-        _check_own_form(adapter, form)
-    keys = (*FORM, "mid_dim", "params", *PEFT_KEYS)
-    given = [key for key in keys if adapter.get(key) is not None and key not in takes]
-    if given:
-        raise InadmissibleCell(
-            f"method {method} takes no {given[0]}; set adapter.{given[0]}=null.",
-            f"{method} with {given[0]} {adapter[given[0]]}",
-        )
-    optional = _optional_keys(adapter, form)
-    missing = [key for key in FORM if adapter[key] is None and key in takes and key not in optional]
-    if missing:
-        raise ValueError(f"adapter.{missing[0]} must be given when adapter.method is {method}.")
-    if adapter.get("options") is not None:
-        check_peft_options(method, adapter["options"])
-    if "params" not in takes:
-        return
-    if adapter["mid_dim"] is not None:
-        adapter["params"] = None  # an explicit width overrides the default number of parameters
-
-
-def _optional_keys(adapter: dict[str, Any], form: dict[str, Any]) -> set[str]:
-    """Keys of a design that may be null."""
-    without = {"din", "dout"} if adapter.get("placements") else set()
-    return without | ({"activation"} if "activation" not in FORMS.get(form["name"], ()) else set())
-
-
-def _check_extent(adapter: dict[str, Any], form: dict[str, Any]) -> None:
-    """Check where and when adapters act. Several placements take the place of din and dout."""
-    if adapter["method"] != "adapter":
-        for key, neutral in (("placements", None), ("blocks", "all"), ("when", [0.0, 1.0])):
-            if adapter.get(key, neutral) != neutral:
-                raise InadmissibleCell(
-                    f"method {adapter['method']} takes no adapter.{key}.", f"{adapter['method']} with {key}"
-                )
-        if form != {"name": DEFAULT_FORM}:
-            raise InadmissibleCell(
-                f"method {adapter['method']} takes no form; leave form out.", f"{adapter['method']} with {form['name']}"
-            )
-        return
-    if several := adapter.get("placements"):
-        one = several[0].split("-") if len(several) == 1 else (None, None)
-        adapter |= {"placements": several if len(several) > 1 else None, "din": one[0], "dout": one[1]}
-    placements = adapter.get("placements") or [f"{adapter['din']}-{adapter['dout']}"]
-    if adapter["din"] is not None and adapter["dout"] is not None and placements[0] not in PLACEMENTS:
-        try:
-            check_placement(adapter["din"], adapter["dout"])
-        except ValueError as error:
-            raise InadmissibleCell(str(error), placements[0]) from None
-
-
-def _check_form(adapter: dict[str, Any], form: str) -> None:
-    """Check what one of sdpet's forms takes."""
-    for key in ("activation", "mid_dim", "params"):
-        if adapter[key] is not None and ("mid_dim" if key == "params" else key) not in FORMS[form]:
-            raise InadmissibleCell(
-                f"form {form} takes no {key}; set adapter.{key}=null.", f"{form} with {key} {adapter[key]}"
-            )
-    placements = adapter.get("placements") or [f"{adapter['din']}-{adapter['dout']}"]
-    text = [one for one in placements if one in PLACEMENTS and component(one) == "context"]
-    if form == "conv" and text:
-        said = f"form conv needs tokens on a grid, and at {text[0]} they are text."
-        raise InadmissibleCell(said, f"conv at {text[0]}")
-
-
-def _check_own_form(adapter: dict[str, Any], form: dict[str, Any]) -> None:
-    """Check that the user's class can be imported and takes its options. It is the only reason to import torch here."""
-    from sdpet.adapters.forms import check_class
-
-    options = {key: value for key, value in form.items() if key not in ("name", "_target_")}
-    check_class(form["_target_"], options, adapter["activation"])
-
-
 def _check_trainer(trainer: TrainerSettings) -> None:
     if isinstance(trainer.optimizer, Mapping):
         target, key = trainer.optimizer["_target_"], "trainer.optimizer._target_"
@@ -351,69 +243,6 @@ def _check_sampler(sampler: SamplerSettings) -> None:
             f"sampler.steps must be at most {most} with sampler={sampler.name}, not {sampler.steps}.",
             f"{sampler.name} with {sampler.steps} steps",
         )
-
-
-def _check_task(config: RunConfig) -> None:
-    task, data = config.task, config.data
-    kind = data.kind
-    if data.target is not None:
-        make = load_named(data.target, f"{kind} data", "data._target_")
-        check_arguments(make, data.target, f"{kind} data", "data._target_", data.options)
-    if task.target is not None:
-        make = load_named(task.target, "task", "task._target_")
-        more = SUBJECT_ARGUMENTS if kind == "subject" else CAPTION_ARGUMENTS
-        check_arguments(make, task.target, "task", "task._target_", task.options, more)
-    elif data.kind != TASKS[task.name]:
-        kind = TASKS[task.name]
-        raise InadmissibleCell(
-            f"task={task.name} does not go with data={data.name}; choose {DATA_FOR_TASK[kind]}.",
-            f"{task.name} on {data.name}",
-        )
-    folders = data.folders
-    for key, folder in folders.items():
-        if data.name == "flowers" and not (folder / "flowers-102").is_dir():
-            raise ValueError(
-                f"data.{key}: there is no flowers-102 in {folder}; give the folder in which torchvision has put it: "
-                "Flowers102(folder, download=True)."
-            )
-        if not folder.is_dir():
-            raise ValueError(f"data.{key}: the folder {folder} does not exist; give a folder of images.")
-        if data.name in ("dataset", "flowers"):
-            continue
-        files = once(f"images {folder}", partial(image_files, folder))
-        if not files and not (kind == "captions" and metadata_file(folder)):
-            raise ValueError(f"data.{key}: the folder {folder} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
-        if data.name in ("folder", "dreambench") and not once(f"photos {folder}", partial(_any_opens, files)):
-            raise ValueError(f"data.{key}: none of the {len(files)} files in {folder} is a readable image.")
-    if task.background < 1 and task.target is None and (kind != "subject" or data.name == "lab" or data.target):
-        raise ValueError(
-            "task.background below 1 needs photos with masks: task=dreambooth data=folder data.mask_dir=MASKS."
-        )
-    if kind != "subject" or (task.target is not None and data.token is None):
-        return
-    if data.token not in (data.prompt or "").split():
-        raise ValueError(f"data.token {data.token!r} must be a word of data.prompt, {data.prompt!r}.")
-    drawn = data.class_images is not None or data.target is not None
-    if task.reg_weight > 0 and "class_dir" not in folders and not drawn:
-        raise ValueError("data.class_dir (images of the class) must be given, or no prior: task.reg_weight=0.")
-    most = MOST_STEPS[data.class_sampler or "ddim"]
-    if (data.class_steps or 1) > most:
-        raise ValueError(f"data.class_steps must be at most {most}, not {data.class_steps}.")
-
-
-def _any_opens(files: list[Path]) -> bool:
-    return any(map(_opens, files))
-
-
-def _opens(file: Path) -> bool:
-    """Whether the file begins as an image does; the pixels are read later."""
-    from PIL import Image
-
-    try:
-        with Image.open(file):
-            return True
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False
 
 
 def _check_logger(logger: LoggerSettings) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 
 from sdpet.adapters.spec import ALWAYS
 from sdpet.choices import DEFAULT_FORM, SCORERS, SHARE_A_MODEL
-from sdpet.config.run_config import LAB, SCORER_KEYS, RunConfig
+from sdpet.config.groups import LAB
+from sdpet.config.run_config import SCORER_KEYS, RunConfig
 from sdpet.config.schema import is_own_part
 from sdpet.files.folders import counted_files, dataset_files, flowers_files
 from sdpet.files.hashing import WEIGHTS, hash_file, hash_files, hash_folder, once

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sdpet.config.factors import FACTORS
+from sdpet.config.groups import LoggerSettings, TrainerSettings
 from sdpet.config.own_parts import check_arguments, load_named
-from sdpet.config.run_config import LoggerSettings, TrainerSettings
 
 IN_PLACE_OF = {  # what sdpet does itself, and what some callbacks cannot do here
     "StochasticWeightAveraging": "trainer.ema=0.999",

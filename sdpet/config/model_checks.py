@@ -7,8 +7,9 @@ import re
 from sdpet.adapters.tables import TABLES, UNET_TABLES, cross, joint, single
 from sdpet.choices import BLOCKS, DIFFUSION_SAMPLERS, DTYPES, FLOW_SAMPLERS
 from sdpet.config.cells import InadmissibleCell
+from sdpet.config.groups import ModelSettings
 from sdpet.config.ids import cache_key
-from sdpet.config.run_config import ModelSettings, RunConfig
+from sdpet.config.run_config import RunConfig
 from sdpet.files.hashing import once
 from sdpet.models.empty import block_paths
 from sdpet.models.source import Source, source_of

@@ -7,9 +7,11 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from sdpet.choices import DEFAULT_FORM
+from sdpet.config.groups import ModelSettings, SamplerSettings, TrainerSettings
 from sdpet.config.ids import CLASS_IMAGE_KEYS, NEUTRAL_DEFAULTS, acting_callbacks, identity
-from sdpet.config.run_config import ModelSettings, RunConfig, SamplerSettings, TrainerSettings
-from sdpet.config.schema import SHORT_NAMES, is_own_part
+from sdpet.config.run_config import RunConfig
+from sdpet.config.schema import is_own_part
+from sdpet.config.value_rules import SHORT_NAMES
 from sdpet.files.hashing import once
 
 CONTENT = ".content"  # ends the key that holds the hash of the files which the path under the key before it names

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any
 
-from sdpet.config.schema import boolean, integer, number, optional, string
+from sdpet.config.value_rules import boolean, integer, number, optional, string
 
 
 @dataclass(frozen=True)

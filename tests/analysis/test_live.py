@@ -5,8 +5,11 @@ from __future__ import annotations
 import http.client
 import json
 import threading
+import time
+from contextlib import suppress
 
 import pytest
+from browser import CHROMIUM, Browser
 from fake_study import write_study
 
 from analysis.__main__ import main
@@ -103,6 +106,35 @@ def test_the_page_is_renewed_when_a_run_has_ended(live):
     assert "attn1i-attn1o" in page and f"!== {after['version']}" in page
     (live.report.study / ".race.json").write_text(json.dumps({"said": ["  race      look 2 of 9: attn2o-ffni leads"]}))
     assert "look 2 of 9" in json.loads(ask(live, "/version")[1])["status"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_an_open_page_loads_itself_again_when_a_run_has_ended(live, tmp_path):
+    browser = Browser(tmp_path / "profile")
+    try:
+        browser.ask("Page.navigate", url=live.url)
+        assert waited(lambda: browser.run("document.getElementById('live-status').textContent"), "")
+        write_study(live.report.study, [*PLACEMENTS, "transo-transo"], [0, 1, 2], samples=0)
+        assert live.report.renew()
+        version = f"!== {json.loads(live.report.version())['version']}"
+        shown = f"document.documentElement.outerHTML.includes({json.dumps(version)})"
+        assert waited(lambda: browser.run(shown), False)
+        assert "runs" in browser.run("document.getElementById('live-status').textContent")
+        assert browser.complaints() == []
+    finally:
+        browser.close()
+
+
+def waited(value, nothing, patience=30.0):
+    """A value of the page, once it is there; a page that is being loaded has none."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        with suppress(AssertionError):
+            if found := value():
+                return found
+        time.sleep(0.2)
+    return nothing
 
 
 def test_a_study_without_a_finished_run_is_waited_for(tmp_path):

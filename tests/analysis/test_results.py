@@ -69,3 +69,14 @@ def test_the_page_of_the_backbones_says_what_its_data_say():
         assert all(f"{share:.0%}".replace("%", " %") in text for share in value)
     ranks = means["clip_i"].rank()
     assert f"rank correlation of the eight means is {ranks['lab'].corr(ranks['lab_dit']):.2f}" in text
+
+
+def test_the_page_of_depth_says_what_its_data_say():
+    runs = analysis.load_results(RESULTS / "depth.csv")
+    said = str(analysis.conclude(runs, "clip_i", terms=["placement", "blocks", "placement:blocks"]))
+    text = " ".join((RESULTS / "depth.md").read_text(encoding="utf-8").split())
+    for number in ("F(3, 22) = 25.02", "67 % [48, 78]", "F(6, 22) = 5.13", "F(2, 22) = 60.16"):
+        assert number in said and number in text
+    assert "among these 2: attn2o-ffni, blocks all; ffni-ffni, blocks all" in said
+    for placement, row in runs.pivot_table(index="placement", columns="blocks", values="clip_i").iterrows():
+        assert f"| `{placement}` | " + " | ".join(f"{row[k]:.3f}" for k in ("all", "down", "mid", "up")) in text

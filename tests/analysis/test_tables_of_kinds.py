@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -269,3 +270,32 @@ def test_power_counts_in_the_blocks_of_the_table(tmp_path: Path) -> None:
     alone = study_of(tmp_path, PLAIN.drop(columns="seed")) and answer(str(given), None, None, 0.02, 0.8, 0.05)
     assert "of 12 runs, 4 runs of each level: " in alone and "4 runs of each level detect" in alone
     assert "3 runs of each level (up to" in alone  # noncentral t with 6 df: 0.84 with 3 runs, 0.50 with 2
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        PLAIN.astype(object),
+        PLAIN.astype({"acc": str}),
+        PLAIN.assign(acc=[Decimal(str(v)) for v in PLAIN["acc"]]),
+        PLAIN.set_index(["model", "seed"]),
+        PLAIN.assign(model=[[level] for level in PLAIN["model"]]),
+        PLAIN.assign(model=[{"name": level} for level in PLAIN["model"]]),
+        PLAIN.assign(model=pd.Categorical(PLAIN["model"], categories=list("abcz"))),
+        PLAIN.convert_dtypes(),
+    ],
+    ids=["objects", "text", "decimals", "index", "lists", "dicts", "categories", "nullable"],
+)
+def test_frames_of_users_are_read_as_files_are(frame: pd.DataFrame) -> None:
+    before = frame.copy()
+    runs = analysis.load_results(frame)
+    assert (analysis.metric_columns(runs), analysis.factor_columns(runs)) == (["acc"], ["model"])
+    assert float(analysis.anova(runs, "acc", ["model"], block="seed").loc["model", "F"]) == pytest.approx(
+        WITH_SEED, rel=1e-4
+    )
+    pd.testing.assert_frame_equal(frame, before)
+
+
+def test_a_pivoted_frame_has_a_row_for_each_run_again() -> None:
+    runs = analysis.load_results(PLAIN.pivot(index="model", columns="seed", values=["acc"]))
+    assert len(runs) == 12 and analysis.factor_columns(runs) == ["model"] and "is wide" in runs.attrs["notes"][0]
