@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from operator import is_
 from types import MappingProxyType
 
-from sdpet.adapters.tables import TABLES, UNET_TABLES, Place
+from sdpet.adapters.tables import TABLES, UNET_TABLES, BlockTable, Place
 
 _WORDS = {  # position: (paper name, meaning)
     "attn1i": ("SA_in", "residual stream where the block begins"),
@@ -68,11 +69,25 @@ def _described(place: Place) -> Position:
     return Position(place.name, "" if prefix else paper_name, kind, place.stream, meaning, place.stream == place.name)
 
 
-@cache
 def all_positions() -> Mapping[str, Position]:
     """All positions of all tables by name, those of the UNet first."""
+    return _positions_of(_Tables(TABLES))
+
+
+class _Tables(tuple[BlockTable, ...]):
+    """The tables there are, compared by identity, which is quick; more can be added at any time."""
+
+    def __hash__(self) -> int:
+        return hash(tuple(map(id, self)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Tables) and len(self) == len(other) and all(map(is_, self, other))
+
+
+@cache
+def _positions_of(tables: _Tables) -> Mapping[str, Position]:
     found: dict[str, Position] = {}
-    for table in TABLES:
+    for table in tables:
         for place in table.places:
             if place.name not in found:
                 found[place.name] = _described(place)

@@ -89,7 +89,7 @@ def choice(options: Sequence[str]) -> Rule:
 def position(value: Any) -> str:
     """A position of an adapter, on any model; which models have it is checked later."""
     known = all_positions()
-    if value in known:
+    if isinstance(value, str) and value in known:
         return value
     near = get_close_matches(str(value), known, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""

@@ -56,8 +56,8 @@ def checked_record(content: Any, path: Path) -> dict[str, Any]:
         )
     if format_ != FORMAT:
         raise ValueError(f"{path} is not a record of format {FORMAT}, but of {format_!r:.40}.")
-    if content.get("status") is None:
-        raise ValueError(f"{path} is not a record: it has no status.")
+    if lacking := [key for key in ("status", "run_id") if content.get(key) is None]:
+        raise ValueError(f"{path} is not a record: it has no {lacking[0]}.")
     _check(content, _RECORD, path, "")
     _check(content.get("factors") or {}, _FACTORS, path, "factors.")
     _check(content.get("task") or {}, _TASK, path, "task.")

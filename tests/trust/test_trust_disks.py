@@ -174,7 +174,7 @@ def test_under_nohup_a_closed_terminal_ends_nothing():
 @pytest.mark.parametrize("handles", [64, 32])
 def test_a_study_with_few_handles(tiny_folder, subject_folders, tmp_path, handles):
     """A fleet holds a lock for each of its runs: with too few handles, one sentence; with enough again, the rest."""
-    given = [*tiny_overrides(tiny_folder, subject_folders, tmp_path), "study=many", "-m", "quiet=true",
+    given = ["-m", *tiny_overrides(tiny_folder, subject_folders, tmp_path), "study=many", "quiet=true",
              f"seed={','.join(map(str, range(48)))}", "hydra.sweeper.fleet_size=48"]  # fmt: skip
     line = " ".join(f"'{word}'" for word in command(*given))
     ended = subprocess.run(["bash", "-c", f"ulimit -n {handles}; exec {line}"], env=environment(), cwd=ROOT,
@@ -182,7 +182,7 @@ def test_a_study_with_few_handles(tiny_folder, subject_folders, tmp_path, handle
     assert "Traceback" not in ended.stderr
     if ended.returncode:
         errors = [text for text in ended.stderr.splitlines() if text.startswith("error:")]
-        assert len(errors) == 1 and "open files" in errors[0]
+        assert len(errors) == 1 and "open files" in errors[0], ended.stderr[-3000:]
     again = subprocess.run(command(*given), env=environment(), capture_output=True, text=True, timeout=900)
     assert again.returncode == 0, again.stderr
     assert len(list((tmp_path / "many").glob("*/record.json"))) == 48
