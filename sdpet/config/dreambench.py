@@ -131,7 +131,9 @@ def filled(values: Mapping[str, Any]) -> dict[str, Any]:
         hint = f" (did you mean {near[0]}?)" if near else ""
         why = "needs a study, python train.py -m" if subject == ALL else f"is no subject of {bench.root}{hint}"
         raise ValueError(f"data.subject {subject} {why}; subjects are {', '.join(bench.classes)}.")
-    word = data.get("class_word") or bench.classes[subject]
+    word = bench.classes[subject] if data.get("class_word") is None else data["class_word"]
+    if not isinstance(word, str) or not word.strip():
+        raise ValueError("data.class_word must be some text, or null for that of the data set.")
     token = data.get("token") or "sks"
     more = {
         "class_word": word,
@@ -142,7 +144,9 @@ def filled(values: Mapping[str, Any]) -> dict[str, Any]:
     done = {**values, "data": {**data, **more}}
     living = data.get("living") if data.get("living") is not None else word.split()[-1].lower() in LIVING
     templates = bench.living if living else bench.objects
-    asked = (values.get("asked") or {}).get("keys") or ()
+    told = values.get("asked")
+    keys = told.get("keys") if isinstance(told, Mapping) else None
+    asked = keys if isinstance(keys, list) else []
     if "eval.prompts" in asked and "data.prompts" not in asked:
         templates = []
     if data.get("prompts") == "dataset" and templates and isinstance(values.get("eval"), Mapping):

@@ -90,6 +90,7 @@ def test_classes_and_prompts_are_those_of_the_file(bench, given):
         ("data.subject=all", "needs a study"),
         ("data.subject=lost", "subjects are can, cat2, duck_toy"),
         ("data.root=/nowhere", "prompts_and_classes.txt"),
+        ("data.class_word=[]", "data.class_word must be some text"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_sentence(given, wrong, says):
