@@ -88,23 +88,28 @@ def choice(options: Sequence[str]) -> Rule:
 
 def position(value: Any) -> str:
     """A position of an adapter, on any model; which models have it is checked later."""
-    known = all_positions()
-    if isinstance(value, str) and value in known:
-        return value
-    near = get_close_matches(str(value), known, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    further = sum(name not in INPUTS for name in known)
-    raise ValueError(
-        f"must be one of {', '.join(INPUTS)}{hint}, or one of {further} further positions of transformers and "
-        "projections (sdpet adapters count lists them)"
-    )
+    return _known_position(value, INPUTS)
 
 
 def output(value: Any) -> str:
     """A position that can be written."""
-    if position(value) not in valid_outputs(value):
+    if _known_position(value, OUTPUTS) not in valid_outputs(value):
         raise ValueError(f"must be a position that can be written, such as {', '.join(OUTPUTS)}")
     return value
+
+
+def _known_position(value: Any, listed: Sequence[str]) -> str:
+    """The value, if it is a position; the error lists those of the paper that can stand here."""
+    known = all_positions()
+    if isinstance(value, str) and value in known:
+        return value
+    near = get_close_matches(str(value), [name for name in known if name in listed or name not in INPUTS], n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    further = sum(name not in INPUTS for name in known)
+    raise ValueError(
+        f"must be one of {', '.join(listed)}{hint}, or one of {further} further positions of transformers and "
+        "projections (sdpet adapters count lists them)"
+    )
 
 
 def string(value: Any) -> str:

@@ -15,6 +15,7 @@ WRONG = [
     # overrides, what the sentence must say
     (["adapter.din=attn2x"], ["adapter.din", "attn2o", "attn1i"]),
     (["adapter.dout=attn2o"], ["adapter.dout", "ffni", "transo"]),  # can be read, not written
+    (["adapter.dout=ffnj"], ["attn2c, ffni, transo", "did you mean ffni"]),  # lists what can be written, not ffno
     (["adapter.din=ffni", "adapter.dout=attn1i"], ["attn1i comes before ffni", "transo"]),
     (["adapter.din=attn1i", "adapter.dout=reso"], ["resnet", "transformer"]),
     (["adapter.mid_dim=0"], ["adapter.mid_dim", "at least 1"]),
