@@ -1,4 +1,4 @@
-"""The host waits for the device once a step. There is no GPU here: waits are counted, and GPU tensors are shapes only."""
+"""The host waits for the device once a step. Waits are counted on the CPU, and tensors on a GPU are shapes only."""
 
 from __future__ import annotations
 
@@ -49,9 +49,8 @@ class Reads(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
         name, first = function.name(), args[0] if args else None
-        if name == "aten::_local_scalar_dense":
-            self.found.append(name)
-        elif name == "aten::_to_copy" and first.device.type == "cpu" and out.device.type == "cuda":
+        copied = name == "aten::_to_copy" and (first.device.type, out.device.type) == ("cpu", "cuda")
+        if copied or name == "aten::_local_scalar_dense":
             self.found.append(name)
         return out
 
@@ -133,7 +132,7 @@ SMALL_XL = tiny_models.UNETS["sdxl"] | {
 
 @pytest.mark.parametrize("kind", ["sdxl", "flux", "pixart"])
 def test_a_denoiser_is_called_without_copies_from_the_host(kind):
-    """Two calls, as what is copied once for all calls is well; noise schedules, ids and sizes are made on the device."""
+    """The second call, as values may be copied once for all calls. Ids and sizes are made on the device."""
     from diffusers import UNet2DConditionModel
 
     unet = UNet2DConditionModel(**SMALL_XL) if kind == "sdxl" else tiny_pipelines.denoiser(kind)
