@@ -29,6 +29,8 @@ class ModelInputs:
     """
 
     edges: Sequence[Edge] = ()  # a carrier of an attachment that has none
+    _timesteps: Tensor | None  # of the model's last call
+    _size: tuple[int, int] | None  # of its latents
 
     def __init__(self, attachment: Attachment) -> None:
         self.attachment = attachment
@@ -117,8 +119,7 @@ class ModelInputs:
         return self._copied[whens, device]
 
     def _forget(self) -> None:
-        self._timesteps: Tensor | None = None
-        self._size: tuple[int, int] | None = None
+        self._timesteps = self._size = None
 
     def _remember(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         self._forget()

@@ -108,6 +108,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "prediction": optional(choice(PREDICTIONS)),
         "vae_dtype": optional(choice(DTYPES)),
         "vae_tiling": boolean,
+        "vae_slicing": boolean,
         "offload": boolean,
         "pooled": boolean,
         "t5": boolean,
@@ -199,6 +200,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "noise_images": integer(0, MOST_IMAGES),
         "eval_seed": optional(integer(0)),
         "chunk": integer(1, MOST_IMAGES),
+        "autocast": optional(choice(tuple(AUTOCASTS))),
     },
     "logger": {
         "name": choice(LOGGERS),

@@ -27,9 +27,8 @@ def test_the_vae_has_a_dtype_of_its_own(tiny_folder, tiny_base):
     assert base.encode_images(images()).dtype == torch.bfloat16
     exact = zip(base.vae.parameters(), tiny_base.vae.parameters(), strict=True)
     assert all(torch.equal(mine, theirs) for mine, theirs in exact)  # never rounded to bfloat16
-    assert (
-        len({base.weight_hash, tiny_base.weight_hash, load_base("tiny", tiny_folder, vae_tiling=True).weight_hash}) == 3
-    )
+    others = [load_base("tiny", tiny_folder, **{option: True}) for option in ("vae_tiling", "vae_slicing")]
+    assert len({one.weight_hash for one in (base, tiny_base, *others)}) == 4
 
 
 def test_large_images_go_through_the_vae_in_tiles(tiny_folder, tiny_base):
@@ -89,11 +88,20 @@ def test_the_denoiser_draws_in_the_precision_that_is_asked(tiny_base):
 def test_only_what_changes_results_changes_the_id(tiny_folder, subject_folders, tmp_path):
     few = tiny_overrides(tiny_folder, subject_folders, tmp_path)
     plain = validate(composed(*few))
-    ids = {wish: run_id(validate(composed(*few, wish))) for wish in ("unet.offload=true", "sampler.autocast=null")}
+    ids = {
+        wish: run_id(validate(composed(*few, wish)))
+        for wish in ("unet.offload=true", "sampler.autocast=null", "eval.autocast=null")
+    }
     assert set(ids.values()) == {run_id(plain)}
-    others = [validate(composed(*few, wish)) for wish in ("unet.vae_tiling=true", "sampler.autocast=bf16-mixed")]
-    assert len({run_id(plain), *map(run_id, others)}) == 3
-    assert make_sampler(others[1]).describe()["autocast"] == "bf16-mixed"
+    wishes = (
+        "sampler.autocast=bf16-mixed",
+        "unet.vae_tiling=true",
+        "unet.vae_slicing=true",
+        "eval.autocast=bf16-mixed",
+    )
+    others = [validate(composed(*few, wish)) for wish in wishes]
+    assert len({run_id(plain), *map(run_id, others)}) == 5
+    assert make_sampler(others[0]).describe()["autocast"] == "bf16-mixed"
     for wrong, said in (
         ("unet.vae_dtype=float16", "needs a GPU"),
         ("sampler.autocast=bf16", "must be one of 16-mixed, bf16-mixed"),
