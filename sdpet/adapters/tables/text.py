@@ -9,7 +9,8 @@ what self_attn gives is adding to x1, for the branch and the skip. As in UNets, 
 from sdpet.adapters.tables.table import BlockTable, Place, Tap, projection
 
 _WIDTH = "embed_dim"
-_START, _END = (Tap("", "in", "hidden_states"),), (Tap("", "out"),)
+# transformers keeps the states of all layers by hooks; those that are kept must be those that the next layer gets
+_START, _END = (Tap("", "in", "hidden_states"),), (Tap("", "out", first=True),)
 _ATTENTION = (Tap("self_attn", "out", index=0),)  # it gives the states and its weights
 _PROJECTIONS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "out_proj"}
 
