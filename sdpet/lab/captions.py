@@ -37,6 +37,8 @@ class Caption:
         Codes as in `Scenes`, or UNSAID.
     outlined : int
         1 or UNSAID.
+    names : tuple of str
+        Names of the shapes.
     """
 
     shape: int
@@ -44,6 +46,7 @@ class Caption:
     color2: int = UNSAID
     background: int = UNSAID
     outlined: int = UNSAID
+    names: tuple[str, ...] = SHAPES
 
     def text(self, template: str = TEMPLATES[0]) -> str:
         """The caption in words.
@@ -62,7 +65,7 @@ class Caption:
             names = list(COLORS)
             one, two = names[self.color], names[self.color2]
             words.append(one if one == two else f"{one} and {two}")
-        words.append(SHAPES[self.shape])
+        words.append(self.names[self.shape])
         said = f"{article(words[0])} {' '.join(words)}"
         if self.background >= 0:
             ground = list(BACKGROUNDS)[self.background]
