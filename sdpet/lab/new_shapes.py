@@ -91,4 +91,4 @@ def draw(scenes: Scenes, size: int = SIZE) -> tuple[np.ndarray, list[str]]:
     if size != SIZE:
         images = np.stack([square(Image.fromarray(image), size) for image in images])
     rows = zip(scenes.shape, scenes.color, scenes.background, strict=True)
-    return images, [Caption(int(s), int(c), int(c), int(b), names=NAMES).text() for s, c, b in rows]
+    return images, [Caption(int(s), int(c), int(c), int(b)).text(names=NAMES) for s, c, b in rows]
