@@ -207,8 +207,11 @@ def make_sampler(config: RunConfig) -> SamplerConfig:
     from sdpet.sampling import SamplerConfig
 
     settings = config.sampler
+    ways: dict[str, Any] = {
+        "autocast": settings.autocast, "compile": settings.compile, "measured": config.output_root / ".sampling",
+    }  # fmt: skip
     if settings.target is None:
-        return SamplerConfig(settings.name, settings.steps, settings.guidance, settings.eta, autocast=settings.autocast)
+        return SamplerConfig(settings.name, settings.steps, settings.guidance, settings.eta, **ways)
     make = load_named(settings.target, "sampler", "sampler._target_")
 
     def own(**given: Any) -> Any:
@@ -222,7 +225,7 @@ def make_sampler(config: RunConfig) -> SamplerConfig:
         settings.guidance,
         make=own,
         options=settings.options,
-        autocast=settings.autocast,
+        **ways,
     )
 
 
