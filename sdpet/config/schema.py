@@ -26,6 +26,7 @@ from sdpet.choices import (
     SCHEDULES,
     STRATEGIES,
     TASKS,
+    WHERES,
 )
 from sdpet.config.value_rules import (
     FORMER_TARGETS,
@@ -89,6 +90,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "placements": optional(by_sentence(several)),
         "blocks": by_sentence(check_blocks),
         "when": by_sentence(interval),
+        "where": choice(WHERES),
         "targets": optional(texts),
         "options": given_options,
     },

@@ -17,7 +17,6 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.core.optimizer import LightningOptimizer
 
 from sdpet.adapters.compiled import uncompiled
-from sdpet.methods import EmbeddingTuning
 from sdpet.models import BaseModel
 from sdpet.tasks import Batch, Task, concat_batches
 from sdpet.training.lightning_parts import kept_states, restore_states
@@ -74,7 +73,7 @@ class TrainingModule(LightningModule):
         self.base, self.members, self.fleet, self.task = base, members, fleet, task
         self._save, self._rank, self._validate = save, rank, validate
         self._epochs, self._callbacks = epochs, callbacks
-        self._text_is_learned = any(isinstance(member.handle, EmbeddingTuning) for member in members)
+        self._text_is_learned = any(member.handle.learns_text for member in members)
         states = [member.state or {} for member in members]
         self.losses: list[list[float]] = [list(state.get("loss", [])) for state in states]
         self.times: list[list[float]] = [list(state.get("times", [])) for state in states]
