@@ -27,6 +27,7 @@ def check_peft_options(method: str, options: dict[str, object]) -> None:
 
 SHARE_A_MODEL = ("adapter", "lora")  # methods that leave the model as it is, so that several runs can share it
 METHODS = ("adapter", "full", "lora", "embedding", *PEFT_METHODS)
+TEXT_METHODS = ("adapter", "lora", *PEFT_METHODS)  # methods that can tune the text encoder
 # Activations of torch.nn that act on every number by itself, in lower case; sig is Sigmoid and ident Identity.
 ACTIVATIONS = (
     "relu", "sig", "silu", "ident", "celu", "elu", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh",
@@ -45,6 +46,7 @@ FORM_OPTIONS: dict[str, tuple[str, ...]] = {"conv": ("kernel",)}  # further opti
 DEFAULT_FORM, OWN_FORM = "bottleneck", "custom"  # the paper's; and a class of the user's, in the config
 BLOCKS = {"all": "", "down": r"^down_blocks\.", "mid": r"^mid_block\.", "up": r"^up_blocks\."}  # and their paths
 INITS = ("zero", "default")
+WHERES = ("unet", "text_encoder", "both")  # parts of a model that a design is put into; a transformer is "unet", too
 TASKS = {"dreambooth": "subject", "finetune": "captions"}  # task: the kind of data it takes
 DIFFUSION_SAMPLERS = ("dpm", "ddim", "plms")
 FLOW_SAMPLERS = ("dpm", "euler")  # of models trained by flow matching

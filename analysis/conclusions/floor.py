@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.comparisons.means import fit_means
+from analysis.comparisons.means import fit_means, tied_by
 from analysis.comparisons.moderated import moderated_means
 from analysis.conclusions.claims import Claim, Part
 from analysis.conclusions.words import DESIGN, end, figure, level_of, percent, plural
@@ -88,7 +88,7 @@ def _level_means(runs: pd.DataFrame, column: str, factor: str, block: str | None
     plain = runs.groupby(factor)[column].mean()
     if block is None or block not in runs or runs[block].isna().any() or len(plain) < 2:
         return plain
-    m = fit_means(runs, column, factor, block=block)
+    m = fit_means(runs, column, factor, block=tied_by(block, runs, column, factor))
     return pd.Series(m.value, index=m.factor.levels)
 
 

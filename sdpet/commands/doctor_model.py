@@ -79,6 +79,7 @@ def _sizes(config: RunConfig, source: Source) -> Iterator[tuple[str, str, str]]:
     handle = build(base, design)
     trainable = handle.num_parameters()
     form = f"{design.spec.placement} {design.spec.words}" if design.spec else design.method
+    form += {"text_encoder": " in the text encoder", "both": " in denoiser and text encoder"}.get(design.where, "")
     what = {"adapter": "adapters", "lora": "layers"}.get(design.method)
     blocks = f"{len(handle)} {what}, " if what else ""
     share = 100 * trainable / sizes["unet"]
@@ -89,7 +90,7 @@ def _sizes(config: RunConfig, source: Source) -> Iterator[tuple[str, str, str]]:
     networks["unet"].train()
     needed = step_memory(
         networks, list(handle.parameters()), rows, base.latent_shape[-1], config.unet.dtype,
-        trainer.precision, trainer.grad_checkpointing, design.method == "embedding",
+        trainer.precision, trainer.grad_checkpointing, handle.learns_text,
     )  # fmt: skip
     unet = config.unet
     apart = count(networks["vae"]) * (BYTES[unet.vae_dtype or unet.dtype] - BYTES[unet.dtype])

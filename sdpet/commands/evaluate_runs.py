@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdpet.choices import SHARE_A_MODEL
 from sdpet.commands.progress_bar import Bar
 from sdpet.commands.scored_again import Scored, run_text, study_text
 from sdpet.commands.study_progress import StudyProgressBar
@@ -203,7 +202,7 @@ def _fleets(jobs: Sequence[StoredJob]) -> Iterator[list[StoredJob]]:
     """Group runs that can be sampled in one batch: adapters with equal `sampling_key`."""
     groups: dict[tuple[str, str | None], list[StoredJob]] = {}
     for job in jobs:
-        alone = None if job.config.adapter.method in SHARE_A_MODEL else str(job.folder)
+        alone = None if job.config.adapter.shares_a_model else str(job.folder)
         groups.setdefault((sampling_key(job.config), alone), []).append(job)
     for group in groups.values():
         for start in range(0, len(group), MAX_RUNS):

@@ -114,24 +114,26 @@ def make_design(config: RunConfig, base: BaseModel) -> Design:
     """The design of a config; if mid_dim is None, it becomes the one whose number of parameters is nearest `params`."""
     from dataclasses import replace
 
-    from sdpet.adapters import AdapterSpec, mid_dim_for
+    from sdpet.adapters import AdapterSpec, mid_dim_for, model_at
     from sdpet.adapters.attachment import sites_of
     from sdpet.methods import Design, PeftSpec, nearest_spec
     from sdpet.methods.lora import rank_for
 
     adapter = config.adapter
+    where = adapter.where
+    model = model_at(base, where)  # of several parts, the numbers of parameters are summed
     match adapter.method:
         case "adapter":
             same = {key: getattr(adapter, key) for key in ("activation", "mid_dim", "scale", "init", "blocks", "when")}
             form = config.form
             spec = AdapterSpec.parse(str(adapter.placement), **same, form=form.kind, options=form.options)
-            sites_of(base.unet, spec)  # an error here comes before any long work
+            sites_of(model, spec)  # an error here comes before any long work
             if adapter.mid_dim is None and adapter.params is not None:
-                spec = replace(spec, mid_dim=mid_dim_for(base.unet, spec, adapter.params))
-            return Design("adapter", spec)
+                spec = replace(spec, mid_dim=mid_dim_for(model, spec, adapter.params))
+            return Design("adapter", spec, where=where)
         case "lora":
-            rank = adapter.mid_dim or rank_for(base.unet, adapter.params or 1)
-            return Design("lora", rank=rank, scale=adapter.scale)
+            rank = adapter.mid_dim or rank_for(model, adapter.params or 1)
+            return Design("lora", rank=rank, scale=adapter.scale, where=where)
         case "embedding":
             return Design("embedding", token=config.data.token)
         case method if method in PEFT_METHODS:
@@ -139,8 +141,8 @@ def make_design(config: RunConfig, base: BaseModel) -> Design:
             size = adapter.mid_dim or (None if adapter.params is None else 1)
             peft = PeftSpec(method, size, adapter.scale, targets, adapter.options or {})
             if adapter.params is not None:
-                peft = nearest_spec(base.unet, peft, adapter.params)
-            return Design(method, peft=peft)
+                peft = nearest_spec(model, peft, adapter.params)
+            return Design(method, peft=peft, where=where)
     return Design(adapter.method)
 
 
@@ -209,8 +211,11 @@ def make_sampler(config: RunConfig) -> SamplerConfig:
     from sdpet.sampling import SamplerConfig
 
     settings = config.sampler
+    ways: dict[str, Any] = {
+        "autocast": settings.autocast, "compile": settings.compile, "measured": config.output_root / ".sampling",
+    }  # fmt: skip
     if settings.target is None:
-        return SamplerConfig(settings.name, settings.steps, settings.guidance, settings.eta, autocast=settings.autocast)
+        return SamplerConfig(settings.name, settings.steps, settings.guidance, settings.eta, **ways)
     make = load_named(settings.target, "sampler", "sampler._target_")
 
     def own(**given: Any) -> Any:
@@ -224,7 +229,7 @@ def make_sampler(config: RunConfig) -> SamplerConfig:
         settings.guidance,
         make=own,
         options=settings.options,
-        autocast=settings.autocast,
+        **ways,
     )
 
 

@@ -185,7 +185,7 @@ def test_disturbed_in_other_ways_it_ends_with_the_same_records(server, overrides
     (folders[0] / "adapters.safetensors").unlink()
     (folders[1] / "record.json").write_bytes((folders[1] / "record.json").read_bytes()[:200])
     assert server.train(*SMOKE, *overrides) == 0
-    assert "2 done" in server.log.read_text().splitlines()[-3]
+    assert "2 completed" in server.log.read_text().splitlines()[-3]
     assert contents(study) == expected
 
 
