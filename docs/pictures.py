@@ -8,7 +8,7 @@ study that `make study` makes: samples.png, the README's picture of samples. Tha
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import analysis
 import sdpet
-from analysis.figures.style import BLUE, MUTED, VERMILION, grid_along, new_figure, styled
+from analysis.figures.style import BLUE, CYCLE, MUTED, VERMILION, grid_along, new_figure, styled
 
 RESULTS = Path(__file__).parent / "results"
 PHOTOS = Path(sdpet.__file__).parent / "lab" / "data" / "subject"
@@ -34,7 +34,14 @@ def main(study: Path | None = None) -> None:
     if study is not None:
         samples(study).save(IMAGES / "samples.png", optimize=True)
         return
-    for name, figure in {"where.png": where()}.items():
+    sizes = {24000: "24,000 parameters", 52800: "52,800 parameters"}
+    ranges = {"[0, 1]": "all noise levels", "[0, 0.5]": "half of less noise", "[0.5, 1]": "half of more noise"}
+    figures = {
+        "where.png": where(),
+        "paper-widths.png": levels_at_each_placement("paper_widths", "params", sizes),
+        "noise-range.png": levels_at_each_placement("noise_range", "when", ranges),
+    }
+    for name, figure in figures.items():
         with styled():
             figure.savefig(IMAGES / name, dpi=130, facecolor="white", transparent=False)
 
@@ -62,15 +69,50 @@ def means_of_placements(
         colour = VERMILION if str(placement).startswith(prefixes) else BLUE
         ax.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=1.8, solid_capstyle="round")
         ax.plot(row["mean"], y, marker="o", markersize=5.5, color=colour)
-    for at, name in ((runs["clip_i_floor"].mean(), "untuned"), (runs["clip_i_ceiling"].mean(), "real images")):
-        ax.axvline(at, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        ax.annotate(name, (at, 1), (0, 3), xycoords=("data", "axes fraction"), textcoords="offset points",
-                    ha="center", fontsize=8.5, color=MUTED)  # fmt: skip
+    floor(ax, runs)
     ax.set_yticks(range(len(means)), [str(placement) for placement in means.index], fontsize=8.5)
     ax.set_ylim(-0.6, len(means) - 0.4)
     ax.set_title(title, pad=16)
     ax.annotate(meaning, (x, 0.02), xycoords="axes fraction", fontsize=8.5, color=VERMILION)
     grid_along(ax, "x")
+
+
+def levels_at_each_placement(study: str, factor: str, levels: Mapping[object, str]) -> Figure:
+    """CLIP-I of each placement at each level of another factor: means as dots, single runs as small ticks."""
+    runs = analysis.load_results(RESULTS / f"{study}.csv")
+    means = runs.pivot_table(index="placement", columns=factor, values="clip_i")
+    means = means.loc[means.mean(axis=1).sort_values().index]
+    with styled():
+        figure = new_figure(6.6, 1.3 + 0.24 * max(len(means), 4))
+        ax = figure.add_subplot()
+        for i, (level, name) in enumerate(levels.items()):
+            some = runs[runs[factor] == level]
+            rows = some["placement"].map({placement: y for y, placement in enumerate(means.index)})
+            offset = 0.16 * (i - (len(levels) - 1) / 2)
+            ax.plot(some["clip_i"], rows - offset, "|", color=CYCLE[i], markersize=5, alpha=0.6)
+            ax.plot(
+                means[level],
+                [y - offset for y in range(len(means))],
+                "os^"[i],
+                color=CYCLE[i],
+                markersize=6,
+                label=name,
+            )
+        floor(ax, runs)
+        ax.set_yticks(range(len(means)), means.index)
+        ax.set_ylim(-0.6, len(means) - 0.4)
+        ax.set_xlabel("CLIP-I: means over 3 seeds, and single runs")
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1, 1, 0), borderaxespad=1.6, ncols=len(levels))
+        grid_along(ax, "x")
+    return figure
+
+
+def floor(ax: Axes, runs: pd.DataFrame) -> None:
+    """Dashed lines at the scores of the untuned model and of real images."""
+    for at, name in ((runs["clip_i_floor"].mean(), "untuned"), (runs["clip_i_ceiling"].mean(), "real images")):
+        ax.axvline(at, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        ax.annotate(name, (at, 1), (0, 3), xycoords=("data", "axes fraction"), textcoords="offset points",
+                    ha="center", fontsize=8.5, color=MUTED)  # fmt: skip
 
 
 def samples(study: Path) -> Image.Image:

@@ -127,6 +127,7 @@ def test_overrides(out, overrides):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 @given(OVERRIDES)
 @few(2000)
 def test_two_thousand_overrides(out, overrides):
@@ -224,6 +225,7 @@ def test_records(study, content):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 @given(records())
 @few(1000)
 def test_a_thousand_records(study, content):
@@ -231,6 +233,7 @@ def test_a_thousand_records(study, content):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 @given(records())
 @few(60)
 def test_sixty_reports(study, content):
