@@ -95,7 +95,7 @@ def _sizes(config: RunConfig, source: Source) -> Iterator[tuple[str, str, str]]:
     unet = config.unet
     apart = count(networks["vae"]) * (BYTES[unet.vae_dtype or unet.dtype] - BYTES[unet.dtype])
     needed = replace(needed, weights=needed.weights + apart)
-    yield "memory", _memory(needed, rows, base.image_size, config), ""
+    yield "memory", _memory(needed, rows, base.image_size, config, handle.learns_text), ""
     networks["unet"].eval()
     half = [(unet.vae_dtype or unet.dtype) != "float32", unet.dtype != "float32" or config.sampler.autocast is not None]
     caching = caching_bytes(networks["vae"], base.image_size, unet.vae_tiling) // (2 if half[0] else 1)
@@ -138,7 +138,7 @@ def _tokenizer(source: Source) -> Any:
     return CLIPTokenizer.from_pretrained(source.configs / "tokenizer", local_files_only=True)
 
 
-def _memory(needed: Memory, rows: int, side: int, config: RunConfig) -> str:
+def _memory(needed: Memory, rows: int, side: int, config: RunConfig, learns_text: bool) -> str:
     parts = {
         "frozen weights": needed.weights,
         "trained weights": needed.trainable,
@@ -150,7 +150,8 @@ def _memory(needed: Memory, rows: int, side: int, config: RunConfig) -> str:
     return (
         f"{needed.total / GIB:.1f} GiB expected in a step of {rows} x {side} x {side} pixels = {listed} "
         f"(weights {config.unet.dtype}, precision {config.trainer.precision}; activations computed from the "
-        "architecture with fused attention; torch itself and workspace not included)"
+        f"architecture with fused attention; {'those of the text encoder, ' if learns_text else ''}torch itself and "
+        "workspace not included)"
     )
 
 

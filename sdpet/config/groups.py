@@ -219,6 +219,7 @@ class SamplerSettings:
     guidance: float
     eta: float = 0.0
     autocast: str | None = None
+    compile: bool | str = False
     target: str | None = None  # the Python path of a sampler of the user's own, and its options
     options: Mapping[str, Any] = field(default_factory=dict)
 

@@ -17,7 +17,7 @@ from sdpet.adapters.spec import ALWAYS
 from sdpet.choices import DEFAULT_FORM, SCORERS
 from sdpet.config.groups import LAB
 from sdpet.config.run_config import SCORER_KEYS, RunConfig
-from sdpet.config.schema import is_own_part
+from sdpet.config.schema import OWN_PART_KEYS, is_own_part
 from sdpet.files.folders import counted_files, dataset_files, flowers_files
 from sdpet.files.hashing import WEIGHTS, hash_file, hash_files, hash_folder, once
 from sdpet.models.source import source_of
@@ -33,7 +33,7 @@ NEUTRAL_DEFAULTS: dict[str, dict[str, Any]] = {
     "task": {"noise_offset": 0.0, "background": 1.0},
     "data": {"mask_dir": None},
     "unet": {"noise_levels": "logit_normal", "shift": None, "vae_dtype": None, "vae_tiling": False},
-    "sampler": {"autocast": None},
+    "sampler": {"autocast": None, "compile": False},
     "trainer": {
         "accumulate": 1, "optimizer": "adamw", "ema": None, "grad_checkpointing": False, "compile": False,
         "callbacks": None, "strategy": "auto", "deterministic": False, "tf32": None,
@@ -298,7 +298,8 @@ def _own_identity(group: str, config: RunConfig) -> dict[str, Any] | None:
     values = config.values[group]
     if not is_own_part(group, values):
         return None
-    return {key: _path_content(value) for key, value in values.items() if key != "class_word"}
+    neutral = [key for key in _neutral(group, config.values) if key in OWN_PART_KEYS[group]]
+    return {key: _path_content(value) for key, value in values.items() if key not in ("class_word", *neutral)}
 
 
 def _path_content(value: Any) -> Any:

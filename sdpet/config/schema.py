@@ -42,11 +42,11 @@ from sdpet.config.value_rules import (
     Sentence,
     asked,
     boolean,
+    boolean_or,
     by_method,
     by_sentence,
     callbacks,
     choice,
-    deterministic,
     device,
     folder_name,
     former_target,
@@ -173,7 +173,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "callbacks": optional(callbacks),
         "profiler": optional(named_or_own(PROFILERS, "lightning.pytorch.profilers.SimpleProfiler")),
         "strategy": named_or_own(STRATEGIES, "lightning.pytorch.strategies.DDPStrategy"),
-        "deterministic": deterministic,
+        "deterministic": boolean_or("warn"),
         "tf32": optional(boolean),
         "methods": by_method,
     },
@@ -184,6 +184,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "guidance": number(0),
         "eta": number(0, 1),
         "autocast": optional(choice(tuple(AUTOCASTS))),
+        "compile": boolean_or("auto"),
     },
     "eval": {
         "_target_": former_target("eval"),
@@ -306,7 +307,7 @@ def _shown(value: Any) -> str:
 OWN_PART_KEYS = {
     "task": (),
     "data": ("kind", "prompt", "class_prompt", "token", "class_word"),
-    "sampler": ("steps", "guidance", "autocast"),
+    "sampler": ("steps", "guidance", "autocast", "compile"),
     "logger": (),
 }
 

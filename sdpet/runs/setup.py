@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
 ProgressCallback = Callable[..., None]  # ("train", step, steps, loss) or ("sample", done, total)
 SCORERS_UNUSED_BY = {"dreambooth": ("features",), "finetune": ("diversity",)}  # scorers in eval that a task ignores
-JUDGED_SETS = {
-    "digits": ("similarity.digit", "digit-judge")
-}  # by data, the judge that its runs get without being asked
+NEW_SHAPES = "shapes"  # the captioned set that the lab draws
+JUDGED_SETS = {  # by data, the judge that its runs get without being asked
+    "digits": ("similarity.digit", "digit-judge"),
+    NEW_SHAPES: ("similarity.shape", "shape-judge"),
+}
 PROFILERS = {
     "simple": "lightning.pytorch.profilers.SimpleProfiler",
     "advanced": "lightning.pytorch.profilers.AdvancedProfiler",
@@ -209,8 +211,11 @@ def make_sampler(config: RunConfig) -> SamplerConfig:
     from sdpet.sampling import SamplerConfig
 
     settings = config.sampler
+    ways: dict[str, Any] = {
+        "autocast": settings.autocast, "compile": settings.compile, "measured": config.output_root / ".sampling",
+    }  # fmt: skip
     if settings.target is None:
-        return SamplerConfig(settings.name, settings.steps, settings.guidance, settings.eta, autocast=settings.autocast)
+        return SamplerConfig(settings.name, settings.steps, settings.guidance, settings.eta, **ways)
     make = load_named(settings.target, "sampler", "sampler._target_")
 
     def own(**given: Any) -> Any:
@@ -224,7 +229,7 @@ def make_sampler(config: RunConfig) -> SamplerConfig:
         settings.guidance,
         make=own,
         options=settings.options,
-        autocast=settings.autocast,
+        **ways,
     )
 
 
@@ -273,6 +278,10 @@ def _scorer_class(target: str) -> Callable[..., Any]:
             from sdpet.lab import DigitJudge
 
             return DigitJudge
+        case "shape-judge":
+            from sdpet.lab import ShapeJudge
+
+            return ShapeJudge
         case "openclip":
             from sdpet.scoring import OpenClipScorer
 
@@ -305,6 +314,10 @@ def _make_task(config: RunConfig, base: BaseModel, arguments: dict[str, Any]) ->
     from sdpet.tasks import TASKS, own_data_arguments
 
     data, task = config.data, config.task
+    if data.name == NEW_SHAPES and data.target is None:
+        from sdpet.lab import NewShapes
+
+        arguments = {**arguments, **own_data_arguments(NewShapes(), data.kind, base.image_size, "NewShapes")}
     if data.target is not None:
         source = load_named(data.target, f"{data.kind} data", "data._target_")(**data.options)
         require_methods(source, data.target, f"{data.kind} data", "data._target_")
@@ -336,7 +349,8 @@ def _data_arguments(config: RunConfig) -> dict[str, Any]:
     if data.kind == "captions":
         kind = {"source": data.name} if data.name in ("dataset", "flowers") else {}
         columns = {key: getattr(data, key) for key in ("image_column", "caption_column") if getattr(data, key)}
-        return {"data": folders.get("folder", data.name), "heldout_share": data.heldout_share, **kind, **columns}
+        share = {} if data.heldout_share is None else {"heldout_share": data.heldout_share}
+        return {"data": folders.get("folder", data.name), **share, **kind, **columns}
     images = {key: folders.get(key) for key in ("subject_dir", "class_dir", "heldout_dir")}
     images |= {} if data.mask_dir is None else {"mask_dir": folders["mask_dir"]}
     return {**images, "data": data.name, "prompt": data.prompt, "class_prompt": data.class_prompt, "token": data.token}

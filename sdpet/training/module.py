@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import timedelta
 from typing import Any
@@ -16,6 +16,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.core.optimizer import LightningOptimizer
 
+from sdpet.adapters.compiled import uncompiled
 from sdpet.models import BaseModel
 from sdpet.tasks import Batch, Task, concat_batches
 from sdpet.training.lightning_parts import kept_states, restore_states
@@ -310,13 +311,3 @@ class TrainingModule(LightningModule):
         else:
             norms = [total_norm([w.grad for w in weights if w.grad is not None]) for weights in every]
         return [norm / scale for norm in norms] if scaler is not None else norms
-
-
-@contextlib.contextmanager
-def uncompiled(unet: torch.nn.Module) -> Iterator[None]:
-    """Turn torch.compile off for the UNet inside the block, since compiling it for other shapes takes long."""
-    compiled, unet._compiled_call_impl = unet._compiled_call_impl, None
-    try:
-        yield
-    finally:
-        unet._compiled_call_impl = compiled
