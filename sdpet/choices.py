@@ -27,6 +27,7 @@ def check_peft_options(method: str, options: dict[str, object]) -> None:
 
 SHARE_A_MODEL = ("adapter", "lora")  # methods that leave the model as it is, so that several runs can share it
 METHODS = ("adapter", "full", "lora", "embedding", *PEFT_METHODS)
+TEXT_METHODS = ("adapter", "lora", *PEFT_METHODS)  # methods that can tune the text encoder
 # Activations of torch.nn that act on every number by itself, in lower case; sig is Sigmoid and ident Identity.
 ACTIVATIONS = (
     "relu", "sig", "silu", "ident", "celu", "elu", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh",
@@ -45,6 +46,7 @@ FORM_OPTIONS: dict[str, tuple[str, ...]] = {"conv": ("kernel",)}  # further opti
 DEFAULT_FORM, OWN_FORM = "bottleneck", "custom"  # the paper's; and a class of the user's, in the config
 BLOCKS = {"all": "", "down": r"^down_blocks\.", "mid": r"^mid_block\.", "up": r"^up_blocks\."}  # and their paths
 INITS = ("zero", "default")
+WHERES = ("unet", "text_encoder", "both")  # parts of a model that a design is put into; a transformer is "unet", too
 TASKS = {"dreambooth": "subject", "finetune": "captions"}  # task: the kind of data it takes
 DIFFUSION_SAMPLERS = ("dpm", "ddim", "plms")
 FLOW_SAMPLERS = ("dpm", "euler")  # of models trained by flow matching
@@ -75,6 +77,7 @@ SCORERS = {
     "lab-clip": "sdpet.lab.scorer.load_scorer",
     "judge": "sdpet.lab.judge.JudgeScorer",
     "digit-judge": "sdpet.lab.digit_judge.DigitJudge",
+    "shape-judge": "sdpet.lab.shape_judge.ShapeJudge",
     "openclip": "sdpet.scoring.openclip.OpenClipScorer",
     "dino": "sdpet.scoring.dino.DinoScorer",
     "inception": "sdpet.scoring.inception.InceptionScorer",
@@ -82,11 +85,12 @@ SCORERS = {
 }
 
 # Scores in the features of the lab's CLIP that prefer damaged images of a set to its real images, by data. Records keep
-# them, but they are not shown. Measured in docs/how-to/scores.md; tests/lab/test_digit_judge.py keeps this complete.
+# them, but they are not shown. Measured in docs/how-to/scores.md; tests/lab/test_reading_judges.py keeps this complete.
 MISLEADING = {
     "digits": (
         "fid", "fid_infinity", "kid", "kid_deviation", "precision", "recall", "density", "coverage", "cmmd", "clip_t",
     ),
+    "shapes": ("precision", "density"),
 }  # fmt: skip
 MISLED_SCORER = "lab-clip"  # as protocols name it
 NOT_SHOWN = "{scores}: not shown, as damaged images score better than real ones there (docs/how-to/scores.md)"

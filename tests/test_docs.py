@@ -156,3 +156,16 @@ def test_numbers_of_parameters_in_the_readme_are_those_of_the_lab():
     blocks = sorted(count for placement, count in found.items() if placement.startswith("res"))
     others = {placement: count for placement, count in found.items() if not placement.startswith("res")}
     assert (blocks[0], blocks[-1]) == (least, most) and others.pop(where) == other and set(others.values()) == {usual}
+
+
+def test_the_citation_names_what_the_package_says_of_itself():
+    import tomllib
+
+    import yaml
+
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (cited["version"], cited["license"]) == (package["version"], package["license"])
+    assert cited["authors"] == package["authors"]
+    assert all(cited[key] for key in ("cff-version", "message", "title", "abstract", "date-released"))
+    assert {one["doi"] for one in cited["references"]} == {"10.48550/arXiv.2303.18181"}

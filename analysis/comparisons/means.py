@@ -194,6 +194,18 @@ def fit_means(
     )  # fmt: skip
 
 
+def tied_by(block: str | None, frame: pd.DataFrame, metric: str, factor: str) -> str | None:
+    """The block if it ties all levels together, so that means can be adjusted for it; else None.
+
+    In a fraction of a factorial each design may have one run, on one seed: then no design can be told from its seed,
+    and its mean is that of its run as it is.
+    """
+    if block is None:
+        return None
+    means = fit_means(frame, metric, factor, block=block)
+    return block if means.estimable(np.eye(len(means.value))).all() else None
+
+
 def _functions(model: Model, reduced: Reduced, factor: str, over: str) -> tuple[np.ndarray, np.ndarray]:
     """(levels, columns) the average of the model's rows over the combinations a level is averaged over, and for each
     level whether the model has a column for all of them.

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from analysis.comparisons.means import fit_means
+from analysis.comparisons.means import fit_means, tied_by
 from analysis.comparisons.moderated import moderated_differences, moderated_means
 from analysis.comparisons.posthoc import best_set
 from analysis.conclusions.claims import Claim, Part
@@ -106,7 +106,7 @@ def leader(
     frame: pd.DataFrame, metric: str, factor: str, block: str | None, why: str = "", fresh: pd.DataFrame | None = None
 ) -> Part:
     """The level with the best mean where no test says that levels differ: named, and no more."""
-    means = fit_means(frame, metric, factor, block=block)
+    means = fit_means(frame, metric, factor, block=tied_by(block, frame, metric, factor))
     sign = 1 if end(metric) == "highest" else -1
     at = int(np.argmax(sign * means.value))
     name, what = level_of(factor, means.factor.levels[at]), f"{len(means.value)} {plural(factor)}"

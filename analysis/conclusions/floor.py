@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.comparisons.means import fit_means
+from analysis.comparisons.means import fit_means, tied_by
 from analysis.comparisons.moderated import moderated_means
 from analysis.conclusions.claims import Claim, Part
 from analysis.conclusions.words import DESIGN, end, figure, level_of, percent, plural
@@ -79,8 +79,15 @@ def own_floors(frame: pd.DataFrame, metric: str, factor: str, block: str | None)
     runs = frame.dropna(subset=[column, factor]) if column in frame else frame[:0]
     if not len(runs):
         return False
+    if block is not None and block in runs and (runs.groupby(block)[column].agg(np.ptp) <= _same(runs[column])).all():
+        return False
     means = _level_means(runs, column, factor, block)
-    return bool(means.max() - means.min() > 1e-6 * max(abs(means.max()), abs(means.min())))
+    return bool(np.ptp(means) > _same(means))
+
+
+def _same(values: pd.Series) -> float:
+    """A difference of floors that is rounding."""
+    return 1e-6 * float(values.abs().max())
 
 
 def _level_means(runs: pd.DataFrame, column: str, factor: str, block: str | None) -> pd.Series:
@@ -88,7 +95,7 @@ def _level_means(runs: pd.DataFrame, column: str, factor: str, block: str | None
     plain = runs.groupby(factor)[column].mean()
     if block is None or block not in runs or runs[block].isna().any() or len(plain) < 2:
         return plain
-    m = fit_means(runs, column, factor, block=block)
+    m = fit_means(runs, column, factor, block=tied_by(block, runs, column, factor))
     return pd.Series(m.value, index=m.factor.levels)
 
 

@@ -18,6 +18,7 @@ from analysis.variance.table import anova
 from analysis.variance.verdict import ALPHA, LEVEL, verdicts
 
 DERIVED = ("mid_dim", "lr", "steps")  # often set for each placement, method or activation: then no factors themselves
+PARAMS = "params"  # the number of parameters, from which a width is worked out
 NAMED = ("placement", "din", "dout", "activation", "init", "method")  # levels that need no name of their factor
 _LEAST_DF = 5  # of the residual, below which no interaction is looked for
 _MOST_PAIRS = 28  # of eight factors
@@ -51,8 +52,14 @@ def own_factors(frame: pd.DataFrame) -> list[str]:
 
 
 def _follows(frame: pd.DataFrame, factor: str, others: Sequence[str]) -> bool:
-    """Whether each level of one of the others has one level of `factor`, which then tells nothing beyond it."""
-    return any((frame.groupby(o, dropna=False)[factor].nunique(dropna=False) == 1).all() for o in others)
+    """Whether each level of one of the others has one level of `factor`, which then tells nothing beyond it.
+
+    A width that was worked out from a number of parameters follows from this number and the rest of the design.
+    """
+    deciding = [[o] for o in others]
+    if factor == "mid_dim" and PARAMS in others and is_of_records(frame):
+        deciding.append(list(others))
+    return any((frame.groupby(o, dropna=False)[factor].nunique(dropna=False) == 1).all() for o in deciding)
 
 
 def factors_of(terms: Sequence[str]) -> list[str]:

@@ -61,7 +61,7 @@ def interaction_lines(
 ) -> Figure:
     """Cell means of two factors: levels of one to the right, a line for each level of the other (NaN: no such cell)."""
     with styled():
-        figure = new_figure(5.6, 3.4)
+        figure = new_figure(5.6 + 0.22 * max(0, len(columns) - 10), 3.4)
         ax = figure.add_subplot()
         for i, (name, values) in enumerate(lines):
             present = [(x, v) for x, v in enumerate(values) if math.isfinite(v)]

@@ -37,7 +37,7 @@ def ranking(
 ) -> Figure:
     """Best at the top. Filled marks: cannot be told from the best; the line through a mark is its interval."""
     with styled():
-        figure = new_figure(5.3, 1.1 + 0.25 * max(len(rows), 2))
+        figure = new_figure(_width([row.label for row in rows]), 1.1 + 0.25 * max(len(rows), 2))
         ax = figure.add_subplot()
         for y, row in enumerate(rows):
             ax.plot(
@@ -64,6 +64,11 @@ def ranking(
     return figure
 
 
+def _width(labels: Sequence[str], usual: float = 5.3) -> float:
+    """Inches of a figure with rows of these labels: the panels keep their width where names are long."""
+    return usual + 0.07 * max(0, max(map(len, labels), default=0) - 30)
+
+
 @dataclass(frozen=True)
 class Panel:
     """Another score of each design: its axis, means, single runs, floor and ceiling (NaN: there is none), tips."""
@@ -79,7 +84,7 @@ class Panel:
 def beside(labels: Sequence[str], panels: Sequence[Panel]) -> Figure:
     """Other scores of the same designs, in the same order: one narrow panel a score."""
     with styled():
-        figure = new_figure(1.5 + 2.5 * len(panels), 1.2 + 0.26 * max(len(labels), 2))
+        figure = new_figure(_width(labels, 1.5 + 2.5 * len(panels)), 1.2 + 0.26 * max(len(labels), 2))
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for ax, colour, panel in zip(axes, CYCLE * 3, panels, strict=False):
             for y, (mean, singles) in enumerate(zip(panel.means, panel.points, strict=True)):

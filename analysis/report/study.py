@@ -144,7 +144,7 @@ class Study:
 
     def label(self, design: object) -> str:
         """A design's name for people."""
-        return level_words("placement", design)
+        return ", ".join(level_words("placement", part) for part in str(design).split(", "))
 
     def mean_anchor(self, end: str, metric: str | None = None) -> float:
         """Mean of the runs' own floor or ceiling; NaN where none is recorded."""

@@ -48,6 +48,8 @@ class Look:
         The others, without the leader: they go on.
     sd, df, critical
         The pooled residual standard deviation and its degrees of freedom, and the critical value of the bounds.
+    regret
+        By how much the leader can at most be worse than the best.
     """
 
     seeds: int
@@ -60,6 +62,7 @@ class Look:
     sd: float
     df: int
     critical: float
+    regret: float
 
 
 @dataclass
@@ -178,8 +181,9 @@ def _look(race: Decisions, scores: np.ndarray, seeds: int, d: float, alpha: floa
     parked = [i for i in left if i != leader and race.bounds[i, leader] <= d]
     racing = [i for i in left if i not in parked]
     back = [i for i in race._parked if i in racing]
+    regret = float(race.bounds[left, leader].max())
     race._racing, race._parked = racing, parked
     race.looks.append(
         Look(seeds, tuple(map(int, here)), leader, tuple(out), tuple(parked), tuple(back),
-             tuple(i for i in racing if i != leader), float(np.sqrt(variance)), df, critical)
+             tuple(i for i in racing if i != leader), float(np.sqrt(variance)), df, critical, regret)
     )  # fmt: skip

@@ -31,7 +31,8 @@ class RaceResult:
         The other levels; without any the race is decided.
     looks
         One row a look, indexed by the number of seeds: spent (of alpha so far), compared (number of levels), leader,
-        out, parked, back (lists of levels), undecided (number), sd and df (of the residual), critical.
+        out, parked, back (lists of levels), undecided (number), sd and df (of the residual), critical, regret (by how
+        much the leader can at most be worse than the best; the race is decided where that is d at most).
     bounds
         One row a level: state, mean (of the seeds used), n, to_leader (by how much it can at most be better than the
         leader), low and high (of how much better it is than the best of the others), look and by (when it left, and
@@ -107,11 +108,12 @@ def named_result(
                 "seeds": look.seeds, "spent": spent(rules["alpha"], look.seeds), "compared": len(look.compared),
                 "leader": levels[look.leader], "out": names(look.out), "parked": names(look.parked),
                 "back": names(look.back), "undecided": len(look.undecided), "sd": look.sd, "df": look.df,
-                "critical": look.critical,
+                "critical": look.critical, "regret": look.regret,
             }
             for look in race.looks
         ],
-        columns=["seeds", "spent", "compared", "leader", "out", "parked", "back", "undecided", "sd", "df", "critical"],
+        columns=["seeds", "spent", "compared", "leader", "out", "parked", "back", "undecided", "sd", "df", "critical",
+                 "regret"],
     ).set_index("seeds")  # fmt: skip
     return RaceResult(
         None if race.leader is None else levels[race.leader],
@@ -188,7 +190,10 @@ def sentences(result: RaceResult) -> list[str]:
     else:
         kept = ", ".join(map(str, [result.leader, *result.undecided]))
         end = f"the last look, at {at} seeds," if at == result.most else f"the look at {at} seeds"
-        said.append(f"Undecided after {end} and {result.runs_used} runs: the leader {result.leader} is among {kept}.")
+        said.append(
+            f"Undecided after {end} and {result.runs_used} runs: the leader {result.leader} is among {kept}. It can "
+            f"be worse than the best by {_regret(result)} at most, with {sure} confidence; d is {result.d:g}."
+        )
     if worse:
         said.append(f"{len(worse)} {'is' if len(worse) == 1 else 'are'} not the best, with {sure} confidence.")
     if result.parked:
@@ -199,6 +204,12 @@ def sentences(result: RaceResult) -> list[str]:
     if lost:
         said.append(f"Out because a run diverged or failed: {', '.join(map(str, lost))}.")
     return said
+
+
+def _regret(result: RaceResult) -> str:
+    """By how much the leader can be worse than the best, with as many digits as tell it from d."""
+    regret = float(result.looks["regret"].iloc[-1])
+    return next(text for digits in range(3, 18) if float(text := f"{regret:.{digits}g}") > result.d)
 
 
 def _looks(result: RaceResult) -> str:

@@ -143,6 +143,7 @@ def looks_of(result: RaceResult) -> list[dict[str, Any]]:
                     for level, row in left.iterrows()],
             "parked": list(look["parked"]), "back": list(look["back"]), "undecided": int(look["undecided"]),
             "sd": None if math.isnan(look["sd"]) else float(look["sd"]), "df": int(look["df"]),
+            "regret": float(look["regret"]),
         })  # fmt: skip
     return found
 
@@ -155,7 +156,8 @@ def lines_of(race: StoredRace, result: RaceResult) -> list[str]:
     lines = [f"  race      {race.score} ({way} is better), d {d}, alpha {race.alpha:g}, {race.most} seeds at most"]
     for look in race.looks:
         out = ", ".join(_left(each) for each in look["out"])
-        counts = f"{len(look['parked'])} parked, {look['undecided']} undecided"
+        counts = f"worse than the best by {look['regret']:.3g} at most, "
+        counts += f"{len(look['parked'])} parked, {look['undecided']} undecided"
         back = f"; back: {', '.join(look['back'])}" if look["back"] else ""
         lines.append(
             f"  look {look['seeds']:<4} {look['spent']:.3g} of alpha spent, leader {look['leader']}, {counts}"

@@ -6,10 +6,11 @@
     adapters.save(folder); adapters.detach()
 
 Files: tables (where the positions of each block class are, free of torch), positions (their vocabulary, free of torch),
-spec (the design, free of torch), routes (a placement in a model's blocks), forms (the adapter's function), edges and
-hooks (a route as forward hooks), inputs (the model's timesteps and size), attachment (attach), attached (the handle
-that it returns), compiled (UNets that torch.compile compiled before), format (sdpet's folder), load, paper_format (the
-public code's folder), fleet and stacked (adapters of many designs on one UNet).
+spec (the design, free of torch), routes (a placement in a model's blocks), parts (denoiser and text encoders of a
+pipeline as one model), forms (the adapter's function), edges and hooks (a route as forward hooks), inputs (the model's
+timesteps and size), attachment (attach), attached (the handle that it returns), compiled (UNets that torch.compile
+compiled before), format (sdpet's folder), load, paper_format (the public code's folder), fleet and stacked (adapters of
+many designs on one UNet).
 """
 
 import lazy_loader

@@ -11,6 +11,8 @@ from .forms import activation_layer as activation_layer
 from .forms import vmapped as vmapped
 from .load import load_adapters as load_adapters
 from .paper_format import export_reference as export_reference
+from .parts import Parts as Parts
+from .parts import model_at as model_at
 from .positions import INPUTS as INPUTS
 from .positions import OUTPUTS as OUTPUTS
 from .positions import PLACEMENTS as PLACEMENTS

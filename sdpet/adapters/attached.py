@@ -14,6 +14,7 @@ from sdpet.adapters.forms import Site, compute, takes_grid
 from sdpet.adapters.hooks import all_hooks, connect
 from sdpet.adapters.identity import sample_weights
 from sdpet.adapters.inputs import ModelInputs, find_inputs
+from sdpet.adapters.parts import UNET, Parts, where_of
 from sdpet.adapters.spec import ALWAYS, AdapterSpec, finite
 
 
@@ -23,7 +24,8 @@ class Adapters(nn.Module):
     It is a module of its own and not registered in the UNet: `unet.state_dict()` and `pipe.save_pretrained` do not see
     it, and `adapters.parameters()` is all there is to train. Whether the UNet's own parameters get gradients is left
     as it is; freeze them with `unet.requires_grad_(False)`. Keys of the state dict are
-    ``<path of the block>.<layer>.weight``, with several placements ``<path of the block>.<placement>.<layer>.weight``.
+    ``<path of the block>.<layer>.weight``, with several placements ``<path of the block>.<placement>.<layer>.weight``;
+    of several parts of a pipeline (`model_at`) the path begins with the part, such as ``text_encoder``.
     `adapters.to(...)` casts and moves. Without it the adapters are float32
     (float64 in a float64 UNet), compute in their own dtype whatever the UNet's (under autocast in autocast's), and
     follow the UNet to another device when it runs there.
@@ -76,6 +78,16 @@ class Adapters(nn.Module):
         """Paths in the UNet of the blocks that have an adapter."""
         several = bool(self.spec.placements)
         return tuple(dict.fromkeys(key.rpartition(".")[0] if several else key for key in self.by_block))
+
+    @property
+    def where(self) -> str:
+        """The parts of a pipeline that they are for: "unet", "text_encoder" or "both"."""
+        return where_of(self.by_block)
+
+    @property
+    def learns_text(self) -> bool:
+        """Whether text states change with the adapters, so that they cannot be computed once."""
+        return self.where != UNET
 
     @property
     def attached(self) -> bool:
@@ -204,6 +216,11 @@ def watched(model: nn.Module, attachment: Attachment, members: Sequence[Adapters
     forms = [form for member in members for form in member.by_block.values()]
     if all(member.spec.when == ALWAYS for member in members) and not any(map(takes_grid, forms)):
         return None
+    if isinstance(model, Parts):
+        raise ValueError(
+            "adapters in the text encoder know neither the noise nor the grid of the latents; leave `when` out, and "
+            "choose a form that takes no grid."
+        )
     inputs = ModelInputs(attachment)
     inputs.watch(getattr(model, "_orig_mod", model))
     return inputs

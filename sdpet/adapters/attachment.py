@@ -17,8 +17,10 @@ from sdpet.adapters.compiled import forget_compiled
 from sdpet.adapters.forms import Site, make_form
 from sdpet.adapters.hooks import all_hooks
 from sdpet.adapters.identity import sample_weights
-from sdpet.adapters.routes import Route, find_routes
-from sdpet.adapters.spec import AdapterSpec
+from sdpet.adapters.parts import Parts, inside
+from sdpet.adapters.positions import position
+from sdpet.adapters.routes import Route, find_routes, placements_of
+from sdpet.adapters.spec import JOIN, AdapterSpec
 from sdpet.choices import BLOCKS
 
 _WIDEST = 1 << 16  # mid_dim up to which a width is searched for
@@ -30,8 +32,9 @@ def attach(unet: nn.Module, spec: AdapterSpec, *, seed: int | None = None, along
     Parameters
     ----------
     unet : nn.Module
-        diffusers' UNet2DConditionModel, or any module that holds its blocks. Forward hooks are all that is changed. It
-        may have been compiled before, and may have run: torch then compiles it, and other models, again.
+        diffusers' UNet2DConditionModel, or any module that holds its blocks; `model_at` gives one that holds those of
+        the text encoder, too. Forward hooks are all that is changed. It may have been compiled before, and may have
+        run: torch then compiles it, and other models, again.
     spec : AdapterSpec
         The design.
     seed : int, optional
@@ -105,6 +108,8 @@ def sites_of(unet: nn.Module, spec: AdapterSpec) -> dict[str, Site]:
     ValueError
         As `matching_blocks`.
     """
+    if isinstance(unet, Parts):
+        _require_every_part(unet, spec)
     if not spec.placements:
         return {path: Site(path, route, spec) for path, route in matching_routes(unet, spec).items()}
     found = [(path, route, part) for part in spec.parts for path, route in matching_routes(unet, part).items()]
@@ -139,10 +144,11 @@ def matching_routes(unet: nn.Module, spec: AdapterSpec) -> dict[str, Route]:
     """The ways of a design with one placement, by path of the block; raises as `matching_blocks`."""
     routes = find_routes(unet, str(spec.din), str(spec.dout))
     pattern = re.compile(BLOCKS.get(spec.blocks, spec.blocks))
-    found = {path: route for path, route in routes.items() if pattern.search(path)}
+    found = {path: route for path, route in routes.items() if pattern.search(inside(unet, path))}
     if not found:
         raise ValueError(
-            f"No block that {spec.placement} needs matches blocks={spec.blocks}; their paths are {', '.join(routes)}."
+            f"No block that {spec.placement} needs matches blocks={spec.blocks}; their paths are "
+            f"{', '.join(inside(unet, path) for path in routes)}."
         )
     return found
 
@@ -211,13 +217,22 @@ def mid_dim_for(unet: nn.Module, spec: AdapterSpec, params: int) -> int:
     return min(range(max(1, above - 1), min(above, enough) + 1), key=lambda mid_dim: abs(count(mid_dim) - params))
 
 
+def _require_every_part(model: Parts, spec: AdapterSpec) -> None:
+    """Raise ValueError if a part of a pipeline has no placement of a design."""
+    for name, part in model.named_children():
+        known = placements_of(part)
+        if not any(placement in known for placement in spec.placement.split(JOIN)):
+            choices = ", ".join(p for p in known if not position(p.partition("-")[0]).is_projection)
+            raise ValueError(f"{spec.placement} has no place in the {name}; placements there are {choices}.")
+
+
 def refuse_second(unet: nn.Module) -> None:
     """Raise ValueError if a UNet carries adapters."""
     taken = next(all_hooks(unet), None)
     if taken is not None:
         raise ValueError(
-            f"This UNet carries adapters already (in {taken.name}); detach() them first, or pass alongside=True to add "
-            "more."
+            f"This model carries adapters already (in {taken.name}); detach() them first, or pass alongside=True to "
+            "add more."
         )
 
 

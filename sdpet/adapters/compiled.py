@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 
 import torch
 
@@ -19,6 +21,29 @@ def forget_compiled() -> None:
     if "torch._dynamo" in sys.modules and _has_compiled():
         logging.getLogger("sdpet").info("Adapters came after torch.compile; compiled models will be compiled again.")
         torch.compiler.reset()
+
+
+@contextlib.contextmanager
+def compiled(model: torch.nn.Module) -> Iterator[None]:
+    """Compile a model with the hooks that it carries, for as long as the block lasts."""
+    before = model._compiled_call_impl
+    torch.compiler.reset()  # code compiled earlier does not contain the current hooks
+    model.compile()
+    try:
+        yield
+    finally:
+        model._compiled_call_impl = before
+        torch.compiler.reset()
+
+
+@contextlib.contextmanager
+def uncompiled(model: torch.nn.Module) -> Iterator[None]:
+    """Turn torch.compile off for a model inside the block, since compiling it for other shapes takes long."""
+    before, model._compiled_call_impl = model._compiled_call_impl, None
+    try:
+        yield
+    finally:
+        model._compiled_call_impl = before
 
 
 def _has_compiled() -> bool:

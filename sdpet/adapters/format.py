@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 import sdpet
+from sdpet.adapters.parts import UNET, where_of
 from sdpet.adapters.spec import AdapterSpec
+from sdpet.choices import WHERES
 from sdpet.files.atomic import write_atomic
 from sdpet.files.hashing import hash_bytes
 from sdpet.files.received import read_json
 
 WEIGHTS, DESIGN = "adapters.safetensors", "adapters.json"
-_FORMAT = 1
+_FORMAT, _FORMAT_OF_PARTS = 1, 2  # the second one of adapters in a text encoder, which version 1 did not know
 MOST_BYTES = 1 << 20  # of adapters.json
 
 
@@ -48,9 +50,11 @@ def save_adapters(
     folder.mkdir(parents=True, exist_ok=True)
     written = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     weights = safetensors.torch.save(written, metadata={"format": "pt"})
+    where = where_of(blocks)
     design = {
-        "format": _FORMAT,
+        "format": _FORMAT if where == UNET else _FORMAT_OF_PARTS,
         "sdpet": sdpet.__version__,
+        **({} if where == UNET else {"where": where}),
         "spec": spec.described(),
         "blocks": list(blocks),
         "parameters": sum(value.numel() for value in tensors.values()),
@@ -99,11 +103,14 @@ def read_design(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} does not describe adapters: {error}") from error
     if not isinstance(design, dict) or not isinstance(design.get("spec"), dict):
         raise ValueError(f"{path} does not describe adapters.")
-    if design.get("format") != _FORMAT:
+    if design.get("format") not in (_FORMAT, _FORMAT_OF_PARTS):
         raise ValueError(
             f"{path} does not describe adapters: its format is {design.get('format')!r}, and this version of sdpet "
-            f"reads {_FORMAT}"
+            f"reads {_FORMAT} and {_FORMAT_OF_PARTS}"
         )
+    if design.setdefault("where", UNET) not in WHERES:
+        raise ValueError(f"{path} does not describe adapters: where is {design['where']!r}, not one of "
+                         f"{', '.join(WHERES)}.")  # fmt: skip
     return design
 
 

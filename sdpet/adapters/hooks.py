@@ -77,7 +77,8 @@ class BlockHooks:
                 self._handles[path, side] = module.register_forward_pre_hook(hook, with_kwargs=True)
             else:
                 hook = partial(self._intercept_outputs, tuple(taps))
-                self._handles[path, side] = module.register_forward_hook(hook)
+                first = any(tap.first for tap in taps)
+                self._handles[path, side] = module.register_forward_hook(hook, prepend=first)
         self._handles["missed"] = block.register_forward_hook(self._refuse_missed)  # not called if an exception ends it
         self._handles["end"] = block.register_forward_hook(self._end, always_call=True)
 

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from sdpet.adapters.parts import Parts
+
 TENSORS, EACH = 32, 2  # how many tensors a sample is taken from, and how many values of each
 TOLERANCE = 2.0**-7  # relative; bfloat16 rounds by at most 2^-9
 
@@ -23,14 +25,18 @@ def sample_weights(model: nn.Module | Mapping[str, torch.Tensor]) -> list[float]
     Parameters
     ----------
     model : nn.Module or mapping of str to Tensor
-        A UNet, a transformer or a text encoder, or its parameters by name. Adapters in it are no part of it.
+        A UNet, a transformer or a text encoder, or its parameters by name. Adapters in it are no part of it. Of
+        `Parts` each part is sampled.
 
     Returns
     -------
     list of float or None
-        At most 64 values of matrices and kernels that are spread over the model, by the names of the parameters; None
-        for a model without weights, such as one on the device "meta".
+        At most 64 values of matrices and kernels that are spread over the model (or part), by the names of the
+        parameters; None for a model without weights, such as one on the device "meta".
     """
+    if isinstance(model, Parts):
+        samples = [sample_weights(part) for part in model.children()]
+        return None if None in samples else [value for sample in samples for value in sample or ()]
     parameters = dict(model.named_parameters()) if isinstance(model, nn.Module) else model
     named = sorted((name, p) for name, p in parameters.items() if p.ndim > 1 and p.is_floating_point())
     if not named or any(p.is_meta for _, p in named):

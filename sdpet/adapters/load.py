@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,6 +14,7 @@ from sdpet.adapters.attachment import attach, sites_of
 from sdpet.adapters.format import DESIGN, WEIGHTS, read_design, read_spec, read_weights
 from sdpet.adapters.forms import make_form
 from sdpet.adapters.identity import is_other_model
+from sdpet.adapters.parts import UNET, model_at
 from sdpet.adapters.spec import AdapterSpec
 from sdpet.choices import FORMS
 from sdpet.files.trust import require_trust
@@ -25,7 +27,7 @@ _WRAPPERS = ("module.", "_orig_mod.", "base_model.model.")
 
 
 def load_adapters(
-    unet: nn.Module,
+    unet: Any,
     folder: str | Path,
     spec: AdapterSpec | None = None,
     *,
@@ -33,11 +35,12 @@ def load_adapters(
     strict: bool = False,
     trust: bool | Collection[str] = False,
 ) -> Adapters:
-    """Attach saved adapters to a UNet.
+    """Attach saved adapters to a UNet, and to the text encoder if they are for it.
 
     Parameters
     ----------
-    unet : nn.Module
+    unet : nn.Module or DiffusionPipeline
+        The UNet or transformer, or the pipeline. Adapters in the text encoder need the pipeline.
     folder : str or Path
         sdpet's own folder, or the reference code's ``<step>-adapters/``.
     spec : AdapterSpec, optional
@@ -70,6 +73,7 @@ def load_adapters(
             raise ValueError(f"{folder} holds adapters of another design than spec: {saved}; leave spec out.")
         require_trusted_form(saved, folder / DESIGN, (saved.form,) if spec is not None else trust)
         tensors = read_weights(folder / WEIGHTS, design.get("digest"))
+        unet = model_at(unet, design["where"])
         other = is_other_model(design.get("base"), unet)
         said = f"{folder} holds adapters of another base model: the weights of this one differ from those they were for"
         if other and strict:
@@ -83,6 +87,7 @@ def load_adapters(
             raise ValueError(f"{folder} is the reference code's, which keeps no design; pass spec=AdapterSpec(...).")
         from sdpet.adapters.paper_format import read_reference
 
+        unet = model_at(unet, UNET)
         return attach_weights(unet, spec, read_reference(unet, folder, spec), folder, alongside=alongside)
     raise ValueError(f"{folder} holds neither {DESIGN} (sdpet) nor *.pt files (reference code).")
 

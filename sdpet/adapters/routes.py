@@ -162,7 +162,7 @@ def is_fused(attention: Any) -> bool:
 
 
 def _nothing_found(model: nn.Module, placement: str) -> str:
-    name = type(model).__name__
+    name = getattr(model, "words", type(model).__name__)
     if placements := placements_of(model):
         return f"No block of this {name} has the placement {placement}; choose one of {', '.join(placements)}."
     others = sorted({type(m).__name__ for m in model.modules() if type(m).__name__.endswith("Block")})

@@ -135,6 +135,7 @@ def _show(given: argparse.Namespace) -> int:
 def _adapters(folder: Path) -> tuple[str, dict[str, int], str]:
     """The design of saved adapters in words, and the number of parameters of each block."""
     from sdpet.adapters.format import read_saved
+    from sdpet.adapters.parts import BOTH, TEXT_ENCODER, where_of
 
     spec, tensors = read_saved(folder)
     blocks: dict[str, int] = {}
@@ -142,6 +143,7 @@ def _adapters(folder: Path) -> tuple[str, dict[str, int], str]:
         block = key.rsplit(".", 2)[0]
         blocks[block] = blocks.get(block, 0) + value.numel()
     words = f"{spec.placement}, {spec.words}, scale {spec.scale:g}, init {spec.init}"
+    words += {TEXT_ENCODER: ", in the text encoder", BOTH: ", in UNet and text encoder"}.get(where_of(tensors), "")
     return words, blocks, "adapters"
 
 
@@ -157,8 +159,11 @@ def _export(given: argparse.Namespace) -> int:
     from sdpet.adapters.format import read_saved
     from sdpet.adapters.load import unattached_weights
     from sdpet.adapters.paper_format import export_reference
+    from sdpet.adapters.parts import UNET, where_of
 
     spec, tensors = read_saved(given.folder)
+    if where_of(tensors) != UNET:
+        raise ValueError(f"{given.folder} has adapters in the text encoder, for which that format has no place.")
     unet = shape_of_unet(given.model, given.folder)
     export_reference(unet, unattached_weights(unet, spec, tensors, given.folder), given.out)
     print(f"{given.out}: {spec.placement}, mid_dim {spec.mid_dim}; note scale {spec.scale:g} and {spec.activation}, "

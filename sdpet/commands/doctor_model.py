@@ -80,6 +80,7 @@ def _sizes(config: RunConfig, source: Source) -> Iterator[tuple[str, str, str]]:
     handle = build(base, design)
     trainable = handle.num_parameters()
     form = f"{design.spec.placement} {design.spec.words}" if design.spec else design.method
+    form += {"text_encoder": " in the text encoder", "both": " in denoiser and text encoder"}.get(design.where, "")
     what = {"adapter": "adapters", "lora": "layers"}.get(design.method)
     blocks = f"{len(handle)} {what}, " if what else ""
     share = 100 * trainable / sizes["unet"]
@@ -90,7 +91,7 @@ def _sizes(config: RunConfig, source: Source) -> Iterator[tuple[str, str, str]]:
     networks["unet"].train()
     needed = step_memory(
         networks, list(handle.parameters()), rows, base.latent_shape[-1], config.unet.dtype,
-        trainer.precision, trainer.grad_checkpointing, design.method == "embedding",
+        trainer.precision, trainer.grad_checkpointing, handle.learns_text,
     )  # fmt: skip
     unet = config.unet
     apart = count(networks["vae"]) * (BYTES[unet.vae_dtype or unet.dtype] - BYTES[unet.dtype])
@@ -98,7 +99,7 @@ def _sizes(config: RunConfig, source: Source) -> Iterator[tuple[str, str, str]]:
     unused = SCORERS_UNUSED_BY.get(config.task.name, ())
     wanted = {key: scorer for key, scorer in config.eval.scorers.items() if key not in unused}
     scorers = scorer_memory(wanted, trainer.device, base.image_size)
-    yield "memory", _memory(needed, rows, base.image_size, config, scorers.total), ""
+    yield "memory", _memory(needed, rows, base.image_size, config, scorers.total, handle.learns_text), ""
     networks["unet"].eval()
     half = [(unet.vae_dtype or unet.dtype) != "float32", unet.dtype != "float32" or config.sampler.autocast is not None]
     at_once = _images_of_vae(networks["vae"], config, base.image_size)
@@ -185,7 +186,7 @@ def _tokenizer(source: Source) -> Any:
     return CLIPTokenizer.from_pretrained(source.configs / "tokenizer", local_files_only=True)
 
 
-def _memory(needed: Memory, rows: int, side: int, config: RunConfig, scorers: int) -> str:
+def _memory(needed: Memory, rows: int, side: int, config: RunConfig, scorers: int, learns_text: bool) -> str:
     parts = {
         "frozen weights": needed.weights,
         "trained weights": needed.trainable,
@@ -198,7 +199,8 @@ def _memory(needed: Memory, rows: int, side: int, config: RunConfig, scorers: in
     return (
         f"{(needed.total + scorers) / GIB:.1f} GiB expected in a step of {rows} x {side} x {side} pixels = {listed} "
         f"(weights {config.unet.dtype}, precision {config.trainer.precision}; activations computed from the "
-        "architecture with fused attention; torch itself and workspace not included)"
+        f"architecture with fused attention; {'those of the text encoder, ' if learns_text else ''}torch itself and "
+        "workspace not included)"
     )
 
 

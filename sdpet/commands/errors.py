@@ -12,16 +12,21 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
 
 from sdpet.config.schema import unknown_key
 from sdpet.files.atomic import no_space
-from sdpet.files.project import here
+from sdpet.files.project import CONF, here
 from sdpet.files.terminal import print_in_any_encoding
 from sdpet.runs.libraries import silence_libraries
 from sdpet.study.options import RULES as OPTIONS
 from sdpet.study.options import unknown_option
 from sdpet.study.signals import exit_on_sigterm
 
+UNKNOWN_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'.* full_key: hydra\.launcher")  # of a launcher
+NO_PLUGIN = re.compile(
+    r"Unknown plugin class : 'hydra_plugins\.(\w+)\."
+)  # the package of a plugin that Hydra did not find
 MUST_BE_GIVEN = re.compile(r"(\S+) must be given: ")  # the error for a key without a value
 STOPPED = "Interrupted; run the same command again to resume."
 
@@ -42,6 +47,10 @@ def run_command(main: Callable[[], Any]) -> None:
     try:
         main()
     except (CompactHydraException, ValueError, OSError) as error:
+        _fail(sentence(error))
+    except RuntimeError as error:
+        if not NO_PLUGIN.match(str(error)):
+            raise
         _fail(sentence(error))
     except KeyboardInterrupt:
         print(f"\n{STOPPED}", file=sys.stderr)
@@ -75,6 +84,12 @@ def _sentence(error: BaseException) -> str:
         return f"there is no {group}={option}{hint}; choose one of {', '.join(sorted(error.options))}."
     if "Could not override '" in text:
         return _no_such_key(text.split("Could not override '")[1].split("'")[0])
+    if missing := NO_PLUGIN.match(text):
+        package = missing[1].replace("_", "-")
+        given = _given("hydra/launcher", "the launcher")
+        return f"{given} needs the package {package}; install it with pip install {package}."
+    if unknown := UNKNOWN_ARGUMENT.search(text):
+        return _no_such_launcher_key(unknown[1])
     if "Ambiguous value for argument" in text:
         given = text.split("'")[1]
         return (
@@ -84,8 +99,8 @@ def _sentence(error: BaseException) -> str:
     if "Could not delete from config. '" in text:
         key = text.split("'")[1]
         return f"~{key} has nothing to delete, as {key} is null or not there; leave it out."
-    if (missing := MUST_BE_GIVEN.match(text)) and f"~{missing[1]}" in sys.argv:
-        key = missing[1]
+    if (nothing := MUST_BE_GIVEN.match(text)) and f"~{nothing[1]}" in sys.argv:
+        key = nothing[1]
         why = f"~{key} leaves no value, and {key} must be given"
         return f"{why}; leave ~{key} out for the default, or write {key}=VALUE."
     if "Sweep" in text and "Unexpected type annotation" in text:
@@ -115,6 +130,8 @@ def _no_such_key(key: str) -> str:
     if key == "sweeps":
         given = _given("sweeps", "sweeps=NAME")
         return f"{given} needs a plus, since it adds a group: python train.py -m +{given}."
+    if key.startswith("hydra.launcher."):
+        return _no_such_launcher_key(key.removeprefix("hydra.launcher."))
     option = key.removeprefix("hydra.sweeper.")
     if option == key:
         return unknown_key(key)
@@ -123,6 +140,17 @@ def _no_such_key(key: str) -> str:
         flag = {"dry_run": "--dry-run", "register": "--register"}.get(option, key)
         return f"{flag} belongs to the sweeper grid, which {other} replaces; leave out one of the two."
     return unknown_option(option)
+
+
+def _no_such_launcher_key(key: str) -> str:
+    """For a key that the chosen launcher lacks: those that its file in conf/hydra/launcher names."""
+    launcher = _given("hydra/launcher", "hydra/launcher=fleet")
+    file = CONF / "hydra" / "launcher" / f"{launcher.partition('=')[2]}.yaml"
+    keys = [str(name) for name in OmegaConf.load(file) if name != "_target_"] if file.is_file() else []
+    near = get_close_matches(key, keys, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    choices = f"; keys are {', '.join(keys)}" if keys else ""
+    return f"there is no key hydra.launcher.{key} with {launcher}{hint}{choices}."
 
 
 def _given(key: str, otherwise: str = "") -> str:

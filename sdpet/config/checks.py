@@ -100,7 +100,7 @@ def _validated(config: Any, source: Source | None) -> RunConfig:
     if checked.adapter.method == "embedding" and checked.unet.offload:
         raise ValueError("method embedding needs the text encoder in each step; set unet.offload=false.")
     _check_logger(checked.logger)
-    _check_sampler(checked.sampler)
+    _check_sampler(checked.sampler, checked.trainer)
     lab_scorer = any(scorer.target == "lab-clip" for scorer in checked.eval.scorers.values())
     if lab_scorer and not (LAB / "scorer").is_dir():
         raise ValueError(f"the lab's scorer {LAB / 'scorer'} is missing; make it with python -m sdpet.lab.pretrain.")
@@ -226,11 +226,18 @@ def _check_trainer(trainer: TrainerSettings) -> None:
     check_lightning_parts(trainer)
     if trainer.optimizer == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
         raise ValueError("trainer.optimizer=adamw8bit needs the package bitsandbytes; pip install bitsandbytes.")
-    if trainer.compile and trainer.device == "cpu" and not any(map(shutil.which, COMPILERS)):
-        raise ValueError(f"trainer.compile needs a C++ compiler on the CPU, one of {', '.join(COMPILERS)}.")
+    if trainer.compile and trainer.device == "cpu":
+        _require_compiler("trainer")
 
 
-def _check_sampler(sampler: SamplerSettings) -> None:
+def _require_compiler(group: str) -> None:
+    if not any(map(shutil.which, COMPILERS)):
+        raise ValueError(f"{group}.compile needs a C++ compiler on the CPU, one of {', '.join(COMPILERS)}.")
+
+
+def _check_sampler(sampler: SamplerSettings, trainer: TrainerSettings) -> None:
+    if sampler.compile is True and trainer.device == "cpu":
+        _require_compiler("sampler")
     if sampler.target is not None:
         make = load_named(sampler.target, "sampler", "sampler._target_")
         check_arguments(make, sampler.target, "sampler", "sampler._target_", sampler.options)

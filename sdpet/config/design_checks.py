@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sdpet.adapters.positions import PLACEMENTS, check_placement, component
-from sdpet.choices import DEFAULT_FORM, FORMS, check_peft_options
+from sdpet.choices import DEFAULT_FORM, FORMS, TEXT_METHODS, check_peft_options
 from sdpet.config.cells import InadmissibleCell
 
 FORM = ("din", "dout", "activation", "scale", "init")
@@ -61,6 +61,7 @@ def _optional_keys(adapter: dict[str, Any], form: dict[str, Any]) -> set[str]:
 
 def _check_extent(adapter: dict[str, Any], form: dict[str, Any]) -> None:
     """Check where and when adapters act. Several placements take the place of din and dout."""
+    _check_where(adapter, form)
     if adapter["method"] != "adapter":
         for key, neutral in (("placements", None), ("blocks", "all"), ("when", [0.0, 1.0])):
             if adapter.get(key, neutral) != neutral:
@@ -81,6 +82,26 @@ def _check_extent(adapter: dict[str, Any], form: dict[str, Any]) -> None:
             check_placement(adapter["din"], adapter["dout"])
         except ValueError as error:
             raise InadmissibleCell(str(error), placements[0]) from None
+
+
+def _check_where(adapter: dict[str, Any], form: dict[str, Any]) -> None:
+    """Check what goes with adapters in the text encoder, which knows no noise and whose tokens are no grid."""
+    where, method = adapter.get("where", "unet"), adapter["method"]
+    if where == "unet":
+        return
+    if method not in TEXT_METHODS:
+        said = f"method {method} takes no adapter.where; the methods that do are {', '.join(TEXT_METHODS)}."
+        raise InadmissibleCell(said, f"{method} with where {where}")
+    for key, neutral in (("when", [0.0, 1.0]), *([("blocks", "all")] if where == "both" else [])):
+        if adapter.get(key, neutral) != neutral:
+            raise InadmissibleCell(
+                f"adapter.{key} says something of the denoiser, so it does not go with adapter.where={where}; leave it "
+                "out, or choose adapter.where=unet.",
+                f"{key} with where {where}",
+            )
+    if form["name"] == "conv":
+        said = f"form conv needs tokens on a grid, and with adapter.where={where} they are text."
+        raise InadmissibleCell(said, f"conv with where {where}")
 
 
 def _check_form(adapter: dict[str, Any], form: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import sdpet
 from sdpet.adapters.spec import ALWAYS, JOIN
-from sdpet.choices import DEFAULT_FORM, FORMS
+from sdpet.choices import DEFAULT_FORM, FORMS, SHARE_A_MODEL
 from sdpet.models.source import LAB_TRANSFORMER
 
 LAB = Path(sdpet.__file__).parent / "lab"
@@ -40,6 +40,15 @@ class AdapterSettings:
     when: Sequence[float] = ALWAYS
     targets: Sequence[str] | None = None
     options: Mapping[str, Any] | None = None
+    where: str = "unet"
+
+    @property
+    def shares_a_model(self) -> bool:
+        """Whether several such designs can be on one model at once, as in a fleet.
+
+        Other methods change the model, and designs in the text encoder change the text states that members share.
+        """
+        return self.method in SHARE_A_MODEL and self.where == "unet"
 
     @property
     def placement(self) -> str | None:
@@ -211,6 +220,7 @@ class SamplerSettings:
     guidance: float
     eta: float = 0.0
     autocast: str | None = None
+    compile: bool | str = False
     target: str | None = None  # the Python path of a sampler of the user's own, and its options
     options: Mapping[str, Any] = field(default_factory=dict)
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from sdpet.adapters.spec import ALWAYS
-from sdpet.choices import DEFAULT_FORM, SCORERS, SHARE_A_MODEL
+from sdpet.choices import DEFAULT_FORM, SCORERS
 from sdpet.config.groups import LAB
 from sdpet.config.run_config import SCORER_KEYS, RunConfig
-from sdpet.config.schema import is_own_part
+from sdpet.config.schema import OWN_PART_KEYS, is_own_part
 from sdpet.files.folders import counted_files, dataset_files, flowers_files
 from sdpet.files.hashing import WEIGHTS, hash_file, hash_files, hash_folder, once
 from sdpet.models.source import source_of
@@ -27,13 +27,15 @@ CLASS_IMAGE_KEYS = ("class_images", "class_sampler", "class_steps", "class_guida
 NAMES_OF_SUBJECT = ("noun", "subject", "class_word", "root", "living", "prompts")
 # Values at which an option changes nothing. They are left out of the hash, so ids from before the option stay valid.
 NEUTRAL_DEFAULTS: dict[str, dict[str, Any]] = {
-    "adapter": {"placements": None, "blocks": "all", "when": [0.0, 1.0], "targets": None, "options": None},
+    "adapter": {
+        "placements": None, "blocks": "all", "when": [0.0, 1.0], "where": "unet", "targets": None, "options": None,
+    },
     "task": {"noise_offset": 0.0, "background": 1.0},
     "data": {"mask_dir": None},
     "unet": {
         "noise_levels": "logit_normal", "shift": None, "vae_dtype": None, "vae_tiling": False, "vae_slicing": False,
     },
-    "sampler": {"autocast": None},
+    "sampler": {"autocast": None, "compile": False},
     "eval": {"autocast": None},
     "trainer": {
         "accumulate": 1, "optimizer": "adamw", "ema": None, "grad_checkpointing": False, "compile": False,
@@ -61,8 +63,8 @@ WAYS: dict[str, Any] = {
     "compile": False, "strategy": "auto", "deterministic": False, "tf32": None,
 }  # fmt: skip
 UNNAMED = (
-    "adapter", "adapter.din", "adapter.dout", "adapter.placements", "adapter.blocks", "adapter.when", "form", "seed",
-    "study", "output_root", "quiet", "again", "logger", "sweeps",
+    "adapter", "adapter.din", "adapter.dout", "adapter.placements", "adapter.blocks", "adapter.when", "adapter.where",
+    "form", "seed", "study", "output_root", "quiet", "again", "logger", "sweeps",
 )  # fmt: skip
 
 
@@ -134,7 +136,7 @@ def design_id(config: RunConfig) -> str:
 def fleet_key(config: RunConfig) -> str:
     """A key that is equal for runs that can be trained together, as one fleet."""
     values, trainer = config.values, config.trainer
-    alone = config.adapter.method not in SHARE_A_MODEL or trainer.precision == "16-mixed" or trainer.world_size > 1
+    alone = not config.adapter.shares_a_model or trainer.precision == "16-mixed" or trainer.world_size > 1
     alone = alone or trainer.compile or trainer.optimizer == "adamw8bit" or bool(acting_callbacks(trainer.callbacks))
     shared = _without(values["trainer"], *PER_RUN_OPTIONS)
     return json.dumps([_sampled_alike(values), shared, run_id(config) if alone else None], sort_keys=True)
@@ -299,7 +301,8 @@ def _own_identity(group: str, config: RunConfig) -> dict[str, Any] | None:
     values = config.values[group]
     if not is_own_part(group, values):
         return None
-    return {key: _path_content(value) for key, value in values.items() if key != "class_word"}
+    neutral = [key for key in _neutral(group, config.values) if key in OWN_PART_KEYS[group]]
+    return {key: _path_content(value) for key, value in values.items() if key not in ("class_word", *neutral)}
 
 
 def _path_content(value: Any) -> Any:
@@ -348,6 +351,7 @@ def name_of(config: RunConfig, overrides: Sequence[str] = ()) -> str:
     parts += [form.label, *(f"{key} {value}" for key, value in form.options.items())] if not form.is_default else []
     parts += [adapter.blocks] if adapter.blocks != "all" else []
     parts += ["when {:g}-{:g}".format(*adapter.when)] if tuple(adapter.when) != ALWAYS else []
+    parts += {"text_encoder": ["text encoder"], "both": ["UNet and text encoder"]}.get(adapter.where, [])
     parts += [f"seed {config.seed}"]
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")

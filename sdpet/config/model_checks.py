@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import NoReturn
 
-from sdpet.adapters.tables import TABLES, UNET_TABLES, cross, joint, single
+from sdpet.adapters.tables import TABLES, UNET_TABLES, BlockTable, cross, joint, single, text
 from sdpet.choices import BLOCKS, DIFFUSION_SAMPLERS, DTYPES, FLOW_SAMPLERS
 from sdpet.config.cells import InadmissibleCell
 from sdpet.config.groups import ModelSettings
@@ -35,6 +37,7 @@ def check_model(config: RunConfig, source: Source | None = None) -> Source:
         if unet.image_size % step:
             raise ValueError(f"unet.image_size must be a multiple of {step}, not {unet.image_size}.")
     _check_process(config, source)
+    _check_where(config, source)
     _check_placement(config, source)
     _check_blocks(config, source)
     device, processes = trainer.device, trainer.world_size
@@ -86,28 +89,64 @@ def _check_process(config: RunConfig, source: Source) -> None:
         )
 
 
+def _clip_encoders(source: Source) -> list[str]:
+    """Names of the text encoders that can carry adapters."""
+    parts = [part for part in source.parts if part.startswith("text_encoder")]
+    return [part for part in parts if source.config(part).get("model_type") == "clip_text_model"]
+
+
+def _check_where(config: RunConfig, source: Source) -> None:
+    """Refuse adapters in the text encoder where there is none of CLIP's, or it is away from the device."""
+    where, name = config.adapter.where, config.unet.name
+    if where == "unet":
+        return
+    if not _clip_encoders(source):
+        raise InadmissibleCell(
+            f"{name} has no CLIP text encoder for adapter.where={where}; choose adapter.where=unet.",
+            f"where {where} with {name}",
+        )
+    if config.unet.offload:
+        raise ValueError(
+            f"adapter.where={where} needs the text encoder in each step; set unet.offload=false, or adapter.where=unet."
+        )
+
+
 def _check_placement(config: RunConfig, source: Source) -> None:
-    """Refuse placements that no block of the model has."""
+    """Refuse placements that no block of the parts which are tuned has, and parts that get no adapter."""
     adapter = config.adapter
     if adapter.placement is None:
         return
     own = TABLES_OF.get(source.config(source.denoiser).get("_class_name", ""), UNET_TABLES)
-    tables = [*own, *(table for table in TABLES if table.package != "diffusers")]
-    for placement in adapter.placements or (adapter.placement,):
-        din, _, dout = placement.partition("-")
-        if any(dout in table.outputs(din) for table in tables):
-            continue
-        known = dict.fromkeys(
-            f"{place.name}-{dout}"
-            for table in tables
-            for place in table.places
-            if place.stream != place.name  # projections
-            for dout in table.outputs(place.name)
-        )
-        raise InadmissibleCell(
-            f"no block of {config.unet.name} has the placement {placement}; choose one of {', '.join(known)}.",
-            f"{placement} in {config.unet.name}",
-        )
+    denoiser = [*own, *(table for table in TABLES if table.package not in ("diffusers", text.CLIP.package))]
+    parts: dict[str, list[BlockTable]] = {} if adapter.where == "text_encoder" else {config.unet.name: denoiser}
+    if adapter.where != "unet":
+        parts[f"the text encoder of {config.unet.name}"] = [text.CLIP]
+    placements = list(adapter.placements or (adapter.placement,))
+    for placement in placements:
+        if not any(_has(tables, placement) for tables in parts.values()):
+            _refuse(placement, *next(iter(parts.items())))
+    for name, tables in parts.items():
+        if not any(_has(tables, placement) for placement in placements):
+            _refuse("+".join(placements), name, tables)
+
+
+def _has(tables: Sequence[BlockTable], placement: str) -> bool:
+    din, _, dout = placement.partition("-")
+    return any(dout in table.outputs(din) for table in tables)
+
+
+def _refuse(placement: str, name: str, tables: Sequence[BlockTable]) -> NoReturn:
+    known = dict.fromkeys(
+        f"{place.name}-{dout}"
+        for table in tables
+        for place in table.places
+        if place.stream != place.name  # projections
+        for dout in table.outputs(place.name)
+    )
+    raise InadmissibleCell(
+        f"no block of {name} has the placement {placement}; choose one of {', '.join(known)}.",
+        f"{placement} in {name}",
+    )
 
 
 def _check_blocks(config: RunConfig, source: Source) -> None:
@@ -116,6 +155,9 @@ def _check_blocks(config: RunConfig, source: Source) -> None:
     if adapter.placement is None or adapter.blocks == "all":
         return
     pattern = re.compile(BLOCKS.get(adapter.blocks, adapter.blocks))
+    if adapter.where == "text_encoder":
+        _check_text_blocks(config, source, pattern)
+        return
     network = source.config(source.denoiser)
     for placement in adapter.placements or (adapter.placement,):
         try:
@@ -131,3 +173,14 @@ def _check_blocks(config: RunConfig, source: Source) -> None:
         if any(pattern.search(path) for path in others):  # another placement may need these blocks
             raise InadmissibleCell(sentence, f"{placement} in blocks {adapter.blocks} of {config.unet.name}")
         raise ValueError(sentence)
+
+
+def _check_text_blocks(config: RunConfig, source: Source, pattern: re.Pattern[str]) -> None:
+    """Refuse `adapter.blocks` that name no block of a text encoder."""
+    for part in _clip_encoders(source):
+        paths = [f"text_model.encoder.layers.{i}" for i in range(source.config(part)["num_hidden_layers"])]
+        if not any(pattern.search(path) for path in paths):
+            raise ValueError(
+                f"adapter.blocks={config.adapter.blocks} matches no block of the {part} of {config.unet.name}; choose "
+                f"all or a regular expression for the paths {paths[0]} to {paths[-1]}."
+            )

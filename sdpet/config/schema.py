@@ -26,6 +26,7 @@ from sdpet.choices import (
     SCHEDULES,
     STRATEGIES,
     TASKS,
+    WHERES,
 )
 from sdpet.config.value_rules import (
     FORMER_TARGETS,
@@ -41,11 +42,11 @@ from sdpet.config.value_rules import (
     Sentence,
     asked,
     boolean,
+    boolean_or,
     by_method,
     by_sentence,
     callbacks,
     choice,
-    deterministic,
     device,
     folder_name,
     former_target,
@@ -89,6 +90,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "placements": optional(by_sentence(several)),
         "blocks": by_sentence(check_blocks),
         "when": by_sentence(interval),
+        "where": choice(WHERES),
         "targets": optional(texts),
         "options": given_options,
     },
@@ -172,7 +174,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "callbacks": optional(callbacks),
         "profiler": optional(named_or_own(PROFILERS, "lightning.pytorch.profilers.SimpleProfiler")),
         "strategy": named_or_own(STRATEGIES, "lightning.pytorch.strategies.DDPStrategy"),
-        "deterministic": deterministic,
+        "deterministic": boolean_or("warn"),
         "tf32": optional(boolean),
         "methods": by_method,
     },
@@ -183,6 +185,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "guidance": number(0),
         "eta": number(0, 1),
         "autocast": optional(choice(tuple(AUTOCASTS))),
+        "compile": boolean_or("auto"),
     },
     "eval": {
         "_target_": former_target("eval"),
@@ -306,7 +309,7 @@ def _shown(value: Any) -> str:
 OWN_PART_KEYS = {
     "task": (),
     "data": ("kind", "prompt", "class_prompt", "token", "class_word"),
-    "sampler": ("steps", "guidance", "autocast"),
+    "sampler": ("steps", "guidance", "autocast", "compile"),
     "logger": (),
 }
 

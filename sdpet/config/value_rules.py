@@ -211,11 +211,15 @@ def callbacks(value: Any) -> dict[str, Any] | None:
     return {str(name): own_class(item, example) for name, item in value.items() if item is not None} or None
 
 
-def deterministic(value: Any) -> bool | str:
-    """True, false or "warn"."""
-    if value not in (True, False, "warn") or isinstance(value, int | float) is not isinstance(value, bool):
-        raise ValueError("must be true, false or warn")
-    return value
+def boolean_or(word: str) -> Rule:
+    """True, false or a word."""
+
+    def check(value: Any) -> bool | str:
+        if not isinstance(value, bool) and value != word:
+            raise ValueError(f"must be true, false or {word}")
+        return value
+
+    return check
 
 
 def targets(value: Any) -> dict[str, Any]:

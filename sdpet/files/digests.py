@@ -150,5 +150,6 @@ def read_signed(file: Path, key: Any, place: str = "key") -> Any:
 
 
 def _self_digest(content: Mapping[str, Any]) -> str:
-    plain = finite({key: value for key, value in content.items() if key != SIGNATURE})
+    kept = {key: value for key, value in content.items() if key != SIGNATURE}
+    plain = json.loads(json.dumps(finite(kept)))  # with keys as text, as a reader of the file gets and sorts them
     return hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=16).hexdigest()

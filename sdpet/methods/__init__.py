@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sdpet.adapters.parts import UNET, clip_encoders, model_at
 from sdpet.adapters.spec import AdapterSpec
-from sdpet.choices import PEFT_METHODS
+from sdpet.choices import PEFT_METHODS, TEXT_METHODS, WHERES
 from sdpet.methods.embedding import EmbeddingTuning
 from sdpet.methods.full import FullTuning
 from sdpet.methods.lora import LoraTuning, lora_design
@@ -66,6 +67,8 @@ class Design:
         The word whose embedding is learned (method embedding).
     peft : PeftSpec, optional
         Size and options of a method of peft (dora, lokr, loha, oft, ia3, vera).
+    where : {"unet", "text_encoder", "both"}
+        The parts of the model that are tuned (methods adapter and lora, and those of peft).
 
     Raises
     ------
@@ -79,10 +82,14 @@ class Design:
     scale: float | None = None
     token: str | None = None
     peft: PeftSpec | None = None
+    where: str = UNET
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"method {self.method!r} is unknown; choose one of {', '.join(METHODS)}.")
+        if self.where not in WHERES or (self.where != UNET and self.method not in TEXT_METHODS):
+            choices = WHERES if self.method in TEXT_METHODS else (UNET,)
+            raise ValueError(f"where must be {' or '.join(choices)} with method {self.method!r}, not {self.where!r}.")
         takes = _TAKES[self.method]
         for key in ("spec", "rank", "scale", "token", "peft"):
             if (getattr(self, key) is not None) != (key in takes):
@@ -100,6 +107,10 @@ class Design:
 
 class TunedModel(Protocol):
     """What every method returns. Until `detach`, the base model computes the tuned model."""
+
+    @property
+    def learns_text(self) -> bool:
+        """Whether text states change while it is trained, so that they are computed in every step."""
 
     def parameters(self) -> Any:
         """The weights that are trained."""
@@ -141,9 +152,12 @@ def build(base: BaseModel, design: Design, seed: int = 0) -> TunedModel:
     Raises
     ------
     ValueError
-        If the UNet carries another design: the training would then not be what the record says.
+        If the model carries another design: the training would then not be what the record says. If the design is for
+        a text encoder and the model has no suitable one, or keeps it off the device.
     """
     _refuse_second(base)
+    if design.where != UNET and base.offload:
+        raise ValueError("adapters in the text encoder need it in each step; set unet.offload=false.")
     with isolated_rng(seed, "init"):
         return METHODS[design.method](base, design)
 
@@ -166,7 +180,7 @@ def build_fleet(base: BaseModel, designs: Sequence[Design], seeds: Sequence[int]
     ------
     ValueError
         If a design is neither of the method adapter nor lora (other methods change the model, which the members
-        share), or the UNet carries another design.
+        share), or is for the text encoder, or the UNet carries another design.
     """
     from sdpet.adapters.attachment import build_unattached
     from sdpet.adapters.fleet import Fleet
@@ -176,6 +190,9 @@ def build_fleet(base: BaseModel, designs: Sequence[Design], seeds: Sequence[int]
     for design, seed in zip(designs, seeds, strict=True):
         if design.spec is None and design.rank is None:
             raise ValueError(f"method {design.method!r} changes the model and cannot share it; train it alone.")
+        if design.where != UNET:
+            raise ValueError("a fleet shares the text states, and a design in the text encoder changes them; train it "
+                             "alone.")  # fmt: skip
         with isolated_rng(seed, "init"):
             members.append(
                 build_unattached(base.unet, design.spec)
@@ -223,7 +240,7 @@ def load(
     if is_adapters:
         from sdpet import load_adapters
 
-        return load_adapters(base.unet, folder, alongside=alongside, strict=strict, trust=trust)
+        return load_adapters(base, folder, alongside=alongside, strict=strict, trust=trust)
     methods = (FullTuning, LoraTuning, EmbeddingTuning, PeftTuning)
     for method in methods:
         if (folder / method.FILE).exists():
@@ -237,21 +254,22 @@ def load(
 def _refuse_second(base: BaseModel) -> None:
     from sdpet.adapters.attachment import refuse_second
 
-    if carries_peft(base.unet):
-        raise ValueError("This UNet carries layers of peft (such as LoRA) already; detach() them first.")
-    refuse_second(base.unet)
+    for name, model in {"UNet": base.unet, **clip_encoders(base)}.items():
+        if carries_peft(model):
+            raise ValueError(f"This {name} carries layers of peft (such as LoRA) already; detach() them first.")
+        refuse_second(model)
 
 
 def _attach_adapters(base: BaseModel, design: Design) -> TunedModel:
     from sdpet.adapters import attach
 
     assert design.spec is not None
-    return attach(base.unet, design.spec)
+    return attach(model_at(base, design.where), design.spec)
 
 
 def _inject_lora(base: BaseModel, design: Design) -> TunedModel:
     assert design.rank is not None and design.scale is not None
-    return LoraTuning(base, design.rank, design.scale)
+    return LoraTuning(base, design.rank, design.scale, where=design.where)
 
 
 def _learn_token(base: BaseModel, design: Design) -> TunedModel:
@@ -261,7 +279,7 @@ def _learn_token(base: BaseModel, design: Design) -> TunedModel:
 
 def _inject_peft(base: BaseModel, design: Design) -> TunedModel:
     assert design.peft is not None
-    return PeftTuning(base, design.peft)
+    return PeftTuning(base, design.peft, where=design.where)
 
 
 METHODS: dict[str, Callable[[BaseModel, Design], TunedModel]] = {

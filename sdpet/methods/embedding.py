@@ -44,6 +44,7 @@ class EmbeddingTuning:
     """
 
     FILE, DESIGN = "learned_embeds.safetensors", "embedding.json"
+    learns_text = True
 
     def __init__(self, base: BaseModel, token: str):
         if base.offload:

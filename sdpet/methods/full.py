@@ -20,6 +20,7 @@ class FullTuning:
     """
 
     FILE, DESIGN = "unet.safetensors", "unet.json"
+    learns_text = False
 
     def __init__(self, base: BaseModel):
         self._unet = base.unet

@@ -17,6 +17,7 @@ from sdpet.adapters.attachment import count_parameters, placed, refuse_second, s
 from sdpet.adapters.compiled import forget_compiled
 from sdpet.adapters.forms import Site, make_form
 from sdpet.adapters.identity import sample_weights
+from sdpet.adapters.parts import TEXT_ENCODERS, UNET, model_at
 from sdpet.adapters.positions import position
 from sdpet.adapters.routes import placements_of
 from sdpet.adapters.spec import AdapterSpec
@@ -44,8 +45,10 @@ class LoraTuning(Adapters):
         Factor on the update; peft's lora_alpha / rank.
     attached : bool
         Whether it is attached to the model now. Members of a fleet are attached by the fleet.
-    layers : collection of str
-        "attention", "feed_forward" or both.
+    layers : collection of str, or mapping of str to such
+        "attention", "feed_forward" or both; of several parts of a model also by part, such as "text_encoder".
+    where : {"unet", "text_encoder", "both"}
+        The parts of the model, see `sdpet.adapters.model_at`. All have the same rank.
 
     Raises
     ------
@@ -67,21 +70,28 @@ class LoraTuning(Adapters):
         scale: float = 1.0,
         *,
         attached: bool = True,
-        layers: Collection[str] = (ATTENTION,),
+        layers: Collection[str] | Mapping[str, Collection[str]] = (ATTENTION,),
+        where: str = UNET,
     ):
         if rank < 1:
             raise ValueError(f"rank must be at least 1, not {rank}.")
-        spec = lora_design(base.unet, rank, scale, layers)
-        sites = sites_of(base.unet, spec)
+        model = model_at(base, where)
+        by_part = layers if isinstance(layers, Mapping) else {}
+        spec = lora_design(model, rank, scale, {name for names in by_part.values() for name in names} or layers)
+        sites = {
+            key: site
+            for key, site in sites_of(model, spec).items()
+            if not by_part or _layer_of(str(site.spec.din)) in by_part.get(key.partition(".")[0], ())
+        }
         if attached:
-            refuse_second(base.unet)
+            refuse_second(model)
         drawn = {key: _drawn(site) for key, site in sites.items()}
-        super().__init__(spec, drawn, base=sample_weights(base.unet))
-        self.layers = tuple(layers)
-        self._prefix = _PREFIXES[0 if hasattr(base.unet, "down_blocks") else 1]
+        super().__init__(spec, drawn, base=sample_weights(model))
+        self.layers = {**layers} if isinstance(layers, Mapping) else tuple(layers)
+        self._prefix = "" if where != UNET else _PREFIXES[0 if hasattr(base.unet, "down_blocks") else 1]
         self._paths = {key: f"{site.path}.{site.route.source.reads[0].path}" for key, site in sites.items()}
         if attached:
-            self._connect(base.unet, sites)
+            self._connect(model, sites)
             forget_compiled()
 
     @property
@@ -99,13 +109,13 @@ class LoraTuning(Adapters):
         folder : str or Path
             Created if it does not exist.
         """
-        alpha = self.rank * self.spec.scale
-        peft = {"r": self.rank, "lora_alpha": alpha, "target_modules": list(self._paths.values())}
-        header = {"lora_adapter_metadata": json.dumps({self._prefix + key: value for key, value in peft.items()})}
+        header = {"lora_adapter_metadata": json.dumps(self._header())}
         meta: dict[str, Any] = {"format": 1, "method": "lora", "rank": self.rank, "scale": self.spec.scale}
         meta["parameters"] = self.num_parameters()
+        if self.where != UNET:
+            meta["where"] = self.where
         if self.layers != (ATTENTION,):
-            meta["layers"] = list(self.layers)
+            meta["layers"] = self.layers if isinstance(self.layers, dict) else list(self.layers)
         save_method(Path(folder), self.DESIGN, meta, self.FILE, self._named(), self._base, {"format": "pt", **header})
 
     @classmethod
@@ -127,12 +137,13 @@ class LoraTuning(Adapters):
         Raises
         ------
         ValueError
-            If the saved weights do not fit this UNet.
+            If the saved weights do not fit this model.
         """
         meta, tensors = read_method(Path(folder), cls.DESIGN, cls.FILE)
-        check_base(Path(folder), meta, base.unet, strict)
+        where = meta.get("where", UNET)
+        check_base(Path(folder), meta, model_at(base, where), strict)
         with torch.random.fork_rng(devices=[]):
-            handle = cls(base, meta["rank"], meta["scale"], layers=meta.get("layers", (ATTENTION,)))
+            handle = cls(base, meta["rank"], meta["scale"], layers=meta.get("layers", (ATTENTION,)), where=where)
         try:
             handle._fill(tensors, folder)
         except ValueError:
@@ -143,12 +154,26 @@ class LoraTuning(Adapters):
     @torch.no_grad()
     def _fill(self, tensors: Mapping[str, Tensor], source: object) -> None:
         named = self._named()
-        if self._prefix != _PREFIXES[0] and all(key.startswith(_PREFIXES[0]) for key in tensors):
+        if self._prefix == _PREFIXES[1] and all(key.startswith(_PREFIXES[0]) for key in tensors):
             # Earlier versions wrote "unet." for transformers, too.
             tensors = {self._prefix + key.removeprefix(_PREFIXES[0]): value for key, value in tensors.items()}
         check_fit(source, tensors, named)
         for key, parameter in named.items():
             parameter.copy_(tensors[key])
+
+    def _header(self) -> dict[str, Any]:
+        """Rank, alpha and layers as diffusers reads them, for each part of a pipeline.
+
+        A text encoder's layers are told by their last names, as its paths differ between versions of transformers.
+        """
+        found: dict[str, Any] = {}
+        for path in self._paths.values():
+            part, _, layer = (self._prefix + path).partition(".")
+            layer = layer.rpartition(".")[2] if part in TEXT_ENCODERS else layer
+            found |= {f"{part}.r": self.rank, f"{part}.lora_alpha": self.rank * self.spec.scale}
+            targets = found.setdefault(f"{part}.target_modules", [])
+            targets += [layer] if layer not in targets else []
+        return found
 
     def _named(self) -> dict[str, nn.Parameter]:
         """The weights by diffusers' names."""

@@ -9,7 +9,8 @@ from typing import Any
 from sdpet.choices import PEFT_METHODS, check_peft_options
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # of self- and cross-attention, as for LoRA
-FEEDFORWARD = ".ff."  # part of the paths of layers outside attention
+TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")  # of the text encoder
+FEEDFORWARD = (".ff.", ".mlp.")  # part of the paths of layers outside attention
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,9 @@ class Kind:
     fixed : mapping
         Further arguments that make the method what it is.
     targets : tuple of str
-        The usual targets.
+        The usual targets in a UNet or transformer.
+    text_targets : tuple of str
+        Those in a text encoder.
     searched : mapping
         Options whose values are tried, besides the size, when a number of parameters is matched.
     """
@@ -37,6 +40,7 @@ class Kind:
     alpha: str | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
     targets: tuple[str, ...] = ATTENTION
+    text_targets: tuple[str, ...] = TEXT_ATTENTION
     searched: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
@@ -45,7 +49,9 @@ KINDS = {  # sdpet.choices.PEFT_METHODS
     "lokr": Kind("LoKrConfig", alpha="alpha", searched={"decompose_factor": (-1, 2, 4, 8, 16)}),
     "loha": Kind("LoHaConfig", alpha="alpha"),
     "oft": Kind("OFTConfig", size="oft_block_size"),
-    "ia3": Kind("IA3Config", size=None, targets=("to_k", "to_v", "ff.net.2")),
+    "ia3": Kind(
+        "IA3Config", size=None, targets=("to_k", "to_v", "ff.net.2"), text_targets=("k_proj", "v_proj", "mlp.fc2")
+    ),
     "vera": Kind("VeraConfig"),
 }
 
@@ -81,7 +87,7 @@ def peft_config(
     if kind.alpha is not None and size is not None and scale is not None:
         arguments[kind.alpha] = size * scale
     if method == "ia3":
-        arguments["feedforward_modules"] = [path for path in paths if FEEDFORWARD in path]
+        arguments["feedforward_modules"] = [path for path in paths if any(part in path for part in FEEDFORWARD)]
     return getattr(peft, kind.config)(**arguments)
 
 
@@ -98,8 +104,9 @@ class PeftSpec:
     scale : float, optional
         Factor on the update, peft's alpha / rank (dora, lokr, loha). None for the other methods, which have none.
     targets : tuple of str, optional
-        Endings of the paths of the linear layers that are tuned, such as "to_q" or "ff.net.2". None takes q, k, v and
-        out of all attention layers; for ia3, k and v of attention and the output of the feed-forward part.
+        Endings of the paths of the linear layers that are tuned, such as "to_q" or "ff.net.2", and "q_proj" or
+        "mlp.fc2" in the text encoder. None takes q, k, v and out of all attention layers; for ia3, k and v of attention
+        and the output of the feed-forward part.
     options : mapping
         Further arguments of peft's config, those of `sdpet.choices.PEFT_OPTIONS`.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sdpet.adapters.parts import TEXT_ENCODERS, Parts
 from sdpet.adapters.routes import is_fused
 from sdpet.methods.peft_kinds import KINDS, PeftSpec, peft_config
 
@@ -23,6 +24,7 @@ def target_paths(unet: nn.Module, spec: PeftSpec) -> list[str]:
     Parameters
     ----------
     unet : nn.Module
+        Also `sdpet.adapters.Parts` of a pipeline.
     spec : PeftSpec
 
     Returns
@@ -33,8 +35,8 @@ def target_paths(unet: nn.Module, spec: PeftSpec) -> list[str]:
     Raises
     ------
     ValueError
-        If no layer has the name of a target, or projections are fused (`fuse_qkv_projections`), so that what is added
-        to them has no effect.
+        If no layer has the name of a target, a part has no layer of these names, or projections are fused
+        (`fuse_qkv_projections`), so that what is added to them has no effect.
     """
     modules = dict(unet.named_modules())
     if any(is_fused(module) for module in modules.values()):
@@ -43,15 +45,19 @@ def target_paths(unet: nn.Module, spec: PeftSpec) -> list[str]:
             "unet.unfuse_qkv_projections() first."
         )
     linear = [path for path, module in modules.items() if isinstance(module, nn.Linear)]
-    targets = spec.targets or KINDS[spec.method].targets
+    targets = spec.targets or _usual_targets(unet, spec.method)
     for target in targets:
         if not any(_ends_with(path, target) for path in linear):
-            endings = dict.fromkeys(_ending(path) for path in linear)
             raise ValueError(
-                f"adapter.targets: no linear layer of this {type(unet).__name__} is named {target!r}; there are "
-                f"{', '.join(endings) or 'none'}."
+                f"adapter.targets: no linear layer of this {getattr(unet, 'words', type(unet).__name__)} is named "
+                f"{target!r}; there are {_endings(linear)}."
             )
-    return [path for path in linear if any(_ends_with(path, target) for target in targets)]
+    found = [path for path in linear if any(_ends_with(path, target) for target in targets)]
+    for part in dict(unet.named_children()) if isinstance(unet, Parts) else ():
+        if not any(path.startswith(f"{part}.") for path in found):
+            own = _endings([path for path in linear if path.startswith(f"{part}.")])
+            raise ValueError(f"adapter.targets names no linear layer of the {part}; there are {own}.")
+    return found
 
 
 def nearest_spec(unet: nn.Module, spec: PeftSpec, params: int) -> PeftSpec:
@@ -157,6 +163,18 @@ def _block_sizes(shapes: Mapping[tuple[int, int], int]) -> list[int]:
         divisors = [n for n in range(1, width + 1) if width % n == 0]
         found |= {(lower + upper) // 2 + 1 for lower, upper in pairwise(divisors)}
     return sorted(found - {1})
+
+
+def _usual_targets(model: nn.Module, method: str) -> tuple[str, ...]:
+    kind = KINDS[method]
+    if not isinstance(model, Parts):
+        return kind.targets
+    parts = [name in TEXT_ENCODERS for name, _ in model.named_children()]
+    return (kind.targets if not all(parts) else ()) + kind.text_targets
+
+
+def _endings(paths: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(_ending(path) for path in paths)) or "none"
 
 
 def _ends_with(path: str, target: str) -> bool:

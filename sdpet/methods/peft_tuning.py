@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from sdpet.adapters.identity import sample_weights
+from sdpet.adapters.parts import UNET, model_at
 from sdpet.methods.peft_kinds import KINDS, PeftSpec, peft_config
 from sdpet.methods.peft_sizes import NAME, quiet, target_paths
 from sdpet.methods.saved import check_base, check_fit, read_design, read_weights, save_method, write_design
@@ -21,7 +22,7 @@ _OWN_PART = re.compile(r"\.(?:lora|lokr|hada|oft|ia3|vera)_")  # where a layer's
 
 
 class PeftTuning:
-    """A method of peft on linear layers of the UNet. Step 0 is the base model.
+    """A method of peft on linear layers of the UNet, the text encoder or both. Step 0 is the base model.
 
     peft puts its layers in place of the linear ones, and `detach` puts the original layers back. The new weights are
     float32, also in a half-precision UNet.
@@ -31,6 +32,8 @@ class PeftTuning:
     base : BaseModel
     spec : PeftSpec
         The method and its size.
+    where : {"unet", "text_encoder", "both"}
+        The parts of the model, see `sdpet.adapters.model_at`.
 
     Raises
     ------
@@ -47,23 +50,29 @@ class PeftTuning:
     FILE = "adapter_model.safetensors"  # the name that peft's PeftModel.from_pretrained(unet, folder) looks for
     DESIGN, CONFIG = "peft.json", "adapter_config.json"  # sdpet's own description, and peft's config
 
-    def __init__(self, base: BaseModel, spec: PeftSpec):
+    def __init__(self, base: BaseModel, spec: PeftSpec, where: str = UNET):
         from peft import get_peft_model, get_peft_model_state_dict
 
         if spec.method == "vera" and "projection_prng_key" not in spec.options:  # frozen matrices of the run's seed
             spec = PeftSpec(**{**vars(spec), "options": {**spec.options, "projection_prng_key": _random_key()}})
-        self._unet, self.spec = base.unet, spec
-        self._sample = sample_weights(base.unet)
-        paths = target_paths(base.unet, spec)
+        self._model: Any = model_at(base, where)
+        self.spec, self.where = spec, where
+        self._sample = sample_weights(self._model)
+        paths = target_paths(self._model, spec)
         self._config = peft_config(spec.method, spec.size, spec.scale, spec.options, paths)
         with quiet():
-            model: Any = get_peft_model(base.unet, self._config, NAME)  # type: ignore[arg-type]
-        self._layers: dict[str, Any] = {path: base.unet.get_submodule(path) for path in paths}
+            model: Any = get_peft_model(self._model, self._config, NAME)  # type: ignore[arg-type]
+        self._layers: dict[str, Any] = {path: self._model.get_submodule(path) for path in paths}
         for layer in self._layers.values():
             layer.to(base.device).eval()  # in training mode some draw from the global generator, for a dropout of 0
         self._weights = [p for layer in self._layers.values() for p in layer.parameters() if p.requires_grad]
         found = get_peft_model_state_dict(model, state_dict=model.state_dict(keep_vars=True), adapter_name=NAME)
         self._saved: dict[str, torch.Tensor] = dict(found)
+
+    @property
+    def learns_text(self) -> bool:
+        """Whether it changes the text encoder, so that text states are computed in every step."""
+        return self.where != UNET
 
     def parameters(self) -> list[nn.Parameter]:
         """The weights that are trained, layer after layer."""
@@ -106,11 +115,11 @@ class PeftTuning:
     def detach(self) -> None:
         """Put the original layers back. The learned weights stay here and can be saved."""
         for path, layer in self._layers.items():
-            if self._unet.get_submodule(path) is layer:
+            if self._model.get_submodule(path) is layer:
                 parent, _, name = path.rpartition(".")
-                setattr(self._unet.get_submodule(parent), name, layer.get_base_layer())
-        if hasattr(self._unet, "peft_config"):
-            del self._unet.peft_config
+                setattr(self._model.get_submodule(parent), name, layer.get_base_layer())
+        if hasattr(self._model, "peft_config"):
+            del self._model.peft_config
 
     def save(self, folder: str | Path) -> None:
         """Write peft's adapter_config.json, peft.json and, last, the weights in peft's format; all atomically.
@@ -124,6 +133,7 @@ class PeftTuning:
         theirs = {key: sorted(v) if isinstance(v, set) else v for key, v in self._config.to_dict().items()}
         theirs["base_model_name_or_path"], theirs["inference_mode"] = None, True
         ours = {"format": 1, **asdict(self.spec), "parameters": self.num_parameters()}
+        ours |= {} if self.where == UNET else {"where": self.where}
         write_design(folder / self.CONFIG, theirs)
         save_method(folder, self.DESIGN, ours, self.FILE, self._saved, self._sample, {"format": "pt"})
 
@@ -149,9 +159,11 @@ class PeftTuning:
             If the folder cannot be read, or the saved weights do not fit this UNet.
         """
         spec, tensors = read_peft(folder)
-        check_base(Path(folder), read_design(Path(folder) / cls.DESIGN), base.unet, strict)
+        design = read_design(Path(folder) / cls.DESIGN)
+        where = design.get("where", UNET)
+        check_base(Path(folder), design, model_at(base, where), strict)
         with torch.random.fork_rng(devices=[]):
-            handle = cls(base, spec)
+            handle = cls(base, spec, where)
         own = handle._saved
         try:
             check_fit(folder, tensors, own)

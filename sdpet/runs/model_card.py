@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from sdpet.adapters.format import DESIGN, WEIGHTS, read_saved
+from sdpet.adapters.parts import UNET, where_of
 from sdpet.adapters.spec import AdapterSpec
 from sdpet.runs.stored import untrusted_config
 
@@ -92,18 +93,20 @@ def write_upload(folder: str | Path, repo_id: str, out: Path, license: str | Non
     for image in shown:
         shutil.copyfile(image, out / "samples" / image.name)
     text = card(
-        repo_id, saved.spec, saved.parameters, record_of(folder), _unet(folder), license, [i.name for i in shown]
-    )
+        repo_id, saved.spec, saved.parameters, record_of(folder), _unet(folder), license, [i.name for i in shown],
+        saved.where,
+    )  # fmt: skip
     (out / "README.md").write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True)
 class _Saved:
-    """What a folder holds: its files, the design, and the number of trained parameters."""
+    """What a folder holds: its files, the design, the number of trained parameters, and the parts of the model."""
 
     files: tuple[str, ...]
     spec: AdapterSpec | PeftSpec
     parameters: int
+    where: str
 
 
 def _saved(folder: Path) -> _Saved:
@@ -112,9 +115,10 @@ def _saved(folder: Path) -> _Saved:
     if (folder / PeftTuning.DESIGN).is_file():
         peft, weights = read_peft(folder)
         files = (PeftTuning.FILE, PeftTuning.CONFIG, PeftTuning.DESIGN)
-        return _Saved(files, peft, sum(layer_sizes(weights).values()))
+        sizes = layer_sizes(weights)
+        return _Saved(files, peft, sum(sizes.values()), where_of(sizes))
     spec, tensors = read_saved(folder)
-    return _Saved((WEIGHTS, DESIGN), spec, sum(value.numel() for value in tensors.values()))
+    return _Saved((WEIGHTS, DESIGN), spec, sum(value.numel() for value in tensors.values()), where_of(tensors))
 
 
 def card(
@@ -125,6 +129,7 @@ def card(
     unet: dict[str, Any],
     license: str | None = None,
     samples: list[str] | None = None,
+    where: str = UNET,
 ) -> str:
     """The model card: the design, its scores beside their reference scores, and how to load the adapters.
 
@@ -144,6 +149,8 @@ def card(
         Licence of the weights.
     samples : list of str, optional
         File names of sample images.
+    where : {"unet", "text_encoder", "both"}
+        The parts of the model that are tuned.
 
     Returns
     -------
@@ -164,6 +171,8 @@ def card(
     lines += [f"![sample](samples/{name})" for name in samples or []] + [""] * bool(samples)
     lines += ["| | |", "|---|---|", *_design_rows(spec)]
     lines += [f"| parameters | {parameters:,} |"]
+    if where != UNET:
+        lines += [f"| where | {'text encoder' if where == 'text_encoder' else 'denoiser and text encoder'} |"]
     if record is not None:
         task = {key: value for key, value in record.task.items() if key != "data" and value is not None}
         named = {"name": "task"}
@@ -173,10 +182,14 @@ def card(
         lines += [f"| made with | {versions} |"]
         lines += ["", *_scores(record)] if record.metrics else []
     library, load = "from peft import PeftModel", "tuned = PeftModel.from_pretrained"
+    target = "pipe.unet"
     if isinstance(spec, AdapterSpec):
         library, load = "from sdpet import load_adapters", "adapters = load_adapters"
+        target = target if where == UNET else "pipe"
+    elif where != UNET:
+        library, target = f"{library}\nfrom sdpet.adapters import model_at", f'model_at(pipe, "{where}")'
     lines += ["", "```python", "from huggingface_hub import snapshot_download", library, ""]
-    lines += [f'{load}(pipe.unet, snapshot_download("{repo_id}"))', "```", ""]
+    lines += [f'{load}({target}, snapshot_download("{repo_id}"))', "```", ""]
     return "\n".join(lines)
 
 

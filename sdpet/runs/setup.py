@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
 ProgressCallback = Callable[..., None]  # ("train", step, steps, loss) or ("sample", done, total)
 SCORERS_UNUSED_BY = {"dreambooth": ("features",), "finetune": ("diversity",)}  # scorers in eval that a task ignores
-JUDGED_SETS = {
-    "digits": ("similarity.digit", "digit-judge")
-}  # by data, the judge that its runs get without being asked
+NEW_SHAPES = "shapes"  # the captioned set that the lab draws
+JUDGED_SETS = {  # by data, the judge that its runs get without being asked
+    "digits": ("similarity.digit", "digit-judge"),
+    NEW_SHAPES: ("similarity.shape", "shape-judge"),
+}
 PROFILERS = {
     "simple": "lightning.pytorch.profilers.SimpleProfiler",
     "advanced": "lightning.pytorch.profilers.AdvancedProfiler",
@@ -113,24 +115,26 @@ def make_design(config: RunConfig, base: BaseModel) -> Design:
     """The design of a config; if mid_dim is None, it becomes the one whose number of parameters is nearest `params`."""
     from dataclasses import replace
 
-    from sdpet.adapters import AdapterSpec, mid_dim_for
+    from sdpet.adapters import AdapterSpec, mid_dim_for, model_at
     from sdpet.adapters.attachment import sites_of
     from sdpet.methods import Design, PeftSpec, nearest_spec
     from sdpet.methods.lora import rank_for
 
     adapter = config.adapter
+    where = adapter.where
+    model = model_at(base, where)  # of several parts, the numbers of parameters are summed
     match adapter.method:
         case "adapter":
             same = {key: getattr(adapter, key) for key in ("activation", "mid_dim", "scale", "init", "blocks", "when")}
             form = config.form
             spec = AdapterSpec.parse(str(adapter.placement), **same, form=form.kind, options=form.options)
-            sites_of(base.unet, spec)  # an error here comes before any long work
+            sites_of(model, spec)  # an error here comes before any long work
             if adapter.mid_dim is None and adapter.params is not None:
-                spec = replace(spec, mid_dim=mid_dim_for(base.unet, spec, adapter.params))
-            return Design("adapter", spec)
+                spec = replace(spec, mid_dim=mid_dim_for(model, spec, adapter.params))
+            return Design("adapter", spec, where=where)
         case "lora":
-            rank = adapter.mid_dim or rank_for(base.unet, adapter.params or 1)
-            return Design("lora", rank=rank, scale=adapter.scale)
+            rank = adapter.mid_dim or rank_for(model, adapter.params or 1)
+            return Design("lora", rank=rank, scale=adapter.scale, where=where)
         case "embedding":
             return Design("embedding", token=config.data.token)
         case method if method in PEFT_METHODS:
@@ -138,8 +142,8 @@ def make_design(config: RunConfig, base: BaseModel) -> Design:
             size = adapter.mid_dim or (None if adapter.params is None else 1)
             peft = PeftSpec(method, size, adapter.scale, targets, adapter.options or {})
             if adapter.params is not None:
-                peft = nearest_spec(base.unet, peft, adapter.params)
-            return Design(method, peft=peft)
+                peft = nearest_spec(model, peft, adapter.params)
+            return Design(method, peft=peft, where=where)
     return Design(adapter.method)
 
 
@@ -208,8 +212,11 @@ def make_sampler(config: RunConfig) -> SamplerConfig:
     from sdpet.sampling import SamplerConfig
 
     settings = config.sampler
+    ways: dict[str, Any] = {
+        "autocast": settings.autocast, "compile": settings.compile, "measured": config.output_root / ".sampling",
+    }  # fmt: skip
     if settings.target is None:
-        return SamplerConfig(settings.name, settings.steps, settings.guidance, settings.eta, autocast=settings.autocast)
+        return SamplerConfig(settings.name, settings.steps, settings.guidance, settings.eta, **ways)
     make = load_named(settings.target, "sampler", "sampler._target_")
 
     def own(**given: Any) -> Any:
@@ -223,7 +230,7 @@ def make_sampler(config: RunConfig) -> SamplerConfig:
         settings.guidance,
         make=own,
         options=settings.options,
-        autocast=settings.autocast,
+        **ways,
     )
 
 
@@ -284,6 +291,10 @@ def _scorer_class(target: str) -> Callable[..., Any]:
             from sdpet.lab import DigitJudge
 
             return DigitJudge
+        case "shape-judge":
+            from sdpet.lab import ShapeJudge
+
+            return ShapeJudge
         case "openclip":
             from sdpet.scoring import OpenClipScorer
 
@@ -316,6 +327,10 @@ def _make_task(config: RunConfig, base: BaseModel, arguments: dict[str, Any]) ->
     from sdpet.tasks import TASKS, own_data_arguments
 
     data, task = config.data, config.task
+    if data.name == NEW_SHAPES and data.target is None:
+        from sdpet.lab import NewShapes
+
+        arguments = {**arguments, **own_data_arguments(NewShapes(), data.kind, base.image_size, "NewShapes")}
     if data.target is not None:
         source = load_named(data.target, f"{data.kind} data", "data._target_")(**data.options)
         require_methods(source, data.target, f"{data.kind} data", "data._target_")
@@ -347,7 +362,8 @@ def _data_arguments(config: RunConfig) -> dict[str, Any]:
     if data.kind == "captions":
         kind = {"source": data.name} if data.name in ("dataset", "flowers") else {}
         columns = {key: getattr(data, key) for key in ("image_column", "caption_column") if getattr(data, key)}
-        return {"data": folders.get("folder", data.name), "heldout_share": data.heldout_share, **kind, **columns}
+        share = {} if data.heldout_share is None else {"heldout_share": data.heldout_share}
+        return {"data": folders.get("folder", data.name), **share, **kind, **columns}
     images = {key: folders.get(key) for key in ("subject_dir", "class_dir", "heldout_dir")}
     images |= {} if data.mask_dir is None else {"mask_dir": folders["mask_dir"]}
     return {**images, "data": data.name, "prompt": data.prompt, "class_prompt": data.class_prompt, "token": data.token}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpet.choices import AUTOCASTS, SAMPLERS
@@ -35,6 +36,11 @@ class SamplerConfig:
     autocast : {"bf16-mixed", "16-mixed"}, optional
         Precision in which the denoiser computes, by torch.autocast; None for that of its weights. Samples, noise and
         the VAE stay as they are.
+    compile : bool or "auto"
+        Compile the denoiser with torch.compile for the images of one call, which changes last bits. "auto" compiles
+        where this saves a tenth of the time, by a measurement (`sdpet.sampling.compiling`).
+    measured : Path, optional
+        Folder in which "auto" keeps its measurements; None keeps nothing.
 
     Raises
     ------
@@ -53,8 +59,12 @@ class SamplerConfig:
     make: Callable[..., Any] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     autocast: str | None = None
+    compile: bool | str = False
+    measured: Path | None = None
 
     def __post_init__(self) -> None:
+        if self.compile not in (True, False, "auto"):
+            raise ValueError(f"compile must be True, False or 'auto', not {self.compile!r}.")
         if self.autocast is not None and self.autocast not in AUTOCASTS:
             raise ValueError(f"autocast {self.autocast!r} is unknown; choose {' or '.join(AUTOCASTS)}, or None.")
         if self.make is None and self.name not in SAMPLERS:
@@ -73,7 +83,7 @@ class SamplerConfig:
             raise ValueError(f"the sampler {self.name} takes no further options, not {next(iter(self.options))}.")
 
     def describe(self) -> dict[str, Any]:
-        """The sampler's entry in a protocol: name and options, values that JSON can hold."""
+        """The sampler's entry in a protocol: name and options, values that JSON can hold. Compiling is none of them."""
         found = {"name": self.name, "steps": self.steps, "guidance": self.guidance, "eta": self.eta}
         found |= {} if self.autocast is None else {"autocast": self.autocast}
         return found | ({"options": dict(self.options)} if self.make is not None else {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from sdpet.choices import AUTOCASTS
 from sdpet.models.base import BaseModel
+from sdpet.sampling.compiling import compiled_chunks
 from sdpet.sampling.config import SamplerConfig, Start
 from sdpet.sampling.flow_samplers import FLOW_SAMPLER_CLASSES
 from sdpet.sampling.samplers import SAMPLER_CLASSES, Sampler
@@ -106,25 +108,27 @@ def sample_together(
     unique = list(dict.fromkeys(prompts))
     states = base.encode_text(["", *unique])  # (1 + U, L, D), the empty prompt first
     rows = torch.tensor([1 + unique.index(prompt) for prompt in prompts])
-    size = max(1, chunk // len(seeds))  # images a member in one chunk
+    size = max(1, min(chunk // len(seeds), len(prompts)))  # images a member in one chunk
     starts = range(0, len(prompts), size)
     drawn: list[list[np.ndarray]] = [[] for _ in seeds]
     finite = [True] * len(seeds)
-    for number, start in enumerate(starts):
-        part = slice(start, start + size)
-        text = states[rows[part]].repeat(len(seeds), 1, 1)  # member after member
-        chunk_progress = _chunk_progress(progress, number, len(starts))
-        latents = denoise(
-            base, text, states[:1], [seed for own in seeds for seed in own[part]], sampler, chunk_progress
-        )
-        shares = latents.unflatten(0, (len(seeds), -1))  # (K, n, C, h, w)
-        for k, share in enumerate(shares):
-            finite[k] = finite[k] and bool(torch.isfinite(share).all())
-        images = base.decode(torch.nan_to_num(latents))
-        for k, own_images in enumerate(np.split(images, len(seeds))):
-            drawn[k].append(own_images)
-        if not any(finite):
-            break
+    one_pass = partial(_one_pass, base, sampler, states[:1].expand(size * len(seeds), -1, -1))
+    with compiled_chunks(base, sampler, one_pass, size * len(seeds), len(prompts) // size) as compiled:
+        for number, start in enumerate(starts):
+            part = slice(start, start + size)
+            text = states[rows[part]].repeat(len(seeds), 1, 1)  # member after member
+            chunk_progress = _chunk_progress(progress, number, len(starts))
+            sources = [seed for own in seeds for seed in own[part]]
+            with compiled(len(text)):
+                latents = denoise(base, text, states[:1], sources, sampler, chunk_progress)
+            shares = latents.unflatten(0, (len(seeds), -1))  # (K, n, C, h, w)
+            for k, share in enumerate(shares):
+                finite[k] = finite[k] and bool(torch.isfinite(share).all())
+            images = base.decode(torch.nan_to_num(latents))
+            for k, own_images in enumerate(np.split(images, len(seeds))):
+                drawn[k].append(own_images)
+            if not any(finite):
+                break
     empty = np.zeros((0, base.image_size, base.image_size, 3), np.uint8)
     return [np.concatenate([empty, *own]) if ok else None for own, ok in zip(drawn, finite, strict=True)]
 
@@ -168,7 +172,7 @@ def denoise(
     sources = [generator(seed, "image") for seed in seeds]
     x = _starting_latents(base, start, passes, sources, (height, width))
     fresh = bool(sampler.eta) or getattr(passes, "needs_noise", False)
-    guided = sampler.guidance != 1 and not base.family.embeds_guidance
+    guided = _is_guided(base, sampler)
     if guided:  # an image's two rows are adjacent, so that the rows of each member of a fleet stay together
         text = torch.stack([empty.expand(len(seeds), -1, -1), text], dim=1).flatten(0, 1)  # (2 N, L, D)
     timesteps = [torch.tensor(t, device=base.device) for t in passes.timesteps]  # now: the host waits for copies
@@ -185,6 +189,19 @@ def denoise(
         if progress:
             progress(i + 1, len(passes.timesteps))
     return x
+
+
+def _is_guided(base: BaseModel, sampler: SamplerConfig) -> bool:
+    """Whether each image has a row for the empty prompt beside its own."""
+    return sampler.guidance != 1 and not base.family.embeds_guidance
+
+
+def _one_pass(base: BaseModel, sampler: SamplerConfig, text: torch.Tensor) -> None:
+    """Call the denoiser as `denoise` does, with text states (N, L, D) of N images; for measuring."""
+    text = text.repeat_interleave(2, dim=0) if _is_guided(base, sampler) else text
+    noisy = torch.zeros(len(text), *base.latent_shape, device=base.device, dtype=base.dtype)
+    with torch.no_grad(), _precision(base, sampler):
+        base.predict(noisy, torch.tensor(500.0, device=base.device), text, sampler.guidance)
 
 
 def _precision(base: BaseModel, sampler: SamplerConfig) -> AbstractContextManager[Any]:

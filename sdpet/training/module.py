@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import timedelta
 from typing import Any
@@ -16,7 +16,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.core.optimizer import LightningOptimizer
 
-from sdpet.methods import EmbeddingTuning
+from sdpet.adapters.compiled import uncompiled
 from sdpet.models import BaseModel
 from sdpet.tasks import Batch, Task, concat_batches
 from sdpet.training.lightning_parts import kept_states, restore_states
@@ -73,7 +73,7 @@ class TrainingModule(LightningModule):
         self.base, self.members, self.fleet, self.task = base, members, fleet, task
         self._save, self._rank, self._validate = save, rank, validate
         self._epochs, self._callbacks = epochs, callbacks
-        self._text_is_learned = any(isinstance(member.handle, EmbeddingTuning) for member in members)
+        self._text_is_learned = any(member.handle.learns_text for member in members)
         states = [member.state or {} for member in members]
         self.losses: list[list[float]] = [list(state.get("loss", [])) for state in states]
         self.times: list[list[float]] = [list(state.get("times", [])) for state in states]
@@ -313,13 +313,3 @@ class TrainingModule(LightningModule):
             for weights, norm in zip(every, norms, strict=True):
                 torch.nn.utils.clip_grads_with_norm_(weights, clip, norm)
         return norms
-
-
-@contextlib.contextmanager
-def uncompiled(unet: torch.nn.Module) -> Iterator[None]:
-    """Turn torch.compile off for the UNet inside the block, since compiling it for other shapes takes long."""
-    compiled, unet._compiled_call_impl = unet._compiled_call_impl, None
-    try:
-        yield
-    finally:
-        unet._compiled_call_impl = compiled

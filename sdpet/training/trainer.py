@@ -18,6 +18,7 @@ import torch.distributed
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch import Trainer
 
+from sdpet.adapters.compiled import compiled
 from sdpet.methods import TunedModel
 from sdpet.models.base import BaseModel
 from sdpet.tasks import Task
@@ -300,17 +301,12 @@ def _prepared(unet: Any, config: TrainConfig) -> Iterator[None]:
     checkpointing = config.grad_checkpointing and not unet.is_gradient_checkpointing
     if checkpointing:
         unet.enable_gradient_checkpointing()
-    if config.compile:
-        torch.compiler.reset()  # code compiled for an earlier run does not contain the current hooks
-        unet.compile()
     try:
-        yield
+        with compiled(unet) if config.compile else contextlib.nullcontext():
+            yield
     finally:
         if checkpointing:
             unet.disable_gradient_checkpointing()
-        if config.compile:
-            unet._compiled_call_impl = None
-            torch.compiler.reset()
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,8 @@ class Validation:
         seeds: Sequence[int],
         folders: Sequence[Path],
     ):
-        self._base, self._sampler, self._chunk, self._folders = base, sampler, plan.chunk, folders
+        self._base, self._chunk, self._folders = base, plan.chunk, folders
+        self._sampler = replace(sampler, compile=False)  # it would take longer than these few images
         eval_images = task.eval_images(plan)
         first = [i for i, item in enumerate(eval_images) if item.prompt not in [s.prompt for s in eval_images[:i]]][
             :IMAGES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pandas as pd
@@ -87,6 +88,11 @@ def test_it_decides_as_the_procedure_in_words():
         for level, row in r.bounds.iterrows():
             if level != leader:
                 assert row["to_leader"] == pytest.approx(least[level, leader], rel=1e-9)
+        rivals = [least[level, leader] for level in parked | undecided]
+        regret = r.looks["regret"].iloc[-1]
+        assert regret == pytest.approx(max([0, *rivals]), rel=1e-9) and r.decided == (regret <= r.d)
+        if undecided:
+            assert float(re.search(r"worse than the best by ([\d.e-]+) at most, with 95%", str(r))[1]) > r.d
         seen["out"] += len(out)
         seen["parked"] += len(parked)
         seen["undecided"] += len(undecided)

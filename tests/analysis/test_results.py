@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import analysis
+from analysis.conclusions.joint import own_factors
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
+
+
+def text_of(page: str) -> str:
+    """A page without its line breaks."""
+    return " ".join((RESULTS / f"{page}.md").read_text(encoding="utf-8").split())
+
+
+def shown_by(page: str, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
+    """What the page's Python shows at its end, run where a reader runs it."""
+    monkeypatch.chdir(RESULTS.parents[1])
+    blocks = re.findall(r"(?ms)^```python\n(.*?)^```", (RESULTS / f"{page}.md").read_text(encoding="utf-8"))
+    *lines, last = ast.parse(blocks[-1]).body
+    names: dict[str, object] = {"analysis": analysis}
+    exec(compile(ast.Module(lines, []), page, "exec"), names)
+    assert isinstance(last, ast.Expr)
+    shown = eval(compile(ast.Expression(last.value), page, "eval"), names)
+    assert isinstance(shown, pd.DataFrame)
+    return shown
+
+
+def between(low: float, high: float) -> str:
+    return f"[{low:.3f}, {high:.3f}]".replace("-0.000", "0.000")
 
 
 @pytest.mark.parametrize(
@@ -98,3 +124,90 @@ def test_the_page_of_subjects_says_what_its_data_say():
         assert f"| `{subject}` | {floor:.3f} | " + " | ".join(f"{v:.3f}" for v in values) in text
     # levels that have floors of their own: what is said of the best is its own floor and its own mean
     assert "salmon_ring gained most over its own, from 0.22 to 0.91." in said
+
+
+def test_the_page_of_the_papers_widths_says_what_its_data_say(monkeypatch):
+    runs = analysis.load_results(RESULTS / "paper_widths.csv")
+    text = text_of("paper-widths")
+    # the width follows from the number of parameters and the placement: without terms it is no factor beside them
+    assert own_factors(runs) == ["placement", "params"]
+    said = str(analysis.conclude(runs, "clip_i", terms=["placement", "params", "placement:params"]))
+    for number in ("86 % [82, 89]", "F(19, 78) = 39.91, p < 0.0001", "p = 0.23", "F(19, 78) = 0.33"):
+        assert number in said and number in text
+    joint = ["placement", "params", "placement:params"]
+    size = analysis.contrasts(runs, "clip_i", "params", terms=joint, block="seed").iloc[0]  # the small minus the large
+    assert f"give {-size['estimate']:.3f} {between(-size['high'], -size['low'])}" in text
+    gains = runs.pivot_table(index="seed", columns="params", values="clip_i").diff(axis=1)[52800]
+    assert "{:.3f}, {:.3f} and {:.3f} on the three seeds".format(*gains) in text
+    means = runs.pivot_table(index="placement", columns="params", values="clip_i")
+    inside = means.index.str.startswith("res")
+    as_in_the_paper = means[24000].where(~inside, means[52800])
+    ranks = [column.rank(ascending=False) for column in (means[24000], as_in_the_paper)]
+    for placement, (small, large) in means[inside].iterrows():
+        assert (
+            f"| `{placement}` | {small:.3f} | {ranks[0][placement]:.0f} | {large:.3f} | {ranks[1][placement]:.0f} |"
+            in text
+        )
+    assert ranks[0][inside].mean() - ranks[1][inside].mean() == 1
+    paper = analysis.load_paper_heatmap().set_index("placement")["clip_similarity"][means.index]
+    sizes, small, large = (
+        a.corr(b, method="spearman")
+        for a, b in ((means[24000], means[52800]), (means[24000], paper), (as_in_the_paper, paper))
+    )
+    assert f"rank correlation of the 20 means is {sizes:.2f}" in text
+    assert f"heatmap is {small:.2f} at equal size and {large:.2f} with" in text
+    for _, row in shown_by("paper-widths", monkeypatch).iterrows():
+        assert f"lie {-row['estimate']:.3f} {between(-row['high'], -row['low'])} below" in text
+
+
+def test_the_page_of_methods_says_what_its_data_say():
+    runs, search = (analysis.load_results(RESULTS / f"{name}.csv") for name in ("methods_tuned", "method_rates"))
+    text = text_of("methods")
+    assert own_factors(runs) == ["method"]  # the rate follows it
+    seven = runs[runs["method"] != "embedding"]
+    for some, score, numbers in (
+        (runs, "clip_i", ["F(7, 14) = 8.11, p = 0.0005", "67 % [40, 81]"]),
+        (seven, "clip_i", ["F(6, 12) = 3.76, p = 0.024", "44 % [7, 67]"]),
+        (runs, "prior_drift", ["F(7, 14) = 8.59, p = 0.00037"]),
+    ):
+        said = str(analysis.conclude(some, score))
+        assert [number for number in numbers if number not in said or number not in text] == []
+    best = analysis.best_set(runs, "clip_i", "method", block="seed", variances="moderated")["in_set"]
+    assert sorted(best.index[~best]) == ["embedding"]
+    pairs = analysis.tukey(runs, "clip_i", "method", block="seed", variances="moderated")
+    apart = pairs[pairs["p"] < 0.05]
+    assert {frozenset(pair) - {"embedding"} for pair in zip(apart["a"], apart["b"], strict=True)} == {
+        frozenset([method]) for method in ("full", "ia3", "dora")
+    }
+    assert f"(p = {pairs.loc['adapter - full', 'p']:.2f}, Tukey)" in text
+    taken = search.loc[search.groupby("method")["clip_i"].idxmax()].set_index("method")
+    for method, row in runs.groupby("method")[["lr", "trainable_params", "clip_i", "prior_drift"]].mean().iterrows():
+        cells = [
+            f"{row['lr']:g}",
+            f"{row['trainable_params']:,.0f}",
+            *(f"{row[k]:.3f}" for k in ("clip_i", "prior_drift")),
+        ]
+        assert f"| {method} | {' | '.join(cells)} |" in text and taken.loc[method, "lr"] == pytest.approx(row["lr"])
+    lost = taken["clip_i"] - runs.groupby("method")["clip_i"].mean()
+    assert f"scored {lost.mean():.3f} less" in text
+    order = ["adapter", "lora", "dora", "lokr", "oft", "ia3", "embedding", "full"]
+    rates = {method: some.sort_values("lr")["clip_i"] for method, some in search.groupby("method")}
+    for i, line in enumerate(("first", "second", "third", "fourth")):
+        cells = [(f"{rates[m].iloc[i]:.3f}", rates[m].iloc[i] == rates[m].max()) for m in order]
+        assert f"| {line} | " + " | ".join(f"**{cell}**" if most else cell for cell, most in cells) + " |" in text
+
+
+def test_the_page_of_noise_ranges_says_what_its_data_say(monkeypatch):
+    runs = analysis.load_results(RESULTS / "noise_range.csv")
+    text = text_of("noise-range")
+    said = str(analysis.conclude(runs, "clip_i", terms=["placement", "when", "placement:when"]))
+    for number in ("93 % [87, 96]", "F(2, 16) = 188.38", "69 % [47, 80]", "F(2, 16) = 30.95", "26 % [2, 50]",
+                   "F(4, 16) = 3.33, p = 0.036"):  # fmt: skip
+        assert number in said and number in text
+    best = ("attn2c-attn2c, when [0, 1]", "attn2c-attn2c, when [0, 0.5]", "attn2o-ffni, when [0, 1]",
+            "attn2o-ffni, when [0, 0.5]", "ffni-ffni, when [0, 1]")  # fmt: skip
+    assert f"among these 5: {'; '.join(best)}." in said
+    for placement, row in runs.pivot_table(index="placement", columns="when", values="clip_i").iterrows():
+        assert f"| `{placement}` | {row['[0, 1]']:.3f} | {row['[0, 0.5]']:.3f} | {row['[0.5, 1]']:.3f} |" in text
+    for placement, row in shown_by("noise-range", monkeypatch).iterrows():
+        assert f"| `{placement}` | {row['estimate']:.3f} {between(row['low'], row['high'])} |" in text

@@ -299,3 +299,25 @@ def test_frames_of_users_are_read_as_files_are(frame: pd.DataFrame) -> None:
 def test_a_pivoted_frame_has_a_row_for_each_run_again() -> None:
     runs = analysis.load_results(PLAIN.pivot(index="model", columns="seed", values=["acc"]))
     assert len(runs) == 12 and analysis.factor_columns(runs) == ["model"] and "is wide" in runs.attrs["notes"][0]
+
+
+def test_designs_that_were_run_once_each_have_the_scores_of_their_runs(tmp_path):
+    """In a fraction of a factorial no design can be told from its seed: none is adjusted, left out or made up."""
+    from analysis.report.sections.means import design_means
+
+    random = np.random.default_rng(3)
+    cells = [
+        (a, b, c, (i + j + k) % 3)
+        for i, a in enumerate("uvwxyz")
+        for j, b in enumerate("pqr")
+        for k, c in enumerate((1, 2, 4))
+    ]
+    cells = [cells[i] for i in random.permutation(len(cells))[:30]]
+    frame = pd.DataFrame(cells, columns=["placement", "form", "scale", "seed"])
+    frame["acc"] = random.uniform(0.2, 0.8, len(frame)) + 0.1 * frame["seed"]
+    means = design_means(study_of(tmp_path, frame))
+    assert means["mean"].tolist() == pytest.approx(sorted(frame["acc"], reverse=True))
+    best = f"{frame['acc'].max():.3g}"
+    assert f"has the highest mean ({best})" in str(analysis.conclude(frame, "acc"))
+    floors = frame.assign(acc_floor=0.1 + 0.01 * frame["seed"], acc_ceiling=1.0)  # of seeds, and not of designs
+    assert "floors of their own" not in str(analysis.conclude(floors, "acc"))

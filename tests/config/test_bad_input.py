@@ -151,6 +151,11 @@ COMMANDS = [
     (["-m", "seed=0,1", "hydra.launcher.workers=0"], "at least 1"),
     (["-m", "seed=0,1", "hydra.sweeper.fracton=0.5"], "did you mean fraction"),
     (["-m", "seed=0,1", "hydra.sweeper.fraction=2"], "hydra.sweeper.fraction must be a number from 0 to 1"),
+    (["-m", "seed=0,1", "hydra.launcher.workerz=3"], "did you mean workers?); keys are workers, size"),
+    (
+        ["-m", "seed=0,1", "hydra/launcher=local", "+hydra.launcher.size=3"],
+        "no key hydra.launcher.size with hydra/laun",
+    ),
     (["-m", "+sweeps=placemen"], "there is no sweeps=placemen (did you mean placement?); choose one of "),
     (["-m", "seed=choice(0,1),2"], "seed=choice(0,1),2 holds a list inside a list"),
     (["-m", "seed=0,1", "seed=2"], "seed is given twice, seed=0,1 and seed=2"),
@@ -184,6 +189,15 @@ def test_the_command_says_it_without_a_traceback_and_fails(
     assert "Traceback" not in ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 1
     assert not [path for path in out.glob("*/*") if Path(path).is_dir()]
+
+
+def test_a_launcher_that_is_not_installed_is_named_with_its_package():
+    from sdpet.commands.errors import sentence
+
+    error = RuntimeError("Unknown plugin class : 'hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher'")
+    assert sentence(error).endswith(
+        "needs the package hydra-ray-launcher; install it with pip install hydra-ray-launcher."
+    )
 
 
 def test_a_missing_run_cannot_be_scored_again(tmp_path):

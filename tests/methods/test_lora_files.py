@@ -18,7 +18,7 @@ from tiny_transformers import run, tiny_transformer
 from sdpet.commands.adapters import main
 from sdpet.methods import Design, build, import_lora, load
 from sdpet.methods.lora import LoraTuning
-from sdpet.methods.lora_files import _path, export_format
+from sdpet.methods.lora_files import _place, export_format
 
 FILE = LoraTuning.FILE
 
@@ -131,16 +131,19 @@ def test_layers_of_other_ranks_and_strengths_stay_what_they_were(tiny_base, save
 
 
 def test_names_of_xl_in_the_original_numbering():
-    assert _path("lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q") == (
-        "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    assert _place("lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q") == (
+        "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
     )
-    assert _path("lora_unet_output_blocks_5_1_transformer_blocks_1_attn2_to_out_0") == (
-        "up_blocks.1.attentions.2.transformer_blocks.1.attn2.to_out.0"
+    assert _place("lora_unet_output_blocks_5_1_transformer_blocks_1_attn2_to_out_0") == (
+        "unet.up_blocks.1.attentions.2.transformer_blocks.1.attn2.to_out.0"
     )
-    assert _path("lora_unet_middle_block_1_transformer_blocks_9_attn2_to_k") == (
-        "mid_block.attentions.0.transformer_blocks.9.attn2.to_k"
+    assert _place("lora_unet_middle_block_1_transformer_blocks_9_attn2_to_k") == (
+        "unet.mid_block.attentions.0.transformer_blocks.9.attn2.to_k"
     )
-    assert _path("lora_te_text_model_encoder_layers_0_mlp_fc1") is None
+    assert _place("lora_te2_text_model_encoder_layers_0_mlp_fc1") == (
+        "text_encoder_2.text_model.encoder.layers.0.mlp.fc1"
+    )
+    assert _place("lora_te_text_model_final_layer_norm") is None
 
 
 def test_what_cannot_be_converted_says_why(saved, tiny_base, tmp_path):
@@ -149,7 +152,7 @@ def test_what_cannot_be_converted_says_why(saved, tiny_base, tmp_path):
     folder, _ = saved
     main(["export", str(folder), str(tmp_path / "lora.safetensors")])
     weights = load_file(tmp_path / "lora.safetensors")
-    weights["lora_te_text_model_encoder_layers_0_mlp_fc1.alpha"] = torch.ones(())
+    weights["lora_te_text_model_final_layer_norm.alpha"] = torch.ones(())
     save_file(weights, tmp_path / "text.safetensors")
     with pytest.raises(ValueError, match=r"changes other layers than attention and feed-forwards.*first lora_te_text"):
         import_lora(tmp_path / "text.safetensors", tmp_path / "no")

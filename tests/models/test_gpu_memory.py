@@ -88,23 +88,22 @@ def test_the_denoiser_draws_in_the_precision_that_is_asked(tiny_base):
 def test_only_what_changes_results_changes_the_id(tiny_folder, subject_folders, tmp_path):
     few = tiny_overrides(tiny_folder, subject_folders, tmp_path)
     plain = validate(composed(*few))
-    ids = {
-        wish: run_id(validate(composed(*few, wish)))
-        for wish in ("unet.offload=true", "sampler.autocast=null", "eval.autocast=null")
-    }
+    neutral = ("unet.offload=true", "sampler.autocast=null", "eval.autocast=null", "sampler.compile=false")
+    ids = {wish: run_id(validate(composed(*few, wish))) for wish in neutral}
     assert set(ids.values()) == {run_id(plain)}
-    wishes = (
-        "sampler.autocast=bf16-mixed",
-        "unet.vae_tiling=true",
-        "unet.vae_slicing=true",
+    changing = (
+        "unet.vae_tiling=true", "sampler.autocast=bf16-mixed", "sampler.compile=auto", "unet.vae_slicing=true",
         "eval.autocast=bf16-mixed",
-    )
-    others = [validate(composed(*few, wish)) for wish in wishes]
-    assert len({run_id(plain), *map(run_id, others)}) == 5
-    assert make_sampler(others[0]).describe()["autocast"] == "bf16-mixed"
+    )  # fmt: skip
+    others = [validate(composed(*few, wish)) for wish in changing]
+    assert len({run_id(plain), *map(run_id, others)}) == 6
+    drawn = make_sampler(others[2])
+    assert drawn.compile == "auto" and drawn.measured == tmp_path / ".sampling" and "compile" not in drawn.describe()
+    assert make_sampler(others[1]).describe()["autocast"] == "bf16-mixed"
     for wrong, said in (
         ("unet.vae_dtype=float16", "needs a GPU"),
         ("sampler.autocast=bf16", "must be one of 16-mixed, bf16-mixed"),
+        ("sampler.compile=1", "must be true, false or auto"),
     ):
         with pytest.raises(ValueError, match=said):
             validate(composed(*few, wrong))

@@ -71,6 +71,8 @@ def test_a_race_runs_what_its_looks_ask_for_and_keeps_what_they_decide(sweeper_o
     said = status_text(study_status(folder))
     assert f"leader {r.leader}" in said and f"(worse than {r.bounds.loc[r.out[0], 'by']} by" in said
     assert f"{r.leader} is the best of 4 designs or worse than the best by 0.03 at most, with 95%" in said
+    assert [look["regret"] for look in stored.looks] == pytest.approx(r.looks["regret"].tolist())
+    assert f"leader {r.leader}, worse than the best by {r.looks['regret'].iloc[0]:.3g} at most, 0 parked" in said
     before = race_of(folder)
     sweeper_of(*RACE, launcher=launcher).sweep(sweep_of(tmp_path))  # all is there
     assert len(launcher.launched) == len(runs) + 2 and race_of(folder) == before
@@ -296,10 +298,11 @@ def test_a_real_race_that_is_killed_twice_decides_as_one_that_was_not(tiny_folde
     one, other = race_of(whole / "raced"), race_of(killed / "raced")
     assert one["looks"] and [look["seeds"] for look in one["looks"]][:2] == [2, 3]
     for first, second in zip(one.pop("looks"), other.pop("looks"), strict=True):
-        assert {k: v for k, v in first.items() if k not in ("sd", "out")} == {
-            k: v for k, v in second.items() if k not in ("sd", "out")
+        rounded = ("sd", "regret", "out")  # fleets of other sizes round otherwise
+        assert {k: v for k, v in first.items() if k not in rounded} == {
+            k: v for k, v in second.items() if k not in rounded
         }
-        assert first["sd"] == pytest.approx(second["sd"], rel=1e-3)  # fleets of other sizes round otherwise
+        assert [first["sd"], first["regret"]] == pytest.approx([second["sd"], second["regret"]], rel=1e-3)
         assert [e["design"] for e in first["out"]] == [e["design"] for e in second["out"]]
     assert (
         one["designs"] == other["designs"] and one["runs"] == other["runs"] and one["fresh_runs"] == other["fresh_runs"]

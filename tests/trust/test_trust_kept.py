@@ -15,6 +15,7 @@ from study_tools import ROOT, composed, tiny_overrides
 import analysis
 from sdpet.commands.evaluate_runs import evaluate_again
 from sdpet.config import run_folder, validate
+from sdpet.files.digests import read_signed, signed
 from sdpet.runs import Record, Resources, run
 from sdpet.runs.verify import verified_text, verify
 from sdpet.study.status import status_text, study_status
@@ -201,3 +202,12 @@ def test_a_changed_floor_is_made_again_and_not_taken(stored, resources, caplog):
     assert record.anchors == Record.read(folder).anchors
     assert {file: json.loads(file.read_text()) for file in kept} == kept
     assert all(str(file) in caplog.text for file in kept)
+
+
+def test_a_cache_with_numbers_as_keys_is_what_it_was(tmp_path, caplog):
+    """A reader of JSON gets texts for numbers and sorts 16 before 2: the digest must not depend on that."""
+    file, content = tmp_path / "cache.json", {"key": "k", "seconds": {2**n: 0.1 for n in range(6)}}
+    file.write_text(json.dumps(signed(content)))
+    assert read_signed(file, "k")["seconds"] == {str(2**n): 0.1 for n in range(6)} and not caplog.records
+    file.write_text(file.read_text().replace("0.1", "0.2", 1))
+    assert read_signed(file, "k") is None and "was changed" in caplog.text

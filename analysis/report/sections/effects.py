@@ -122,7 +122,7 @@ def _interaction(study: Study, terms: list[str], out: Path) -> list[Block]:
     caption = (
         f"Mean {study.words.label} by {factor_words(across)}, one line for each {factor_words(lines)}. Where lines run "
         f"parallel, {factor_words(across)} does the same whatever {factor_words(lines)} is; where they do "
-        "not, the two may act together, which the table of pairs tests."
+        "not, the two may act together, which a test of the pair decides."
     )
     if study.has_placements and {across, lines} == {"din", "dout"}:
         caption += " Only outputs that two or more inputs share have a line."

@@ -68,6 +68,8 @@ def design_means(study: Study) -> pd.DataFrame:
     # A design of shared trainings has one row a training, so its rows are independent, if not those of other designs.
     units = not study.shares_trainings
     frame = marginal_means(done, metric, study.design, block=study.block, units=units).reset_index(names="design")
+    if not frame["estimable"].all():  # one run a design, each on one seed
+        frame = marginal_means(done, metric, study.design, units=units).reset_index(names="design")
     notes = list(frame.attrs.get("notes", []))
     best, more = _set_of_best(study) if units and mostly_repeated(done, study.design) else (None, [])
     frame["among_best"] = True if best is None else frame["design"].map(best).fillna(False).astype(bool)

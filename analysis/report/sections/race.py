@@ -71,6 +71,7 @@ def _looks(race: Raced, out: Path) -> Table:
         "parked": Column("parked", numeric=False),
         "back": Column("back", numeric=False),
         "undecided": Column("undecided"),
+        "regret": Column("leader worse than the best by at most", lambda v: number(v, 3)),
         "sd": Column("residual SD", lambda v: number(v, 3)),
     }, out / "tables")  # fmt: skip
 

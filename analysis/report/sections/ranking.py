@@ -18,6 +18,7 @@ from analysis.report.tables import Column, make_table
 from analysis.report.words import digits_for, intervals, listing, mark_words, number, p_cell
 
 MOST_DESIGNS = 20  # of which all pairs are shown
+DRAWN = 40  # designs in a figure; the tables have all
 PANELS = 3  # other scores drawn beside each other; the table has all of them
 
 
@@ -34,8 +35,8 @@ def ranking_section(study: Study, means: pd.DataFrame, out: Path) -> Section:
     floor, ceiling = study.mean_anchor("floor"), study.mean_anchor("ceiling")
     own = own_floors(study.done, study.metric, study.design, study.block)
     data = means.assign(runs=[" ".join(map(str, singles[d])) for d in means["design"]], floor=floor, ceiling=ceiling)
-    drawing = save(ranking(rows, study.words.axis, floor, ceiling), "ranking", out / "figures", data)
-    caption = f"Designs by mean {label}, best at the top."
+    drawing = save(ranking(rows[:DRAWN], study.words.axis, floor, ceiling), "ranking", out / "figures", data)
+    caption = f"{_drawn(len(rows))} by mean {label}, best at the top."
     if means["low"].notna().any():
         caption += " Lines: 95% intervals of each mean by itself" + (", for these seeds" if study.block else "")
         caption += "; small ticks: single runs."
@@ -65,11 +66,16 @@ def ranking_section(study: Study, means: pd.DataFrame, out: Path) -> Section:
     }, out / "tables", tuple(means.attrs.get("notes", [])), folded=len(frame) > 12)  # fmt: skip
     blocks: list[Block] = [
         Text(_best(study, means)),
-        FigureBlock(drawing, caption, f"Ranking of {len(means)} designs"),
+        FigureBlock(drawing, caption, f"Ranking of {min(len(means), DRAWN)} designs"),
         TableBlock(table),
     ]
     blocks += _pairs(study, means, out, digits)
     return Section("ranking", "Designs from best to worst", blocks)
+
+
+def _drawn(count: int, all_of_them: str = "Designs") -> str:
+    """The designs of a figure, in words."""
+    return all_of_them if count <= DRAWN else f"The best {DRAWN} of {count} designs"
 
 
 def _pairs(study: Study, means: pd.DataFrame, out: Path, digits: int) -> list[Block]:
@@ -136,18 +142,19 @@ def beside_section(study: Study, means: pd.DataFrame, out: Path) -> Section | No
             mark_words(study.label(d), words.label, m, digits, runs=singles[d])
             for d, m in zip(order, frame[name], strict=True)
         ]
-        panels.append(Panel(words.axis, frame[name].tolist(), points, floor, ceiling, tips))
+        panels.append(Panel(words.axis, frame[name].tolist()[:DRAWN], points[:DRAWN], floor, ceiling, tips[:DRAWN]))
         ends = [
             f"{number(v)} for {what}" for v, what in ((floor, "the base model"), (ceiling, "real images")) if v == v
         ]
         sentences.append(f"{words.label} tells {words.tells}" + (f" ({listing(ends)})" if ends else "") + ".")
     blocks: list[Block] = [Text("One score is not the whole picture. " + " ".join(sentences))]
     if len(order) > 1:
-        figure = beside([study.label(d) for d in order], panels[:PANELS])
+        figure = beside([study.label(d) for d in order[:DRAWN]], panels[:PANELS])
         drawing = save(figure, "beside", out / "figures", frame, wide=len(panels) > 1)
         names = listing(study.words_of(m).label for m in others[:PANELS])
         caption = (
-            f"The same designs in the same order as above, by {names}. Ticks: single runs; dashed: floor and ceiling."
+            f"{_drawn(len(order), 'The same designs')} in the same order as above, by {names}. "
+            "Ticks: single runs; dashed: floor and ceiling."
         )
         blocks.append(FigureBlock(drawing, caption, f"{names} of each design"))
     table = make_table("metrics", "All scores, mean over runs.", frame, shown, out / "tables", folded=len(order) > 6)

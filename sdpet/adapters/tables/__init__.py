@@ -1,11 +1,11 @@
-"""Tables of taps: for each block class of diffusers, where its positions are. Free of torch.
+"""Tables of taps: for each block class of diffusers and of CLIP, where its positions are. Free of torch.
 
 Files, one a family: table (what a table is made of), unet (UNets), joint (SD3, SD3.5, Flux's double blocks,
-Qwen-Image), single (Flux's single blocks), cross (PixArt, Sana, Wan). Classes are named, not imported. `add_table` adds
-a table for a class of one's own.
+Qwen-Image), single (Flux's single blocks), cross (PixArt, Sana, Wan), text (CLIP's text encoder). Classes are named,
+not imported. `add_table` adds a table for a class of one's own.
 """
 
-from sdpet.adapters.tables import cross, joint, single, unet
+from sdpet.adapters.tables import cross, joint, single, text, unet
 from sdpet.adapters.tables.table import BlockTable, Place, Tap, attention_projections, feed_forward_projections
 from sdpet.adapters.tables.table import projection as projection
 
@@ -34,6 +34,7 @@ TABLES: list[BlockTable] = [
     cross.PIXART,
     cross.SANA,
     cross.WAN,
+    text.CLIP,
 ]
 
 

@@ -31,6 +31,9 @@ class Tap:
         Whether the value is read as the module computes it, without what adapters add to it: a branch that is still to
         be added to the stream, and at which adapters write to the stream. Otherwise it is read with what adapters add
         at earlier positions.
+    first : bool
+        Whether an output is changed before forward hooks that are there already see it, as where the model itself
+        records what its blocks give.
     """
 
     path: str
@@ -39,6 +42,7 @@ class Tap:
     index: int | None = None
     is_map: bool = False
     own: bool = False
+    first: bool = False
 
     def __str__(self) -> str:
         """The tap in words, such as "output 1 of attn"."""
