@@ -9,7 +9,7 @@ Everything that is compared is measured in turn in one call; medians. Prints tab
   study_vs_peer     diffusers + peft LoRA as its training scripts do it, one design after another in one process /
                     a fleet: same UNet, images a step, steps and samples. As the scripts do it they encode image and
                     caption at every step; `cached` gives them latents and text states made once, as a fleet has them
-  compiled_ratio    seconds per design and step as it is / compiled (trainer.compile), K = 8, on the lab, with --compile;
+  compiled_ratio    seconds per design and step as it is / compiled (trainer.compile), K = 8, lab, with --compile;
                     and how long compiling took
 Steps and the peer are measured in CPU time (on a GPU, wall time), the study in wall time.
 """
