@@ -54,6 +54,7 @@ METRICS = {
     "cmmd": Metric("CMMD", "", False, "how far the samples are from held-out images, as sets"),
     "fid": Metric("FID", "squared distance", False, "how far the samples are from held-out images, as sets"),
     "digit_right": Metric("Digits right", "share", True, "in how many samples a judge reads the digit of the caption"),
+    "shape_right": Metric("Shapes right", "share", True, "in how many samples a judge reads the shape of the caption"),
     "kid": Metric("KID", "", False, "how far the samples are from held-out images, as sets"),
 }
 

@@ -20,7 +20,7 @@ from analysis.runs.words_in_names import says_factor, says_score
 IDENTITY = ("study", "run_id", "trained_in", "status", "reason", "task", "data", "path", "protocol_hash", "component")
 ENDS = ("_floor", "_ceiling", "_protocol")  # columns beside a score of a record
 # The score that is analysed unless another one is asked for.
-PREFERRED = ("clip_i", "clip_similarity", "digit_right", "fid")
+PREFERRED = ("clip_i", "clip_similarity", "digit_right", "shape_right", "fid")
 # Numbers of runs of one design.
 REPLICATES = ("run", "rep", "replicate", "repetition", "repeat", "trial", "attempt", "replikat", "wiederholung")
 FOLDS = ("fold", "cv_fold", "split", "split_id", "cv", "kfold", "k_fold", "fold_id", "fold_idx")  # shared, as seeds are

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpet.commands.progress_bar import Bar
-from sdpet.commands.scored_again import Scored, study_text
+from sdpet.commands.scored_again import Scored, run_text, study_text
 from sdpet.commands.study_progress import StudyProgressBar
 from sdpet.config import RunConfig, name_of, sampling_key, scoring_key, validate
 from sdpet.files.lock import run_lock
@@ -23,7 +23,6 @@ from sdpet.runs.record import FILE, Record
 from sdpet.runs.reference_scores import floor_folder, protocol_of, reference_scores
 from sdpet.runs.setup import Resources, make_plan, make_sampler
 from sdpet.runs.stored import CONFIG, find_runs, tuned, untrusted_config
-from sdpet.study.report import scores_table
 
 if TYPE_CHECKING:
     from sdpet.scoring import Evaluation
@@ -189,7 +188,7 @@ def evaluate_again(given: Any, overrides: Sequence[str]) -> None:
                     scored.append(Scored(job.folder, job.record, entry, is_new))
                     progress.done(job.name, scored[-1].shown())
                     if alone:
-                        _print_scores(job, entry, is_new)
+                        print(run_text(scored[-1], job.name), flush=True)
                 for job in group:
                     if job not in locked:
                         print(f"left out: another process is working on {job.folder}", file=sys.stderr)
@@ -197,16 +196,6 @@ def evaluate_again(given: Any, overrides: Sequence[str]) -> None:
         progress.close()
     if scored and not alone:
         print(study_text(scored), flush=True)
-
-
-def _print_scores(job: StoredJob, entry: Mapping[str, Any], is_new: bool) -> None:
-    shown = Record(job.record.run_id, job.record.study, "finished", job.record.factors, job.record.task)
-    shown.metrics, shown.anchors = entry["metrics"], entry["anchors"]
-    print(job.name + ("" if is_new else " (already scored with this protocol; skipped)"))
-    print(scores_table(shown))
-    for what, reason in (entry.get("missing") or {}).items():
-        print(f"  missing   {what}: {reason}")
-    print(f"  samples   {job.folder / entry['samples']}\n  record    {job.folder / FILE}")
 
 
 def _fleets(jobs: Sequence[StoredJob]) -> Iterator[list[StoredJob]]:

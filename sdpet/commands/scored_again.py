@@ -12,6 +12,7 @@ from typing import Any
 from sdpet.choices import NOT_SHOWN, misleading
 from sdpet.files.terminal import counted
 from sdpet.runs.record import FILE, Record
+from sdpet.study.report import not_shown, scores_table
 
 SAME = 1e-6  # difference of a score that is rounding: other samples of a batch stand beside the run's own
 
@@ -56,6 +57,36 @@ class Scored:
         record = Record(known.run_id, known.study, "finished", known.factors, known.task)
         record.metrics, record.anchors = self.changed, dict(self.entry["anchors"])
         return record
+
+
+def run_text(run: Scored, name: str) -> str:
+    """The summary of one run that was scored again: a line a score, what is left out or missing, and the places.
+
+    Parameters
+    ----------
+    run : Scored
+        The run.
+    name : str
+        Readable name of the run.
+
+    Returns
+    -------
+    str
+    """
+    known = run.record
+    shown = Record(known.run_id, known.study, "finished", known.factors, known.task)
+    shown.metrics, shown.anchors = run.entry["metrics"], run.entry["anchors"]
+    shown.protocol = run.entry.get("protocol") or {}
+    return "\n".join(
+        [
+            name + ("" if run.is_new else " (already scored with this protocol; skipped)"),
+            scores_table(shown),
+            *not_shown(shown),
+            *(f"  missing   {what}: {reason}" for what, reason in (run.entry.get("missing") or {}).items()),
+            f"  samples   {run.folder / run.entry['samples']}",
+            f"  record    {run.folder / FILE}",
+        ]
+    )
 
 
 def study_text(runs: Sequence[Scored]) -> str:

@@ -14,7 +14,7 @@ from sdpet.files.hashing import once
 
 DATA_FOR_TASK = {
     "subject": "data=lab, data=folder or data=dreambench",
-    "captions": "data=digits, data=captions, data=dataset or data=flowers",
+    "captions": "data=digits, data=shapes, data=captions, data=dataset or data=flowers",
 }
 MOST_STEPS = {"dpm": 999, "ddim": 1000, "plms": 1000, "euler": 1000}  # the largest number of steps of each sampler
 COMPILERS = ("g++", "c++", "clang++")

@@ -17,8 +17,10 @@ from .drawing import render as render
 from .judge import Judge as Judge
 from .judge import JudgeScorer as JudgeScorer
 from .judge import load_judge as load_judge
+from .new_shapes import NewShapes as NewShapes
 from .scorer import LabScorer as LabScorer
 from .scorer import load_scorer as load_scorer
+from .shape_judge import ShapeJudge as ShapeJudge
 from .world import BACKGROUNDS as BACKGROUNDS
 from .world import CLASS_PROMPT as CLASS_PROMPT
 from .world import COLORS as COLORS

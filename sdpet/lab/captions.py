@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,13 +46,15 @@ class Caption:
     background: int = UNSAID
     outlined: int = UNSAID
 
-    def text(self, template: str = TEMPLATES[0]) -> str:
+    def text(self, template: str = TEMPLATES[0], names: Sequence[str] = SHAPES) -> str:
         """The caption in words.
 
         Parameters
         ----------
         template : str
             One of TEMPLATES.
+        names : sequence of str
+            Names of the shapes, by their codes.
 
         Returns
         -------
@@ -59,10 +62,10 @@ class Caption:
         """
         words = ["outlined"] if self.outlined == 1 else []
         if self.color >= 0:
-            names = list(COLORS)
-            one, two = names[self.color], names[self.color2]
+            colors = list(COLORS)
+            one, two = colors[self.color], colors[self.color2]
             words.append(one if one == two else f"{one} and {two}")
-        words.append(SHAPES[self.shape])
+        words.append(names[self.shape])
         said = f"{article(words[0])} {' '.join(words)}"
         if self.background >= 0:
             ground = list(BACKGROUNDS)[self.background]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +32,21 @@ def _polygon(shape: str) -> np.ndarray:
     )
 
 
-def _polygon_distance(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """Signed distance of points (..., 2) to a polygon, negative inside (nearest edge; sign from even-odd crossings)."""
+def polygon_distance(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Signed distance of points to a polygon: that of the nearest edge, with its sign from even-odd crossings.
+
+    Parameters
+    ----------
+    points : ndarray of float, (..., 2)
+        The points.
+    corners : ndarray of float, (corners, 2)
+        The polygon, in the same units.
+
+    Returns
+    -------
+    ndarray of float, (...)
+        Negative inside.
+    """
     best, inside = np.full(points.shape[:-1], np.inf), np.zeros(points.shape[:-1], bool)
     for a, b in zip(corners, np.roll(corners, -1, axis=0), strict=True):
         edge, offset = b - a, points - a
@@ -49,16 +64,22 @@ def _distance(points: np.ndarray, shape: str) -> np.ndarray:
         return np.linalg.norm(points, axis=-1) - 0.95
     if shape == "ring":
         return np.abs(np.linalg.norm(points, axis=-1) - 0.73) - 0.27
-    return _polygon_distance(points, _polygon(shape))
+    return polygon_distance(points, _polygon(shape))
 
 
-def render(scenes: Scenes) -> np.ndarray:
+DISTANCES = tuple(partial(_distance, shape=shape) for shape in SHAPES)
+
+
+def render(scenes: Scenes, shapes: Sequence[Callable[[np.ndarray], np.ndarray]] = DISTANCES) -> np.ndarray:
     """Draw scenes with antialiased edges.
 
     Parameters
     ----------
     scenes : Scenes
         N scenes.
+    shapes : sequence of callable
+        What the codes of `scenes.shape` stand for: the signed distance of points (..., 2) to the shape, negative
+        inside, in units of the object's radius. The default is the shapes of the lab's world.
 
     Returns
     -------
@@ -68,7 +89,7 @@ def render(scenes: Scenes) -> np.ndarray:
     grid = np.stack(np.meshgrid(np.arange(SIZE) + 0.5, np.arange(SIZE) + 0.5, indexing="xy"), axis=-1)  # (H, W, 2)
     out = np.empty((n, SIZE, SIZE, 3))
     cos, sin = np.cos(scenes.angle)[:, None, None], np.sin(scenes.angle)[:, None, None]
-    for code, shape in enumerate(SHAPES):
+    for code, shape in enumerate(shapes):
         rows = np.flatnonzero(scenes.shape == code)
         if not len(rows):
             continue
@@ -76,7 +97,7 @@ def render(scenes: Scenes) -> np.ndarray:
         dx, dy = grid[None, :, :, 0] - s.x[:, None, None], grid[None, :, :, 1] - s.y[:, None, None]
         turned = np.stack([cos[rows] * dx + sin[rows] * dy, cos[rows] * dy - sin[rows] * dx], axis=-1)
         radius = s.radius[:, None, None]
-        distance = _distance(turned / radius[..., None], shape) * radius  # pixels, (n, H, W)
+        distance = shape(turned / radius[..., None]) * radius  # pixels, (n, H, W)
         right = np.clip(turned[..., 0] + 0.5, 0, 1)[..., None]
         body = s.rgb[:, None, None] * (1 - right) + s.rgb2[:, None, None] * right
         cover = np.clip(0.5 - distance, 0, 1)[..., None]

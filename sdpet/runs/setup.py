@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
 ProgressCallback = Callable[..., None]  # ("train", step, steps, loss) or ("sample", done, total)
 SCORERS_UNUSED_BY = {"dreambooth": ("features",), "finetune": ("diversity",)}  # scorers in eval that a task ignores
-JUDGED_SETS = {
-    "digits": ("similarity.digit", "digit-judge")
-}  # by data, the judge that its runs get without being asked
+NEW_SHAPES = "shapes"  # the captioned set that the lab draws
+JUDGED_SETS = {  # by data, the judge that its runs get without being asked
+    "digits": ("similarity.digit", "digit-judge"),
+    NEW_SHAPES: ("similarity.shape", "shape-judge"),
+}
 PROFILERS = {
     "simple": "lightning.pytorch.profilers.SimpleProfiler",
     "advanced": "lightning.pytorch.profilers.AdvancedProfiler",
@@ -71,8 +73,9 @@ class Resources:
             name, target = JUDGED_SETS[config.data.name]
             wanted.setdefault(name, ScorerSettings(target, {}))
         strict, root = config.eval.strict, config.output_root
-        key = [{k: [scorer.target, dict(scorer.arguments)] for k, scorer in wanted.items()}, strict, str(root)]
-        return self._shared("scorers", key, lambda: make_scorers(wanted, strict, root))
+        mixed = config.eval.plan.get("autocast")
+        key = [{k: [scorer.target, dict(scorer.arguments)] for k, scorer in wanted.items()}, strict, str(root), mixed]
+        return self._shared("scorers", key, lambda: make_scorers(wanted, strict, root, mixed))
 
     def task(self, config: RunConfig, progress: ProgressCallback | None = None) -> Task:
         """The task with its data. Latents and text states are computed once for all runs.
@@ -238,7 +241,9 @@ def make_plan(config: RunConfig) -> EvalPlan:
     return EvalPlan(**config.eval.plan)
 
 
-def make_scorers(wanted: Mapping[str, ScorerSettings], strict: bool, root: Path) -> Scorers:
+def make_scorers(
+    wanted: Mapping[str, ScorerSettings], strict: bool, root: Path, autocast: str | None = None
+) -> Scorers:
     """Create scorers.
 
     Parameters
@@ -249,16 +254,26 @@ def make_scorers(wanted: Mapping[str, ScorerSettings], strict: bool, root: Path)
         Whether a scorer that is not available is an error.
     root : Path
         Features of reference images are cached in root/.features.
+    autocast : {"bf16-mixed", "16-mixed"}, optional
+        Precision in which they compute; None: that of their weights.
     """
     from sdpet.scoring import load_scorers
 
-    makers = {SCORE_PREFIXES.get(key, key.rpartition(".")[2]): _maker(scorer) for key, scorer in wanted.items()}
+    makers = {
+        SCORE_PREFIXES.get(key, key.rpartition(".")[2]): _maker(scorer, autocast) for key, scorer in wanted.items()
+    }
     with quick_imports(), quiet_libraries():
         return load_scorers(makers, strict, root / ".features")
 
 
-def _maker(scorer: ScorerSettings) -> Callable[[], Any]:
-    return lambda: _scorer_class(scorer.target)(**scorer.arguments)
+def _maker(scorer: ScorerSettings, autocast: str | None) -> Callable[[], Any]:
+    from sdpet.scoring import MixedScorer
+
+    def make() -> Any:
+        made = _scorer_class(scorer.target)(**scorer.arguments)
+        return made if autocast is None else MixedScorer(made, autocast, scorer.arguments.get("device", "cpu"))
+
+    return make
 
 
 def _scorer_class(target: str) -> Callable[..., Any]:
@@ -276,6 +291,10 @@ def _scorer_class(target: str) -> Callable[..., Any]:
             from sdpet.lab import DigitJudge
 
             return DigitJudge
+        case "shape-judge":
+            from sdpet.lab import ShapeJudge
+
+            return ShapeJudge
         case "openclip":
             from sdpet.scoring import OpenClipScorer
 
@@ -308,6 +327,10 @@ def _make_task(config: RunConfig, base: BaseModel, arguments: dict[str, Any]) ->
     from sdpet.tasks import TASKS, own_data_arguments
 
     data, task = config.data, config.task
+    if data.name == NEW_SHAPES and data.target is None:
+        from sdpet.lab import NewShapes
+
+        arguments = {**arguments, **own_data_arguments(NewShapes(), data.kind, base.image_size, "NewShapes")}
     if data.target is not None:
         source = load_named(data.target, f"{data.kind} data", "data._target_")(**data.options)
         require_methods(source, data.target, f"{data.kind} data", "data._target_")
@@ -339,7 +362,8 @@ def _data_arguments(config: RunConfig) -> dict[str, Any]:
     if data.kind == "captions":
         kind = {"source": data.name} if data.name in ("dataset", "flowers") else {}
         columns = {key: getattr(data, key) for key in ("image_column", "caption_column") if getattr(data, key)}
-        return {"data": folders.get("folder", data.name), "heldout_share": data.heldout_share, **kind, **columns}
+        share = {} if data.heldout_share is None else {"heldout_share": data.heldout_share}
+        return {"data": folders.get("folder", data.name), **share, **kind, **columns}
     images = {key: folders.get(key) for key in ("subject_dir", "class_dir", "heldout_dir")}
     images |= {} if data.mask_dir is None else {"mask_dir": folders["mask_dir"]}
     return {**images, "data": data.name, "prompt": data.prompt, "class_prompt": data.class_prompt, "token": data.token}

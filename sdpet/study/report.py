@@ -13,7 +13,7 @@ from sdpet.runs.record import Record
 
 NO_LIKENESS = ("clip_t", "prior_drift", "noise_difference", "kid_deviation")  # real images are not their best value
 FEATURES = {"inception": 2048}  # of networks with many
-TABLE_ORDER = ("clip_i", "clip_t", "prior_drift", "digit_right", "fid")
+TABLE_ORDER = ("clip_i", "clip_t", "prior_drift", "digit_right", "shape_right", "fid")
 
 
 def duration(seconds: float) -> str:
@@ -83,7 +83,7 @@ def run_report(name: str, record: Record, folder: Path, already: bool) -> str:
         scores_table(record),
         "  floor: the untuned base model, same prompts and noise; ceiling: real images",
         *_beyond_ceiling(record),
-        *_not_shown(record),
+        *not_shown(record),
         f"  samples   {folder / 'samples'}",
         f"  record    {folder / 'record.json'}",
     ]
@@ -106,7 +106,8 @@ def _beyond_ceiling(record: Record) -> list[str]:
     ]
 
 
-def _not_shown(record: Record) -> list[str]:
+def not_shown(record: Record) -> list[str]:
+    """A line that names the scores that a table of this record leaves out; no line where it has all."""
     hidden = [name for name in record.metrics if name not in shown_scores(record)]
     return [f"  {NOT_SHOWN.format(scores=', '.join(hidden))}"] if hidden else []
 

@@ -1,12 +1,12 @@
 """Example: python -m sdpet.lab.pretrain --work build/lab
 
 Trains every part of the lab and writes
-sdpet/lab/{pipeline,scorer,judge,data,digit_judge,transformer,transformer_without_pooled}.
-Stages, in order: vae, clip, judge, unet, assets, digits, dit. Each stores checkpoints in the work folder, so an
+sdpet/lab/{pipeline,scorer,judge,data,digit_judge,shape_judge,transformer,transformer_without_pooled}.
+Stages, in order: vae, clip, judge, unet, assets, digits, shapes, dit. Each stores checkpoints in the work folder, so an
 interrupted run resumes where it stopped. Figures are written to WORK/figures.jsonl.
 
-python -m sdpet.lab.pretrain digits trains the judge of digits only, and dit the two transformers, on the parts that
-are there.
+python -m sdpet.lab.pretrain digits trains the judge of digits only, shapes that of new shapes, and dit the two
+transformers, on the parts that are there.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import argparse
 import json
 import shutil
 from pathlib import Path
+
+READING = ("digits", "shapes")  # sets of images with a judge that reads them
 
 
 def main() -> None:
@@ -25,9 +27,9 @@ def main() -> None:
     parser.add_argument(
         "stage",
         nargs="?",
-        choices=("all", "digits", "dit"),
+        choices=("all", *READING, "dit"),
         default="all",
-        help="all stages, or only the judge of digits, or only the transformers",
+        help="all stages, or only the judge of digits or of new shapes, or only the transformers",
     )
     parser.add_argument("--work", type=Path, default=Path("build/lab"), help="folder of checkpoints and figures")
     parser.add_argument(
@@ -41,8 +43,9 @@ def main() -> None:
         parser.error("--quick must be above 0")
     if arguments.stage == "all":
         run(arguments.work, arguments.out, arguments.quick)
-    if arguments.stage in ("all", "digits"):
-        digits(arguments.work, arguments.out, arguments.quick)
+    for name in READING:
+        if arguments.stage in ("all", name):
+            reading(name, arguments.work, arguments.out, arguments.quick)
     if arguments.stage in ("all", "dit"):
         transformers(arguments.work, arguments.out, arguments.quick)
 
@@ -85,11 +88,13 @@ def run(work: Path, out: Path, quick: float = 1.0) -> None:
     shutil.copy(work / "figures.jsonl", out / "pretrain_figures.jsonl")
 
 
-def digits(work: Path, out: Path, quick: float = 1.0) -> None:
-    """Train the judge of digits, unless it is trained, and write its folder.
+def reading(name: str, work: Path, out: Path, quick: float = 1.0) -> None:
+    """Train a judge that reads words in images, unless it is trained, and write its folder.
 
     Parameters
     ----------
+    name : {"digits", "shapes"}
+        What it reads.
     work : Path
         Folder of checkpoints and figures.
     out : Path
@@ -99,13 +104,16 @@ def digits(work: Path, out: Path, quick: float = 1.0) -> None:
     """
     import torch
 
-    from sdpet.lab.pretrain import assets, digit_judge
+    from sdpet.lab.pretrain import assets, reading_judge
     from sdpet.models.load import load_base
 
     torch.set_num_threads(1)
     work.mkdir(parents=True, exist_ok=True)
     vae = load_base("lab", out / "pipeline").vae
-    assets.write_weights(out / "digit_judge", digit_judge.train(work, quick, vae))
+    folder, train = {"digits": ("digit_judge", reading_judge.digits), "shapes": ("shape_judge", reading_judge.shapes)}[
+        name
+    ]
+    assets.write_weights(out / folder, train(work, quick, vae))
 
 
 def transformers(work: Path, out: Path, quick: float = 1.0) -> None:

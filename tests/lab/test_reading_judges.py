@@ -1,6 +1,7 @@
-"""The judge of digits, and damaged digits as controls of every score of the fine-tuning task."""
+"""The judges that read digits and new shapes, and damaged images as controls of every score of the fine-tuning task."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,9 @@ from study_tools import composed
 
 import analysis
 from sdpet.choices import MISLEADING
-from sdpet.commands.scored_again import Scored, study_text
+from sdpet.commands.scored_again import Scored, run_text, study_text
 from sdpet.config import validate
-from sdpet.lab import DigitJudge, JudgeScorer, load_scorer
+from sdpet.lab import DigitJudge, JudgeScorer, NewShapes, ShapeJudge, load_scorer
 from sdpet.models import load_base
 from sdpet.runs import Record, Resources
 from sdpet.scoring import EvalImage, EvalPlan, Scorers
@@ -22,12 +23,24 @@ from sdpet.tasks import FinetuneTask
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "scores.md"
 PLAN = EvalPlan(distances=("fid", "kid", "precision_recall", "density_coverage", "cmmd"))
-LARGER_IS_BETTER = {"precision", "recall", "density", "coverage", "clip_t", "digit_right"}
+PLANS = {"digits": PLAN, "shapes": replace(PLAN, images=200)}  # fewer show the same, in less time
+JUDGES = {"digits": ("digit", DigitJudge), "shapes": ("shape", ShapeJudge)}
+ONE_CLASS = {"digits": "seven", "shapes": "heart"}
+LARGER_IS_BETTER = {"precision", "recall", "density", "coverage", "clip_t", "digit_right", "shape_right"}
 
 
 @pytest.fixture(scope="module")
-def task():
-    return FinetuneTask(load_base("lab"), "digits")
+def tasks():
+    base, source = load_base("lab"), NewShapes()
+    (images, captions), (heldout, heldout_captions) = source.training(32), source.heldout(32)
+    return {"digits": FinetuneTask(base, "digits"),
+            "shapes": FinetuneTask(base, None, images=images, captions=captions, heldout_images=heldout,
+                                   heldout_captions=heldout_captions)}  # fmt: skip
+
+
+def scorers_of(data: str) -> Scorers:
+    name, judge = JUDGES[data]
+    return Scorers({"clip": load_scorer(), "judge": JudgeScorer(), name: judge()})
 
 
 def blurred(images: np.ndarray) -> np.ndarray:
@@ -45,40 +58,49 @@ def shuffled(images: np.ndarray) -> np.ndarray:
     return np.stack(found)
 
 
-def test_the_judge_reads_held_out_digits_as_the_task_shows_them(task):
-    words = [caption.split()[-1] for caption in task.heldout_captions]
-    read = DigitJudge().read(task.base.through_vae(task.references))
-    assert np.mean([a == b for a, b in zip(read, words, strict=True)]) >= 0.97
+def right(read: list[str], captions: list[str]) -> float:
+    return float(np.mean([word in caption.split() for word, caption in zip(read, captions, strict=True)]))
+
+
+@pytest.mark.parametrize("data", JUDGES)
+def test_a_judge_reads_held_out_images_as_the_task_shows_them(tasks, data):
+    task, judge = tasks[data], JUDGES[data][1]()
+    assert right(judge.read(task.base.through_vae(task.references)), task.heldout_captions) >= 0.97
     large = task.references.repeat(3, axis=1).repeat(3, axis=2)  # other base models draw larger images
-    assert np.mean([a == b for a, b in zip(DigitJudge().read(large), words, strict=True)]) >= 0.97
+    assert right(judge.read(large), task.heldout_captions) >= 0.97
+    same = right(judge.read(np.repeat(task.references[:1], 100, axis=0)), task.heldout_captions[:100])
+    assert same < 0.3
 
 
-def test_damaged_digits_score_worse_or_the_page_names_the_score(task):
-    scorers = Scorers({"clip": load_scorer(), "judge": JudgeScorer(), "digit": DigitJudge()})
-    ceiling = task.ceiling(scorers, PLAN)
-    rows = task._ceiling_rows(PLAN)
+@pytest.mark.parametrize("data", JUDGES)
+def test_damaged_images_score_worse_or_the_page_names_the_score(tasks, data):
+    task, scorers, plan = tasks[data], scorers_of(data), PLANS[data]
+    ceiling = task.ceiling(scorers, plan)
+    rows = task._ceiling_rows(plan)
     real = task.base.through_vae(task.images[rows])
     drawn_for = [EvalImage(task.captions[i], "prompt", task.captions[i]) for i in rows]
-    sevens = [place for place, i in enumerate(rows) if task.captions[i].endswith("seven")]
+    one_class = [place for place, i in enumerate(rows) if ONE_CLASS[data] in task.captions[i].split()]
     controls = {
         "blurred": blurred(real),
         "quarters": shuffled(real),
-        "one class": real[np.resize(sevens, len(real))],
+        "one class": real[np.resize(one_class, len(real))],
     }
     preferring: dict[str, set[str]] = {}
     for control, images in controls.items():
-        for name, value in task.scores(images, drawn_for, scorers, PLAN).items():
+        for name, value in task.scores(images, drawn_for, scorers, plan).items():
             better = value - ceiling[name] if name in LARGER_IS_BETTER else ceiling[name] - value
             if name != "kid_deviation" and better >= 0:
                 preferring.setdefault(name, set()).add(control)
-    said = re.search(r"^\*\*Not shown on digits:\*\* (.*?)\.", PAGE.read_text(), re.M | re.S)
-    assert said is not None and set(re.findall(r"`(\w+)`", said[1])) == set(MISLEADING["digits"])
-    assert set(preferring) <= set(MISLEADING["digits"]), preferring
-    assert not {"digit_right", "digit_fid", "digit_fid_infinity", "judge_fid"} & set(preferring), preferring
+    said = re.search(rf"^\*\*Not shown on {data}:\*\* (.*?)\.", PAGE.read_text(), re.M | re.S)
+    assert said is not None and set(re.findall(r"`(\w+)`", said[1])) == set(MISLEADING[data])
+    assert set(preferring) <= set(MISLEADING[data]), preferring
+    own = JUDGES[data][0]
+    assert not {f"{own}_right", f"{own}_fid", f"{own}_fid_infinity", "judge_fid"} & set(preferring), preferring
+    assert "density" in preferring  # so the controls can tell
 
 
-def test_scores_that_prefer_damaged_digits_are_not_shown(task, tmp_path):
-    scorers = Scorers({"clip": load_scorer(), "judge": JudgeScorer(), "digit": DigitJudge()})
+def test_scores_that_prefer_damaged_digits_are_not_shown(tasks, tmp_path):
+    task, scorers = tasks["digits"], scorers_of("digits")
     made = protocol_entries(task.measures(scorers, PLAN), [EvalImage("a", "prompt", "a")], scorers)
     metrics = {name: 0.5 for name in made}
     record = Record("0123456789ab", "s", "finished", {"seed": 0}, {"name": "finetune", "data": "digits"})
@@ -98,21 +120,26 @@ def test_scores_that_prefer_damaged_digits_are_not_shown(task, tmp_path):
     entry = {"metrics": metrics, "anchors": {}, "protocol": {"scores": made}, "samples": "samples"}
     again = Scored(tmp_path / record.run_id, record, entry, True)
     assert not set(again.changed) & set(MISLEADING["digits"]) and "not shown" in study_text([again])
+    alone = run_text(again, "a run")
+    assert {line.split()[0] for line in alone.splitlines()} & set(metrics) == set(again.changed)
+    assert "fid, fid_infinity, kid" in alone and "not shown, as damaged images score better" in alone
     record.task["data"] = "/my/folder"
     assert "not shown" not in run_report("a run", record, tmp_path, False)
     record.task["data"], made["fid"] = "digits", made["fid"] | {"scorer": "inception"}  # that was not measured
     assert any(line.split()[0] == "fid" for line in run_report("a run", record, tmp_path, False).splitlines())
 
 
-def test_the_ceiling_of_digit_right_is_of_images_that_the_judge_never_saw(task):
+def test_the_ceiling_of_digit_right_is_of_images_that_the_judge_never_saw(tasks):
+    task = tasks["digits"]
     scorers = Scorers({"clip": load_scorer(), "digit": DigitJudge()})
     found = task.ceiling(scorers, EvalPlan(images=600, distances=()))
-    words = [caption.split()[-1] for caption in task.heldout_captions]
     read = DigitJudge().read(task.base.through_vae(task.references))
-    assert found["digit_right"] == np.mean([a == b for a, b in zip(read, words, strict=True)]) < 1
+    assert found["digit_right"] == right(read, task.heldout_captions) < 1
 
 
-def test_every_run_on_digits_is_read_by_the_judge_and_no_other_run(tmp_path):
+def test_every_run_on_a_set_with_a_judge_is_read_by_it_and_no_other_run(tmp_path):
     resources, root = Resources(), f"output_root={tmp_path}"
-    on_digits = resources.scorers(validate(composed("task=finetune", "data=digits", root)))
-    assert list(on_digits) == ["clip", "digit"] and list(resources.scorers(validate(composed(root)))) == ["clip"]
+    for data, (name, _) in JUDGES.items():
+        scorers = resources.scorers(validate(composed("task=finetune", f"data={data}", root)))
+        assert list(scorers) == ["clip", name]
+    assert list(resources.scorers(validate(composed(root)))) == ["clip"]
