@@ -22,6 +22,8 @@ import sdpet
 from analysis.figures.style import BLUE, CYCLE, MUTED, VERMILION, grid_along, new_figure, styled
 
 RESULTS = Path(__file__).parent / "results"
+ATLAS = ["placement", "form", "params", "activation", "scale", "form:params"]  # the terms of sweeps/atlas.yaml
+TERMS = {"params": "number of parameters", "form:params": "form × number"}
 PHOTOS = Path(sdpet.__file__).parent / "lab" / "data" / "subject"
 IMAGES = Path(__file__).parent / "images"
 CELL, GAP, LEFT, TOP = 96, 6, 250, 10  # px
@@ -38,6 +40,8 @@ def main(study: Path | None = None) -> None:
     ranges = {"[0, 1]": "all noise levels", "[0, 0.5]": "half of less noise", "[0.5, 1]": "half of more noise"}
     figures = {
         "where.png": where(),
+        "what-matters.png": what_matters({"atlas": "UNet"}),
+        "methods.png": methods(),
         "paper-widths.png": levels_at_each_placement("paper_widths", "params", sizes),
         "noise-range.png": levels_at_each_placement("noise_range", "when", ranges),
     }
@@ -75,6 +79,50 @@ def means_of_placements(
     ax.set_title(title, pad=16)
     ax.annotate(meaning, (x, 0.02), xycoords="axes fraction", fontsize=8.5, color=VERMILION)
     grid_along(ax, "x")
+
+
+def what_matters(studies: Mapping[str, str]) -> Figure:
+    """Omega squared of every term of the atlas with its 90 % interval; filled where the term is found to matter."""
+    with styled():
+        figure = new_figure(7.4, 3.6)
+        ax = figure.add_subplot()
+        for i, (study, name) in enumerate(studies.items()):
+            runs = analysis.load_results(RESULTS / f"{study}.csv")
+            table = analysis.verdicts(runs, "clip_i", ATLAS, "seed").loc[ATLAS]
+            for y, (_, row) in enumerate(table.iterrows()):
+                at = y + 0.22 * (i - (len(studies) - 1) / 2)
+                ax.plot([row["omega2_low"], row["omega2_high"]], [at, at], color=CYCLE[i], linewidth=1.8)
+                found = row["p_claim"] < 0.05
+                ax.plot(row["omega2_partial"], at, "os"[i], color=CYCLE[i] if found else "white", markersize=6.5,
+                        markeredgecolor=CYCLE[i], markeredgewidth=1.4, label=name if y == 0 else None)  # fmt: skip
+        ax.set_yticks(range(len(ATLAS)), [TERMS.get(term, term) for term in ATLAS])
+        ax.set_ylim(len(ATLAS) - 0.4, -0.6)
+        ax.set_xlim(-0.02, 1)
+        ax.set_xlabel("omega squared, with its 90 % interval")
+        ax.legend(loc="lower right")
+        grid_along(ax, "x")
+    return figure
+
+
+def methods() -> Figure:
+    """CLIP-I over prior drift of each method at its own rate: means with names, and single runs."""
+    runs = analysis.load_results(RESULTS / "methods_tuned.csv")
+    means = runs.groupby("method")[["clip_i", "prior_drift"]].mean()
+    with styled():
+        figure = new_figure(6.2, 3.8)
+        ax = figure.add_subplot()
+        for i, (method, (y, x)) in enumerate(means.iterrows()):
+            colour, some = CYCLE[i % len(CYCLE)], runs[runs["method"] == method]
+            for run in some.itertuples():
+                ax.plot([x, run.prior_drift], [y, run.clip_i], color=colour, linewidth=0.7, alpha=0.6)
+            ax.plot(some["prior_drift"], some["clip_i"], ".", color=colour, markersize=4)
+            ax.plot(x, y, "o", color=colour, markersize=7)
+            side = (-6, "right") if method == "dora" else (6, "left")  # beside IA3
+            ax.annotate(str(method), (x, y), (side[0], 4), textcoords="offset points", ha=side[1], fontsize=9)
+        ax.set_xlabel("prior drift: how much of the subject is drawn when its class is asked for")
+        ax.set_ylabel("CLIP-I")
+        ax.grid()
+    return figure
 
 
 def levels_at_each_placement(study: str, factor: str, levels: Mapping[object, str]) -> Figure:

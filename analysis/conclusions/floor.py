@@ -79,8 +79,15 @@ def own_floors(frame: pd.DataFrame, metric: str, factor: str, block: str | None)
     runs = frame.dropna(subset=[column, factor]) if column in frame else frame[:0]
     if not len(runs):
         return False
+    if block is not None and block in runs and (runs.groupby(block)[column].agg(np.ptp) <= _same(runs[column])).all():
+        return False
     means = _level_means(runs, column, factor, block)
-    return bool(means.max() - means.min() > 1e-6 * max(abs(means.max()), abs(means.min())))
+    return bool(np.ptp(means) > _same(means))
+
+
+def _same(values: pd.Series) -> float:
+    """A difference of floors that is rounding."""
+    return 1e-6 * float(values.abs().max())
 
 
 def _level_means(runs: pd.DataFrame, column: str, factor: str, block: str | None) -> pd.Series:

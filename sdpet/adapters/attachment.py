@@ -231,8 +231,8 @@ def refuse_second(unet: nn.Module) -> None:
     taken = next(all_hooks(unet), None)
     if taken is not None:
         raise ValueError(
-            f"This UNet carries adapters already (in {taken.name}); detach() them first, or pass alongside=True to add "
-            "more."
+            f"This model carries adapters already (in {taken.name}); detach() them first, or pass alongside=True to "
+            "add more."
         )
 
 

@@ -319,3 +319,5 @@ def test_designs_that_were_run_once_each_have_the_scores_of_their_runs(tmp_path)
     assert means["mean"].tolist() == pytest.approx(sorted(frame["acc"], reverse=True))
     best = f"{frame['acc'].max():.3g}"
     assert f"has the highest mean ({best})" in str(analysis.conclude(frame, "acc"))
+    floors = frame.assign(acc_floor=0.1 + 0.01 * frame["seed"], acc_ceiling=1.0)  # of seeds, and not of designs
+    assert "floors of their own" not in str(analysis.conclude(floors, "acc"))

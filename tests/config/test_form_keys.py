@@ -7,7 +7,7 @@ from sdpet.config import InadmissibleCell, name_of, run_id, validate
 
 SAME = [
     ("form=bottleneck", "adapter.blocks=all", "adapter.when=[0,1]", "adapter.placements=null"),
-    ("adapter.placements=[attn2o-ffni]",),
+    ("adapter.placements=[attn2o-ffni]", "adapter.where=unet"),
     ("adapter.activation=ReLU", "adapter.when=[0.0,1]"),
 ]
 OTHERS = [
@@ -20,6 +20,9 @@ OTHERS = [
     ("form=custom", "form._target_=own_form.Gated", "+form.gates=2"),
     ("adapter.blocks=down",),
     ("adapter.when=[0,0.5]",),
+    ("adapter=attn1o-ffni", "adapter.where=text_encoder"),
+    ("adapter=attn1o-ffni", "adapter.where=both"),
+    ("adapter=lora", "adapter.where=both"),
     ("adapter.placements=[attn2o-ffni,resi-resi]",),
 ]
 
@@ -43,6 +46,8 @@ def test_a_stored_config_without_the_group_is_the_papers_form():
 def test_the_name_of_a_run_says_what_is_not_the_papers():
     overrides = ("form=conv", "adapter.blocks=down", "adapter.when=[0,0.5]", "seed=2")
     assert name_of(validate(composed(*overrides)), overrides) == "attn2o-ffni conv kernel 3 down when 0-0.5 seed 2"
+    both = validate(composed("adapter=lora", "adapter.where=both"))
+    assert name_of(both, ("adapter=lora", "adapter.where=both")) == "lora UNet and text encoder seed 0"
     own = validate(composed("form=custom", "form._target_=own_form.Gated", "+form.gates=2"))
     assert name_of(own) == "attn2o-ffni Gated gates 2 seed 0"
     assert name_of(validate(composed("adapter.placements=[resi-resi,attn2o-ffni]"))) == "attn2o-ffni+resi-resi seed 0"
