@@ -192,7 +192,7 @@ class AdapterDelta:
         inside = None
         if self.spec.when != ALWAYS:
             assert self.inputs is not None
-            inside = self.inputs.inside(torch.tensor(self.spec.when, device=read.device), slice(None), len(read))
+            inside = self.inputs.inside((self.spec.when,), slice(None), len(read), read.device)
             if inside is None:
                 return read.new_zeros((), dtype=dtype)
         grid = grid_of(self.inputs, self.adapter, read)

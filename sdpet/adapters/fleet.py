@@ -164,15 +164,15 @@ class GroupDelta:
         self, stack: Stack, key: str, whens: Sequence[tuple[float, float]], first: int, inputs: ModelInputs | None
     ) -> None:
         self.stack, self.key, self.first, self.inputs = stack, key, first, inputs
-        self.whens = None if all(when == ALWAYS for when in whens) else torch.tensor(whens)  # (M, 2)
+        self.whens = None if all(when == ALWAYS for when in whens) else tuple(whens)
 
     def __call__(self, read: Tensor, dtype: torch.dtype) -> Tensor:
         """(M * R, N, c_in) -> (M * R, N, c_out), or the same with maps, from which its R rows each member has."""
         inside = None
         if self.whens is not None:
             assert self.inputs is not None
-            whens, rows = self.whens.to(read.device), len(read) // len(self.whens)
-            inside = self.inputs.inside(whens, slice(self.first * rows, self.first * rows + len(read)), len(read))
+            first = self.first * (len(read) // len(self.whens))
+            inside = self.inputs.inside(self.whens, slice(first, first + len(read)), len(read), read.device)
             if inside is None:
                 return read.new_zeros((), dtype=dtype)
         grid = grid_of(self.inputs, self.stack.form(self.key), read)

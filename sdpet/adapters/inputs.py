@@ -29,10 +29,13 @@ class ModelInputs:
     """
 
     edges: Sequence[Edge] = ()  # a carrier of an attachment that has none
+    _timesteps: Tensor | None  # of the model's last call
+    _size: tuple[int, int] | None  # of its latents
 
     def __init__(self, attachment: Attachment) -> None:
         self.attachment = attachment
         self._handle: RemovableHandle | None = None
+        self._copied: dict[tuple[tuple[tuple[float, float], ...], torch.device], Tensor] = {}
         self._forget()
         attachment.carriers.add(self)
 
@@ -41,6 +44,7 @@ class ModelInputs:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._copied = {}
         self._forget()
         self.attachment.carriers.add(self)
 
@@ -55,22 +59,27 @@ class ModelInputs:
         self._handle = None
         self.attachment.carriers.discard(self)
 
-    def inside(self, when: Tensor, rows: slice, count: int) -> Tensor | None:
-        """Which rows are in their share of the noise schedule.
+    def inside(
+        self, whens: tuple[tuple[float, float], ...], rows: slice, count: int, device: torch.device
+    ) -> Tensor | None:
+        """Which rows are in their share of the noise schedule. On a GPU the host does not wait for the answer.
 
         Parameters
         ----------
-        when : Tensor, shape (2,) or (M, 2)
+        whens : tuple of pairs of float
             First and last share, for all rows or for each of M members with equally many rows.
         rows : slice
             The rows among all rows of the call.
         count : int
             Their number.
+        device : torch.device
+            Of the rows.
 
         Returns
         -------
         Tensor of bool, shape (count,)
-            None if there is none and no gradient is asked for, so that nothing need be computed.
+            None if there is none, so that nothing need be computed. Only the CPU can tell without waiting, and only
+            where no gradient is asked for.
 
         Raises
         ------
@@ -79,13 +88,14 @@ class ModelInputs:
         """
         if self._timesteps is None:
             raise ValueError("Adapters with `when` need a model that is called with its timesteps.")
-        share = self._timesteps.to(when.device) / TIMESTEPS
+        self._timesteps = self._timesteps.to(device)
+        share = self._timesteps / TIMESTEPS
         share = share.expand(count) if share.numel() == 1 else share[rows]
         if len(share) != count:
             raise ValueError(f"The model was called with {len(self._timesteps)} timesteps for other rows of a batch.")
-        first, last = when.reshape(-1, 2).repeat_interleave(count // max(1, when.numel() // 2), 0).unbind(1)
+        first, last = self._limits(whens, device).repeat_interleave(count // len(whens), 0).unbind(1)
         found = (share >= first) & ((share < last) | (last == 1))
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or device.type != "cpu":
             return found
         return found if bool(found.any()) else None
 
@@ -102,9 +112,14 @@ class ModelInputs:
             raise ValueError(f"{tokens} tokens are no grid over latents of {self._size[0]} x {self._size[1]}.")
         return height, width
 
+    def _limits(self, whens: tuple[tuple[float, float], ...], device: torch.device) -> Tensor:
+        """The shares (M, 2) on a device, copied there once, as the host waits for such a copy."""
+        if (whens, device) not in self._copied:
+            self._copied[whens, device] = torch.tensor(whens, device=device)
+        return self._copied[whens, device]
+
     def _forget(self) -> None:
-        self._timesteps: Tensor | None = None
-        self._size: tuple[int, int] | None = None
+        self._timesteps = self._size = None
 
     def _remember(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         self._forget()

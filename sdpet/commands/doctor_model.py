@@ -12,6 +12,7 @@ from sdpet.models.source import Source, architecture_of, source_of
 
 if TYPE_CHECKING:
     from sdpet.models.estimate import Memory
+    from sdpet.scoring.networks.memory import ScorerMemory
 
 GIB = 2**30
 
@@ -60,10 +61,10 @@ def _sizes(config: RunConfig, source: Source) -> Iterator[tuple[str, str, str]]:
     """Yield the checks of the model, the design and the memory of a training step."""
     from sdpet.methods import build
     from sdpet.models import BaseModel
-    from sdpet.models.base import images_at_once
     from sdpet.models.estimate import BYTES, count, on_meta, step_memory
     from sdpet.models.estimate_passes import caching_bytes, sampling_bytes
-    from sdpet.runs.setup import make_design
+    from sdpet.runs.setup import SCORERS_UNUSED_BY, make_design
+    from sdpet.scoring.networks.memory import scorer_memory
 
     networks = on_meta(source)
     sizes = {name: count(network) for name, network in networks.items()}
@@ -95,26 +96,73 @@ def _sizes(config: RunConfig, source: Source) -> Iterator[tuple[str, str, str]]:
     unet = config.unet
     apart = count(networks["vae"]) * (BYTES[unet.vae_dtype or unet.dtype] - BYTES[unet.dtype])
     needed = replace(needed, weights=needed.weights + apart)
-    yield "memory", _memory(needed, rows, base.image_size, config, handle.learns_text), ""
+    unused = SCORERS_UNUSED_BY.get(config.task.name, ())
+    wanted = {key: scorer for key, scorer in config.eval.scorers.items() if key not in unused}
+    scorers = scorer_memory(wanted, trainer.device, base.image_size)
+    yield "memory", _memory(needed, rows, base.image_size, config, scorers.total, handle.learns_text), ""
     networks["unet"].eval()
     half = [(unet.vae_dtype or unet.dtype) != "float32", unet.dtype != "float32" or config.sampler.autocast is not None]
-    caching = caching_bytes(networks["vae"], base.image_size, unet.vae_tiling) // (2 if half[0] else 1)
-    at_once = images_at_once(base.image_size, base.image_size)
+    at_once = _images_of_vae(networks["vae"], config, base.image_size)
+    caching = caching_bytes(networks["vae"], base.image_size, unet.vae_tiling, at_once) // (2 if half[0] else 1)
     shown = f"{at_once} x {base.image_size} x {base.image_size} pixels"
     frozen = sum(count(network) for network in networks.values()) * BYTES[unet.dtype] + apart
     yield "caching", f"{(frozen + caching) / GIB:.1f} GiB expected while the VAE encodes {shown} at a time", ""
+    after = frozen + needed.trainable + scorers.total
     drawn = _drawn_together(config)
     guided = 2 if config.sampler.guidance != 1 and not base.family.embeds_guidance else 1
-    sampling = sampling_bytes(
-        networks, guided * drawn, base.latent_shape[-1], unet.vae_tiling, (half[1], half[0]), drawn
-    ) + needed.trainable  # fmt: skip
-    yield (
-        "sampling",
-        f"{(frozen + sampling) / GIB:.1f} GiB expected while {drawn} images are drawn together (eval.chunk); "
-        "scorers not included",
-        "",
-    )
-    yield _device(trainer.device, max(needed.total, frozen + caching, frozen + sampling))
+    sampling = after + sampling_bytes(
+        networks, guided * drawn, base.latent_shape[-1], unet.vae_tiling, (half[1], half[0]), min(drawn, at_once)
+    )  # fmt: skip
+    yield "sampling", f"{sampling / GIB:.1f} GiB expected while {drawn} images are drawn together (eval.chunk)", ""
+    changes = _change_of_noise(networks["unet"], base.latent_shape[-1], config)
+    at_work = {name: size // (2 if config.eval.plan.get("autocast") else 1) for name, size in scorers.at_work.items()}
+    scoring = after + max(changes, *at_work.values(), 0)
+    yield "scoring", _scoring(scoring, scorers), ""
+    phases = {"a step": needed.total + scorers.total, "caching": frozen + caching} | {
+        "sampling": sampling, "scoring": scoring,
+    }  # fmt: skip
+    largest = max(phases, key=lambda phase: phases[phase])
+    yield "largest", f"{largest}, {phases[largest] / GIB:.1f} GiB", ""
+    yield _device(trainer.device, phases[largest])
+
+
+def _images_of_vae(vae: Any, config: RunConfig, side: int) -> int:
+    """Number of images that the VAE takes at a time on the device, as far as its memory is known."""
+    import torch
+
+    from sdpet.models.memory_limit import free_memory, images_that_fit
+
+    if config.unet.vae_tiling:
+        vae.enable_tiling()
+    if config.unet.vae_slicing:
+        vae.enable_slicing()
+    known = config.trainer.device == "cpu" or torch.cuda.is_available()
+    try:
+        return images_that_fit(vae, side, side, free_memory(torch.device(config.trainer.device)) if known else 2**50)
+    finally:
+        vae.disable_tiling()
+
+
+def _change_of_noise(denoiser: Any, latent_side: int, config: RunConfig) -> int:
+    """Bytes beyond the weights while the change of the predicted noise is computed."""
+    from sdpet.models.estimate import inputs
+    from sdpet.models.estimate_passes import peak_bytes
+    from sdpet.scoring.noise import LATENT_PIXELS
+
+    images = 0 if config.task.name == "finetune" else config.eval.plan.get("noise_images", 0)
+    if not images or config.task.reg_weight == 0:
+        return 0
+    rows = 2 * max(1, min(images, LATENT_PIXELS // (2 * latent_side**2)))
+    call = inputs(denoiser, rows, latent_side)
+    half = config.unet.dtype != "float32" or config.eval.plan.get("autocast") is not None
+    return peak_bytes(denoiser, lambda: denoiser(**call)) // (2 if half else 1)
+
+
+def _scoring(total: int, scorers: ScorerMemory) -> str:
+    listed = ", ".join(f"{name} {size / GIB:.2f}" for name, size in scorers.weights.items())
+    words = f"{total / GIB:.1f} GiB expected"
+    words += f" with the scorers' weights, which are loaded from the beginning: {listed}" if listed else ""
+    return words + (f"; not included: {', '.join(scorers.unknown)}" if scorers.unknown else "")
 
 
 def _drawn_together(config: RunConfig) -> int:
@@ -138,17 +186,18 @@ def _tokenizer(source: Source) -> Any:
     return CLIPTokenizer.from_pretrained(source.configs / "tokenizer", local_files_only=True)
 
 
-def _memory(needed: Memory, rows: int, side: int, config: RunConfig, learns_text: bool) -> str:
+def _memory(needed: Memory, rows: int, side: int, config: RunConfig, scorers: int, learns_text: bool) -> str:
     parts = {
         "frozen weights": needed.weights,
         "trained weights": needed.trainable,
         "gradients": needed.gradients,
         "AdamW": needed.optimizer,
         "activations": needed.activations,
+        **({"scorers": scorers} if scorers else {}),
     }
     listed = " + ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items())
     return (
-        f"{needed.total / GIB:.1f} GiB expected in a step of {rows} x {side} x {side} pixels = {listed} "
+        f"{(needed.total + scorers) / GIB:.1f} GiB expected in a step of {rows} x {side} x {side} pixels = {listed} "
         f"(weights {config.unet.dtype}, precision {config.trainer.precision}; activations computed from the "
         f"architecture with fused attention; {'those of the text encoder, ' if learns_text else ''}torch itself and "
         "workspace not included)"

@@ -50,7 +50,7 @@ def evaluate_images(given: Any) -> None:
     from sdpet.scoring import PromptSet, protocol_entries
 
     out = Path(given.out).expanduser()
-    known = make_scorers(config.eval.scorers, config.eval.strict, out)
+    known = make_scorers(config.eval.scorers, config.eval.strict, out, config.eval.plan.get("autocast"))
     prompts = [item.prompt for item in eval_images if item.prompt]
     plan, task = make_plan(config), PromptSet(prompts, references, personal)
     protocol = {

@@ -74,7 +74,7 @@ def _of_base(given: Any, scales: Sequence[float], named: bool, bar: Bar) -> None
     out = Path(given.out).expanduser()
     if not on_lab:
         prompts, references = read_prompts(given.prompts), read_set(given.reference, "reference", given.size)[0]
-    known = make_scorers(config.eval.scorers, config.eval.strict, out)
+    known = make_scorers(config.eval.scorers, config.eval.strict, out, config.eval.plan.get("autocast"))
     base = Resources().base(config)
     if on_lab:
         from sdpet.lab import caption, render, sample_scenes

@@ -16,7 +16,7 @@ LAB = Path(sdpet.__file__).parent / "lab"
 LAB_IMAGES = {"subject_dir": "subject", "class_dir": "class", "heldout_dir": "subject_heldout"}
 _OF_LOADING = (
     "use_ema", "config", "image_size", "pooled", "t5", "noise_levels", "shift", "vae", "prediction", "vae_dtype",
-    "vae_tiling", "offload",
+    "vae_tiling", "vae_slicing", "offload",
 )  # fmt: skip
 
 
@@ -100,6 +100,7 @@ class ModelSettings:
     prediction: str | None = None
     vae_dtype: str | None = None
     vae_tiling: bool = False
+    vae_slicing: bool = False
     offload: bool = False
 
     @property

@@ -32,8 +32,11 @@ NEUTRAL_DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "task": {"noise_offset": 0.0, "background": 1.0},
     "data": {"mask_dir": None},
-    "unet": {"noise_levels": "logit_normal", "shift": None, "vae_dtype": None, "vae_tiling": False},
+    "unet": {
+        "noise_levels": "logit_normal", "shift": None, "vae_dtype": None, "vae_tiling": False, "vae_slicing": False,
+    },
     "sampler": {"autocast": None, "compile": False},
+    "eval": {"autocast": None},
     "trainer": {
         "accumulate": 1, "optimizer": "adamw", "ema": None, "grad_checkpointing": False, "compile": False,
         "callbacks": None, "strategy": "auto", "deterministic": False, "tf32": None,
@@ -288,7 +291,7 @@ def _form_identity(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _eval_identity(group: Mapping[str, Any]) -> dict[str, Any]:
     """The group `eval` without `strict`, which changes no score: it only decides whether a score may be missing."""
-    found = _without(group, "chunk", "strict")
+    found = _without(group, "chunk", "strict", *_neutral("eval", {"eval": group}))
     found |= {key: _scorer_identity(group[key]) for key in SCORER_KEYS if group.get(key)}
     return found | {"similarity": {k: _scorer_identity(v) for k, v in (group.get("similarity") or {}).items()}}
 

@@ -110,6 +110,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "prediction": optional(choice(PREDICTIONS)),
         "vae_dtype": optional(choice(DTYPES)),
         "vae_tiling": boolean,
+        "vae_slicing": boolean,
         "offload": boolean,
         "pooled": boolean,
         "t5": boolean,
@@ -202,6 +203,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "noise_images": integer(0, MOST_IMAGES),
         "eval_seed": optional(integer(0)),
         "chunk": integer(1, MOST_IMAGES),
+        "autocast": optional(choice(tuple(AUTOCASTS))),
     },
     "logger": {
         "name": choice(LOGGERS),

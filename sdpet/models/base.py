@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from sdpet.models.families import Family, family_of
+from sdpet.models.memory_limit import free_memory, images_that_fit
 from sdpet.models.noising import Diffusion, FlowMatching, NoiseProcess, dynamic_shift
 
 TEXTS = 256  # prompts that the text encoders take at a time
-VAE_IMAGES, VAE_PIXELS = 64, 4 * 512 * 512  # at most at a time, as memory grows with both; chosen, not measured
 
 
 @dataclass
@@ -184,7 +184,8 @@ class BaseModel:
         ----------
         images : ndarray or Tensor of uint8, shape (N, H, W, 3)
         chunk : int, optional
-            Number of images at a time. By default at most 64, and at most as many as have 2^20 pixels (4 at 512 px).
+            Number of images at a time. By default at most 64, at most as many as have 2^20 pixels (4 at 512 px), and
+            at most as many as fit into half of the device's free memory. It may change the last bits (`vae_slicing`).
 
         Returns
         -------
@@ -195,7 +196,7 @@ class BaseModel:
         pixels = torch.as_tensor(images).permute(0, 3, 1, 2)  # (N, 3, H, W), uint8
         latents = []
         with self._at_work(self.vae):
-            for part in pixels.split(chunk or images_at_once(*pixels.shape[2:])):
+            for part in pixels.split(chunk or self._chunk(*pixels.shape[2:])):
                 x = part.to(self.device, self.vae.dtype) / 127.5 - 1
                 latents.append((self.vae.encode(x).latent_dist.mean - shift) * scale)
         return torch.cat(latents).to(self.dtype)
@@ -219,7 +220,7 @@ class BaseModel:
         images = []
         height, width = (self.downsampling * side for side in latents.shape[2:])
         with self._at_work(self.vae):
-            for part in latents.split(chunk or images_at_once(height, width)):
+            for part in latents.split(chunk or self._chunk(height, width)):
                 x = self.vae.decode((part / scale + shift).to(self.vae.dtype), return_dict=False)[0]
                 x = ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)  # (n, 3, H, W)
                 images.append(x.permute(0, 2, 3, 1).cpu())
@@ -241,11 +242,9 @@ class BaseModel:
             for network in moved:
                 network.to("cpu")
 
+    def _chunk(self, height: int, width: int) -> int:
+        return images_that_fit(self.vae, height, width, free_memory(self.device))
+
     def _affine(self) -> tuple[float, float]:
         shift = self.vae.config.get("shift_factor")
         return (0.0 if shift is None else shift), self.vae.config.scaling_factor
-
-
-def images_at_once(height: int, width: int) -> int:
-    """Number of images of this size in pixels that the VAE takes at a time."""
-    return max(1, min(VAE_IMAGES, VAE_PIXELS // (height * width)))

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sdpet.models.base import VAE_IMAGES, images_at_once
 from sdpet.models.estimate import fused_attention, inputs
+from sdpet.models.memory_limit import VAE_IMAGES, images_at_once
 
 
 def caching_bytes(vae: Any, image_side: int, tiling: bool = False, images: int | None = None) -> int:

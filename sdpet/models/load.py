@@ -34,6 +34,7 @@ def load_base(
     prediction: str | None = None,
     vae_dtype: str | None = None,
     vae_tiling: bool = False,
+    vae_slicing: bool = False,
     offload: bool = False,
 ) -> BaseModel:
     """Load a base model, frozen and in evaluation mode.
@@ -71,6 +72,9 @@ def load_base(
     vae_tiling : bool
         Whether the VAE works tile by tile (diffusers' `enable_tiling`): less memory for images that are larger than
         its own sample_size.
+    vae_slicing : bool
+        Whether the VAE takes one image at a time (diffusers' `enable_slicing`): the least memory, and the same bits
+        however many images there are.
     offload : bool
         Whether VAE and text encoders are on the device only while they work.
 
@@ -103,7 +107,7 @@ def load_base(
         parts["scheduler"].register_to_config(prediction_type=prediction)
     digest = source.content_hash() + ("" if prediction is None else f"-{prediction}")
     digest += "" if vae_dtype in (None, dtype) else f"-vae-{vae_dtype}"
-    digest += "-tiled" if vae_tiling else ""  # caches of latents and images are known by it
+    digest += "-tiled" * vae_tiling + "-sliced" * vae_slicing  # caches of latents and images are known by it
     for part in PARTS_WITH_WEIGHTS:
         if part in parts:
             _check_finite(parts[part], part, source)
@@ -113,6 +117,8 @@ def load_base(
         parts["unet"] = parts.pop("transformer")
     if vae_tiling:
         parts["vae"].enable_tiling()
+    if vae_slicing:
+        parts["vae"].enable_slicing()
     own = {"side": image_size, "pooled": pooled, "noise_levels": noise_levels, "offload": offload}
     base = BaseModel(name=name, weight_hash=digest, **own, **parts)  # type: ignore[arg-type]
     if base.prediction_type not in ("epsilon", "v_prediction", "flow"):

@@ -73,8 +73,9 @@ class Resources:
             name, target = JUDGED_SETS[config.data.name]
             wanted.setdefault(name, ScorerSettings(target, {}))
         strict, root = config.eval.strict, config.output_root
-        key = [{k: [scorer.target, dict(scorer.arguments)] for k, scorer in wanted.items()}, strict, str(root)]
-        return self._shared("scorers", key, lambda: make_scorers(wanted, strict, root))
+        mixed = config.eval.plan.get("autocast")
+        key = [{k: [scorer.target, dict(scorer.arguments)] for k, scorer in wanted.items()}, strict, str(root), mixed]
+        return self._shared("scorers", key, lambda: make_scorers(wanted, strict, root, mixed))
 
     def task(self, config: RunConfig, progress: ProgressCallback | None = None) -> Task:
         """The task with its data. Latents and text states are computed once for all runs.
@@ -240,7 +241,9 @@ def make_plan(config: RunConfig) -> EvalPlan:
     return EvalPlan(**config.eval.plan)
 
 
-def make_scorers(wanted: Mapping[str, ScorerSettings], strict: bool, root: Path) -> Scorers:
+def make_scorers(
+    wanted: Mapping[str, ScorerSettings], strict: bool, root: Path, autocast: str | None = None
+) -> Scorers:
     """Create scorers.
 
     Parameters
@@ -251,16 +254,26 @@ def make_scorers(wanted: Mapping[str, ScorerSettings], strict: bool, root: Path)
         Whether a scorer that is not available is an error.
     root : Path
         Features of reference images are cached in root/.features.
+    autocast : {"bf16-mixed", "16-mixed"}, optional
+        Precision in which they compute; None: that of their weights.
     """
     from sdpet.scoring import load_scorers
 
-    makers = {SCORE_PREFIXES.get(key, key.rpartition(".")[2]): _maker(scorer) for key, scorer in wanted.items()}
+    makers = {
+        SCORE_PREFIXES.get(key, key.rpartition(".")[2]): _maker(scorer, autocast) for key, scorer in wanted.items()
+    }
     with quick_imports(), quiet_libraries():
         return load_scorers(makers, strict, root / ".features")
 
 
-def _maker(scorer: ScorerSettings) -> Callable[[], Any]:
-    return lambda: _scorer_class(scorer.target)(**scorer.arguments)
+def _maker(scorer: ScorerSettings, autocast: str | None) -> Callable[[], Any]:
+    from sdpet.scoring import MixedScorer
+
+    def make() -> Any:
+        made = _scorer_class(scorer.target)(**scorer.arguments)
+        return made if autocast is None else MixedScorer(made, autocast, scorer.arguments.get("device", "cpu"))
+
+    return make
 
 
 def _scorer_class(target: str) -> Callable[..., Any]:

@@ -175,12 +175,13 @@ def denoise(
     guided = _is_guided(base, sampler)
     if guided:  # an image's two rows are adjacent, so that the rows of each member of a fleet stay together
         text = torch.stack([empty.expand(len(seeds), -1, -1), text], dim=1).flatten(0, 1)  # (2 N, L, D)
-    for i, t in enumerate(passes.timesteps):
+    timesteps = [torch.tensor(t, device=base.device) for t in passes.timesteps]  # now: the host waits for copies
+    for i, t in enumerate(timesteps):
         rows = x.to(base.dtype)
         if guided:
             rows = rows.repeat_interleave(2, dim=0)
         with _precision(base, sampler):
-            out = base.predict(rows, torch.tensor(t, device=base.device), text, sampler.guidance).to(x.dtype)
+            out = base.predict(rows, t, text, sampler.guidance).to(x.dtype)
         if guided:
             without, with_text = out.unflatten(0, (-1, 2)).unbind(1)
             out = without + sampler.guidance * (with_text - without)

@@ -11,6 +11,7 @@ from sdpet.scoring.networks.lpips import LpipsScorer
 from sdpet.scoring.networks.openclip import OpenClipScorer
 from sdpet.scoring.noise import noise_differences
 from sdpet.scoring.plan import EvalImage, EvalPlan, image_seeds
+from sdpet.scoring.precision import MixedScorer
 from sdpet.scoring.prompt_set import PromptSet, read_prompts, read_set
 from sdpet.scoring.scorers import Scorer, Scorers, load_scorers
 from sdpet.scoring.task import EvalTask, SubjectTask
@@ -25,6 +26,7 @@ __all__ = [
     "InceptionScorer",
     "LpipsScorer",
     "Measure",
+    "MixedScorer",
     "OpenClipScorer",
     "PromptSet",
     "Scorer",

@@ -14,11 +14,13 @@ import torch
 
 from sdpet.models.base import BaseModel
 from sdpet.scoring.plan import EvalPlan
+from sdpet.scoring.precision import autocast
 from sdpet.scoring.task import EvalTask, SubjectTask
 from sdpet.seeds import generator
 
 LEVELS = (1 / 8, 3 / 8, 5 / 8, 7 / 8)  # shares of the noise schedule's timesteps
 METRIC = "noise_difference"
+LATENT_PIXELS = 2**18  # that the denoiser takes at a time: 64 rows of 64 x 64, as in drawing 32 images with guidance
 
 
 def why_unavailable(task: EvalTask, plan: EvalPlan) -> str | None:
@@ -80,21 +82,32 @@ def noise_differences(base: BaseModel, task: SubjectTask, seeds: Sequence[int], 
     process = base.process
     n, members = len(latents), len(seeds)
     noise = [torch.randn(latents.shape, generator=generator(seed, "noise difference")) for seed in seeds]
-    clean = latents.repeat(members, 1, 1, 1)  # member after member
     total = torch.zeros(members, *latents.shape[2:], dtype=torch.float64)
+    at_once = max(1, LATENT_PIXELS // (2 * members * latents.shape[2] * latents.shape[3]))  # images
     for level in LEVELS:
-        t = process.at(level, members * n).to(base.device)
-        noisy = process.add_noise(clean, torch.cat(noise).to(clean), t)
-        # An image's two rows are adjacent, so that the rows of each member of a fleet stay together.
-        both, times = noisy.repeat_interleave(2, dim=0), t.repeat_interleave(2)
-        out = base.predict(both, times, text.repeat(members * n, 1, 1))
-        if process.predicts == "v_prediction":  # noise = sqrt(a) v + sqrt(1 - a) x
-            alphas_cumprod = base.scheduler.alphas_cumprod.to(out)[times].view(-1, 1, 1, 1)
-            out = alphas_cumprod.sqrt() * out + (1 - alphas_cumprod).sqrt() * both
-        with_subject, without = out.float().unflatten(0, (-1, 2)).unbind(1)
-        change = (with_subject - without).abs().mean(dim=1)  # (K n, h, w)
-        total += change.unflatten(0, (members, n)).mean(dim=1).double().cpu()
+        changes = []
+        for first in range(0, n, at_once):
+            part = slice(first, first + at_once)
+            clean = latents[part].repeat(members, 1, 1, 1)  # member after member
+            t = process.at(level, len(clean)).to(base.device)
+            noisy = process.add_noise(clean, torch.cat([own[part] for own in noise]).to(clean), t)
+            change = _change(base, noisy, t, text, plan)  # (K n', h, w)
+            changes.append(change.unflatten(0, (members, -1)))
+        total += torch.cat(changes, dim=1).mean(dim=1).double().cpu()
     return (total / len(LEVELS)).float().numpy()
+
+
+def _change(base: BaseModel, noisy: torch.Tensor, t: torch.Tensor, text: torch.Tensor, plan: EvalPlan) -> torch.Tensor:
+    """The absolute change (B, h, w) of the noise predicted in (B, C, h, w), from the second text to the first."""
+    # An image's two rows are adjacent, so that the rows of each member of a fleet stay together.
+    both, times = noisy.repeat_interleave(2, dim=0), t.repeat_interleave(2)
+    with autocast(plan.autocast, base.device.type):
+        out = base.predict(both, times, text.repeat(len(noisy), 1, 1)).to(both.dtype)
+    if base.process.predicts == "v_prediction":  # noise = sqrt(a) v + sqrt(1 - a) x
+        alphas_cumprod = base.scheduler.alphas_cumprod.to(out)[times].view(-1, 1, 1, 1)
+        out = alphas_cumprod.sqrt() * out + (1 - alphas_cumprod).sqrt() * both
+    with_subject, without = out.float().unflatten(0, (-1, 2)).unbind(1)
+    return (with_subject - without).abs().mean(dim=1)
 
 
 def protocol_entry(base: BaseModel, task: SubjectTask, plan: EvalPlan) -> dict[str, Any]:
@@ -108,17 +121,23 @@ def protocol_entry(base: BaseModel, task: SubjectTask, plan: EvalPlan) -> dict[s
     Returns
     -------
     dict
-        Values that JSON can hold. "quantity" is "velocity" for flow matching, and absent where it is the noise.
+        Values that JSON can hold. "quantity" is "velocity" for flow matching, and absent where it is the noise;
+        "autocast" is absent without mixed precision.
     """
     velocity = {"quantity": "velocity"} if base.is_flow else {}  # not said of the noise, as protocols stay as they were
-    return velocity | {
-        "scorer": "the model itself",
-        "images": {"class": min(plan.noise_images, len(_class_latents(task)))},
-        "levels": list(LEVELS),
-        "prompts": [task.prompt, task.class_prompt],
-        "images_hash": task.class_hash,
-        "against": "class prompt",
-    }
+    mixed = {} if plan.autocast is None else {"autocast": plan.autocast}
+    return (
+        velocity
+        | mixed
+        | {
+            "scorer": "the model itself",
+            "images": {"class": min(plan.noise_images, len(_class_latents(task)))},
+            "levels": list(LEVELS),
+            "prompts": [task.prompt, task.class_prompt],
+            "images_hash": task.class_hash,
+            "against": "class prompt",
+        }
+    )
 
 
 def _class_latents(task: SubjectTask) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdpet.choices import DISTANCES, PLACEHOLDERS, SUITES
+from sdpet.choices import AUTOCASTS, DISTANCES, PLACEHOLDERS, SUITES
 from sdpet.seeds import derive
 
 
@@ -52,6 +52,8 @@ class EvalPlan:
         share it, so seed can be a blocking factor in the analysis.
     chunk : int
         Number of images that are denoised together; it does not change the images.
+    autocast : {"bf16-mixed", "16-mixed"}, optional
+        Precision in which scorers and the change of the predicted noise are computed; None: that of their weights.
 
     Raises
     ------
@@ -73,6 +75,7 @@ class EvalPlan:
     noise_images: int = 8
     eval_seed: int | None = None
     chunk: int = 32
+    autocast: str | None = None
 
     def __post_init__(self) -> None:
         prompts = read_suite(self.prompts) if isinstance(self.prompts, str) else self.prompts
@@ -90,6 +93,8 @@ class EvalPlan:
                     f"the evaluation prompt {template!r} lacks {{prompt}}, where the subject's prompt goes "
                     "(or {subject}, for its token and noun alone)."
                 )
+        if self.autocast is not None and self.autocast not in AUTOCASTS:
+            raise ValueError(f"eval.autocast {self.autocast!r} is unknown; choose {' or '.join(AUTOCASTS)}, or null.")
         unknown = [name for name in self.distances if name not in DISTANCES]
         if unknown:
             raise ValueError(f"eval.distances knows no {unknown[0]!r}; choose from {', '.join(DISTANCES)}.")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sdpet.config import RunConfig, fleet_key
 from sdpet.files.atomic import write_atomic
 from sdpet.files.digests import read_signed, signed
+from sdpet.models.memory_limit import free_memory
 from sdpet.runs.libraries import quiet_libraries, torch_threads
 
 if TYPE_CHECKING:
@@ -164,21 +165,6 @@ def measure(
     text = json.dumps(signed({**asdict(found), "key": _made_from(key)}), indent=1)
     write_atomic(file, lambda partial: partial.write_text(text, encoding="utf-8"))
     return found
-
-
-def free_memory(device: Any) -> int:
-    """Free memory of a torch.device in bytes; on the CPU, that of the machine or of its control group."""
-    import psutil
-    import torch
-
-    if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + cached
-    free = psutil.virtual_memory().available
-    with suppress(OSError, ValueError):
-        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
-        free = min(free, max(0, limit - used))
-    return free
 
 
 def _time(configs: Sequence[RunConfig], resources: Resources) -> tuple[float, int]:

@@ -298,16 +298,18 @@ class TrainingModule(LightningModule):
         return norms
 
     def _clip(self, every: Sequence[Sequence[torch.Tensor]], clip: float | None) -> list[torch.Tensor]:
-        """Clip gradients; return their norms before that.
+        """Clip gradients; return their norms before that. All stays on the device, so that the host need not wait.
 
         Lightning's clip_gradients refuses fused optimisers, and clips gradients that still have the loss scale.
         """
         if clip is None and not (self._told or self._callbacks):
             return []
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        scale = 1.0 if scaler is None else scaler.get_scale()
+        gradients = [[weight.grad for weight in weights if weight.grad is not None] for weights in every]
+        norms = [total_norm(own) if clip is None else torch.nn.utils.get_total_norm(own) for own in gradients]
+        if (scaler := getattr(self.trainer.precision_plugin, "scaler", None)) is not None:
+            scale = scaler.scale(torch.ones((), device=self.base.device))  # `get_scale` would wait for the device
+            norms = [norm / scale for norm in norms]
         if clip is not None:
-            norms = [torch.nn.utils.clip_grad_norm_(weights, clip * scale) for weights in every]
-        else:
-            norms = [total_norm([w.grad for w in weights if w.grad is not None]) for weights in every]
-        return [norm / scale for norm in norms] if scaler is not None else norms
+            for weights, norm in zip(every, norms, strict=True):
+                torch.nn.utils.clip_grads_with_norm_(weights, clip, norm)
+        return norms

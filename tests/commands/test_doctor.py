@@ -15,10 +15,12 @@ from tiny_models import UNETS, write_checkpoint, write_configs, write_folder
 import sdpet.models.estimate
 from sdpet import AdapterSpec, attach
 from sdpet.adapters import count_parameters, matching_blocks
-from sdpet.commands.doctor_model import model_checks
-from sdpet.models import ARCHITECTURES, Source, activation_bytes
+from sdpet.commands.doctor_model import composed, model_checks
+from sdpet.models import ARCHITECTURES, Source, activation_bytes, find_source
 from sdpet.models.estimate import count, on_meta
 from sdpet.models.estimate_passes import caching_bytes, peak_bytes, sampling_bytes
+from sdpet.models.memory_limit import image_bytes
+from sdpet.scoring.networks.memory import scorer_memory
 
 
 def said(*overrides):
@@ -55,7 +57,8 @@ def test_the_command(tmp_path):
     assert "16 adapters, 1,511,040 parameters, 0.176 %" in lines["design"], ended
     assert "859,520,964" in lines["model"] and "2 x 512 x 512" in lines["memory"] and "AdamW 0.01" in lines["memory"]
     assert "while the VAE encodes 4 x 512 x 512 pixels" in lines["caching"]
-    assert "while 32 images are drawn together" in lines["sampling"]
+    assert "while 32 images are drawn together" in lines["sampling"] and "GiB expected" in lines["scoring"]
+    assert lines["largest"].startswith("ok  largest      sampling, ")
     assert lines["weights"].startswith("NO") and "hf download stable-diffusion-v1-5" in lines["weights"]
     assert ended.returncode == 1 and lines["device"].startswith("ok" if torch.cuda.is_available() else "NO")
 
@@ -110,3 +113,37 @@ def test_bytes_that_are_alive_at_once_are_counted():
     few, many = (sampling_bytes(networks, rows, 64) for rows in (2, 128))
     assert few < many < 64 * few  # of few rows, decoding needs the most
     assert sampling_bytes(networks, 128, 64, half=(True, False)) == max(many // 2, few)
+
+
+def test_scoring_counts_its_networks_and_the_largest_phase_is_named():
+    """Parameters as published: CLIP ViT-B/32, DINO ViT-S/16, DINOv2 ViT-B/14."""
+    given = ("unet=sd15", "trainer=gpu", "adapter.mid_dim=60", "eval=full", "unet.image_size=256")
+    sizes = scorer_memory(composed(given).eval.scorers, "cuda", 256)
+    assert sizes.weights["clip"] == 4 * 151_277_313 and sizes.unknown == ()
+    assert sizes.weights["dino"] / 4e6 == pytest.approx(21.7, abs=0.2)  # with a pooler
+    assert sizes.weights["dinov2"] / 4e6 == pytest.approx(86.6, abs=0.1)
+    plain, full = said(*given[:3], given[4]), said(*given)
+    assert "clip 0.56, lpips 0.01, dino 0.08, dinov2 0.32" in full["scoring"][0] and "scorers 0.98" in full["memory"][0]
+    gib = {name: [float(found[name][0].split()[0]) for found in (plain, full)] for name in ("memory", "sampling")}
+    assert all(after - before == pytest.approx(0.98, abs=0.11) for before, after in gib.values())
+    own = said(
+        *given, "eval.diversity.net=vgg", "eval.chunk=1", "+eval.similarity.mine={_target_: my_lab.Mine, device: cuda}"
+    )
+    assert own["largest"][0].startswith("scoring, ") and own["scoring"][0].endswith("; not included: mine")
+
+
+@pytest.mark.parametrize("side", [32, 512])
+def test_the_memory_of_an_image_in_the_vae_is_not_underestimated(side):
+    """The estimate by which the VAE takes fewer images, against what is alive at once: from 1 to 2 times as much."""
+    source = find_source(None) if side == 32 else Source(ARCHITECTURES / "v1", ARCHITECTURES / "v1")
+    vae = on_meta(source)["vae"]
+    with torch.device("meta"):
+        pixels = torch.zeros(1, 3, side, side)
+        latents = torch.zeros(
+            1, vae.config.latent_channels, *2 * [side // 2 ** (len(vae.config.block_out_channels) - 1)]
+        )
+    peaks = [
+        peak_bytes(vae, lambda: vae.encode(pixels).latent_dist.mean),
+        peak_bytes(vae, lambda: vae.decode(latents)[0]),
+    ]
+    assert 1 <= image_bytes(vae, side, side) / max(peaks) < 2

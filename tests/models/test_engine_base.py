@@ -1,7 +1,6 @@
 """The base model, its tasks' batches and the images they read."""
 
 import shutil
-from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from PIL import Image
 
 from sdpet.files import load_captioned, load_folder
 from sdpet.models import base as base_module
-from sdpet.models import find_source, load_base
+from sdpet.models import find_source, load_base, memory_limit
 from sdpet.sampling import SamplerConfig
 from sdpet.scoring import EvalPlan, OpenClipScorer, evaluate_run
 from sdpet.tasks import DreamBoothTask, FinetuneTask, epoch_indices
@@ -52,24 +51,38 @@ def test_scaling_factor_and_shift_come_from_the_config(tiny_folder, tiny_base, t
     torch.testing.assert_close(latents, 0.4 * expected)
 
 
-def test_the_vae_takes_as_many_images_at_a_time_as_the_limit_of_pixels_allows(tiny_base, noise_images, monkeypatch):
+def test_the_vae_takes_as_many_images_at_a_time_as_pixels_and_free_memory_allow(
+    tiny_folder, tiny_base, noise_images, monkeypatch, caplog
+):
+    """With less memory results differ by rounding at most; with slicing not at all."""
     sizes = ((32, 32), (128, 128), (512, 512), (512, 768), (1024, 1024), (2048, 2048))
-    assert [base_module.images_at_once(*size) for size in sizes] == [64, 64, 4, 2, 1, 1]
-    vae, taken = tiny_base.vae, []
+    assert [memory_limit.images_at_once(*size) for size in sizes] == [64, 64, 4, 2, 1, 1]
 
-    def counted(work, x, *rest, **options):
-        taken.append(len(x))
-        return work(x, *rest, **options)
+    def through(base, free):
+        taken = []
+        with monkeypatch.context() as patched:
+            patched.setattr(base_module, "free_memory", lambda device: free)
+            for network in (base.vae.encoder, base.vae.decoder):
+                forward = network.forward
+                patched.setattr(network, "forward", lambda x, f=forward, **o: (taken.append(len(x)), f(x, **o))[1])
+            latents = base.encode_images(noise_images)
+            return taken, latents, base.decode(latents)
 
-    for name in ("encode", "decode"):
-        monkeypatch.setattr(vae, name, partial(counted, getattr(vae, name)))
-    latents = tiny_base.encode_images(noise_images)
-    whole = tiny_base.decode(latents)
-    assert taken == [3, 3]
-    monkeypatch.setattr(base_module, "VAE_PIXELS", 2 * 32 * 32)
-    torch.testing.assert_close(tiny_base.encode_images(noise_images), latents)
-    assert abs(tiny_base.decode(latents).astype(int) - whole).max() <= 1
-    assert taken == [3, 3, 2, 1, 2, 1]
+    one = memory_limit.image_bytes(tiny_base.vae, 32, 32)
+    taken, latents, whole = through(tiny_base, 2**40)
+    assert taken == [3, 3] and not caplog.records
+    with caplog.at_level("INFO"):
+        for free, expected in ((4 * one, [2, 1, 2, 1]), (one, [1] * 6), (0, [1] * 6)):
+            taken, mine, drawn = through(tiny_base, free)
+            assert taken == expected and abs(drawn.astype(int) - whole).max() <= 1
+            torch.testing.assert_close(mine, latents)
+    assert "The VAE takes 2 instead of 64 images of 32 x 32 pixels at a time" in caplog.text
+    sliced = load_base("tiny", tiny_folder, vae_slicing=True)
+    alone = tiny_base.encode_images(noise_images, chunk=1)
+    for free in (2**40, 0):
+        taken, mine, drawn = through(sliced, free)
+        assert taken == [1] * 6 and torch.equal(mine, alone)
+        assert np.array_equal(drawn, tiny_base.decode(alone, chunk=1))
 
 
 def test_text_states_follow_their_prompts(tiny_base):

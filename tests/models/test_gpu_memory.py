@@ -27,9 +27,8 @@ def test_the_vae_has_a_dtype_of_its_own(tiny_folder, tiny_base):
     assert base.encode_images(images()).dtype == torch.bfloat16
     exact = zip(base.vae.parameters(), tiny_base.vae.parameters(), strict=True)
     assert all(torch.equal(mine, theirs) for mine, theirs in exact)  # never rounded to bfloat16
-    assert (
-        len({base.weight_hash, tiny_base.weight_hash, load_base("tiny", tiny_folder, vae_tiling=True).weight_hash}) == 3
-    )
+    others = [load_base("tiny", tiny_folder, **{option: True}) for option in ("vae_tiling", "vae_slicing")]
+    assert len({one.weight_hash for one in (base, tiny_base, *others)}) == 4
 
 
 def test_large_images_go_through_the_vae_in_tiles(tiny_folder, tiny_base):
@@ -89,12 +88,15 @@ def test_the_denoiser_draws_in_the_precision_that_is_asked(tiny_base):
 def test_only_what_changes_results_changes_the_id(tiny_folder, subject_folders, tmp_path):
     few = tiny_overrides(tiny_folder, subject_folders, tmp_path)
     plain = validate(composed(*few))
-    neutral = ("unet.offload=true", "sampler.autocast=null", "sampler.compile=false")
+    neutral = ("unet.offload=true", "sampler.autocast=null", "eval.autocast=null", "sampler.compile=false")
     ids = {wish: run_id(validate(composed(*few, wish))) for wish in neutral}
     assert set(ids.values()) == {run_id(plain)}
-    changing = ("unet.vae_tiling=true", "sampler.autocast=bf16-mixed", "sampler.compile=auto")
+    changing = (
+        "unet.vae_tiling=true", "sampler.autocast=bf16-mixed", "sampler.compile=auto", "unet.vae_slicing=true",
+        "eval.autocast=bf16-mixed",
+    )  # fmt: skip
     others = [validate(composed(*few, wish)) for wish in changing]
-    assert len({run_id(plain), *map(run_id, others)}) == 4
+    assert len({run_id(plain), *map(run_id, others)}) == 6
     drawn = make_sampler(others[2])
     assert drawn.compile == "auto" and drawn.measured == tmp_path / ".sampling" and "compile" not in drawn.describe()
     assert make_sampler(others[1]).describe()["autocast"] == "bf16-mixed"

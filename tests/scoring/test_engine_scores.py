@@ -1,5 +1,6 @@
 """Scores, the evaluation of a run, and what it is held against."""
 
+import dataclasses
 import json
 import warnings
 
@@ -13,7 +14,18 @@ import sdpet.scoring.floor_ceiling
 from sdpet.adapters import AdapterSpec
 from sdpet.methods import Design, build
 from sdpet.sampling import SamplerConfig
-from sdpet.scoring import EvalPlan, clip_i, clip_t, evaluate_run, fid, protocol, reference_scores, save_samples
+from sdpet.scoring import (
+    EvalPlan,
+    MixedScorer,
+    clip_i,
+    clip_t,
+    evaluate_run,
+    fid,
+    noise_differences,
+    protocol,
+    reference_scores,
+    save_samples,
+)
 from sdpet.scoring.spread import part
 from sdpet.tasks import DreamBoothTask, FinetuneTask
 
@@ -203,3 +215,30 @@ def test_open_clip_scorer_reads_a_local_checkpoint(tmp_path):
         OpenClipScorer("ViT-Z")
     with pytest.raises(ValueError, match="neither a checkpoint here nor a tag"):
         OpenClipScorer(name, str(tmp_path / "gone.pt"))
+
+
+def test_scores_in_mixed_precision_are_near_and_say_so(tiny_base, task, tiny_scorer):
+    """Scorers and the change of the noise; the images are drawn as before."""
+    mixed = dataclasses.replace(PLAN, autocast="bf16-mixed")
+    exact = evaluate_run(tiny_base, task, tiny_scorer, SAMPLER, 0, PLAN)
+    near = evaluate_run(tiny_base, task, MixedScorer(tiny_scorer, "bf16-mixed", "cpu"), SAMPLER, 0, mixed)
+    assert np.array_equal(exact.images, near.images)
+    for name, value in exact.metrics.items():
+        assert near.metrics[name] != value and near.metrics[name] == pytest.approx(value, abs=0.05), name
+    scores, others = near.protocol["scores"], exact.protocol["scores"]
+    assert all("bf16-mixed" in str(entry) for entry in scores.values()) and "bf16" not in str(others)
+    with pytest.raises(ValueError, match=r"eval\.autocast 'half' is unknown; choose 16-mixed or bf16-mixed, or null"):
+        EvalPlan(autocast="half")
+
+
+def test_the_change_of_the_noise_is_computed_in_parts_where_it_would_not_fit(tiny_base, task, monkeypatch):
+    counts = []
+    hook = tiny_base.unet.register_forward_pre_hook(lambda module, given: counts.append(len(given[0])))
+    plan = dataclasses.replace(PLAN, noise_images=5)
+    whole = noise_differences(tiny_base, task, [5], plan)
+    height, width = whole.shape[1:]
+    monkeypatch.setattr("sdpet.scoring.noise.LATENT_PIXELS", 5 * height * width)  # two images with two rows each
+    parts = noise_differences(tiny_base, task, [5], plan)
+    hook.remove()
+    assert counts == [10] * 4 + [4, 4, 2] * 4
+    np.testing.assert_allclose(parts, whole, rtol=1e-3, atol=1e-6)

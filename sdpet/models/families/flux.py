@@ -46,7 +46,8 @@ class Flux:
         """The velocity (B, C, h, w); h and w are even."""
         states, pooled = split_pooled(rows, base.unet.config.pooled_projection_dim)
         height, width = noisy.shape[-2] // 2, noisy.shape[-1] // 2
-        places = torch.cartesian_prod(torch.arange(height), torch.arange(width)).to(noisy)  # (h w / 4, 2)
+        sides = [torch.arange(side, device=noisy.device) for side in (height, width)]  # there: a copy is waited for
+        places = torch.cartesian_prod(*sides).to(noisy)  # (h w / 4, 2)
         tokens = functional.pixel_unshuffle(noisy, 2).flatten(2).transpose(1, 2)  # (B, h w / 4, 4 C)
         out = base.unet(
             hidden_states=tokens,

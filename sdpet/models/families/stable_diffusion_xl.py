@@ -43,6 +43,7 @@ class StableDiffusionXL:
         """Noise or velocity (B, C, h, w)."""
         states, pooled = split_pooled(rows, base.text_encoder_2.config.projection_dim)
         height, width = (side * base.downsampling for side in noisy.shape[-2:])
-        sizes = torch.tensor([height, width, 0, 0, height, width], dtype=rows.dtype, device=rows.device)
+        sizes = rows.new_zeros(6)  # height, width, 0, 0, height, width: set on the device, as a copy is waited for
+        sizes[::4], sizes[1::4] = height, width
         added = {"text_embeds": pooled, "time_ids": sizes.expand(len(rows), -1)}  # (B, P), (B, 6)
         return base.unet(noisy, timesteps, states, added_cond_kwargs=added, return_dict=False)[0]
