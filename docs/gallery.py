@@ -17,6 +17,8 @@ STUDIES = {
     "backbones": "docs/results/backbones.csv",
     "depth": "docs/results/depth.csv",
     "subjects": "docs/results/subjects.csv",
+    "atlas": "docs/results/atlas.csv",
+    "atlas_dit": "docs/results/atlas_dit.csv",
     "methods_tuned": "docs/results/methods_tuned.csv",
     "method_rates": "docs/results/method_rates.csv",
     "noise_range": "docs/results/noise_range.csv",

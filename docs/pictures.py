@@ -40,7 +40,7 @@ def main(study: Path | None = None) -> None:
     ranges = {"[0, 1]": "all noise levels", "[0, 0.5]": "half of less noise", "[0.5, 1]": "half of more noise"}
     figures = {
         "where.png": where(),
-        "what-matters.png": what_matters({"atlas": "UNet"}),
+        "what-matters.png": what_matters({"atlas": "UNet", "atlas_dit": "transformer"}),
         "methods.png": methods(),
         "paper-widths.png": levels_at_each_placement("paper_widths", "params", sizes),
         "noise-range.png": levels_at_each_placement("noise_range", "when", ranges),

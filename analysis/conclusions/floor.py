@@ -104,7 +104,8 @@ def _gain(runs: pd.DataFrame, metric: str, factor: str, block: str | None) -> Pa
     bounds = gain_bounds(runs, factor, block)
     if bounds is None:
         one = factor.strip("()") if factor in (DESIGN, "placement") else "level"
-        return Part([f"There is one run of each {one}, so nothing says whether such a gain is chance."])
+        each = f"each {one}" if runs[factor].nunique() == len(runs) else f"most {plural(factor)}"
+        return Part([f"There is one run of {each}, so nothing says whether such a gain is chance."])
     best, mean, low, high, least, units = bounds
     name = level_of(factor, best)
     one = factor.strip("()") if factor in (DESIGN, "placement") else f"level of {factor}"
@@ -128,12 +129,12 @@ def _gain(runs: pd.DataFrame, metric: str, factor: str, block: str | None) -> Pa
 def gain_bounds(
     runs: pd.DataFrame, factor: str, block: str | None
 ) -> tuple[object, float, float, float, float, int] | None:
-    """(best level, its mean gain, low, high, upper bound of every level's gain, runs); None without replicates.
+    """(best level, its mean gain, low, high, upper bound of every level's gain, runs); None where most have one run.
 
     The error has two parts, each bounded at 97.5 %: that of the levels (maximum modulus over all of them), and that of
     the seeds, common to all levels (Student's t over seeds), as a floor is measured once a seed.
     """
-    if runs[factor].nunique() == len(runs):
+    if not runs.groupby(factor).size().median() > 1:  # the few designs that were run again tell too little of the rest
         return None
     single = runs[factor].nunique() < 2
     frame = runs.assign(level="all") if single else runs.assign(level=runs[factor].astype(str))

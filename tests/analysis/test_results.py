@@ -126,6 +126,41 @@ def test_the_page_of_subjects_says_what_its_data_say():
     assert "salmon_ring gained most over its own, from 0.22 to 0.91." in said
 
 
+@pytest.mark.parametrize(("study", "column", "best"), [("atlas", 0, 2), ("atlas_dit", 2, 8)])
+def test_the_page_of_the_atlas_says_what_its_data_say(study: str, column: int, best: int):
+    runs, text = analysis.load_results(RESULTS / f"{study}.csv"), text_of("atlas")
+    factors = ["placement", "form", "activation", "params", "scale"]
+    assert sorted(own_factors(runs)) == sorted(factors)
+    said = analysis.conclude(runs, "clip_i", terms=[*factors, "form:params"])
+    verdict = {claim.subject: claim.verdict for claim in said.claims}
+    table = analysis.verdicts(runs, "clip_i", [*factors, "form:params"], "seed")
+    names = {"params": "number of parameters", "form:params": "form and number together"}
+    for term, row in table.iterrows():
+        cells = re.search(rf"\| {names.get(term, term)} \| (.*?) \| (.*?) \| (.*?) \| (.*?) \|", text).groups()
+        low, high = max(row["omega2_low"], 0), row["omega2_high"]
+        assert cells[column] == f"{row['omega2_partial']:.0%} [{low:.0%}, {high:.0%}]".replace("%]", "]").replace(
+            "%,", ","
+        ).replace("%", " %")
+        words = "matters" if verdict[term] == "yes" else "undecided" if row["p"] < 0.05 else "not shown"
+        assert cells[column + 1] == f"F({row['df']:.0f}, {row['df_residual']:.0f}) = {row['F']:.2f}, {words}"
+    means = analysis.marginal_means(runs, "clip_i", "placement", factors, block="seed").sort_values(
+        "mean", ascending=False
+    )
+    for placement, row in [*means.head(3).iterrows(), *means.tail(1).iterrows()]:
+        assert f"`{placement}` | {row['mean']:.3f} {between(row['low'], row['high'])} |" in text
+    among = analysis.best_set(runs, "clip_i", "placement", terms=factors, block="seed")["in_set"]
+    assert among.sum() == best and among.index[among].isin(means.index[:best]).all()
+    form = analysis.contrasts(runs, "clip_i", "form", terms=factors, block="seed").iloc[0]  # bottleneck minus gated
+    size = analysis.contrasts(runs, "clip_i", "params", terms=factors, block="seed").iloc[0]  # small minus large
+    cells = runs.assign(cell=runs["form"] + " " + runs["params"].astype(str))
+    half = {"half": {"bottleneck 24000": -1, "gated 12000": 1}}
+    model = ["placement", "cell", "activation", "scale"]
+    gained = analysis.contrasts(cells, "clip_i", "cell", method=half, terms=model, block="seed").iloc[0]
+    for row in (form, size):
+        assert f"{-row['estimate']:.3f} {between(-row['high'], -row['low'])}" in text
+    assert f"{gained['estimate']:.3f} {between(gained['low'], gained['high'])}" in text
+
+
 def test_the_page_of_the_papers_widths_says_what_its_data_say(monkeypatch):
     runs = analysis.load_results(RESULTS / "paper_widths.csv")
     text = text_of("paper-widths")

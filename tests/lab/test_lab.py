@@ -18,6 +18,7 @@ from sdpet.lab import (
     SHAPES,
     UNNAMED,
     UNSAID,
+    NewShapes,
     describe,
     load_judge,
     load_scorer,
@@ -27,8 +28,10 @@ from sdpet.lab import (
     subject_scenes,
     text_tower,
 )
+from sdpet.lab.architecture import WORDS
 from sdpet.lab.check import networks
 from sdpet.lab.check.models import CHECKED
+from sdpet.lab.new_shapes import NAMES, draw, new_scenes
 from sdpet.lab.pretrain.clip import fits, swap_one
 from sdpet.lab.pretrain.vae import encode, to_tensor, whiten
 from sdpet.lab.subjects import SUBJECTS, write_subjects
@@ -117,6 +120,21 @@ def test_digits_are_real_and_split():
     assert captions[7] == "a photo of the handwritten digit seven"
     with pytest.raises(ValueError, match="choose train or heldout"):
         load_digits("test")
+
+
+def test_new_shapes_are_new_and_each_is_drawn_equally_often():
+    (train, captions), (held_out, held_captions) = NewShapes().training(32), NewShapes().heldout(32)
+    assert train.shape == (1200, 32, 32, 3) and held_out.shape == (600, 32, 32, 3) and train.dtype == np.uint8
+    assert not {image.tobytes() for image in train} & {image.tobytes() for image in held_out}
+    assert not {*NAMES} & {*WORDS, *SHAPES}  # neither the base models nor their text encoder know them
+    for name in NAMES:
+        assert sum(name in caption.split() for caption in captions) == 300
+        assert sum(name in caption.split() for caption in held_captions) == 150
+    colour, ground = (COLORS | BACKGROUNDS)[captions[0].split()[4]], BACKGROUNDS[captions[0].split()[-2]]
+    near = np.abs(train[0].astype(float)[:, :, None] - np.array([colour, ground])).max(-1) < 40
+    assert near[0, 0].tolist() == [False, True] and 0.05 < near[..., 0].mean() < 0.5  # drawn as the caption says
+    again, large = draw(new_scenes(8, 3), 32)[0], draw(new_scenes(8, 3), 64)[0]
+    assert (again == draw(new_scenes(8, 3), 32)[0]).all() and large.shape == (8, 64, 64, 3)
 
 
 def test_diffusers_own_pipeline_draws_what_the_prompt_says():

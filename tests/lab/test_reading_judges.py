@@ -142,4 +142,8 @@ def test_every_run_on_a_set_with_a_judge_is_read_by_it_and_no_other_run(tmp_path
     for data, (name, _) in JUDGES.items():
         scorers = resources.scorers(validate(composed("task=finetune", f"data={data}", root)))
         assert list(scorers) == ["clip", name]
+    task = resources.task(validate(composed("task=finetune", "data=shapes", root)))
+    assert (
+        task.describe()["data"] == "shapes" and len(task.images) == 1200 and "moon" in " ".join(task.heldout_captions)
+    )
     assert list(resources.scorers(validate(composed(root)))) == ["clip"]
