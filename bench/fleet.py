@@ -9,6 +9,8 @@ Everything that is compared is measured in turn in one call; medians. Prints tab
   study_vs_peer     diffusers + peft LoRA as its training scripts do it, one design after another in one process /
                     a fleet: same UNet, images a step, steps and samples. As the scripts do it they encode image and
                     caption at every step; `cached` gives them latents and text states made once, as a fleet has them
+  compiled_ratio    seconds per design and step as it is / compiled (trainer.compile), K = 8, lab, with --compile;
+                    and how long compiling took
 Steps and the peer are measured in CPU time (on a GPU, wall time), the study in wall time.
 """
 
@@ -186,6 +188,22 @@ def against_peer(base: BaseModel, designs: int, rounds: int, steps: int, images:
     return {**found, **ratios, "designs": designs, "steps": steps, "images": images}
 
 
+def compiled(base: BaseModel, task: NoiseTask, size: int, rounds: int, steps: int, params: int) -> dict[str, float]:
+    """Seconds per design and step of a fleet as it is and compiled, in turn, and wall time of compiling once."""
+    from workload import fleet_step
+
+    fleet_step(base, task, size, 2, params)
+    found: dict[str, list[float]] = {"plain": [], "compiled": [], "compiling": []}
+    for _ in range(rounds):
+        start = time.perf_counter()
+        found["plain"].append(fleet_step(base, task, size, steps, params)[0])
+        plain = time.perf_counter() - start
+        start = time.perf_counter()
+        found["compiled"].append(fleet_step(base, task, size, steps, params, compile=True)[0])
+        found["compiling"].append(time.perf_counter() - start - plain)
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="1,2,4,8,16,32", help="of the fleets on the lab")
@@ -195,6 +213,7 @@ def main() -> None:
     parser.add_argument("--params", type=int, default=24000)
     parser.add_argument("--peer", default="16,3,60,6,25", help="designs, rounds, steps, images, sampling steps")
     parser.add_argument("--skip", default="", help="parts to leave out, of v1,study,peer")
+    parser.add_argument("--compile", action="store_true", help="measure compiled fleets, too; takes minutes")
     parser.add_argument("--full", action="store_true", help="run all 60 runs of the study one by one as well")
     parser.add_argument("--sampled", type=int, default=6, help="runs that stand for all, without --full")
     parser.add_argument("--study", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of the study's config")
@@ -213,6 +232,11 @@ def main() -> None:
     rows = curve(lab, NoiseTask(lab, 4, tokens=lab.tokenizer.model_max_length), [1, 15, 64], 3, 5, arguments.params)
     show("lab, batch 4", rows)
     found["row_ratio"] = {size: rows[1][0] / rows[size][0] for size in (15, 64)}
+    if arguments.compile:
+        found["compiled"] = compiled(lab, task, 8, 2, arguments.steps, arguments.params)
+        found["compiled_ratio"] = found["compiled"]["plain"] / found["compiled"]["compiled"]
+        text = "K = 8: {plain:.4f} s per design and step, compiled {compiled:.4f} s; compiling took {compiling:.0f} s"
+        print("\n" + text.format(**found["compiled"]), flush=True)
     if "peer" not in skipped:
         found["peer"] = against_peer(lab, *[int(number) for number in arguments.peer.split(",")])
         found["study_vs_peer"] = found["peer"]["ratio"]

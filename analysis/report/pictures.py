@@ -117,11 +117,9 @@ def best_samples(section: Section | None) -> GridBlock | None:
     if wall is None:
         return None
     count = sum(strip.kind == "design" for strip in wall.strips)
-    caption = (
-        f"Samples of the best {BEST} of {count} designs; each column starts from the same noise."
-        if count > BEST
-        else "Samples; each column starts from the same noise."
-    )
+    which = f"Samples of the best {BEST} of {count} designs" if count > BEST else "Samples"
+    noise = "each from seeds of its own" if wall.is_ragged(BEST, BESIDE) else "each column starts from the same noise"
+    caption = f"{which}; {noise}."
     return GridBlock(wall.only("best", BEST, BESIDE, caption))
 
 

@@ -54,8 +54,18 @@ class Grid:
         """The rows above the designs and the first designs, in the first columns."""
         above = [strip for strip in self.strips if strip.kind != "design"]
         first = [strip for strip in self.strips if strip.kind == "design"][:rows]
-        strips = tuple(replace(strip, images=strip.images[:columns]) for strip in (*above, *first))
-        return Grid(name, caption, (), strips, (), self.columns[:columns])
+        if self.is_ragged(rows, columns):  # each strip with the first images that it has
+            filled = [[image for image in strip.images if image] for strip in (*above, *first)]
+            images = [tuple([*some, *[None] * columns][:columns]) for some in filled]
+        else:
+            images = [strip.images[:columns] for strip in (*above, *first)]
+        strips = tuple(replace(s, images=shown) for s, shown in zip((*above, *first), images, strict=True))
+        return Grid(name, caption, (), strips, (), () if self.is_ragged(rows, columns) else self.columns[:columns])
+
+    def is_ragged(self, rows: int, columns: int) -> bool:
+        """Whether some of the first designs have images, but not in the first columns: they were run on other seeds."""
+        first = [strip.images for strip in self.strips if strip.kind == "design"][:rows]
+        return any(None in images[:columns] and any(images[columns:]) for images in first)
 
 
 # What an image was drawn from: (the run's seed, the seed of its noise, prompt). Equal keys share the noise.

@@ -24,11 +24,14 @@ def forget_compiled() -> None:
 
 
 @contextlib.contextmanager
-def compiled(model: torch.nn.Module) -> Iterator[None]:
-    """Compile a model with the hooks that it carries, for as long as the block lasts."""
+def compiled(model: torch.nn.Module, graphs: bool = False) -> Iterator[None]:
+    """Compile a model with the hooks that it carries, for as long as the block lasts.
+
+    With `graphs`, CUDA graphs are recorded, too; torch.compiler.cudagraph_mark_step_begin must then begin each step.
+    """
     before = model._compiled_call_impl
     torch.compiler.reset()  # code compiled earlier does not contain the current hooks
-    model.compile()
+    model.compile(mode="reduce-overhead" if graphs else None)
     try:
         yield
     finally:

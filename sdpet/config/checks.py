@@ -227,6 +227,8 @@ def _check_trainer(trainer: TrainerSettings) -> None:
     if trainer.optimizer == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
         raise ValueError("trainer.optimizer=adamw8bit needs the package bitsandbytes; pip install bitsandbytes.")
     if trainer.compile and trainer.device == "cpu":
+        if trainer.compile == "graphs":
+            raise ValueError("trainer.compile=graphs needs a GPU, which records CUDA graphs; use true on the CPU.")
         _require_compiler("trainer")
 
 

@@ -197,7 +197,7 @@ class TrainerSettings:
     optimizer: str | Mapping[str, Any] = "adamw"
     ema: float | None = None
     grad_checkpointing: bool = False
-    compile: bool = False
+    compile: bool | str = False
     validate_every: int | None = None
     callbacks: Mapping[str, Mapping[str, Any]] | None = None
     profiler: str | Mapping[str, Any] | None = None

@@ -137,7 +137,7 @@ def fleet_key(config: RunConfig) -> str:
     """A key that is equal for runs that can be trained together, as one fleet."""
     values, trainer = config.values, config.trainer
     alone = not config.adapter.shares_a_model or trainer.precision == "16-mixed" or trainer.world_size > 1
-    alone = alone or trainer.compile or trainer.optimizer == "adamw8bit" or bool(acting_callbacks(trainer.callbacks))
+    alone = alone or trainer.optimizer == "adamw8bit" or bool(acting_callbacks(trainer.callbacks))
     shared = _without(values["trainer"], *PER_RUN_OPTIONS)
     return json.dumps([_sampled_alike(values), shared, run_id(config) if alone else None], sort_keys=True)
 

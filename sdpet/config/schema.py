@@ -169,7 +169,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "optimizer": optimizer,
         "ema": optional(open_unit_interval),
         "grad_checkpointing": boolean,
-        "compile": boolean,
+        "compile": boolean_or("graphs"),
         "validate_every": optional(integer(1, MOST_STEPS)),
         "callbacks": optional(callbacks),
         "profiler": optional(named_or_own(PROFILERS, "lightning.pytorch.profilers.SimpleProfiler")),

@@ -130,19 +130,31 @@ def import_lora(file: str | Path, out: str | Path) -> tuple[int, int]:
     """
     tensors = read_weights(Path(file))
     layers: dict[str, dict[str, Tensor]] = {}
-    others: list[str] = []
+    others, strange = [], []
     for key, value in tensors.items():
         name, _, part = key.removesuffix(".weight").rpartition(".")
         path = _place(name)
-        if path is None or part not in (*_SIDES, "alpha"):
-            others.append(key)
+        if path is None:
+            others.append(name)
+        elif part not in (*_SIDES, "alpha"):
+            strange.append(key)
         else:
             layers.setdefault(path, {})[_SIDES.get(part, part)] = value
+    if strange:
+        raise ValueError(
+            f"{file} holds more than LoRA's two matrices of a layer ({len(strange)} weights, first {min(strange)}), as "
+            "DoRA, LoHa, LoKr and Tucker-decomposed files do, so it is not read."
+        )
+    if not layers and any(re.search(r"lora_(down|up|A|B)(\.|$)", key) for key in tensors):
+        raise ValueError(
+            f"{file} changes no attention and no feed-forward; its first layer is {min(others)}, and such LoRA is not "
+            "read."
+        )
     if not layers or any({"lora_A", "lora_B"} - parts.keys() for parts in layers.values()):
         raise ValueError(f"{file} holds no LoRA of attention or feed-forwards in kohya's or diffusers' names.")
     if others:
         raise ValueError(
-            f"{file} changes other layers than attention and feed-forwards, too ({len(others)} weights, first "
+            f"{file} changes other layers than attention and feed-forwards, too ({len(set(others))} layers, first "
             f"{min(others)}); without them it would not be the same LoRA, so it is not read."
         )
     named, rank, scale = _alike(layers, _alphas(file))

@@ -71,8 +71,11 @@ class Measurement:
 
 
 def worth_measuring(config: RunConfig, runs: int) -> bool:
-    """Whether a study with this number of runs like `config` is long enough to measure the best size for."""
-    return runs > FEW and runs * config.trainer.steps >= WORTH
+    """Whether a study with this number of runs like `config` is long enough to measure the best size for.
+
+    Compiled models are not measured, since each size would be compiled.
+    """
+    return not config.trainer.compile and runs > FEW and runs * config.trainer.steps >= WORTH
 
 
 def size_for(

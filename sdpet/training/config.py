@@ -45,8 +45,9 @@ class TrainConfig:
         Decay of an exponential moving average of the weights. The average replaces the weights after training.
     grad_checkpointing : bool
         Recompute activations of the UNet in the backward pass instead of storing them.
-    compile : bool
-        Compile the UNet with torch.compile.
+    compile : bool or "graphs"
+        Compile the UNet with torch.compile; "graphs" records CUDA graphs as well and needs a GPU. A fleet is compiled
+        again when a member is removed.
     validate_every : int, optional
         Number of steps between calls of `validate`, see `fit_together`.
     deterministic : bool or "warn"
@@ -71,7 +72,7 @@ class TrainConfig:
     optimizer: str | Callable[..., torch.optim.Optimizer] = "adamw"
     ema: float | None = None
     grad_checkpointing: bool = False
-    compile: bool = False
+    compile: bool | str = False
     validate_every: int | None = None
     deterministic: bool | str = False
     tf32: bool | None = None
@@ -84,6 +85,8 @@ class TrainConfig:
                 raise ValueError(f"trainer.{name} must be a whole number of at least {least}, not {value!r}.")
         if self.deterministic not in (True, False, "warn"):
             raise ValueError(f'trainer.deterministic must be true, false or "warn", not {self.deterministic!r}.')
+        if self.compile not in (True, False, "graphs"):
+            raise ValueError(f'trainer.compile must be true, false or "graphs", not {self.compile!r}.')
         if not 0 < self.lr < math.inf:
             raise ValueError(f"trainer.lr must be a positive number, not {self.lr!r}.")
         if not 0 <= self.weight_decay < math.inf:

@@ -125,6 +125,8 @@ class TrainingModule(LightningModule):
             batches = self._batches([self.members[i].seed for i in active], step * parts + part)
             batch = concat_batches(batches)
             text = self.base.encode_text(batch.prompts) if self._text_is_learned else batch.text
+            if self.members[0].config.compile == "graphs":
+                torch.compiler.cudagraph_mark_step_begin()
             prediction = self.base.predict(batch.noisy, batch.timesteps, text)  # (B, C, h, w)
             partial = self._losses(prediction, batches) / parts  # (members,), each member's on its own rows
             readings.append(Reading(self._over_ranks(partial)))

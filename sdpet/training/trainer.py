@@ -175,6 +175,8 @@ def fit_together(
         if start_at < steps:
             trainer.fit(module)
     module.apply_ema()
+    if first.compile and start_at < len(module.times[0]):
+        _say_cost(module, start_at)
     seconds, peak = time.perf_counter() - start - module.validation_seconds, memory.peak()
     before = [sum((member.state or {"times": []})["times"]) for member in members]
     spent = [sum(times) - done for times, done in zip(module.times, before, strict=True)]
@@ -189,6 +191,14 @@ def fit_together(
         )
         for i in range(len(members))
     ]
+
+
+def _say_cost(module: TrainingModule, start_at: int) -> None:
+    """Log how long the first step took, which compiles, beside the others."""
+    times = [len(module.members) * seconds for seconds in module.times[0][start_at:]]
+    logging.getLogger("sdpet").info(
+        f"Compiled: the first step took {times[0]:.1f} s, half of all steps at most {statistics.median(times):.3f} s."
+    )
 
 
 def _epochs(start_at: int, steps: int, every: int | None) -> list[range]:
@@ -218,8 +228,6 @@ def _check_members(members: Sequence[Member], fleet: FleetMembers | None) -> tup
         return start_at, steps
     if any(member.config.optimizer == "adamw8bit" for member in members):
         raise ValueError("adamw8bit keeps one state per tensor, but a fleet has one vector per member; train it alone.")
-    if members[0].config.compile:
-        raise ValueError("A compiled UNet cannot remove a member that diverges; train the run alone.")
     if fleet is None:
         raise ValueError(f"{len(members)} members need `fleet`, the fleet that their adapters belong to.")
     if members[0].config.precision == "16-mixed":
@@ -302,7 +310,7 @@ def _prepared(unet: Any, config: TrainConfig) -> Iterator[None]:
     if checkpointing:
         unet.enable_gradient_checkpointing()
     try:
-        with compiled(unet) if config.compile else contextlib.nullcontext():
+        with compiled(unet, config.compile == "graphs") if config.compile else contextlib.nullcontext():
             yield
     finally:
         if checkpointing:

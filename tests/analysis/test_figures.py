@@ -13,6 +13,7 @@ from matplotlib.text import Annotation, Text
 from analysis.figures.curves import smoothed
 from analysis.figures.maps import scale
 from analysis.figures.scatter import agreement
+from analysis.report.samples import Grid, Strip
 
 
 @pytest.mark.parametrize("spread", [1.0, 0.05])
@@ -50,3 +51,17 @@ def test_losses_are_means_over_a_tenth_of_the_steps() -> None:
     at = int(steps[middle])
     assert values[middle] == pytest.approx(noise[at - 20 : at + 21].mean())
     assert len(steps) == 80 and steps[0] == 0 and steps[-1] == 399
+
+
+@pytest.mark.parametrize(
+    ("images", "shown"),
+    [
+        ((None, None, "x", "y"), [("r", "s"), ("x", "y")]),  # run on another seed: what it has
+        (("a", None, None, None), [("r", "s"), ("a", None)]),  # an image is missing
+        (("a", "b", "c", "d"), [("r", "s"), ("a", "b")]),
+    ],
+)
+def test_the_best_designs_show_images_of_their_own_seeds(images, shown):
+    wall = Grid("samples", "", (), (Strip("subject", "", ("r", "s", "t", None), "reference"), Strip("d", "", images)))
+    assert [strip.images for strip in wall.only("best", 3, 2, "").strips] == shown
+    assert wall.is_ragged(3, 2) == (images[0] is None)

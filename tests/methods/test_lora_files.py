@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import inspect
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -144,6 +145,39 @@ def test_names_of_xl_in_the_original_numbering():
         "text_encoder_2.text_model.encoder.layers.0.mlp.fc1"
     )
     assert _place("lora_te_text_model_final_layer_norm") is None
+
+
+BLOCK = "lora_unet_down_blocks_0_attentions_0"
+
+
+@pytest.mark.parametrize(
+    ("layer", "parts", "said"),
+    [
+        (f"{BLOCK}_proj_in", {"lora_down.weight": (2, 8, 1, 1), "lora_up.weight": (8, 2, 1, 1)},
+         "1 layers, first {layer})"),
+        (f"{BLOCK}_proj_out", {"lora_down.weight": (2, 8), "lora_up.weight": (8, 2)}, "1 layers, first {layer})"),
+        ("lora_unet_mid_block_resnets_0_conv1", {"lora_down.weight": (2, 8, 3, 3), "lora_up.weight": (8, 2, 1, 1)},
+         "1 layers, first {layer})"),
+        ("lora_unet_input_blocks_3_0_op", {"lora_down.weight": (2, 8, 3, 3), "lora_up.weight": (8, 2, 1, 1)},
+         "1 layers, first {layer})"),
+        (f"{BLOCK}_transformer_blocks_0_attn1_to_k", {"dora_scale": (8, 1)}, "first {layer}.dora_scale), as DoRA"),
+        (f"{BLOCK}_transformer_blocks_0_attn1_to_k", {"hada_w1_a": (8, 2)}, "first {layer}.hada_w1_a), as DoRA, LoHa"),
+    ],
+)  # fmt: skip
+def test_layers_that_have_no_place_are_named(layer, parts, said, tmp_path):
+    """Of kohya's default files proj_in and proj_out, of LoCon's convolutions."""
+    query = f"{BLOCK}_transformer_blocks_0_attn1_to_q"
+    plain = {f"{query}.lora_down.weight": torch.ones(2, 8), f"{query}.lora_up.weight": torch.ones(8, 2)}
+    more = {f"{layer}.{part}": torch.ones(shape) for part, shape in parts.items()}
+    save_file(plain, tmp_path / "plain.safetensors")
+    assert import_lora(tmp_path / "plain.safetensors", tmp_path / "plain") == (1, 2)
+    save_file(plain | more, tmp_path / "more.safetensors")
+    with pytest.raises(ValueError, match=re.escape(said.format(layer=layer))):
+        import_lora(tmp_path / "more.safetensors", tmp_path / "no")
+    if "layers" in said:
+        save_file(more, tmp_path / "only.safetensors")
+        with pytest.raises(ValueError, match=f"changes no attention and no feed-forward; its first layer is {layer},"):
+            import_lora(tmp_path / "only.safetensors", tmp_path / "no")
 
 
 def test_what_cannot_be_converted_says_why(saved, tiny_base, tmp_path):

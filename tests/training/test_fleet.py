@@ -213,6 +213,23 @@ def test_a_fleet_leaves_the_unet_as_it_was_and_its_adapters_load_alone(tiny_base
     loaded.detach()
 
 
+def test_a_compiled_fleet_trains_as_written_and_is_compiled_again_without_a_member(
+    tiny_base, task, monkeypatch, caplog
+):
+    """The graph is traced and run as it is, since generating code for it takes minutes on a CPU."""
+    compiled = type(tiny_base.unet).compile
+    traced = lambda self, mode=None: compiled(self, backend="eager")  # noqa: E731
+    monkeypatch.setattr(type(tiny_base.unet), "compile", traced)
+    runs = [RUNS[0], RUNS[1], (RUNS[1][0], 5, 1e30)]
+    plain, expected = together(tiny_base, task, runs)
+    with caplog.at_level("INFO"):
+        ours, results = together(tiny_base, task, runs, compile=True)
+    assert [result.diverged for result in results] == [False, False, True]
+    assert [len(result.loss) for result in results] == [len(result.loss) for result in expected]
+    assert all(distance(a, b) < 1e-4 for a, b in zip(ours[:2], plain[:2], strict=True))
+    assert "Compiled: the first step took" in caplog.text and tiny_base.unet._compiled_call_impl is None
+
+
 def test_what_cannot_share_is_refused(tiny_base, task):
     with pytest.raises(ValueError, match="train it alone"):
         build_fleet(tiny_base, [Design("full")], [0])

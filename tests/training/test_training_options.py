@@ -253,7 +253,9 @@ def test_what_shares_a_fleet_and_what_is_in_a_runs_id(tiny_folder, subject_folde
         assert both(f"trainer.{option}")[0] == key and both(f"trainer.{option}")[1] != name
     for option in ("accumulate=2", "grad_checkpointing=true", "compile=true"):
         assert both(f"trainer.{option}")[0] != key and both(f"trainer.{option}")[1] != name
-    assert both("trainer.compile=true")[0] != both("trainer.compile=true", "seed=1")[0]
+    assert both("trainer.compile=true")[0] == both("trainer.compile=true", "seed=1")[0]
+    with pytest.raises(ValueError, match=r"trainer\.compile=graphs needs a GPU"):
+        both("trainer.compile=graphs")
     assert both("task.noise_offset=0.1")[0] != key
     without = copy.deepcopy(validate(composed(*tiny_overrides(tiny_folder, subject_folders, tmp_path))))
     for option in ("accumulate", "optimizer", "ema", "grad_checkpointing", "compile", "validate_every"):
