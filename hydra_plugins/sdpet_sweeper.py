@@ -111,15 +111,13 @@ class GridSweeper(Sweeper):
 
     def _do(self, sweep: Any) -> tuple[list[Job], dict[Path, Any]]:
         """Do the runs; returns those on fresh seeds, and the records that were there before."""
-        from sdpet.study.forecast import factors_of
-        from sdpet.study.manifest import write_manifest
         from sdpet.study.sweep.before import register_question
         from sdpet.study.sweep.more_seeds import add_seeds, confirm
         from sdpet.study.sweep.racing import run_race
 
-        plan, folder, options = sweep.plan, sweep.folder, sweep.options
+        plan, options = sweep.plan, sweep.options
         if options.register:
-            question = register_question(plan, folder, options)
+            question = register_question(plan, sweep.folder, options)
         if options.race is not None:
             if options.register:
                 self._say([question])
@@ -131,7 +129,7 @@ class GridSweeper(Sweeper):
         self._say(_counts(len(before), len(failed), options.retry))
         if options.register:
             self._say([question])
-        write_manifest(folder, plan.jobs, sweep.command, ways=plan.asked, factors=factors_of(plan.jobs))
+        sweep.note()
         sweep.launch([job for job in plan.jobs if job.folder not in before and job.folder not in left])
         if options.until is not None:
             add_seeds(sweep)

@@ -13,7 +13,7 @@ from sdpet.runs.record import Record
 
 NO_LIKENESS = ("clip_t", "prior_drift", "noise_difference", "kid_deviation")  # real images are not their best value
 FEATURES = {"inception": 2048}  # of networks with many
-TABLE_ORDER = ("clip_i", "clip_t", "prior_drift", "digit_right", "shape_right", "fid")
+TABLE_ORDER = ("clip_i", "digit_right", "shape_right", "clip_t", "prior_drift", "fid")
 
 
 def duration(seconds: float) -> str:

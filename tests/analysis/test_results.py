@@ -232,6 +232,20 @@ def test_the_page_of_methods_says_what_its_data_say():
         assert f"| {line} | " + " | ".join(f"**{cell}**" if most else cell for cell, most in cells) + " |" in text
 
 
+def test_the_page_of_finetuning_says_what_its_data_say():
+    runs = analysis.load_results(RESULTS / "finetuning_dit.csv")
+    assert analysis.metric_columns(runs)[0] == "shape_right"
+    said, text = str(analysis.conclude(runs, "shape_right")), text_of("finetuning")
+    for number in ("F(7, 14) = 205.79", "98 % [97, 99]", "F(3, 15) = 126.62", "F(2, 15) = 0.46"):
+        assert number in said and number in text
+    means = runs.groupby("placement")["shape_right"].mean()
+    subject = analysis.load_results(RESULTS / "placement_dit.csv").groupby("placement")["clip_i"].mean()
+    for placement, value in means.items():
+        assert f"| `{placement}` | {value:.3f} | {subject[placement]:.3f} |" in text
+    two = pd.concat([means, subject.rename("clip_i")], axis=1, join="inner")
+    assert f"rank correlation of the eight means is {two.corr(method='spearman').iloc[0, 1]:.2f}" in text
+
+
 def test_the_page_of_noise_ranges_says_what_its_data_say(monkeypatch):
     runs = analysis.load_results(RESULTS / "noise_range.csv")
     text = text_of("noise-range")

@@ -21,6 +21,7 @@ from sdpet.config import run_id, settings_of, validate
 from sdpet.runs import Record, factors
 from sdpet.study import Composer, SweepOptions, make_plan
 from sdpet.study.forecast import levels_of
+from sdpet.study.manifest import read_manifest
 from sdpet.study.plan import in_random_order, training_first
 
 
@@ -427,6 +428,7 @@ def test_seeds_are_added_to_all_designs_until_their_means_are_known(sweeper_of, 
     assert ((means["high"] - means["low"]) <= 0.06).all()
     assert f"{len(runs)} runs: {len(runs)} completed" in capsys.readouterr().out
     looks = [look["runs"] for look in json.loads((folder / ".looks.json").read_text())]
+    assert read_manifest(folder).factors["seed"] == seeds.max()
     assert looks[0] == 9 and looks[-1] == len(runs) and len(looks) > 2 and looks == sorted(set(looks))
     bounded = sweeper_of("+sweeps=smoke", "hydra.sweeper.until=0.001", "hydra.sweeper.most=12", launcher=launcher)
     bounded.sweep(["+sweeps=smoke", f"output_root={tmp_path}", "study=bounded", "seed=0,1,2"])

@@ -69,6 +69,7 @@ def test_a_race_runs_what_its_looks_ask_for_and_keeps_what_they_decide(sweeper_o
     fresh = analysis.load_results(folder, confirm=True)
     assert set(fresh["placement"]) == {r.leader} and set(fresh["seed"]) == {48, 49} == set(stored.fresh)
     said = status_text(study_status(folder))
+    assert re.search(rf"factors   .*dout \(3\), seed \({r.looks.index[-1]}\)", said)
     assert f"leader {r.leader}" in said and f"(worse than {r.bounds.loc[r.out[0], 'by']} by" in said
     assert f"{r.leader} is the best of 4 designs or worse than the best by 0.03 at most, with 95%" in said
     assert [look["regret"] for look in stored.looks] == pytest.approx(r.looks["regret"].tolist())

@@ -16,7 +16,7 @@ import json
 import shutil
 from pathlib import Path
 
-READING = ("digits", "shapes")  # sets of images with a judge that reads them
+READING = {"digits": "digit_judge", "shapes": "shape_judge"}  # sets of images, and the folder of the judge of each
 
 
 def main() -> None:
@@ -110,10 +110,8 @@ def reading(name: str, work: Path, out: Path, quick: float = 1.0) -> None:
     torch.set_num_threads(1)
     work.mkdir(parents=True, exist_ok=True)
     vae = load_base("lab", out / "pipeline").vae
-    folder, train = {"digits": ("digit_judge", reading_judge.digits), "shapes": ("shape_judge", reading_judge.shapes)}[
-        name
-    ]
-    assets.write_weights(out / folder, train(work, quick, vae))
+    train = {"digits": reading_judge.digits, "shapes": reading_judge.shapes}[name]
+    assets.write_weights(out / READING[name], train(work, quick, vae))
 
 
 def transformers(work: Path, out: Path, quick: float = 1.0) -> None:

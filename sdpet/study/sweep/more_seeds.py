@@ -36,7 +36,7 @@ def add_seeds(sweep: Ongoing) -> Plan:
             return sweep.plan
         added = sweep.with_seeds(wanted)
         sweep.plan = replace(sweep.plan, jobs=[*sweep.plan.jobs, *added])
-        write_manifest(sweep.folder, sweep.plan.jobs, sweep.command, ways=sweep.plan.asked)
+        sweep.note()
         sweep.launch([job for job in added if not job.complete])
 
 

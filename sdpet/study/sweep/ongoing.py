@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sdpet.config import design_id
+from sdpet.study.forecast import factors_of
+from sdpet.study.manifest import write_manifest
 from sdpet.study.options import SweepOptions
 from sdpet.study.plan import Composer, Job, Plan, make_plan
 
@@ -48,6 +50,11 @@ class Ongoing:
         for job in self.plan.jobs:
             found.setdefault(design_id(job.config), []).append(job)
         return found
+
+    def note(self) -> None:
+        """Write the runs asked for so far, and what varies in them, to the plan in the study's folder."""
+        factors = factors_of(self.plan.jobs)
+        write_manifest(self.folder, self.plan.jobs, self.command, ways=self.plan.asked, factors=factors)
 
     def with_seeds(self, seeds_of: Iterable[tuple[Job, int]]) -> list[Job]:
         """Jobs like these with other seeds."""

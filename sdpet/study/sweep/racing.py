@@ -12,7 +12,6 @@ from sdpet.config import design_id
 from sdpet.files.terminal import counted
 from sdpet.runs.loggers.choose import tell_race
 from sdpet.runs.record import Record
-from sdpet.study.manifest import write_manifest
 from sdpet.study.options import SweepOptions
 from sdpet.study.plan import Job, Plan, in_random_order, training_first
 from sdpet.study.report import NO_LIKENESS
@@ -100,7 +99,7 @@ def run_race(sweep: Ongoing) -> tuple[list[Job], dict[Path, Record]]:
     while wanted := held.ask():
         jobs = _ask(sweep, designs, wanted, asked)
         sweep.plan = replace(sweep.plan, jobs=list(asked.values()))
-        write_manifest(sweep.folder, sweep.plan.jobs, sweep.command, ways=sweep.plan.asked)
+        sweep.note()
         before |= _do(sweep, [jobs[key] for key in wanted])
         records = {key: jobs[key].record() for key in wanted}
         if any(record is None for record in records.values()):
@@ -114,7 +113,7 @@ def run_race(sweep: Ongoing) -> tuple[list[Job], dict[Path, Record]]:
         stored.write(sweep.folder)
         sweep.say(stored.said[len(stored.said) - 2 : -1])
     sweep.plan = replace(sweep.plan, jobs=list(asked.values()))
-    write_manifest(sweep.folder, sweep.plan.jobs, sweep.command, ways=sweep.plan.asked)
+    sweep.note()
     fresh = _fresh(sweep, stored, designs, before)
     _say_end(sweep, stored, asked, fresh)
     return fresh, before
