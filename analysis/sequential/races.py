@@ -102,8 +102,16 @@ def race(
     for level, seed, score, end in zip(known[design], known[block], value, status, strict=True):
         if end == FINISHED or end in ENDED_WITHOUT:
             held.tell({(level, seed): float(score) if end == FINISHED else math.nan})
-    return held.result([f"{len(frame) - len(known)} rows without {design} or {block} are left out."]
-                       if len(known) < len(frame) else [])  # fmt: skip
+    notes = [f"{len(frame) - len(known)} rows without {design} or {block} are left out."] * (len(known) < len(frame))
+    result = held.result(notes)
+    if result.looks.empty and (known[block].value_counts() == known[design].nunique()).sum() > 1:
+        first = " and ".join(map(str, known[block].unique()[:2]))
+        notes.append(
+            f"No look could be made: the first two of {block}, {first}, lack some of the levels. They count in the "
+            f'order of their first rows, so give these in the order of the runs: frame.sort_values("{block}").'
+        )
+        result = held.result(notes)
+    return result
 
 
 class Race:

@@ -139,6 +139,18 @@ def test_scores_that_no_look_asked_for_play_no_part():
     assert r.runs_used == int(r.bounds["n"].sum()) < 6 * 48 and (again.leader, again.out) == (r.leader, r.out)
 
 
+def test_rows_out_of_order_are_told():
+    """Where designs went out, a table sorted by run id may begin with a seed that only the last designs have."""
+    first = [("c", 7, 0.9), ("b", 8, 0.8)]  # seeds 7 and 8 come last in time
+    scores = zip("abc", (0.1, 0.8, 0.9), strict=True)
+    rows = [(level, seed, score + 0.01 * seed) for level, score in scores for seed in range(3)]
+    frame = pd.DataFrame(first + rows, columns=["placement", "seed", "clip_i"])
+    told = analysis.race(frame, "clip_i", d=0.03)
+    assert told.looks.empty and "the first two of seed, 7 and 8, lack some" in " ".join(told.notes)
+    ordered = analysis.race(frame.sort_values("seed"), "clip_i", d=0.03)
+    assert "a" in ordered.out and not ordered.notes
+
+
 def test_smaller_is_better_by_name_or_as_said():
     table = study(np.random.default_rng(2))
     turned = [{level: 1 - value for level, value in row.items()} for row in table]
