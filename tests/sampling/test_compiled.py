@@ -22,7 +22,7 @@ def test_a_compiled_fleet_draws_the_same_images(tiny_base, monkeypatch, real):
     def counting(graph, inputs=None):
         return lambda *given, **more: calls.append(1) or graph(*given, **more)
 
-    monkeypatch.setattr(torch, "compile", lambda f: compiled(f, backend=counting) if real else counting(f))
+    monkeypatch.setattr(torch, "compile", lambda f, mode=None: compiled(f, backend=counting) if real else counting(f))
     designs = [Design("adapter", AdapterSpec.parse(name, mid_dim=3)) for name in ("attn2o-ffni", "resi-reso")]
     fleet = build_fleet(tiny_base, designs, [0, 1])
     try:
