@@ -6,6 +6,7 @@ import csv
 import re
 import warnings
 from collections.abc import Iterator
+from os.path import isfile  # False, too, for a name that no file can have, as it is too long
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,10 @@ def captioned_files(folder: Path) -> dict[Path, str | None]:
     metadata = metadata_file(folder)
     if metadata is not None:
         known = {folder / name: text for name, text in _named(metadata).items()}
-        gone = [str(file.relative_to(folder)) for file in known if not file.is_file()]
+        gone = [str(file.relative_to(folder)) for file in known if not isfile(file)]
         if gone:
             warnings.warn(f"{metadata} names files that do not exist: {', '.join(gone)}", stacklevel=3)
-        found |= {file: text for file, text in known.items() if file.is_file()}
+        found |= {file: text for file, text in known.items() if isfile(file)}
     else:
         found |= {
             file: _caption(read_words(text, MOST_BYTES).strip(), text)
@@ -110,7 +111,7 @@ def dataset_files(folder: Path) -> set[Path]:
         listed = [*(state.get("_data_files") or ()), *(state.get("_indices_data_files") or ())]
         names = [str(item.get("filename")) for item in listed if isinstance(item, dict)]
         found |= {split / name for name in ("state.json", "dataset_info.json", *names)}
-    return {file for file in found if file.is_file()}
+    return {file for file in found if isfile(file)}
 
 
 def flowers_files(folder: Path) -> set[Path]:

@@ -142,7 +142,7 @@ def test_every_default_enters_the_identity(overrides):
         off = {key: NEUTRAL_DEFAULTS[group][key] for key in left_out}
         assert entered[group] | off == {key: values[key] for key in shown}
     assert set(entered["task"]) | set(NEUTRAL_DEFAULTS["task"]) == set(config.values["task"])
-    assert set(entered["eval"]) == set(config.values["eval"]) - {"chunk", "strict"}
+    assert set(entered["eval"]) | set(NEUTRAL_DEFAULTS["eval"]) == set(config.values["eval"]) - {"chunk", "strict"}
 
 
 def test_factors_of_full_tuning_are_null(overrides):

@@ -154,8 +154,10 @@ finally:
 
 @pytest.mark.parametrize("sign, status", [(signal.SIGHUP, 129), (signal.SIGTERM, 143)])
 def test_a_closed_terminal_ends_a_command_as_a_kill_does(sign, status):
+    usual = signal.signal(sign, signal.SIG_DFL)  # tests may themselves run under nohup, which has SIGHUP ignored
     process = subprocess.Popen([sys.executable, "-c", WAITS], env=environment(), stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True)  # fmt: skip
+    signal.signal(sign, usual)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(sign)
     said, farewell = process.communicate(timeout=60)
