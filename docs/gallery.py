@@ -17,6 +17,7 @@ STUDIES = {
     "backbones": "docs/results/backbones.csv",
     "depth": "docs/results/depth.csv",
     "subjects": "docs/results/subjects.csv",
+    "finetuning": "docs/results/finetuning.csv",
     "finetuning_dit": "docs/results/finetuning_dit.csv",
     "atlas": "docs/results/atlas.csv",
     "atlas_dit": "docs/results/atlas_dit.csv",

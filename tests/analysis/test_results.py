@@ -232,18 +232,29 @@ def test_the_page_of_methods_says_what_its_data_say():
         assert f"| {line} | " + " | ".join(f"**{cell}**" if most else cell for cell, most in cells) + " |" in text
 
 
-def test_the_page_of_finetuning_says_what_its_data_say():
-    runs = analysis.load_results(RESULTS / "finetuning_dit.csv")
+@pytest.mark.parametrize(
+    "table, dreambooth, numbers",
+    [
+        ("finetuning", "placement",
+         ("F(9, 18) = 29.34", "89 % [80, 93]", "F(5, 19) = 47.64", "F(2, 19) = 5.32", "0.088")),
+        ("finetuning_dit", "placement_dit",
+         ("F(7, 14) = 205.79", "98 % [97, 99]", "F(3, 15) = 126.62", "F(2, 15) = 0.46")),
+    ],
+)  # fmt: skip
+def test_the_page_of_finetuning_says_what_its_data_say(table, dreambooth, numbers):
+    runs = analysis.load_results(RESULTS / f"{table}.csv")
     assert analysis.metric_columns(runs)[0] == "shape_right"
     said, text = str(analysis.conclude(runs, "shape_right")), text_of("finetuning")
-    for number in ("F(7, 14) = 205.79", "98 % [97, 99]", "F(3, 15) = 126.62", "F(2, 15) = 0.46"):
+    for number in numbers:
         assert number in said and number in text
     means = runs.groupby("placement")["shape_right"].mean()
-    subject = analysis.load_results(RESULTS / "placement_dit.csv").groupby("placement")["clip_i"].mean()
+    subject = analysis.load_results(RESULTS / f"{dreambooth}.csv").groupby("placement")["clip_i"].mean()
     for placement, value in means.items():
         assert f"| `{placement}` | {value:.3f} | {subject[placement]:.3f} |" in text
     two = pd.concat([means, subject.rename("clip_i")], axis=1, join="inner")
-    assert f"rank correlation of the eight means is {two.corr(method='spearman').iloc[0, 1]:.2f}" in text
+    count = {8: "eight", 10: "ten"}[len(two)]
+    assert f"rank correlation of the {count} means is {two.corr(method='spearman').iloc[0, 1]:.2f}" in text
+    assert f"With 95 % confidence `{means.idxmax()}` is the best of the {count}." in text
 
 
 def test_the_page_of_noise_ranges_says_what_its_data_say(monkeypatch):
