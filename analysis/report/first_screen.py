@@ -34,6 +34,9 @@ class Fact:
     marks: tuple[float, ...] = field(default_factory=tuple)
 
 
+_QUESTIONS = ("where", "when", "how", "what", "which", "who", "why")
+
+
 def headline(study: Study, claimed: Conclusion, means: pd.DataFrame) -> str:
     """One sentence without numbers of tests: what matters, and among how many designs the best is.
 
@@ -201,8 +204,9 @@ def _picked(claimed: Sequence[str] | Conclusion, mean: float, digits: int) -> st
 
 
 def _factor(subject: str) -> str:
-    """A factor in a sentence for people, without its column's name behind it."""
-    return _BRACKETS.sub("", name_of(subject))
+    """A factor in a sentence for people, without its column's name; in quotes where it reads as another word."""
+    name = _BRACKETS.sub("", name_of(subject))
+    return f'"{name}"' if name in _QUESTIONS else name
 
 
 def _plain(sentence: str, study: Study) -> str:

@@ -85,9 +85,11 @@ def metric_words(name: str, ours: bool = True) -> Metric:
     network = name.rpartition("_")[0]
     if name.endswith("_i"):
         return Metric(f"{network.upper()}-I", "mean cosine", True, METRICS["clip_i"].tells + f", to {network.upper()}")
-    if name.endswith("_fid") or name == "fid_infinity":
-        what = f"on the features of {network.upper()}" if name.endswith("_fid") else "for infinitely many samples"
-        return Metric(f"FID ({what})", "squared distance", False, METRICS["fid"].tells)
+    if name.endswith(("_fid", "fid_infinity")):
+        of = name.removesuffix("_infinity").removesuffix("fid").removesuffix("_")
+        what = [f"on the features of {of.upper()}"] * bool(of)
+        what += ["for infinitely many samples"] * name.endswith("_infinity")
+        return Metric(f"FID ({', '.join(what)})", "squared distance", False, METRICS["fid"].tells)
     return Metric(name, "", higher_is_better(name), "as named in the data")
 
 

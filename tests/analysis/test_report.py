@@ -131,6 +131,20 @@ def test_the_first_screen_is_one_sentence_and_three_figures(study: tuple[Path, R
     assert "F(" not in screen and "p =" not in screen and "[" not in re.sub(r"<[^>]+>", "", screen)
 
 
+def test_names_that_would_be_misread_are_told_apart():
+    from analysis.report.first_screen import _factor
+    from analysis.report.words import metric_words
+
+    assert [_factor(name) for name in ("where", "din", "placement")] == [
+        '"where"',
+        "the input position",
+        "the placement",
+    ]
+    assert metric_words("shape_fid_infinity").label == "FID (on the features of SHAPE, for infinitely many samples)"
+    assert metric_words("shape_fid").label == "FID (on the features of SHAPE)"
+    assert metric_words("fid_infinity").label == "FID (for infinitely many samples)"
+
+
 def test_a_headline_claims_no_more_than_its_tests(tmp_path: Path) -> None:
     """Scores of noise alone: nothing matters, and the page does not say that it does not."""
     write_study(tmp_path, ["attn2o-ffni", "ffni-ffni", "attn1i-ffni"], share=lambda f: 0.5, samples=0)
