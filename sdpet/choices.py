@@ -47,6 +47,7 @@ DEFAULT_FORM, OWN_FORM = "bottleneck", "custom"  # the paper's; and a class of t
 BLOCKS = {"all": "", "down": r"^down_blocks\.", "mid": r"^mid_block\.", "up": r"^up_blocks\."}  # and their paths
 INITS = ("zero", "default")
 WHERES = ("unet", "text_encoder", "both")  # parts of a model that a design is put into; a transformer is "unet", too
+WHERE_WORDS = {"text_encoder": "text encoder", "both": "denoiser and text encoder"}  # those that are named in words
 TASKS = {"dreambooth": "subject", "finetune": "captions"}  # task: the kind of data it takes
 DIFFUSION_SAMPLERS = ("dpm", "ddim", "plms")
 FLOW_SAMPLERS = ("dpm", "euler")  # of models trained by flow matching

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sdpet.choices import WHERE_WORDS
 from sdpet.files.command_parser import CommandParser
 
 LIKELY = ("sd14", "sd21", "sdxl", "lab")  # models of different shapes, which a folder without a model is tried with
@@ -135,7 +136,7 @@ def _show(given: argparse.Namespace) -> int:
 def _adapters(folder: Path) -> tuple[str, dict[str, int], str]:
     """The design of saved adapters in words, and the number of parameters of each block."""
     from sdpet.adapters.format import read_saved
-    from sdpet.adapters.parts import BOTH, TEXT_ENCODER, where_of
+    from sdpet.adapters.parts import where_of
 
     spec, tensors = read_saved(folder)
     blocks: dict[str, int] = {}
@@ -143,7 +144,8 @@ def _adapters(folder: Path) -> tuple[str, dict[str, int], str]:
         block = key.rsplit(".", 2)[0]
         blocks[block] = blocks.get(block, 0) + value.numel()
     words = f"{spec.placement}, {spec.words}, scale {spec.scale:g}, init {spec.init}"
-    words += {TEXT_ENCODER: ", in the text encoder", BOTH: ", in UNet and text encoder"}.get(where_of(tensors), "")
+    where = where_of(tensors)
+    words += f", in the {WHERE_WORDS[where]}" if where in WHERE_WORDS else ""
     return words, blocks, "adapters"
 
 

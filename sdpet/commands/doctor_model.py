@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from sdpet.choices import WHERE_WORDS
 from sdpet.config import RunConfig, sized, validate
 from sdpet.files.project import CONF
 from sdpet.models.source import Source, architecture_of, source_of
@@ -80,7 +81,7 @@ def _sizes(config: RunConfig, source: Source) -> Iterator[tuple[str, str, str]]:
     handle = build(base, design)
     trainable = handle.num_parameters()
     form = f"{design.spec.placement} {design.spec.words}" if design.spec else design.method
-    form += {"text_encoder": " in the text encoder", "both": " in denoiser and text encoder"}.get(design.where, "")
+    form += f" in the {WHERE_WORDS[design.where]}" if design.where in WHERE_WORDS else ""
     what = {"adapter": "adapters", "lora": "layers"}.get(design.method)
     blocks = f"{len(handle)} {what}, " if what else ""
     share = 100 * trainable / sizes["unet"]

@@ -8,7 +8,6 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
@@ -17,16 +16,15 @@ from omegaconf import OmegaConf
 from sdpet.config.schema import unknown_key
 from sdpet.files.atomic import no_space
 from sdpet.files.project import CONF, here
-from sdpet.files.terminal import print_in_any_encoding
+from sdpet.files.terminal import did_you_mean, print_in_any_encoding
 from sdpet.runs.libraries import silence_libraries
 from sdpet.study.options import RULES as OPTIONS
 from sdpet.study.options import unknown_option
 from sdpet.study.signals import exit_on_sigterm
 
 UNKNOWN_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'.* full_key: hydra\.launcher")  # of a launcher
-NO_PLUGIN = re.compile(
-    r"Unknown plugin class : 'hydra_plugins\.(\w+)\."
-)  # the package of a plugin that Hydra did not find
+# The error for a plugin of Hydra that is not installed, with its package.
+NO_PLUGIN = re.compile(r"Unknown plugin class : 'hydra_plugins\.(\w+)\.")
 MUST_BE_GIVEN = re.compile(r"(\S+) must be given: ")  # the error for a key without a value
 STOPPED = "Interrupted; run the same command again to resume."
 
@@ -79,8 +77,7 @@ def _sentence(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and error.options and "'" in text:
         group, _, option = (error.missing_cfg_file or text.split("'")[-2]).rpartition("/")
-        near = get_close_matches(option, error.options, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        hint = did_you_mean(option, error.options)
         return f"there is no {group}={option}{hint}; choose one of {', '.join(sorted(error.options))}."
     if "Could not override '" in text:
         return _no_such_key(text.split("Could not override '")[1].split("'")[0])
@@ -147,8 +144,7 @@ def _no_such_launcher_key(key: str) -> str:
     launcher = _given("hydra/launcher", "hydra/launcher=fleet")
     file = CONF / "hydra" / "launcher" / f"{launcher.partition('=')[2]}.yaml"
     keys = [str(name) for name in OmegaConf.load(file) if name != "_target_"] if file.is_file() else []
-    near = get_close_matches(key, keys, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
+    hint = did_you_mean(key, keys)
     choices = f"; keys are {', '.join(keys)}" if keys else ""
     return f"there is no key hydra.launcher.{key} with {launcher}{hint}{choices}."
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from sdpet.files.hashing import once
+from sdpet.files.terminal import did_you_mean
 
 NAME = "dreambench"
 ALL = "all"  # as data.subject of a sweep: every subject is a level
@@ -127,8 +127,7 @@ def filled(values: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"data.{key} must be given: data.{key}={'FOLDER' if key == 'root' else 'NAME'}.")
     bench, subject = read_dreambench(data["root"]), data["subject"]
     if subject not in bench.classes:
-        near = get_close_matches(subject, bench.classes, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        hint = did_you_mean(subject, bench.classes)
         why = "needs a study, python train.py -m" if subject == ALL else f"is no subject of {bench.root}{hint}"
         raise ValueError(f"data.subject {subject} {why}; subjects are {', '.join(bench.classes)}.")
     word = bench.classes[subject] if data.get("class_word") is None else data["class_word"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sdpet.adapters.spec import ALWAYS
-from sdpet.choices import DEFAULT_FORM, SCORERS
+from sdpet.choices import DEFAULT_FORM, SCORERS, WHERE_WORDS
 from sdpet.config.groups import LAB
 from sdpet.config.run_config import SCORER_KEYS, RunConfig
 from sdpet.config.schema import OWN_PART_KEYS, is_own_part
@@ -351,7 +351,7 @@ def name_of(config: RunConfig, overrides: Sequence[str] = ()) -> str:
     parts += [form.label, *(f"{key} {value}" for key, value in form.options.items())] if not form.is_default else []
     parts += [adapter.blocks] if adapter.blocks != "all" else []
     parts += ["when {:g}-{:g}".format(*adapter.when)] if tuple(adapter.when) != ALWAYS else []
-    parts += {"text_encoder": ["text encoder"], "both": ["UNet and text encoder"]}.get(adapter.where, [])
+    parts += [WHERE_WORDS[adapter.where]] if adapter.where in WHERE_WORDS else []
     parts += [f"seed {config.seed}"]
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from sdpet.adapters.spec import check_blocks, check_options, interval, is_path, known_activation, several
@@ -67,6 +66,7 @@ from sdpet.config.value_rules import (
     texts,
 )
 from sdpet.files.hashing import once_for
+from sdpet.files.terminal import did_you_mean
 
 RULES: dict[str, dict[str, Rule]] = {
     "": {
@@ -345,7 +345,6 @@ def unknown_key(name: str) -> str:
     keys = [*RULES[group], *(g for g in RULES if g and not group)]
     if key in keys:
         return f"{name} cannot be set here."
-    near = get_close_matches(key, keys, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
+    hint = did_you_mean(key, keys)
     where = f"of {group} are" if group else "are"
     return f"there is no key {name!r}{hint}; keys {where} {', '.join(k for k in keys if k != '_target_')}."

@@ -6,7 +6,6 @@ import math
 import re
 import sys
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from sdpet.adapters.positions import INPUTS, OUTPUTS, all_positions, valid_outputs
@@ -17,6 +16,7 @@ from sdpet.choices import (
     SCORERS,
     SUITES,
 )
+from sdpet.files.terminal import did_you_mean
 
 SHORT_NAMES = {path: name for name, path in SCORERS.items()}
 MOST_SEED = 2**63 - 1
@@ -78,9 +78,7 @@ def choice(options: Sequence[str]) -> Rule:
 
     def rule(value: Any) -> str:
         if value not in options:
-            near = get_close_matches(str(value), options, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise ValueError(f"must be one of {', '.join(options)}{hint}")
+            raise ValueError(f"must be one of {', '.join(options)}{did_you_mean(value, options)}")
         return value
 
     return rule
@@ -103,8 +101,7 @@ def _known_position(value: Any, listed: Sequence[str]) -> str:
     known = all_positions()
     if isinstance(value, str) and value in known:
         return value
-    near = get_close_matches(str(value), [name for name in known if name in listed or name not in INPUTS], n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
+    hint = did_you_mean(value, [name for name in known if name in listed or name not in INPUTS])
     further = sum(name not in INPUTS for name in known)
     raise ValueError(
         f"must be one of {', '.join(listed)}{hint}, or one of {further} further positions of transformers and "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 def printable(text: str) -> str:
@@ -16,6 +18,12 @@ def printable(text: str) -> str:
 def counted(count: int, noun: str) -> str:
     """`1 run`, `2 runs`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def did_you_mean(given: object, known: Iterable[str]) -> str:
+    """` (did you mean X?)` with the nearest of the known words, to stand in an error; nothing if none is near."""
+    near = get_close_matches(str(given), list(known), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def print_in_any_encoding() -> None:

@@ -13,6 +13,7 @@ import yaml
 from sdpet.adapters.format import DESIGN, WEIGHTS, read_saved
 from sdpet.adapters.parts import UNET, where_of
 from sdpet.adapters.spec import AdapterSpec
+from sdpet.choices import WHERE_WORDS
 from sdpet.runs.stored import untrusted_config
 
 if TYPE_CHECKING:
@@ -171,8 +172,8 @@ def card(
     lines += [f"![sample](samples/{name})" for name in samples or []] + [""] * bool(samples)
     lines += ["| | |", "|---|---|", *_design_rows(spec)]
     lines += [f"| parameters | {parameters:,} |"]
-    if where != UNET:
-        lines += [f"| where | {'text encoder' if where == 'text_encoder' else 'denoiser and text encoder'} |"]
+    if where in WHERE_WORDS:
+        lines += [f"| where | {WHERE_WORDS[where]} |"]
     if record is not None:
         task = {key: value for key, value in record.task.items() if key != "data" and value is not None}
         named = {"name": "task"}

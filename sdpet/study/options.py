@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import Any
 
 from sdpet.config.value_rules import boolean, integer, number, optional, string
+from sdpet.files.terminal import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,7 @@ class SweepOptions:
 
 def unknown_option(key: str) -> str:
     """The error for an option that does not exist; it lists the valid ones."""
-    near = get_close_matches(key, list(RULES), n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
+    hint = did_you_mean(key, RULES)
     return f"there is no key hydra.sweeper.{key}{hint}; keys are {', '.join(RULES)}, fleet_size and params."
 
 

@@ -47,7 +47,7 @@ def test_the_name_of_a_run_says_what_is_not_the_papers():
     overrides = ("form=conv", "adapter.blocks=down", "adapter.when=[0,0.5]", "seed=2")
     assert name_of(validate(composed(*overrides)), overrides) == "attn2o-ffni conv kernel 3 down when 0-0.5 seed 2"
     both = validate(composed("adapter=lora", "adapter.where=both"))
-    assert name_of(both, ("adapter=lora", "adapter.where=both")) == "lora UNet and text encoder seed 0"
+    assert name_of(both, ("adapter=lora", "adapter.where=both")) == "lora denoiser and text encoder seed 0"
     own = validate(composed("form=custom", "form._target_=own_form.Gated", "+form.gates=2"))
     assert name_of(own) == "attn2o-ffni Gated gates 2 seed 0"
     assert name_of(validate(composed("adapter.placements=[resi-resi,attn2o-ffni]"))) == "attn2o-ffni+resi-resi seed 0"
