@@ -58,7 +58,7 @@ def _layers(file: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Te
     """The parts of each layer by its path; ValueError if there are others than `READS`."""
     layers: dict[str, dict[str, Tensor]] = {}
     unknown, strange = set(), {}
-    for key, value in tensors.items():
+    for key, value in sorted(tensors.items()):
         name, _, part = key.removesuffix(".weight").removesuffix(".default").rpartition(".")
         known = _PARTS.get(part, part)
         path = layer_path(name)
