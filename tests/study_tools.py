@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from forked import run_forked
 from hydra import compose, initialize_config_dir
 
 ROOT = Path(__file__).parent.parent
@@ -42,12 +43,16 @@ def environment() -> dict[str, str]:
 
 
 def train(
-    *arguments: str, script: str = "train.py", cwd: Path | None = None, timeout: float = 300
+    *arguments: str, script: str = "train.py", cwd: Path | None = None, timeout: float = 300, anew: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """`python train.py ARGUMENTS` as a user would run it, from `cwd`."""
-    return subprocess.run(
-        command(*arguments, script=script), env=environment(), cwd=cwd, capture_output=True, text=True, timeout=timeout
-    )
+    """`python train.py ARGUMENTS` as a user would run it, from `cwd`.
+
+    The process is forked from one that has imported the libraries, as workers of a study are, unless `anew`.
+    """
+    started = command(*arguments, script=script)
+    if not anew:
+        return run_forked(started[1:], environment(), cwd, timeout)
+    return subprocess.run(started, env=environment(), cwd=cwd, capture_output=True, text=True, timeout=timeout)
 
 
 def module(name: str, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:

@@ -44,7 +44,10 @@ def check_design(adapter: dict[str, Any], form: dict[str, Any]) -> None:
     optional = _optional_keys(adapter, form)
     missing = [key for key in FORM if adapter[key] is None and key in takes and key not in optional]
     if missing:
-        raise ValueError(f"adapter.{missing[0]} must be given when adapter.method is {method}.")
+        raise InadmissibleCell(
+            f"adapter.{missing[0]} must be given when adapter.method is {method}.",
+            f"{form['name'] if method == 'adapter' else method} without {missing[0]}",
+        )
     if adapter.get("options") is not None:
         check_peft_options(method, adapter["options"])
     if "params" not in takes:

@@ -20,6 +20,7 @@ import torch
 from sdpet.models.families import Family, family_of
 from sdpet.models.memory_limit import free_memory, images_that_fit
 from sdpet.models.noising import Diffusion, FlowMatching, NoiseProcess, dynamic_shift
+from sdpet.models.sending import sent
 
 TEXTS = 256  # prompts that the text encoders take at a time
 
@@ -152,7 +153,7 @@ class BaseModel:
                 self.family.encode_text(self, unique[first : first + TEXTS]) for first in range(0, len(unique), TEXTS)
             ]
         rows = parts[0] if len(parts) == 1 else torch.cat(parts)  # (U, L, D)
-        return rows[[place[prompt] for prompt in prompts]]
+        return rows[sent(torch.tensor([place[prompt] for prompt in prompts]), rows.device)]
 
     def predict(
         self, noisy: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, guidance: float = 1.0

@@ -12,6 +12,7 @@ import torch
 
 from sdpet.choices import AUTOCASTS
 from sdpet.models.base import BaseModel
+from sdpet.models.sending import sent
 from sdpet.sampling.compiling import compiled_chunks
 from sdpet.sampling.config import SamplerConfig, Start
 from sdpet.sampling.flow_samplers import FLOW_SAMPLER_CLASSES
@@ -107,7 +108,7 @@ def sample_together(
         raise ValueError(f"{len(prompts)} prompts came with {wrong} seeds; give one seed an image.")
     unique = list(dict.fromkeys(prompts))
     states = base.encode_text(["", *unique])  # (1 + U, L, D), the empty prompt first
-    rows = torch.tensor([1 + unique.index(prompt) for prompt in prompts])
+    rows = sent(torch.tensor([1 + unique.index(prompt) for prompt in prompts], dtype=torch.long), states.device)
     size = max(1, min(chunk // len(seeds), len(prompts)))  # images a member in one chunk
     starts = range(0, len(prompts), size)
     drawn: list[list[np.ndarray]] = [[] for _ in seeds]
@@ -256,7 +257,7 @@ def _noise(base: BaseModel, sources: Sequence[torch.Generator], shape: Sequence[
     The dtype is at least float32: only the networks compute in half precision, since rounding would add up over steps.
     """
     noise = torch.stack([torch.randn(tuple(shape), generator=source) for source in sources])
-    return noise.to(base.device, torch.promote_types(base.dtype, torch.float32))
+    return sent(noise.to(torch.promote_types(base.dtype, torch.float32)), base.device)
 
 
 def _chunk_progress(progress: StepCallback | None, number: int, chunks: int) -> StepCallback | None:

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from sdpet.models.base import BaseModel
+from sdpet.models.sending import sent
 from sdpet.seeds import generator
 
 
@@ -130,22 +131,6 @@ def make_noisy_batch(
         weight = weight * process.min_snr_weight(t, min_snr)
     target = process.target(latents, noise, t)
     return Batch(process.add_noise(latents, noise, t), t, text, target, weight, tuple(prompts))
-
-
-def sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy values to a device. A GPU gets them from pinned memory, so that the host does not wait for its earlier work.
-
-    Parameters
-    ----------
-    values : Tensor
-        On the CPU.
-    device : torch.device
-
-    Returns
-    -------
-    Tensor
-    """
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def weighted_mse(prediction: torch.Tensor, batch: Batch) -> torch.Tensor:

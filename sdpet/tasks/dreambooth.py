@@ -14,11 +14,12 @@ import torch
 from sdpet.files.hashing import hash_images
 from sdpet.files.images import load_folder, read
 from sdpet.models.base import BaseModel
+from sdpet.models.sending import sent
 from sdpet.scoring.measures import Measure, personalisation_measures, score
 from sdpet.scoring.plan import EvalImage, EvalPlan, fill
 from sdpet.scoring.scorers import Scorer, Scorers
 from sdpet.seeds import generator
-from sdpet.tasks.batch import Batch, MaskedBatch, epoch_indices, make_noisy_batch, sent, weighted_mse
+from sdpet.tasks.batch import Batch, MaskedBatch, epoch_indices, make_noisy_batch, weighted_mse
 from sdpet.tasks.class_images import class_files
 from sdpet.tasks.latent_cache import LatentCache
 from sdpet.tasks.masks import loss_weights, read_masks

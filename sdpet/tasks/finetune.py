@@ -11,12 +11,13 @@ import torch
 
 from sdpet.files.hashing import hash_images
 from sdpet.models.base import BaseModel
+from sdpet.models.sending import sent
 from sdpet.scoring.measures import Measure, score, set_measures
 from sdpet.scoring.plan import EvalImage, EvalPlan
 from sdpet.scoring.scorers import Scorer, Scorers
 from sdpet.scoring.spread import part
 from sdpet.seeds import generator
-from sdpet.tasks.batch import Batch, epoch_indices, make_noisy_batch, sent, weighted_mse
+from sdpet.tasks.batch import Batch, epoch_indices, make_noisy_batch, weighted_mse
 from sdpet.tasks.captioned import read_captioned
 from sdpet.tasks.latent_cache import LatentCache
 

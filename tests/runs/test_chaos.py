@@ -9,15 +9,15 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forked import ForkServer
 from safetensors.numpy import load
-from study_tools import ROOT, composed, environment, tiny_overrides
+from study_tools import command, composed, environment, tiny_overrides
 
 from sdpet.commands.errors import sentence
 from sdpet.config import run_folder, validate
@@ -37,15 +37,12 @@ SMOKE = (
 UNLIKE = ("seconds", "peak_memory", "evaluations")  # keys of a record that may differ
 
 
-class Server:
-    """Starts `train.py` quickly, again and again (chaos_server.py)."""
+class Server(ForkServer):
+    """Starts `train.py` quickly, again and again, and kills it."""
 
     def __init__(self, log: Path) -> None:
+        super().__init__(environment())
         self.log = log
-        command = [sys.executable, str(ROOT / "tests" / "chaos_server.py")]
-        self.process = subprocess.Popen(
-            command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
 
     def train(
         self,
@@ -56,24 +53,17 @@ class Server:
     ) -> int:
         """Exit status of a command that gets a signal after so many seconds, or as soon as something holds, if it still
         runs."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps({"arguments": arguments, "log": str(self.log)}) + "\n")
-        self.process.stdin.flush()
-        pid = int(self.process.stdout.readline())
+        pid = self.start(command(*arguments)[1:], environment(), None, self.log, self.log)
         timer = threading.Timer(kill_after or 0, lambda: _send(pid, by))
         if kill_after is not None:
             timer.start()
         over = threading.Event()
         if kill_when is not None:
             threading.Thread(target=_send_when, args=(pid, by, kill_when, over), daemon=True).start()
-        status = int(self.process.stdout.readline())
+        status = self.wait()
         over.set()
         timer.cancel()
         return status
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.communicate()
 
 
 def _send(pid: int, sign: int) -> None:

@@ -30,7 +30,7 @@ def model(x, t, text, sin=np.sin):
 class Fake:
     """A BaseModel with the function above for a UNet."""
 
-    device, latent_shape = "cpu", SHAPE
+    device, latent_shape = torch.device("cpu"), SHAPE
 
     def __init__(self, dtype=torch.float64, prediction_type="epsilon"):
         self.dtype, self.rows = dtype, []

@@ -84,8 +84,8 @@ def test_a_process_that_dies_fails_its_run_with_the_reason(overrides):
 @pytest.mark.slow
 def test_a_multirun_of_such_runs_lands_in_the_right_folders(overrides, tmp_path):
     overrides = [*overrides, "trainer.accumulate=2"]
-    alone = train("-m", *overrides, "trainer.devices=1", "seed=0,1", "study=one", "hydra.launcher.workers=1")
-    several = train("-m", *overrides, "seed=0,1", "study=two", "hydra.launcher.workers=2", cwd=tmp_path)
+    alone = train("-m", *overrides, "trainer.devices=1", "seed=0,1", "study=one", "hydra.launcher.workers=1", anew=True)
+    several = train("-m", *overrides, "seed=0,1", "study=two", "hydra.launcher.workers=2", cwd=tmp_path, anew=True)
     assert (alone.returncode, several.returncode) == (0, 0), several.stderr
     found = {name: {Record.read(p.parent).factors["seed"]: p.parent for p in (tmp_path / name).glob("*/record.json")}
              for name in ("one", "two")}  # fmt: skip
@@ -128,6 +128,6 @@ def test_killed_it_goes_on_from_its_checkpoint(overrides, tmp_path):
     process.wait()
     _, alive = psutil.wait_procs(others, timeout=20)
     assert others and not alive
-    assert train(*given).returncode == 0
-    assert train(*given[:-3], "study=whole").returncode == 0
+    assert train(*given, anew=True).returncode == 0
+    assert train(*given[:-3], "study=whole", anew=True).returncode == 0
     assert records(tmp_path / "killed") == records(tmp_path / "whole")

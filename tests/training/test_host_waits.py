@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +20,7 @@ from sdpet.adapters.edges import Attachment
 from sdpet.adapters.inputs import ModelInputs
 from sdpet.methods import Design, build, build_fleet
 from sdpet.models import BaseModel
-from sdpet.sampling import SamplerConfig, sample
+from sdpet.sampling import SamplerConfig, denoise
 from sdpet.tasks import DreamBoothTask
 from sdpet.training import Member, TrainConfig, fit_together
 
@@ -50,9 +51,21 @@ class Reads(TorchDispatchMode):
         out = function(*args, **(kwargs or {}))
         name, first = function.name(), args[0] if args else None
         copied = name == "aten::_to_copy" and (first.device.type, out.device.type) == ("cpu", "cuda")
-        if copied or name == "aten::_local_scalar_dense":
+        if (copied and not getattr(first, "pinned", False)) or name == "aten::_local_scalar_dense":
             self.found.append(name)
         return out
+
+
+@pytest.fixture
+def pinning(monkeypatch):
+    """Mark what is copied to pinned memory, which shapes cannot be: the host does not wait for copies from there."""
+
+    def pin_memory(values):
+        copy = values.clone()
+        copy.pinned = True
+        return copy
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
 
 
 @pytest.fixture(scope="module")
@@ -86,16 +99,18 @@ def waits(base, task, designs, steps, **options):
     return calls.names, reads.found
 
 
-@pytest.mark.parametrize("kind", ["alone", "fleet", "16-mixed"])
+@pytest.mark.parametrize("kind", ["alone", "fleet", "16-mixed", "16-mixed, fused Adam"])
 def test_a_step_reads_its_losses_and_no_other_unfinished_work(tiny_base, task, kind, monkeypatch):
     """Two readings a step: its losses, for which it waits, and norms, which are read when they are there already."""
     designs = [Design("adapter", spec) for spec in SPECS[: 2 if kind == "fleet" else 1]]
     options = {}
-    if kind == "16-mixed":
+    if kind.startswith("16-mixed"):
         scaled(monkeypatch)
-        options["precision"] = kind
-    short, long = (waits(tiny_base, task, designs, steps, **options) for steps in (2, 6))
-    assert sorted(short[0] + ["tolist"] * 2 * 4) == sorted(long[0])
+        options["precision"] = "16-mixed"
+    if kind.endswith("Adam"):
+        options["optimizer"] = partial(torch.optim.Adam, fused=True, weight_decay=0.1)
+    short, long = (waits(tiny_base, task, designs, steps, **options) for steps in (2, 4))
+    assert sorted(short[0] + ["tolist"] * 2 * 2) == sorted(long[0])
     assert short[1] == long[1]
 
 
@@ -153,6 +168,27 @@ def test_a_denoiser_is_called_without_copies_from_the_host(kind):
     assert reads.found == []
 
 
+def test_a_step_that_learns_a_token_encodes_its_text_without_copies_that_are_waited_for(pinning, monkeypatch):
+    """Token ids come from pinned memory, and so do the places of repeated prompts."""
+    from diffusers import UNet2DConditionModel
+
+    unet, encoders = UNet2DConditionModel(**SMALL_XL), (tiny_models.text_encoder(16), tiny_models.text_encoder(24, 24))
+    tokenizer = tiny_models.clip_tokenizer()
+    second = {"text_encoder_2": encoders[1], "tokenizer_2": tokenizer, "zero_empty": True}
+    base = BaseModel(unet, None, encoders[0], tokenizer, None, "sdxl", "", **second)
+    handle = build(base, Design("embedding", token="dog"), 0)
+    ids = lambda tokenizer, texts: torch.zeros(len(texts), 77, dtype=torch.long)  # noqa: E731
+    monkeypatch.setattr("sdpet.models.families.stable_diffusion_xl.tokenize", ids)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for part in (unet, *encoders):
+            shapes_only(part)
+        for look_up in handle._look_ups.values():
+            look_up.rows = torch.nn.Parameter(torch.empty(look_up.rows.shape, device="cuda"))
+        with Reads() as reads:
+            rows = base.encode_text(["a dog", "a cat", "", "a dog"])
+    assert reads.found == [] and len(rows) == 4 and rows.requires_grad and rows.device.type == "cuda"
+
+
 def test_whether_adapters_act_is_found_on_the_device():
     """Of a fleet's rows, and without gradients; on the CPU, where it costs nothing, none of them need be computed."""
     whens, rows = ((0.0, 0.5), (0.5, 1.0)), slice(0, 4)
@@ -169,20 +205,30 @@ def test_whether_adapters_act_is_found_on_the_device():
         assert inputs.inside(((0.95, 1.0),), rows, 4, cpu) is None
 
 
-def test_drawing_copies_its_timesteps_before_it_begins(tiny_base):
-    """A copy to the device, if there were one, would wait for the steps before it."""
-    made, real = [], torch.tensor
+class Ancestral:
+    """Adds fresh noise at each step."""
 
-    def tensor(*given, **options):
-        made.append(options.get("device"))
-        return real(*given, **options)
+    needs_noise = True
 
-    counts = []
-    hook = tiny_base.unet.register_forward_pre_hook(lambda module, given: counts.append(len(made)))
-    torch.tensor = tensor
-    try:
-        sample(tiny_base, ["a"], [0], SamplerConfig("ddim", 4, 2.0))
-    finally:
-        torch.tensor = real
-        hook.remove()
-    assert len(counts) == 4 and len(set(counts)) == 1
+    def __init__(self, steps, **options):
+        self.timesteps = [float(t) for t in reversed(range(steps))]
+
+    def step(self, out, i, x, noise=None):
+        return x - out + noise
+
+
+def test_drawing_does_not_wait_between_its_steps(tiny_base, pinning):
+    """Timesteps are copied before it begins, and fresh noise comes from pinned memory."""
+    from diffusers import UNet2DConditionModel
+
+    sizes = {key: value for key, value in SMALL_XL.items() if "addition" not in key and "projection" not in key}
+    unet, counts, reads = UNet2DConditionModel(**sizes).eval(), [], Reads()
+    base = BaseModel(unet, tiny_base.vae, None, None, tiny_base.scheduler, "v1", "", side=16)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        shapes_only(unet)
+        unet.register_forward_pre_hook(lambda module, given: counts.append(len(reads.found)))
+        text = torch.zeros(2, 9, 40, device="cuda")
+        with reads:
+            out = denoise(base, text, text[:1], [0, 1], SamplerConfig("own", 2, 2.0, make=Ancestral))
+    assert out.device.type == "cuda" and len(counts) == 2 and len(set(counts)) == 1
+    assert len(reads.found) == counts[0]

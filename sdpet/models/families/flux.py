@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sdpet.models.rows import append_pooled, split_pooled
+from sdpet.models.sending import sent
 from sdpet.models.text import tokenize
 
 if TYPE_CHECKING:
@@ -37,9 +38,9 @@ class Flux:
 
     def encode_text(self, base: BaseModel, prompts: Sequence[str]) -> Tensor:
         """Rows (N, T5_LENGTH + 1, D): T5's states, then CLIP's pooled text."""
-        pooled = base.text_encoder(tokenize(base.tokenizer, prompts).to(base.device)).pooler_output
+        pooled = base.text_encoder(sent(tokenize(base.tokenizer, prompts), base.device)).pooler_output
         return append_pooled(
-            base.text_encoder_2(tokenize(base.tokenizer_2, prompts, T5_LENGTH).to(base.device))[0], pooled
+            base.text_encoder_2(sent(tokenize(base.tokenizer_2, prompts, T5_LENGTH), base.device))[0], pooled
         )
 
     def predict(self, base: BaseModel, noisy: Tensor, timesteps: Tensor, rows: Tensor, guidance: float) -> Tensor:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from sdpet.models.sending import sent
 from sdpet.models.text import token_mask, tokenize
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ class PixArt:
     def encode_text(self, base: BaseModel, prompts: Sequence[str]) -> Tensor:
         """Rows (N, T5_LENGTH, D + 1): T5's states of the prompts in lower case, and the mask of their tokens."""
         texts = [prompt.lower().strip() for prompt in prompts]
-        ids = tokenize(base.tokenizer, texts, T5_LENGTH).to(base.device)
-        mask = token_mask(base.tokenizer, texts, T5_LENGTH).to(base.device)
+        ids = sent(tokenize(base.tokenizer, texts, T5_LENGTH), base.device)
+        mask = sent(token_mask(base.tokenizer, texts, T5_LENGTH), base.device)
         states = base.text_encoder(ids, attention_mask=mask)[0]
         return torch.cat([states, mask[..., None].to(states)], dim=-1)
 

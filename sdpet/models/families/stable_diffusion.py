@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from sdpet.models.sending import sent
 from sdpet.models.text import tokenize
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class StableDiffusion:
 
     def encode_text(self, base: BaseModel, prompts: Sequence[str]) -> Tensor:
         """Text states (N, 77, D)."""
-        return base.text_encoder(tokenize(base.tokenizer, prompts).to(base.device))[0]
+        return base.text_encoder(sent(tokenize(base.tokenizer, prompts), base.device))[0]
 
     def predict(self, base: BaseModel, noisy: Tensor, timesteps: Tensor, rows: Tensor, guidance: float) -> Tensor:
         """Noise or velocity (B, C, h, w)."""

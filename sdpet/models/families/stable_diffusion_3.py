@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sdpet.models.rows import append_pooled, split_pooled
+from sdpet.models.sending import sent
 from sdpet.models.text import tokenize
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class StableDiffusion3:
         ``base.pooled`` False the pooled text is zeros.
         """
         if base.text_encoder_2 is None:
-            out = base.text_encoder(tokenize(base.tokenizer, prompts).to(base.device))
+            out = base.text_encoder(sent(tokenize(base.tokenizer, prompts), base.device))
             states, pooled = out.last_hidden_state, out.pooler_output
         else:
             states, pooled = self._two_encoders(base, prompts)
@@ -41,14 +42,14 @@ class StableDiffusion3:
         """States (N, 77 + T5_LENGTH, D) and pooled texts (N, P)."""
         found = []
         for tokenizer, encoder in ((base.tokenizer, base.text_encoder), (base.tokenizer_2, base.text_encoder_2)):
-            out = encoder(tokenize(tokenizer, prompts).to(base.device), output_hidden_states=True)
+            out = encoder(sent(tokenize(tokenizer, prompts), base.device), output_hidden_states=True)
             found.append((out.hidden_states[-2], out.text_embeds))
         states = torch.cat([of_encoder for of_encoder, _ in found], dim=-1)
         width = base.unet.config.joint_attention_dim
         if base.text_encoder_3 is None:
             long = states.new_zeros(len(prompts), T5_LENGTH, width)
         else:
-            long = base.text_encoder_3(tokenize(base.tokenizer_3, prompts, T5_LENGTH).to(base.device))[0]
+            long = base.text_encoder_3(sent(tokenize(base.tokenizer_3, prompts, T5_LENGTH), base.device))[0]
         states = functional.pad(states, (0, width - states.shape[-1]))
         return torch.cat([states, long.to(states)], dim=1), torch.cat([pooled for _, pooled in found], dim=-1)
 

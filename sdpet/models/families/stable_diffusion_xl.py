@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sdpet.models.rows import append_pooled, split_pooled
+from sdpet.models.sending import sent
 from sdpet.models.text import tokenize
 
 if TYPE_CHECKING:
@@ -32,11 +33,12 @@ class StableDiffusionXL:
         """
         states = []
         for tokenizer, encoder in ((base.tokenizer, base.text_encoder), (base.tokenizer_2, base.text_encoder_2)):
-            out = encoder(tokenize(tokenizer, prompts).to(base.device), output_hidden_states=True)
+            out = encoder(sent(tokenize(tokenizer, prompts), base.device), output_hidden_states=True)
             states.append(out.hidden_states[-2])  # (N, 77, width of this encoder)
         rows = append_pooled(torch.cat(states, dim=-1), out.text_embeds)
         if base.zero_empty:
-            rows[[i for i, prompt in enumerate(prompts) if prompt == ""]] = 0
+            for i in (i for i, prompt in enumerate(prompts) if prompt == ""):
+                rows[i] = 0  # one by one: the host would wait for a list of them to be copied
         return rows
 
     def predict(self, base: BaseModel, noisy: Tensor, timesteps: Tensor, rows: Tensor, guidance: float) -> Tensor:
