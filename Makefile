@@ -79,15 +79,17 @@ test-cluster: setup
 	$(BIN)/python -m pip install --quiet --editable '.[dev,cluster]'
 	OMP_NUM_THREADS=1 $(BIN)/python tests/cluster/check.py
 
-# On a machine with a network: wheels of what a CUDA machine with PyTorch and Lightning lacks, into build/gpu-wheels.
+# On a machine with a network: wheels of what a CUDA machine with PyTorch and Lightning lacks, into build/gpu-wheels, for
+# its version of Python (GPU_VERSION).
 # On that machine, without a network: `make gpu` uses them and measures (at most 9 minutes; JSON files in GPU_OUT), and
 # `make test-gpu` runs the tests that need a CUDA device. Nothing is installed into its Python (GPU_PYTHON).
 GPU_PYTHON ?= python3
+GPU_VERSION ?= 3.12
 GPU_OUT ?= build/gpu
 GPU_SITE := build/gpu-site
 .PHONY: gpu-wheels gpu-site gpu test-gpu
 gpu-wheels: setup
-	$(BIN)/python bench/gpu_wheels.py lay build/gpu-wheels
+	$(BIN)/python bench/gpu_wheels.py lay build/gpu-wheels --python $(GPU_VERSION)
 
 gpu-site:
 	$(GPU_PYTHON) bench/gpu_wheels.py use build/gpu-wheels $(GPU_SITE)

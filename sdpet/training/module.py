@@ -106,6 +106,11 @@ class TrainingModule(LightningModule):
             made: Any = torch.distributed.new_group(backend="gloo", timeout=LONGEST_VALIDATION)
             self._patient = made
 
+    def on_train_end(self) -> None:
+        """Let go of the weights, as Lightning next moves all that the module holds to the CPU."""
+        if self._rank is not None:
+            del self.trained
+
     def on_fit_end(self) -> None:
         """Tell the last gradient norms."""
         self._tell_norms()
