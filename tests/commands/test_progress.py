@@ -10,7 +10,7 @@ import subprocess
 import time
 
 import pytest
-from study_tools import command, environment, tiny_overrides
+from study_tools import command, environment, tiny_overrides, train
 
 from sdpet.commands import progress_bar as bar_module
 from sdpet.commands import study_progress, ticker
@@ -92,7 +92,7 @@ def test_nothing_but_ours_is_said_in_a_terminal_and_in_a_pipe(study, tiny_folder
     """No words of Hydra, Lightning, diffusers or transformers; in a pipe only lines."""
     arguments = tiny_overrides(tiny_folder, subject_folders, tmp_path / "out")
     arguments = ["-m", *arguments, "seed=0,1", "hydra.launcher.workers=1"] if study else arguments
-    piped = subprocess.run(command(*arguments), env=environment(), capture_output=True, text=True, timeout=300)
+    piped = train(*arguments)  # what imports say is seen in the terminal
     beside = [line for line in piped.stderr.splitlines() if not line.startswith(("train ", "sample "))]
     assert piped.returncode == 0 and not beside, piped.stderr
     seen = in_terminal(command(*arguments, "study=terminal"))
