@@ -94,3 +94,19 @@ def subject_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]
             image[y : y + 16, x : x + 16] = color
             Image.fromarray(image.astype(np.uint8)).save(folders[name] / f"{i:02d}.png")
     return folders
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports whose figures are made but whose files stay blank, for tests of words: most of a report is drawing."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    def savefig(self, file, **more) -> None:
+        if isinstance(file, Path):
+            file.touch()
+        else:
+            file.write('<svg width="480pt"></svg>')
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda self, figure: None)

@@ -196,14 +196,14 @@ def unet_name(key: str, kind: str = "v1") -> str:
     if words[0] == "mid_block":
         place = {"resnets.0": 0, "attentions.0": 1, "resnets.1": 2}[".".join(words[1:3])]
         return f"middle_block.{place}." + _inner(words[1], words[3:])
-    level, kind, layer = int(words[1]), words[2], int(words[3])
+    level, inner, layer = int(words[1]), words[2], int(words[3])
     if words[0] == "down_blocks":
-        if kind == "downsamplers":
+        if inner == "downsamplers":
             return f"input_blocks.{3 * level + 3}.0.op.{leaf}"
-        return f"input_blocks.{3 * level + 1 + layer}.{int(kind == 'attentions')}." + _inner(kind, words[4:])
-    if kind == "upsamplers":  # behind the third layer and its attention, which the coarsest level has not
+        return f"input_blocks.{3 * level + 1 + layer}.{int(inner == 'attentions')}." + _inner(inner, words[4:])
+    if inner == "upsamplers":  # behind the third layer and its attention, which the coarsest level has not
         return f"output_blocks.{3 * level + 2}.{1 if level == 0 and kind != 'sdxl' else 2}.conv.{leaf}"
-    return f"output_blocks.{3 * level + layer}.{int(kind == 'attentions')}." + _inner(kind, words[4:])
+    return f"output_blocks.{3 * level + layer}.{int(inner == 'attentions')}." + _inner(inner, words[4:])
 
 
 def _inner(kind: str, words: list[str]) -> str:

@@ -19,7 +19,7 @@ HELP = """example: sdpet adapters show outputs/single/24f3670b880c
   sdpet adapters export-reference FOLDER OUT      write the reference code's `<step>-adapters/`
   sdpet adapters import-reference FOLDER OUT --placement attn2o-ffni [--activation relu] [--scale 1]
   sdpet adapters export FOLDER FILE --format kohya     a run's LoRA for other tools: diffusers, kohya or comfy
-  sdpet adapters import-lora FILE FOLDER          a LoRA file of kohya's scripts or diffusers, to compare with
+  sdpet adapters import-lora FILE FOLDER          LoRA, LoCon, DoRA, LoHa or LoKr of other tools, to compare with
   sdpet adapters push FOLDER USER/NAME            upload to the hub, with a model card made from the record
 """
 
@@ -61,15 +61,15 @@ def main(arguments: Sequence[str]) -> int:
     other = commands.add_parser(
         "export",
         example=EXAMPLE.format("export outputs/single/24f3670b880c lora.safetensors --format kohya"),
-        help="write a run's LoRA for other tools",
+        help="write a run's LoRA, or an imported file, for other tools",
     )
-    other.add_argument("folder", type=Path, help="the folder of a finished run with adapter=lora")
+    other.add_argument("folder", type=Path, help="a finished run with adapter=lora, or what import-lora wrote")
     other.add_argument("out", type=Path, metavar="FILE", help="the .safetensors file to write")
     other.add_argument("--format", choices=("diffusers", "kohya", "comfy"), default="kohya", help="default kohya")
     theirs = commands.add_parser(
         "import-lora",
         example=EXAMPLE.format("import-lora lora.safetensors mine"),
-        help="read a LoRA file of kohya's scripts or diffusers as a design",
+        help="read a LoRA, LoCon, DoRA, LoHa or LoKr file of kohya's scripts, LyCORIS, diffusers or peft as a design",
     )
     theirs.add_argument("file", type=Path, help="the .safetensors file")
     theirs.add_argument("out", type=Path, help="the folder to write")
@@ -121,6 +121,8 @@ def _show(given: argparse.Namespace) -> int:
 
     if (given.folder / "peft.json").is_file():
         described, blocks, what = _peft_layers(given.folder)
+    elif (given.folder / "lora_file.json").is_file():
+        described, blocks, what = _file_layers(given.folder)
     else:
         described, blocks, what = _adapters(given.folder)
     print(described)
@@ -155,6 +157,14 @@ def _peft_layers(folder: Path) -> tuple[str, dict[str, int], str]:
 
     spec, tensors = read_peft(folder)
     return spec.words(), layer_sizes(tensors), "layers"
+
+
+def _file_layers(folder: Path) -> tuple[str, dict[str, int], str]:
+    """The same of an imported LoRA file, with its layers."""
+    from sdpet.methods import file_sizes, file_words, read_file
+
+    _, layers = read_file(folder)
+    return file_words(layers), file_sizes(layers), "layers"
 
 
 def _export(given: argparse.Namespace) -> int:
@@ -208,15 +218,15 @@ def _export_format(given: argparse.Namespace) -> int:
     from sdpet.methods import export_format
 
     count = export_format(given.folder, given.out, given.format)
-    print(f"{given.out}: LoRA of {count} projections for {given.format}")
+    print(f"{given.out}: updates of {count} layers for {given.format}")
     return 0
 
 
 def _import_lora(given: argparse.Namespace) -> int:
-    from sdpet.methods import import_lora
+    from sdpet.methods import file_words, import_lora, read_file
 
-    count, rank = import_lora(given.file, given.out)
-    print(f"{given.out}: LoRA of {count} projections, rank {rank}; sdpet txt2img --adapters {given.out} draws with it")
+    import_lora(given.file, given.out)
+    print(f"{given.out}: {file_words(read_file(given.out)[1])}; sdpet txt2img --adapters {given.out} draws with it")
     return 0
 
 

@@ -25,8 +25,8 @@ KEY = "digests"
 SIGNATURE = "digest"
 INDEX = "samples/index.jsonl"
 KEPT = (
-    "*.safetensors", "adapters.json", "lora.json", "embedding.json", "unet.json", INDEX, "samples/scores.jsonl",
-    "evaluations/*/samples/index.jsonl", "evaluations/*/samples/scores.jsonl",
+    "*.safetensors", "adapters.json", "lora.json", "lora_file.json", "embedding.json", "unet.json", INDEX,
+    "samples/scores.jsonl", "evaluations/*/samples/index.jsonl", "evaluations/*/samples/scores.jsonl",
 )  # fmt: skip
 
 

@@ -16,9 +16,12 @@ from sdpet.adapters.parts import UNET, clip_encoders, model_at
 from sdpet.adapters.spec import AdapterSpec
 from sdpet.choices import PEFT_METHODS, TEXT_METHODS, WHERES
 from sdpet.methods.embedding import EmbeddingTuning
+from sdpet.methods.file_tuning import FileTuning, file_sizes, file_words, read_file
 from sdpet.methods.full import FullTuning
+from sdpet.methods.layer_updates import carries_updates
 from sdpet.methods.lora import LoraTuning, lora_design
-from sdpet.methods.lora_files import export_format, import_lora
+from sdpet.methods.lora_export import export_format
+from sdpet.methods.lora_files import import_lora
 from sdpet.methods.peft_kinds import PeftSpec
 from sdpet.methods.peft_sizes import nearest_spec
 from sdpet.methods.peft_tuning import PeftTuning, carries_peft, layer_sizes, read_peft
@@ -32,6 +35,7 @@ __all__ = [
     "METHODS",
     "Design",
     "EmbeddingTuning",
+    "FileTuning",
     "FullTuning",
     "LoraTuning",
     "PeftSpec",
@@ -39,12 +43,16 @@ __all__ = [
     "TunedModel",
     "build",
     "build_fleet",
+    "combines",
     "export_format",
+    "file_sizes",
+    "file_words",
     "import_lora",
     "layer_sizes",
     "load",
     "lora_design",
     "nearest_spec",
+    "read_file",
     "read_peft",
 ]
 
@@ -218,7 +226,7 @@ def load(
     folder : str or Path
         What `TunedModel.save` wrote.
     alongside : bool
-        Whether the UNet may carry adapters already. Only adapters go alongside others.
+        Whether the UNet may carry adapters already. Only adapters and LoRA files go alongside others.
     strict : bool
         Whether adapters that were made for another base model are an error; by default a warning says so.
     trust : bool or collection of str
@@ -235,13 +243,13 @@ def load(
     """
     folder = Path(folder)
     is_adapters = (folder / "adapters.json").exists()
-    if not (alongside and is_adapters):
+    if not (alongside and combines(folder)):
         _refuse_second(base)
     if is_adapters:
         from sdpet import load_adapters
 
         return load_adapters(base, folder, alongside=alongside, strict=strict, trust=trust)
-    methods = (FullTuning, LoraTuning, EmbeddingTuning, PeftTuning)
+    methods = (FullTuning, LoraTuning, EmbeddingTuning, PeftTuning, FileTuning)
     for method in methods:
         if (folder / method.FILE).exists():
             return method.load(base, folder, strict)
@@ -251,12 +259,19 @@ def load(
     )
 
 
+def combines(folder: str | Path) -> bool:
+    """Whether a folder holds a design that can act beside others: adapters, or a LoRA file."""
+    return any((Path(folder) / name).exists() for name in ("adapters.json", FileTuning.DESIGN))
+
+
 def _refuse_second(base: BaseModel) -> None:
     from sdpet.adapters.attachment import refuse_second
 
     for name, model in {"UNet": base.unet, **clip_encoders(base)}.items():
         if carries_peft(model):
             raise ValueError(f"This {name} carries layers of peft (such as LoRA) already; detach() them first.")
+        if carries_updates(model):
+            raise ValueError(f"This {name} carries the updates of a LoRA file already; detach() them first.")
         refuse_second(model)
 
 

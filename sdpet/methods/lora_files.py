@@ -1,247 +1,176 @@
-"""LoRA files of other tools: read as a design to compare with, and written for them."""
+"""Files of LoRA and its relatives that other tools wrote: read as a design to compare with."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sdpet.adapters.parts import UNET, where_of
-from sdpet.files.atomic import write_atomic
-from sdpet.methods.lora import ATTENTION, FEED_FORWARD, LoraTuning
-from sdpet.methods.saved import read_design, read_weights, write_design, write_weights
+from sdpet.files.received import read_json
+from sdpet.methods.file_tuning import save_file
+from sdpet.methods.layer_names import layer_path
+from sdpet.methods.layer_updates import ALPHA, FACTORS, LENGTHS, kind_of, rank_of
+from sdpet.methods.saved import read_weights
 
-FORMATS = ("diffusers", "kohya", "comfy")
-_TEXT = r"text_encoder\w*\.text_model\.encoder\.layers\.\d+"
-_PROJECTIONS = {
-    ATTENTION: re.compile(
-        rf"unet\..+transformer_blocks\.\d+\.attn[12]\.(to_q|to_k|to_v|to_out\.0)|{_TEXT}\.self_attn\.(q|k|v|out)_proj"
-    ),
-    FEED_FORWARD: re.compile(rf"unet\..+transformer_blocks\.\d+\.ff\.net\.(0\.proj|2)|{_TEXT}\.mlp\.fc[12]"),
-}
-# What kohya's names begin with, by diffusers' name of the part; with one text encoder and with two.
-_KOHYA = {"unet": ("lora_unet_",), "text_encoder": ("lora_te_", "lora_te1_"), "text_encoder_2": ("lora_te2_",)}
-_SIDES = {"lora_down": "lora_A", "lora_up": "lora_B", "lora_A": "lora_A", "lora_B": "lora_B"}
-# The words of the paths of these layers, in diffusers' and in the original names.
-_WORDS = re.compile(
-    "down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block|attentions|transformer_blocks|attn1|attn2|"
-    "to_q|to_k|to_v|to_out|ff|net|proj|text_model|encoder|layers|self_attn|mlp|q_proj|k_proj|v_proj|out_proj|fc1|fc2|"
-    "[0-9]+"
-)
-
-
-def export_format(folder: str | Path, out: str | Path, kind: str) -> int:
-    """Write the LoRA of a run for another tool.
-
-    Parameters
-    ----------
-    folder : str or Path
-        Of a run with LoRA.
-    out : str or Path
-        The .safetensors file to write.
-    kind : {"diffusers", "kohya", "comfy"}
-        ComfyUI and AUTOMATIC1111 read kohya's format, with diffusers' names of layers.
-
-    Returns
-    -------
-    int
-        Number of projections.
-
-    Raises
-    ------
-    ValueError
-        If the run's design has no place in such a file; the sentence says why.
-    """
-    folder = Path(folder)
-    if not (folder / "lora.json").is_file() or not (folder / LoraTuning.FILE).is_file():
-        why = "holds no LoRA; give the folder of a finished run with adapter=lora"
-        if (folder / "adapters.json").is_file():
-            why = (
-                "holds adapters that read at one place and write at another, and such files have updates of a layer's "
-                "own weights only; sdpet.load_adapters puts them into a pipeline"
-            )
-        elif (folder / "peft.json").is_file():
-            why = "holds a method of peft, which peft's own files keep: PeftModel.from_pretrained reads the folder"
-        raise ValueError(f"{folder} {why}.")
-    tensors = read_weights(folder / LoraTuning.FILE)
-    strange = [key for key in tensors if not key.startswith("text_encoder")]
-    if kind != "diffusers" and any("attn1" not in key and "attn2" not in key and ".ff." not in key for key in strange):
-        raise ValueError(
-            f"{folder} holds LoRA of a transformer, whose layers have other names in kohya's files; use --format "
-            "diffusers, which diffusers' pipelines load."
-        )
-    if kind == "diffusers":
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(Path(out), lambda partial: shutil.copyfile(folder / LoraTuning.FILE, partial))
-    else:
-        write_weights(Path(out), _in_kohyas_names(tensors, read_design(folder / "lora.json")), {"format": "pt"})
-    return len(tensors) // 2
-
-
-def _in_kohyas_names(tensors: Mapping[str, Tensor], design: Mapping[str, float]) -> dict[str, Tensor]:
-    """``lora_unet_<path with underscores>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha`` of each projection.
-
-    Those of the text encoder begin with lora_te, of two text encoders with lora_te1 and lora_te2. alpha is
-    rank * scale, from which readers take the strength.
-    """
-    names = {"lora_A": "lora_down", "lora_B": "lora_up"}
-    two = any(key.startswith("text_encoder_2.") for key in tensors)
-    written: dict[str, Tensor] = {}
-    for key, value in tensors.items():
-        path, side, _ = key.rsplit(".", 2)
-        part, _, inner = path.partition(".")
-        begins = _KOHYA.get(part, ("lora_unet_",))
-        inner = inner if part in _KOHYA else path
-        layer = begins[-1 if two else 0] + inner.replace(".", "_")
-        written[f"{layer}.{names[side]}.weight"] = value
-        written[f"{layer}.alpha"] = torch.tensor(float(design["rank"] * design["scale"]))
-    return written
+PEFT_CONFIG, _PEFT = "adapter_config.json", "base_model.model."
+_MAGNITUDE = "lora_magnitude_vector"  # peft's name of DoRA's lengths
+_PARTS = {"lora_A": "lora_down", "lora_B": "lora_up", "down": "lora_down", "up": "lora_up", _MAGNITUDE: LENGTHS}
+READS = "LoRA, DoRA, LoHa and LoKr of linear layers and convolutions"
 
 
 def import_lora(file: str | Path, out: str | Path) -> tuple[int, int]:
-    """Read a LoRA file of kohya's scripts or of diffusers, and write it as a design of sdpet.
-
-    Layers of different ranks are filled up with zeros, and different strengths go into the weights: the updates stay
-    what they were.
+    """Read a file of LoRA, LoCon, DoRA, LoHa or LoKr, and write it as a design of sdpet.
 
     Parameters
     ----------
     file : str or Path
-        A .safetensors file whose updates are those of the projections of attention, of feed-forwards, or of both, in
-        the UNet, in the text encoder, or in both.
+        A .safetensors file of kohya's scripts, LyCORIS, diffusers or peft. Ranks and strengths may differ from layer to
+        layer. Without a strength it is 1. peft keeps strengths in adapter_config.json, which must lie beside its file.
     out : str or Path
         The folder to write, which `sdpet.methods.load` reads.
 
     Returns
     -------
     (int, int)
-        Number of projections, and the rank.
+        Number of layers, and the largest rank; 0 if no layer has one.
 
     Raises
     ------
     ValueError
-        If the file is no such LoRA, or changes other layers, too; the sentence names the first one.
+        If the file holds none of these, or more; the sentence names the first such layer and says why.
     """
-    tensors = read_weights(Path(file))
+    file = Path(file)
+    tensors = read_weights(file)
+    layers = _layers(file, tensors)
+    alpha_of = _alphas(file, any(key.startswith(_PEFT) for key in tensors))
+    read = {path: _complete(file, path, parts, partial(alpha_of, path)) for path, parts in layers.items()}
+    save_file(Path(out), read)
+    return len(read), max(rank_of(factors) or 0 for factors in read.values())
+
+
+def _layers(file: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The parts of each layer by its path; ValueError if there are others than `READS`."""
     layers: dict[str, dict[str, Tensor]] = {}
-    others, strange = [], []
-    for key, value in tensors.items():
-        name, _, part = key.removesuffix(".weight").rpartition(".")
-        path = _place(name)
-        if path is None:
-            others.append(name)
-        elif part not in (*_SIDES, "alpha"):
-            strange.append(key)
+    unknown, strange = set(), {}
+    for key, value in sorted(tensors.items()):
+        name, _, part = key.removesuffix(".weight").removesuffix(".default").rpartition(".")
+        known = _PARTS.get(part, part)
+        path = layer_path(name)
+        if not (FACTORS.fullmatch(known) or known in (ALPHA, LENGTHS)):
+            strange[name] = part
+        elif path is None:
+            unknown.add(name)
+        elif known in layers.setdefault(path, {}):
+            raise ValueError(f"{file} holds the {part} of {path} twice, under two names, so it is not read.")
         else:
-            layers.setdefault(path, {})[_SIDES.get(part, part)] = value
+            layers[path][known] = value.reshape(-1, 1) if part == _MAGNITUDE else value  # lengths of rows
+    if not layers and not any(FACTORS.search(key) for key in tensors):
+        raise ValueError(f"{file} holds no {READS} in the names of kohya's scripts, LyCORIS, diffusers or peft.")
+    rest = "so without it this would not be the same design, and the file is not read"
     if strange:
+        name = min(strange)
         raise ValueError(
-            f"{file} holds more than LoRA's two matrices of a layer ({len(strange)} weights, first {min(strange)}), as "
-            "DoRA, LoHa, LoKr and Tucker-decomposed files do, so it is not read."
+            f"{file} holds {strange[name]} of the layer {name} ({len(strange)} such layers), and only {READS} are "
+            f"read, {rest}."
         )
-    if not layers and any(re.search(r"lora_(down|up|A|B)(\.|$)", key) for key in tensors):
+    if unknown:
         raise ValueError(
-            f"{file} changes no attention and no feed-forward; its first layer is {min(others)}, and such LoRA is not "
-            "read."
+            f"{file} changes {min(unknown)} ({len(unknown)} such layers), which is no linear layer or convolution of "
+            f"Stable Diffusion's UNet or CLIP's text encoders, {rest}."
         )
-    if not layers or any({"lora_A", "lora_B"} - parts.keys() for parts in layers.values()):
-        raise ValueError(f"{file} holds no LoRA of attention or feed-forwards in kohya's or diffusers' names.")
-    if others:
+    return layers
+
+
+def _complete(
+    file: Path, path: str, parts: Mapping[str, Tensor], alpha_of: Callable[[int | None], float | None]
+) -> dict[str, Tensor]:
+    """The factors of a layer as `Update` takes them: float32, with alpha where there is one, without lora_mid."""
+    factors = {part: value.float() for part, value in parts.items()}
+    if "lora_mid" in factors and {"lora_down", "lora_up"} <= factors.keys():
+        factors = _without_core(file, path, factors)
+    if kind_of(factors) is None:
         raise ValueError(
-            f"{file} changes other layers than attention and feed-forwards, too ({len(set(others))} layers, first "
-            f"{min(others)}); without them it would not be the same LoRA, so it is not read."
+            f"{file} holds {', '.join(sorted(factors))} of the layer {path}, and these are not the factors of a LoRA, "
+            "LoHa or LoKr."
         )
-    named, rank, scale = _alike(layers, _alphas(file))
-    folder = Path(out)
-    meta: dict[str, Any] = {"format": 1, "method": "lora", "rank": rank, "scale": scale}
-    if (where := where_of(layers)) != UNET:
-        meta["where"] = where
-    found = {
-        part: [name for name, of in _PROJECTIONS.items() if any(of.fullmatch(p) for p in layers if _part(p) == part)]
-        for part in dict.fromkeys(map(_part, layers))
-    }
-    first = next(iter(found.values()))
-    if any(names != first for names in found.values()):
-        meta["layers"] = found
-    elif first != [ATTENTION]:
-        meta["layers"] = first
-    meta["parameters"] = sum(value.numel() for value in named.values())
-    write_design(folder / "lora.json", meta)
-    write_weights(folder / LoraTuning.FILE, named, {"format": "pt"})
-    return len(layers), rank
+    if LENGTHS in factors and factors.get("lora_down", factors[LENGTHS]).dim() == 4 > factors[LENGTHS].dim():
+        factors[LENGTHS] = factors[LENGTHS].reshape(*factors[LENGTHS].shape, 1, 1)
+    rank = rank_of(factors)
+    if rank is None:  # a Kronecker product of whole matrices: only peft gives it a strength
+        factors.pop(ALPHA, None)
+        strength = alpha_of(None)
+        return factors if strength is None else {**factors, "lokr_w1": factors["lokr_w1"] * strength}
+    if ALPHA in factors:
+        factors[ALPHA] = factors[ALPHA].reshape(())
+    elif (alpha := alpha_of(rank)) is not None:
+        factors[ALPHA] = torch.tensor(alpha)
+    return factors
 
 
-def _part(path: str) -> str:
-    return path.partition(".")[0]
+def _without_core(file: Path, path: str, factors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A Tucker-decomposed LoRA as a plain one: the core goes into lora_down."""
+    core = factors.pop("lora_mid")  # (r, r, k, k)
+    down = factors["lora_down"].flatten(1)  # (r, c_in)
+    if core.dim() != 4 or core.shape[1] != len(down):
+        raise ValueError(f"{file} holds a lora_mid of the layer {path} that does not fit its lora_down.")
+    return {**factors, "lora_down": torch.einsum("ijkl,jc->ickl", core, down).contiguous()}
 
 
-def _alphas(file: str | Path) -> dict[str, float]:
-    """The alpha of all layers of each part, where diffusers has put it into the file's header."""
+def _alphas(file: Path, is_peft: bool) -> Callable[[str, int | None], float | None]:
+    """Alpha by path and rank, where the file's header (diffusers) or adapter_config.json (peft) says it.
+
+    Where there is no rank, it is the strength instead.
+    """
+    told = _config(file) if is_peft else _header(file)
+
+    def alpha_of(path: str, rank: int | None) -> float | None:
+        part, _, inner = path.partition(".")
+        begins = "" if is_peft else f"{part}."
+        own = {key.removeprefix(begins): value for key, value in told.items() if key.startswith(begins)}
+        alpha = _by_pattern(file, own.get("alpha_pattern"), inner, own.get("lora_alpha", own.get("alpha")))
+        if not isinstance(alpha, int | float):
+            return None
+        if rank is None:
+            return float(alpha) / float(_by_pattern(file, own.get("rank_pattern"), inner, own.get("r")) or alpha)
+        return float(alpha) * (rank**0.5 if own.get("use_rslora") else 1)
+
+    return alpha_of
+
+
+def _by_pattern(file: Path, patterns: Any, path: str, default: Any) -> Any:
+    """A value that peft's config gives for layers with certain endings."""
+    for name, value in (patterns if isinstance(patterns, dict) else {}).items():
+        ending = name.removeprefix("^")
+        if re.fullmatch(r"[\w.]+", ending) is None:
+            raise ValueError(f"{file} sets alpha by the regular expression {name!r}; only names of layers are read.")
+        if path == ending or (ending == name and path.endswith(f".{ending}")):
+            return value
+    return default
+
+
+def _config(file: Path) -> dict[str, Any]:
+    """peft's config, which lies beside its file."""
+    beside = file.parent / PEFT_CONFIG
+    if not beside.is_file():
+        raise ValueError(f"{file} is peft's, which keeps strengths in {PEFT_CONFIG}; put that file beside it.")
+    told = read_json(beside)
+    return told if isinstance(told, dict) else {}
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """What diffusers writes into a file's header, by part."""
     from safetensors import safe_open
 
     with safe_open(file, "pt") as opened:
-        told = (opened.metadata() or {}).get("lora_adapter_metadata", "{}")
+        text = (opened.metadata() or {}).get("lora_adapter_metadata", "{}")
     try:
-        known = json.loads(told)
-        return {part: float(known[f"{part}.lora_alpha"]) for part in _KOHYA if f"{part}.lora_alpha" in known}
-    except (ValueError, TypeError):
+        told = json.loads(text)
+    except ValueError:
         return {}
-
-
-def _alike(
-    layers: Mapping[str, Mapping[str, Tensor]], alphas: Mapping[str, float]
-) -> tuple[dict[str, Tensor], int, float]:
-    """The weights of all layers by diffusers' names, at one rank and one strength, and these.
-
-    A layer without an alpha of its own has its part's, or else its rank, which is a strength of 1.
-    """
-    ranks = {path: len(parts["lora_A"]) for path, parts in layers.items()}
-    rank = max(ranks.values())
-    scales = {
-        path: float(parts.get("alpha", alphas.get(_part(path)) or ranks[path])) / ranks[path]
-        for path, parts in layers.items()
-    }
-    scale = next(iter(scales.values())) or 1.0
-    named: dict[str, Tensor] = {}
-    for path, parts in layers.items():
-        down = parts["lora_A"].float().flatten(1)  # (r, in); convolutions of one pixel have two more dimensions
-        up = parts["lora_B"].float().flatten(1) * (scales[path] / scale)  # (out, r)
-        more = rank - len(down)
-        named[f"{path}.lora_A.weight"] = torch.nn.functional.pad(down, (0, 0, 0, more)).contiguous()
-        named[f"{path}.lora_B.weight"] = torch.nn.functional.pad(up, (0, more)).contiguous()
-    return named, rank, scale
-
-
-def _place(name: str) -> str | None:
-    """The part and path of a layer that kohya's scripts or diffusers name; None if it is no projection."""
-    for part, kohyas in _KOHYA.items():
-        begins = next((begins for begins in kohyas if name.startswith(begins)), None)
-        if begins is not None:
-            words = _WORDS.findall(name.removeprefix(begins))
-            path = ".".join(words) if "_".join(words) == name.removeprefix(begins) else ""
-        elif name.startswith(f"{part}."):
-            path = name.removeprefix(f"{part}.").replace(".processor.", ".").removesuffix("_lora")
-        else:
-            continue
-        found = f"{part}.{_in_diffusers_names(path)}"
-        return found if any(pattern.fullmatch(found) for pattern in _PROJECTIONS.values()) else None
-    return None
-
-
-def _in_diffusers_names(path: str) -> str:
-    """A path in a UNet, also in the original numbering, by diffusers' names."""
-    path = re.sub(r"^input_blocks\.(\d+)\.1", lambda m: _block("down_blocks", int(m[1]) - 1), path)
-    path = re.sub(r"^output_blocks\.(\d+)\.1", lambda m: _block("up_blocks", int(m[1])), path)
-    path = re.sub(r"^middle_block\.1", "mid_block.attentions.0", path)
-    return re.sub(r"to_out$", "to_out.0", path)
-
-
-def _block(side: str, number: int) -> str:
-    """An attention of the original numbering, which counts the layers of all levels; a level has three numbers."""
-    return f"{side}.{number // 3}.attentions.{number % 3}"
+    return told if isinstance(told, dict) else {}

@@ -145,15 +145,18 @@ def _attach(base: BaseModel, folder: Path, strength: float, alongside: bool) -> 
     from sdpet.adapters import Adapters
     from sdpet.runs import Record
 
-    if alongside and not (folder / "adapters.json").exists():
-        raise ValueError(f"{folder} holds no adapters; only adapters can be combined, so give it alone.")
+    if alongside and not methods.combines(folder):
+        raise ValueError(
+            f"{folder} holds neither adapters nor an imported LoRA file; only these can be combined, so give it alone."
+        )
     record = Record.readable(folder)
     if record is not None and (changed := record.changed_weights(folder)):
         raise ValueError(
             f"{changed[0]} since the run ended; put back the file as it was, or take it without record.json."
         )
     handle: Any = methods.load(base, folder, alongside=alongside, strict=True)
-    if isinstance(handle, Adapters) or (isinstance(handle, methods.PeftTuning) and handle.spec.scale is not None):
+    has_strength = isinstance(handle, methods.PeftTuning) and handle.spec.scale is not None
+    if has_strength or isinstance(handle, Adapters | methods.FileTuning):
         handle.scale(strength)
     elif strength == 0:
         handle.disable()
