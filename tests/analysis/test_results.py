@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
 
@@ -159,6 +160,59 @@ def test_the_page_of_the_atlas_says_what_its_data_say(study: str, column: int, b
     for row in (form, size):
         assert f"{-row['estimate']:.3f} {between(-row['high'], -row['low'])}" in text
     assert f"{gained['estimate']:.3f} {between(gained['low'], gained['high'])}" in text
+
+@pytest.mark.parametrize(("study", "column"), [("atlas_finetune", 0), ("atlas_finetune_dit", 2)])
+def test_the_page_of_the_atlas_of_finetuning_says_what_its_data_say(study: str, column: int):
+    runs, text = analysis.load_results(RESULTS / f"{study}.csv"), text_of("atlas-finetuning")
+    factors, score = ["placement", "form", "activation", "params", "scale"], "shape_right"
+    question = json.loads((RESULTS / f"{study}.registered.json").read_text(encoding="utf-8"))
+    terms = question["question"]["model"].split(" + ")
+    assert question["question"]["score"] == score and question["ended"] == 0 and question["digest"][:12] in text
+    assert set(question["runs"]) == set(runs["run_id"])
+    verdict = {claim.subject: claim.verdict for claim in analysis.conclude(runs, score, terms=terms).claims}
+    names = {"params": "number of parameters", "form:params": "form and number together",
+             "placement:form": "placement and form together"}  # fmt: skip
+    table = analysis.verdicts(runs, score, terms, "seed")
+    for term, row in table.iterrows():
+        cells = re.search(rf"\| {names.get(term, term)} \| (.*?) \| (.*?) \| (.*?) \| (.*?) \|", text).groups()
+        low, high = max(row["omega2_low"], 0), row["omega2_high"]
+        assert cells[column] == f"{100 * row['omega2_partial']:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+        words = "matters" if verdict[term] == "yes" else "undecided" if row["p"] < 0.05 else "not shown"
+        assert cells[column + 1] == f"F({row['df']:.0f}, {row['df_residual']:.0f}) = {row['F']:.2f}, {words}"
+    means = analysis.marginal_means(runs, score, "placement", factors, block="seed")
+    for placement, row in means.iterrows():
+        gain = gains_of_the_gated_form(runs, score).loc[placement]
+        shown = f"{gain['estimate']:.3f} {between(gain['low'], gain['high'])}"
+        assert f"| `{placement}` | {row['mean']:.3f} {between(row['low'], row['high'])} | {shown} |" in text
+    form = analysis.contrasts(runs, score, "form", terms=factors, block="seed").iloc[0]  # bottleneck minus gated
+    assert f"{-form['estimate']:.3f} {between(-form['high'], -form['low'])}" in text
+
+
+def gains_of_the_gated_form(runs: pd.DataFrame, score: str) -> pd.DataFrame:
+    """The gated form minus the bottleneck at each placement, with intervals that hold for all placements together."""
+    cells = runs.assign(cell=runs["placement"] + " " + runs["form"])
+    gains = {p: {f"{p} gated": 1, f"{p} bottleneck": -1} for p in runs["placement"].unique()}
+    terms = ["cell", "activation", "params", "scale"]
+    level = 1 - 0.05 / len(gains)
+    return analysis.contrasts(cells, score, "cell", method=gains, terms=terms, block="seed", level=level)
+
+
+def test_the_page_of_the_low_rank_form_says_what_its_data_say(monkeypatch):
+    runs, text = analysis.load_results(RESULTS / "lowrank.csv"), text_of("low-rank")
+    assert json.loads((RESULTS / "lowrank.registered.json").read_text(encoding="utf-8"))["digest"][:12] in text
+    said = str(analysis.conclude(runs, "clip_i", terms=["placement", "form", "placement:form"]))
+    for number in ("95 % [94, 97]", "F(4, 56) = 386.13, p < 0.0001", "F(2, 56) = 1.99, p = 0.15",
+                   "F(8, 56) = 0.82, p = 0.58"):  # fmt: skip
+        assert number in said and number in text
+    for placement, row in runs.pivot_table(index="placement", columns="form", values="clip_i").iterrows():
+        cells = " | ".join(f"{row[form]:.3f}" for form in ("bottleneck", "lowrank", "gated"))
+        assert f"| `{placement}` | {cells} |" in text
+    found = shown_by("low-rank", monkeypatch)  # the bottleneck minus the other form
+    for other in ("lowrank", "gated"):
+        row = found.loc[f"bottleneck - {other}"]
+        assert f"{-row['estimate']:.3f} {between(-row['high'], -row['low'])}" in text
+    assert found.loc["bottleneck - lowrank", ["low", "high"]].abs().max() < 0.02
+
 
 
 def test_the_page_of_the_papers_widths_says_what_its_data_say(monkeypatch):
