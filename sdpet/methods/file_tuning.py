@@ -197,7 +197,7 @@ def read_file(folder: str | Path) -> tuple[dict[str, Any], dict[str, dict[str, T
     """
     design, tensors = read_method(Path(folder), FileTuning.DESIGN, FileTuning.FILE)
     layers: dict[str, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
+    for key, value in sorted(tensors.items()):
         path, _, name = key.rpartition(".")
         layers.setdefault(path, {})[name] = value
     broken = next((path for path, factors in layers.items() if kind_of(factors) is None), None)

@@ -71,7 +71,7 @@ def _layers(file: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Te
         else:
             layers[path][known] = value.reshape(-1, 1) if part == _MAGNITUDE else value  # lengths of rows
     if not layers and not any(FACTORS.search(key) for key in tensors):
-        raise ValueError(f"{file} holds no {READS} in the names of kohya's scripts, LyCORIS, diffusers or peft.")
+        raise ValueError(f"{file} holds none of {READS}, in the names of kohya's scripts, LyCORIS, diffusers or peft.")
     rest = "so without it this would not be the same design, and the file is not read"
     if strange:
         name = min(strange)

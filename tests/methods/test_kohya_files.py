@@ -340,7 +340,7 @@ def test_half_precision_and_files_alongside_each_other(models, tmp_path):
 
 UP, DOWN = torch.ones(16, 2), torch.ones(2, 16)
 REFUSED = {
-    "oft": (kohya("attentions_0_proj_in", oft_blocks=DOWN), r"holds no LoRA, DoRA, LoHa and LoKr of linear layers"),
+    "oft": (kohya("attentions_0_proj_in", oft_blocks=DOWN), r"holds none of LoRA, DoRA, LoHa and LoKr of linear"),
     "norm": (plain_file() | {"lora_unet_mid_block_resnets_0_norm1.w_norm": UP},
              r"holds w_norm of the layer lora_unet_mid_block_resnets_0_norm1 \(1 such layers\)"),
     "bias": (plain_file() | {"unet.conv_in.lora_B.bias": UP}, r"holds bias of the layer unet.conv_in.lora_B"),
