@@ -51,6 +51,9 @@ class FileTuning:
     def __init__(self, base: BaseModel, layers: Layers, source: object = "the file"):
         self.where = where_of(layers)
         model = model_at(base, self.where)
+        if self.learns_text and getattr(base, "offload", False):
+            raise ValueError(f"{source} changes the text encoder, which is then needed in each step; set "
+                             "unet.offload=false.")  # fmt: skip
         model = getattr(model, "_orig_mod", model)  # the module inside the wrapper that torch.compile returns
         if any(is_fused(module) for module in model.modules()):
             raise ValueError(

@@ -45,13 +45,28 @@ def import_lora(file: str | Path, out: str | Path) -> tuple[int, int]:
     ValueError
         If the file holds none of these, or more; the sentence names the first such layer and says why.
     """
-    file = Path(file)
+    read = read_lora(Path(file))
+    save_file(Path(out), read)
+    return len(read), max(rank_of(factors) or 0 for factors in read.values())
+
+
+def read_lora(file: Path) -> dict[str, dict[str, Tensor]]:
+    """Read a file of LoRA, LoCon, DoRA, LoHa or LoKr.
+
+    Parameters
+    ----------
+    file : Path
+        See `import_lora`, which raises the same errors.
+
+    Returns
+    -------
+    dict of str to dict of str to Tensor
+        The factors of each layer (`Update`) by its path, such as ``unet.mid_block.attentions.0.proj_in``.
+    """
     tensors = read_weights(file)
     layers = _layers(file, tensors)
     alpha_of = _alphas(file, any(key.startswith(_PEFT) for key in tensors))
-    read = {path: _complete(file, path, parts, partial(alpha_of, path)) for path, parts in layers.items()}
-    save_file(Path(out), read)
-    return len(read), max(rank_of(factors) or 0 for factors in read.values())
+    return {path: _complete(file, path, parts, partial(alpha_of, path)) for path, parts in layers.items()}
 
 
 def _layers(file: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
