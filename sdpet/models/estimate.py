@@ -37,6 +37,8 @@ class Memory:
         AdamW keeps two values for each trained weight.
     activations : int
         Tensors that autograd saves between forward and backward pass, copies of weights in lower precision among them.
+    gradients_stay : bool
+        Whether gradients of earlier parts of a batch are there in the forward pass (accumulation).
     """
 
     weights: int
@@ -44,11 +46,13 @@ class Memory:
     gradients: int
     optimizer: int
     activations: int
+    gradients_stay: bool = False
 
     @property
     def total(self) -> int:
         """All parts together. Gradients are made while the backward pass frees activations."""
-        return self.weights + self.trainable + self.optimizer + max(self.gradients, self.activations)
+        passing = (self.gradients, self.activations)
+        return self.weights + self.trainable + self.optimizer + (sum if self.gradients_stay else max)(passing)
 
 
 def on_meta(source: Source) -> dict[str, nn.Module]:
@@ -81,6 +85,7 @@ def step_memory(
     precision: str = "32-true",
     checkpointing: bool = False,
     through_text: bool = False,
+    accumulate: int = 1,
 ) -> Memory:
     """Estimate the memory of one training step.
 
@@ -101,6 +106,8 @@ def step_memory(
         autograd keeps a copy of the UNet's float32 weights in that precision.
     checkpointing, through_text : bool
         See `activation_bytes`.
+    accumulate : int
+        Number of parts of a batch whose gradients are added up.
 
     Returns
     -------
@@ -111,11 +118,9 @@ def step_memory(
     weights = sum(count(network) for network in networks.values()) * BYTES[dtype]
     trainable = sum(parameter.numel() for parameter in trained)
     activations = activation_bytes(unet, rows, latent_side, checkpointing, trained, through_text, mixed and dtype)
-    if mixed and dtype == "float32":
-        activations += 2 * count(unet)
     if not mixed and dtype != "float32":
         activations //= 2
-    return Memory(weights, 4 * trainable, 4 * trainable, 8 * trainable, activations)
+    return Memory(weights, 4 * trainable, 4 * trainable, 8 * trainable, activations, accumulate > 1)
 
 
 def activation_bytes(
@@ -144,8 +149,8 @@ def activation_bytes(
         Whether gradients flow back through the text states (to a token's embedding). Activations of the text encoder
         are not counted.
     mixed : str, optional
-        With mixed precision: the dtype of the frozen weights, which is that of the latents. Copies of weights in lower
-        precision are not counted.
+        With mixed precision: the dtype of the frozen weights, which is that of the latents. Of weights in float32,
+        the copies in lower precision count.
 
     Returns
     -------
@@ -155,14 +160,14 @@ def activation_bytes(
     if mixed:
         call = {name: _as(value, getattr(torch, mixed)) for name, value in call.items()}
     casting = autocast()
-    keeper = _Keeper(unet, trained, casting.copies)
+    keeper = _Keeper(unet, trained, () if mixed == "float32" else casting.copies)
     saving = torch.autograd.graph.saved_tensors_hooks(keeper.keep, lambda x: x)
     try:
         with torch.enable_grad(), fused_attention(), casting if mixed else nullcontext(), saving:
             unet(**call)
     finally:
         keeper.leave()
-    return keeper.checkpointed() if checkpointing else sum(keeper.kept.values())
+    return keeper.checkpointed() if checkpointing else keeper.total()
 
 
 def inputs(unet: Any, rows: int, latent_side: int, through_text: bool = False) -> dict[str, Tensor | Any]:
@@ -216,7 +221,7 @@ def _as(value: Any, dtype: torch.dtype) -> Any:
     return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-def _checkpointed(unet: nn.Module) -> tuple[str, ...]:
+def checkpointed_classes(unet: nn.Module) -> tuple[str, ...]:
     """Classes of the modules that gradient checkpointing computes again."""
     if hasattr(unet, "down_blocks"):
         return ("ResnetBlock2D", "BasicTransformerBlock")
@@ -232,12 +237,12 @@ class _Keeper:
         self._alive: list[Tensor] = []  # a freed storage's address could be used again
         self._seen: set[int] = set()
         self._now = ""
-        self.kept: dict[str, int] = {}
-        self._inputs = 0
+        self._kept: dict[str, dict[int, int]] = {}  # by block, bytes by the name of the storage
+        self._entered: list[Tensor] = []  # inputs of the blocks
         self._hooks = []
         for name, module in unet.named_modules():
-            if type(module).__name__ in _checkpointed(unet):
-                self._hooks.append(module.register_forward_pre_hook(self._enter(name)))
+            if type(module).__name__ in checkpointed_classes(unet):
+                self._hooks.append(module.register_forward_pre_hook(self._enter(name), with_kwargs=True))
                 self._hooks.append(module.register_forward_hook(self._exit))
 
     def keep(self, tensor: Tensor) -> Tensor:
@@ -245,21 +250,26 @@ class _Keeper:
         if name not in self._weights and name not in self._seen and name not in self._copies:
             self._seen.add(name)
             self._alive.append(tensor)
-            self.kept[self._now] = self.kept.get(self._now, 0) + tensor.untyped_storage().nbytes()
+            self._kept.setdefault(self._now, {})[name] = tensor.untyped_storage().nbytes()
         return tensor
 
+    def total(self) -> int:
+        return sum(sum(own.values()) for own in self._kept.values())
+
     def checkpointed(self) -> int:
-        outside = self.kept.get("", 0)
-        return outside + self._inputs + max((size for name, size in self.kept.items() if name), default=0)
+        outside = {_name(tensor): tensor.untyped_storage().nbytes() for tensor in self._entered}
+        outside |= self._kept.get("", {})
+        inside = [sum(size for name, size in own.items() if name not in outside) for own in self._kept.values()]
+        return sum(outside.values()) + max(inside, default=0)
 
     def leave(self) -> None:
         for hook in self._hooks:
             hook.remove()
 
     def _enter(self, name: str) -> Any:
-        def enter(module: nn.Module, arguments: tuple) -> None:
+        def enter(module: nn.Module, given: tuple, named: dict[str, Any]) -> None:
             self._now = name
-            self._inputs += sum(a.numel() * a.element_size() for a in arguments if isinstance(a, Tensor))
+            self._entered += [value for value in (*given, *named.values()) if isinstance(value, Tensor)]
 
         return enter
 
