@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from gpu_parts import PARTS, Part, Size
 
@@ -35,6 +36,7 @@ LEAST = 5.0  # seconds a part needs at least; with less time left it is not begu
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the parts that were asked for; return the exit status."""
     options = _options(arguments)
+    diffusers.utils.logging.set_verbosity_error()  # it warns of every cast of a network
     found = device()
     if found is None and not options.tiny:
         print("not measured: no CUDA device")

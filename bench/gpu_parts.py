@@ -134,7 +134,7 @@ def doctor(size: Size) -> Iterator[Row]:
         ("full", 1, False),
     ):
         frozen = torch.float32 if method == "full" else dtype
-        expected = _expected(size, method, rows, frozen, precision, checkpointing)
+        expected = expected_memory(size, method, rows, frozen, precision, checkpointing)
         before = torch.cuda.memory_allocated() if size.device == "cuda" else PeakMemory(torch.device("cpu")).peak()
         base = size.base(frozen)
         handle = build(base, _design(base, method, size), 0)
@@ -153,7 +153,7 @@ def _design(base: BaseModel, method: str, size: Size) -> Design:
     return fleet_designs(base, 1, size.params)[0][0] if method == "adapter" else Design("full")
 
 
-def _expected(size: Size, method: str, rows: int, dtype: torch.dtype, precision: str, checkpointing: bool) -> int:
+def expected_memory(size: Size, method: str, rows: int, dtype: torch.dtype, precision: str, checkpointing: bool) -> int:
     """Bytes, as `sdpet doctor` computes them."""
     base = v1_base(size.side, "meta", torch.float32, size.tiny)
     trained = list(build(base, _design(base, method, size)).parameters())

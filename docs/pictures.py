@@ -23,7 +23,7 @@ from analysis.figures.style import BLUE, CYCLE, MUTED, VERMILION, grid_along, ne
 
 RESULTS = Path(__file__).parent / "results"
 ATLAS = ["placement", "form", "params", "activation", "scale", "form:params"]  # the terms of sweeps/atlas.yaml
-TERMS = {"params": "number of parameters", "form:params": "form × number"}
+TERMS = {"params": "number of parameters", "form:params": "form × number", "placement:form": "placement × form"}
 PHOTOS = Path(sdpet.__file__).parent / "lab" / "data" / "subject"
 IMAGES = Path(__file__).parent / "images"
 CELL, GAP, LEFT, TOP = 96, 6, 250, 10  # px
@@ -40,7 +40,10 @@ def main(study: Path | None = None) -> None:
     ranges = {"[0, 1]": "all noise levels", "[0, 0.5]": "half of less noise", "[0.5, 1]": "half of more noise"}
     figures = {
         "where.png": where(),
-        "what-matters.png": what_matters({"atlas": "UNet", "atlas_dit": "transformer"}),
+        "what-matters.png": what_matters({"atlas": "UNet", "atlas_dit": "transformer"}, "clip_i", ATLAS),
+        "what-matters-finetuning.png": what_matters(
+            {"atlas_finetune": "UNet", "atlas_finetune_dit": "transformer"}, "shape_right", [*ATLAS, "placement:form"]
+        ),
         "methods.png": methods(),
         "paper-widths.png": levels_at_each_placement("paper_widths", "params", sizes),
         "noise-range.png": levels_at_each_placement("noise_range", "when", ranges),
@@ -81,22 +84,22 @@ def means_of_placements(
     grid_along(ax, "x")
 
 
-def what_matters(studies: Mapping[str, str]) -> Figure:
-    """Omega squared of every term of the atlas with its 90 % interval; filled where the term is found to matter."""
+def what_matters(studies: Mapping[str, str], score: str, terms: Sequence[str]) -> Figure:
+    """Omega squared of every term with its 90 % interval, for each study; filled where the term is found to matter."""
     with styled():
         figure = new_figure(7.4, 3.6)
         ax = figure.add_subplot()
         for i, (study, name) in enumerate(studies.items()):
             runs = analysis.load_results(RESULTS / f"{study}.csv")
-            table = analysis.verdicts(runs, "clip_i", ATLAS, "seed").loc[ATLAS]
+            table = analysis.verdicts(runs, score, list(terms), "seed").loc[list(terms)]
             for y, (_, row) in enumerate(table.iterrows()):
                 at = y + 0.22 * (i - (len(studies) - 1) / 2)
                 ax.plot([row["omega2_low"], row["omega2_high"]], [at, at], color=CYCLE[i], linewidth=1.8)
                 found = row["p_claim"] < 0.05
                 ax.plot(row["omega2_partial"], at, "os"[i], color=CYCLE[i] if found else "white", markersize=6.5,
                         markeredgecolor=CYCLE[i], markeredgewidth=1.4, label=name if y == 0 else None)  # fmt: skip
-        ax.set_yticks(range(len(ATLAS)), [TERMS.get(term, term) for term in ATLAS])
-        ax.set_ylim(len(ATLAS) - 0.4, -0.6)
+        ax.set_yticks(range(len(terms)), [TERMS.get(term, term) for term in terms])
+        ax.set_ylim(len(terms) - 0.4, -0.6)
         ax.set_xlim(-0.02, 1)
         ax.set_xlabel("omega squared, with its 90 % interval")
         ax.legend(loc="lower right")

@@ -1,8 +1,8 @@
 """A process that has imported what a run needs, and forks a process that runs a script on request.
 
-Writes its process id when it is ready. Then reads one JSON line a script, {"script", "arguments", "cwd", "environment",
-"stdout", "stderr"}, and answers with the child's process id and, when it has ended, with its exit status (negative: the
-signal). `forked.py` asks it.
+Writes its process id when it is ready. Then reads JSON lines: {"script", "arguments", "cwd", "environment", "stdout",
+"stderr"}, which is answered with the process id of the child; and a process id, which is answered, once that child has
+ended, with its exit status (negative: the signal). `forked.py` asks it.
 """
 
 from __future__ import annotations
@@ -30,10 +30,14 @@ def run(script: str, arguments: list[str], cwd: str, environment: dict[str, str]
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
-    sys.path[:0] = [str(Path(script).parent), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    given = [Path(place) for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place]
+    sys.path[:0] = [str(Path(script).parent), *map(str, given)]
     sys.argv = [script, *arguments]
     status: object = 0
     try:
+        for customize in (place / "sitecustomize.py" for place in given):  # as a new interpreter does
+            if customize.is_file():
+                runpy.run_path(str(customize))
         runpy.run_path(script, run_name="__main__")
     except SystemExit as end:
         status = end.code or 0
@@ -55,14 +59,17 @@ def main() -> None:
     gc.freeze()
     print(os.getpid(), flush=True)
     for line in sys.stdin:
+        asked = json.loads(line)
+        if isinstance(asked, int):
+            print(os.waitstatus_to_exitcode(os.waitpid(asked, 0)[1]), flush=True)
+            continue
         if (pid := os.fork()) == 0:
-            status = run(**json.loads(line))
+            status = run(**asked)
             atexit._run_exitfuncs()
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)  # to free all that was imported would take seconds
         print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ SERVER = Path(__file__).parent / "fork_server.py"
 
 
 class ForkServer:
-    """Starts one script after the other, each in a process of its own (fork_server.py)."""
+    """Starts scripts, each in a process of its own (fork_server.py)."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self._process = subprocess.Popen(
@@ -32,18 +32,21 @@ class ForkServer:
         """Start `SCRIPT ARGUMENTS`; returns its process id."""
         script, *arguments = command
         request = {"script": script, "arguments": arguments, "environment": environment, "cwd": str(cwd or Path.cwd())}
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({**request, "stdout": str(stdout), "stderr": str(stderr)}) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
+        return self._ask({**request, "stdout": str(stdout), "stderr": str(stderr)})
 
-    def wait(self) -> int:
-        """The exit status of what was started last; negative: the signal that ended it."""
-        return self._answer()
+    def wait(self, pid: int) -> int:
+        """The exit status of what was started; negative: the signal that ended it."""
+        return self._ask(pid)
 
     def close(self) -> None:
         self._process.kill()
         self._process.communicate()
+
+    def _ask(self, request: object) -> int:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
 
     def _answer(self) -> int:
         assert self._process.stdout is not None
@@ -80,7 +83,7 @@ def run_forked(
         timer = threading.Timer(timeout, kill)
         timer.start()
         try:
-            status = server.wait()
+            status = server.wait(pid)
         finally:
             timer.cancel()
         said = out.read_text(), err.read_text()

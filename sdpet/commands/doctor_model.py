@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ def model_checks(overrides: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     except ValueError as error:
         source, missing = architecture_of(asdict(unet)), str(error) if unet.path else "give unet.path=MODEL.ckpt"
     if source is not None:
-        yield from _sizes(sized(config, source), source)
+        yield from _sizes(sized(config, source), source, here=not missing)
     yield "weights", "not on this machine" if missing else str(source and source.path), missing
 
 
@@ -58,15 +58,18 @@ def composed(overrides: Sequence[str]) -> RunConfig:
     return found.changed(adapter=size)  # as usual for the model, not for the lab
 
 
-def _sizes(config: RunConfig, source: Source) -> Iterator[tuple[str, str, str]]:
+def _sizes(config: RunConfig, source: Source, here: bool) -> Iterator[tuple[str, str, str]]:
     """Yield the checks of the model, the design and the memory of a training step."""
     from sdpet.methods import build
     from sdpet.models import BaseModel
     from sdpet.models.estimate import BYTES, count, on_meta, step_memory
+    from sdpet.models.estimate_loading import mapped_bytes
     from sdpet.models.estimate_passes import caching_bytes, sampling_bytes
+    from sdpet.runs.libraries import library_bytes
     from sdpet.runs.setup import SCORERS_UNUSED_BY, make_design
     from sdpet.scoring.networks.memory import scorer_memory
 
+    libraries = library_bytes() if config.trainer.device == "cpu" else 0  # now, before there are networks
     networks = on_meta(source)
     sizes = {name: count(network) for name, network in networks.items()}
     yield (
@@ -92,7 +95,7 @@ def _sizes(config: RunConfig, source: Source) -> Iterator[tuple[str, str, str]]:
     networks["unet"].train()
     needed = step_memory(
         networks, list(handle.parameters()), rows, base.latent_shape[-1], config.unet.dtype,
-        trainer.precision, trainer.grad_checkpointing, handle.learns_text,
+        trainer.precision, trainer.grad_checkpointing, handle.learns_text, trainer.accumulate,
     )  # fmt: skip
     unet = config.unet
     apart = count(networks["vae"]) * (BYTES[unet.vae_dtype or unet.dtype] - BYTES[unet.dtype])
@@ -124,7 +127,23 @@ def _sizes(config: RunConfig, source: Source) -> Iterator[tuple[str, str, str]]:
     }  # fmt: skip
     largest = max(phases, key=lambda phase: phases[phase])
     yield "largest", f"{largest}, {phases[largest] / GIB:.1f} GiB", ""
+    if libraries:
+        mapped = mapped_bytes(source, networks, lambda part: (part == "vae" and unet.vae_dtype) or unet.dtype)
+        yield "process", _process(libraries, phases, frozen, mapped if here else None), ""
     yield _device(trainer.device, phases[largest])
+
+
+def _process(libraries: int, phases: Mapping[str, int], frozen: int, mapped: int | None) -> str:
+    """What a process takes that computes on the CPU."""
+    step, most = phases["a step"] + libraries, max(phases.values()) + libraries
+    words = f"{step / GIB:.2f} GiB expected in a step with {libraries / GIB:.2f} of Python and its libraries, at most "
+    words += f"{most / GIB:.2f}"
+    if mapped is None:
+        return words
+    return (
+        f"{words}; {(frozen + libraries + mapped) / GIB:.2f} while weights are read, of which {mapped / GIB:.2f} are "
+        "pages of their files, which the system drops if memory is short"
+    )
 
 
 def _images_of_vae(vae: Any, config: RunConfig, side: int) -> int:
@@ -191,12 +210,17 @@ def _memory(needed: Memory, rows: int, side: int, config: RunConfig, scorers: in
     parts = {
         "frozen weights": needed.weights,
         "trained weights": needed.trainable,
-        "gradients": needed.gradients,
         "AdamW": needed.optimizer,
-        "activations": needed.activations,
         **({"scorers": scorers} if scorers else {}),
     }
+    gradients, activations = (f"{size / GIB:.2f}" for size in (needed.gradients, needed.activations))
     listed = " + ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items())
+    if needed.gradients_stay:
+        listed += f" + gradients {gradients} + activations {activations}"
+    elif needed.gradients > needed.activations:
+        listed += f" + gradients {gradients}, which take the place of activations, {activations}"
+    else:
+        listed += f" + activations {activations}, whose place gradients take, {gradients}"
     return (
         f"{(needed.total + scorers) / GIB:.1f} GiB expected in a step of {rows} x {side} x {side} pixels = {listed} "
         f"(weights {config.unet.dtype}, precision {config.trainer.precision}; activations computed from the "

@@ -5,6 +5,7 @@ from .estimate import Memory as Memory
 from .estimate import activation_bytes as activation_bytes
 from .estimate import on_meta as on_meta
 from .estimate import step_memory as step_memory
+from .estimate_loading import mapped_bytes as mapped_bytes
 from .estimate_passes import caching_bytes as caching_bytes
 from .estimate_passes import sampling_bytes as sampling_bytes
 from .load import DTYPES as DTYPES

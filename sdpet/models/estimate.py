@@ -6,16 +6,16 @@ guessed: the forward pass runs on the meta device, and the sizes of all tensors 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from sdpet.choices import DTYPES
+from sdpet.models.estimate_functions import autocast, fused_attention
 from sdpet.models.pipeline_folder import PARTS_WITH_WEIGHTS
 from sdpet.models.source import Source
 
@@ -36,7 +36,9 @@ class Memory:
     optimizer : int
         AdamW keeps two values for each trained weight.
     activations : int
-        Tensors that autograd saves between forward and backward pass.
+        Tensors that autograd saves between forward and backward pass, copies of weights in lower precision among them.
+    gradients_stay : bool
+        Whether gradients of earlier parts of a batch are there in the forward pass (accumulation).
     """
 
     weights: int
@@ -44,11 +46,13 @@ class Memory:
     gradients: int
     optimizer: int
     activations: int
+    gradients_stay: bool = False
 
     @property
     def total(self) -> int:
-        """The sum of all parts."""
-        return self.weights + self.trainable + self.gradients + self.optimizer + self.activations
+        """All parts together. Gradients are made while the backward pass frees activations."""
+        passing = (self.gradients, self.activations)
+        return self.weights + self.trainable + self.optimizer + (sum if self.gradients_stay else max)(passing)
 
 
 def on_meta(source: Source) -> dict[str, nn.Module]:
@@ -81,6 +85,7 @@ def step_memory(
     precision: str = "32-true",
     checkpointing: bool = False,
     through_text: bool = False,
+    accumulate: int = 1,
 ) -> Memory:
     """Estimate the memory of one training step.
 
@@ -97,25 +102,25 @@ def step_memory(
     dtype : str
         Of the frozen weights.
     precision : str
-        Lightning's name. With mixed precision activations have two bytes, and autograd keeps a copy of the UNet's
-        weights in that precision.
+        Lightning's name. With mixed precision activations are of the dtypes that `torch.autocast` gives them, and
+        autograd keeps a copy of the UNet's float32 weights in that precision.
     checkpointing, through_text : bool
         See `activation_bytes`.
+    accumulate : int
+        Number of parts of a batch whose gradients are added up.
 
     Returns
     -------
     Memory
     """
     unet = networks["unet"]
-    mixed = precision != "32-true"
+    mixed = precision.endswith("-mixed")
     weights = sum(count(network) for network in networks.values()) * BYTES[dtype]
     trainable = sum(parameter.numel() for parameter in trained)
-    activations = activation_bytes(unet, rows, latent_side, checkpointing, trained, through_text)
-    if mixed or dtype != "float32":
+    activations = activation_bytes(unet, rows, latent_side, checkpointing, trained, through_text, mixed and dtype)
+    if not mixed and dtype != "float32":
         activations //= 2
-    if mixed and dtype == "float32":
-        weights += 2 * count(unet)
-    return Memory(weights, 4 * trainable, 4 * trainable, 8 * trainable, activations)
+    return Memory(weights, 4 * trainable, 4 * trainable, 8 * trainable, activations, accumulate > 1)
 
 
 def activation_bytes(
@@ -125,6 +130,7 @@ def activation_bytes(
     checkpointing: bool = False,
     trained: Sequence[Tensor] = (),
     through_text: bool = False,
+    mixed: str | Literal[False] = False,
 ) -> int:
     """Count the bytes that autograd saves in a forward pass of a float32 UNet or transformer.
 
@@ -135,26 +141,33 @@ def activation_bytes(
     rows, latent_side : int
         Number of latents in the batch, and their side.
     checkpointing : bool
-        Gradient checkpointing as in diffusers, for each ResBlock and attention, or block of a transformer: their
-        inputs count, and in addition the largest number of bytes that one of them saves.
+        Gradient checkpointing as in diffusers, for each ResBlock and transformer block: their inputs count, and in
+        addition the largest number of bytes that one of them saves.
     trained : sequence of Tensor
         Trained parameters that are not the UNet's own. Weights are not counted as activations.
     through_text : bool
         Whether gradients flow back through the text states (to a token's embedding). Activations of the text encoder
         are not counted.
+    mixed : str, optional
+        With mixed precision: the dtype of the frozen weights, which is that of the latents. Of weights in float32,
+        the copies in lower precision count.
 
     Returns
     -------
     int
     """
     call = inputs(unet, rows, latent_side, through_text)
-    keeper = _Keeper(unet, trained)
+    if mixed:
+        call = {name: _as(value, getattr(torch, mixed)) for name, value in call.items()}
+    casting = autocast()
+    keeper = _Keeper(unet, trained, () if mixed == "float32" else casting.copies)
+    saving = torch.autograd.graph.saved_tensors_hooks(keeper.keep, lambda x: x)
     try:
-        with torch.enable_grad(), fused_attention(), torch.autograd.graph.saved_tensors_hooks(keeper.keep, lambda x: x):
+        with torch.enable_grad(), fused_attention(), casting if mixed else nullcontext(), saving:
             unet(**call)
     finally:
         keeper.leave()
-    return keeper.checkpointed() if checkpointing else sum(keeper.kept.values())
+    return keeper.checkpointed() if checkpointing else keeper.total()
 
 
 def inputs(unet: Any, rows: int, latent_side: int, through_text: bool = False) -> dict[str, Tensor | Any]:
@@ -204,49 +217,59 @@ def inputs(unet: Any, rows: int, latent_side: int, through_text: bool = False) -
         return call
 
 
-def _checkpointed(unet: nn.Module) -> tuple[str, ...]:
+def _as(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def checkpointed_classes(unet: nn.Module) -> tuple[str, ...]:
     """Classes of the modules that gradient checkpointing computes again."""
     if hasattr(unet, "down_blocks"):
-        return ("ResnetBlock2D", "Transformer2DModel")
+        return ("ResnetBlock2D", "BasicTransformerBlock")
     return ("JointTransformerBlock", "FluxTransformerBlock", "FluxSingleTransformerBlock", "BasicTransformerBlock")
 
 
 class _Keeper:
     """Sums the sizes of storages that autograd saves, for each block."""
 
-    def __init__(self, unet: nn.Module, trained: Sequence[Tensor]) -> None:
+    def __init__(self, unet: nn.Module, trained: Sequence[Tensor], copies: Container[int]) -> None:
         self._weights = {_name(parameter) for parameter in (*unet.parameters(), *trained)}
+        self._copies = copies
         self._alive: list[Tensor] = []  # a freed storage's address could be used again
         self._seen: set[int] = set()
         self._now = ""
-        self.kept: dict[str, int] = {}
-        self._inputs = 0
+        self._kept: dict[str, dict[int, int]] = {}  # by block, bytes by the name of the storage
+        self._entered: list[Tensor] = []  # inputs of the blocks
         self._hooks = []
         for name, module in unet.named_modules():
-            if type(module).__name__ in _checkpointed(unet):
-                self._hooks.append(module.register_forward_pre_hook(self._enter(name)))
+            if type(module).__name__ in checkpointed_classes(unet):
+                self._hooks.append(module.register_forward_pre_hook(self._enter(name), with_kwargs=True))
                 self._hooks.append(module.register_forward_hook(self._exit))
 
     def keep(self, tensor: Tensor) -> Tensor:
         name = _name(tensor)
-        if name not in self._weights and name not in self._seen:
+        if name not in self._weights and name not in self._seen and name not in self._copies:
             self._seen.add(name)
             self._alive.append(tensor)
-            self.kept[self._now] = self.kept.get(self._now, 0) + tensor.untyped_storage().nbytes()
+            self._kept.setdefault(self._now, {})[name] = tensor.untyped_storage().nbytes()
         return tensor
 
+    def total(self) -> int:
+        return sum(sum(own.values()) for own in self._kept.values())
+
     def checkpointed(self) -> int:
-        outside = self.kept.get("", 0)
-        return outside + self._inputs + max((size for name, size in self.kept.items() if name), default=0)
+        outside = {_name(tensor): tensor.untyped_storage().nbytes() for tensor in self._entered}
+        outside |= self._kept.get("", {})
+        inside = [sum(size for name, size in own.items() if name not in outside) for own in self._kept.values()]
+        return sum(outside.values()) + max(inside, default=0)
 
     def leave(self) -> None:
         for hook in self._hooks:
             hook.remove()
 
     def _enter(self, name: str) -> Any:
-        def enter(module: nn.Module, arguments: tuple) -> None:
+        def enter(module: nn.Module, given: tuple, named: dict[str, Any]) -> None:
             self._now = name
-            self._inputs += sum(a.numel() * a.element_size() for a in arguments if isinstance(a, Tensor))
+            self._entered += [value for value in (*given, *named.values()) if isinstance(value, Tensor)]
 
         return enter
 
@@ -256,28 +279,3 @@ class _Keeper:
 
 def _name(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
-
-
-class fused_attention(TorchFunctionMode):
-    """On the meta device attention would build its matrix of N x N; real devices have fused kernels, which do not."""
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        options = kwargs or {}
-        if function is functional.scaled_dot_product_attention:
-            query, key, value = (args + tuple(options.get(n) for n in ("query", "key", "value"))[len(args) :])[:3]
-            return _Attention.apply(query, key, value)
-        return function(*args, **options)
-
-
-class _Attention(torch.autograd.Function):
-    """Shapes of fused attention: it saves its inputs, its output and a number for each row (Dao et al. 2022)."""
-
-    @staticmethod
-    def forward(context: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        output = query.new_empty((*query.shape[:-1], value.shape[-1]))
-        context.save_for_backward(query, key, value, output, query.new_empty(query.shape[:-1]))
-        return output
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> Any:
-        raise NotImplementedError("only the forward pass is measured")

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sdpet.models.estimate import fused_attention, inputs
+from sdpet.models.estimate import inputs
+from sdpet.models.estimate_functions import fused_attention
 from sdpet.models.memory_limit import VAE_IMAGES, images_at_once
 
 

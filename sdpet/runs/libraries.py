@@ -87,6 +87,14 @@ def import_libraries() -> None:
             getattr(import_module(module), name)  # diffusers and transformers import a class when it is asked for
 
 
+def library_bytes() -> int:
+    """Bytes that this process has in memory with what nearly every run needs; ask before there is a model."""
+    import psutil
+
+    import_libraries()
+    return int(psutil.Process().memory_info().rss)
+
+
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Set the number of torch's threads inside the block."""

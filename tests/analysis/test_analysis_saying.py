@@ -59,6 +59,7 @@ def test_a_seed_with_one_design_costs_itself_and_not_the_block():
     assert "1 run with seed 3 is set aside" in lost and "set aside" not in whole
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_names_the_seed_that_it_sets_aside(tmp_path):
     report = write_report(CASES / "block_lost.csv", out=tmp_path)
     assert "1 run with seed 3 is set aside" in " ".join(report.conclusion)
@@ -108,6 +109,7 @@ def test_a_split_plot_agrees_with_r():
     )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_runs_that_share_a_training_are_one_unit_from_record_to_page(tmp_path):
     """The guidance study: 72 records of 9 trainings, in which the training decides most of the noise."""
     rng, of_training, first = np.random.default_rng(0), {}, {}
@@ -210,6 +212,7 @@ def test_three_runs_a_cell_allow_no_test_of_variances():
 # What is said
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_replicates_tell_that_factors_act_together(tmp_path):
     text = analysis.conclude(case("crossover"), "acc")
     assert text.startswith("act and norm act together on acc") and "F(1, 9) = 2071.22" in text
@@ -270,6 +273,7 @@ def test_pairs_that_no_number_of_seeds_can_tell():
     assert (round(power.min(), 1), round(power.max(), 1)) == (0.2, 1.0)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_all_numbers_of_the_conclusion_stand_in_a_table(tmp_path):
     import re
 

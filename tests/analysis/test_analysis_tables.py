@@ -196,6 +196,7 @@ def test_the_words_of_a_score_tell_its_direction(names: str, better: str) -> Non
         assert analysis.higher_is_better(name) == (better == "large"), name
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_direction_is_said_and_overruled(tmp_path: Path) -> None:
     from analysis.report import write_report
 

@@ -34,6 +34,7 @@ def table(tmp_path_factory):
     raise AssertionError("no such table was drawn")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_family_decides_what_is_claimed(table, tmp_path, capsys):
     asked = [str(table), "--metric", "acc", "--factors", "a,b", "--out", str(tmp_path)]
     said = {}
@@ -48,6 +49,7 @@ def test_the_family_decides_what_is_claimed(table, tmp_path, capsys):
         write_report(table, family="all")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_type_of_the_sums_of_squares_counts_for_every_test(tmp_path):
     """Unbalanced warpbreaks: type III of car, also in the conclusion, the tests beside F and hc3 (R: white.adjust)."""
     report = write_report(FOLDER / "data_warp.csv", model="breaks ~ wool * tension", out=tmp_path, type=3)

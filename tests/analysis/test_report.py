@@ -145,6 +145,7 @@ def test_names_that_would_be_misread_are_told_apart():
     assert metric_words("fid_infinity").label == "FID (for infinitely many samples)"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_headline_claims_no_more_than_its_tests(tmp_path: Path) -> None:
     """Scores of noise alone: nothing matters, and the page does not say that it does not."""
     write_study(tmp_path, ["attn2o-ffni", "ffni-ffni", "attn1i-ffni"], share=lambda f: 0.5, samples=0)
@@ -300,6 +301,7 @@ def test_partial_study_marks_cells_without_runs(tmp_path: Path) -> None:
     assert "Samples" not in page.words
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_one_run_says_plainly_that_nothing_can_be_said(tmp_path: Path) -> None:
     write_study(tmp_path, ["attn2o-ffni"], seeds=[0])
     report = write_report(tmp_path)
@@ -316,6 +318,7 @@ def test_the_papers_heatmap_gives_the_papers_test(tmp_path: Path) -> None:
     assert "one run a design" in page.words
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_fid_is_better_when_small(tmp_path: Path) -> None:
     write_study(tmp_path, ["ffni-ffni", "attn2o-ffni", "attn1i-ffni"], task="finetune", seeds=[0, 1], samples=0)
     report = write_report(tmp_path)
@@ -351,6 +354,7 @@ def test_full_tuning_is_a_reference_beside_the_placements(tmp_path: Path) -> Non
     assert cells(page, "cell") == 4 and "as it has no level of the factors: full" in page.words
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_methods_are_compared_as_one_factor(tmp_path: Path) -> None:
     """Rates and steps that come with a method are no factors beside it, and levels of one factor do compare."""
     write_study(tmp_path, ["attn2o-ffni"], seeds=range(4), samples=0)
@@ -424,6 +428,7 @@ def test_the_report_never_imports_torch(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_model_asked_for_is_the_model_tested(tmp_path):
     runs = pd.DataFrame(
         [
@@ -448,6 +453,7 @@ def test_the_model_asked_for_is_the_model_tested(tmp_path):
         write_report(tmp_path / "form.csv", out=tmp_path / "wrong", model="clip_i ~ activation + nose")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_designs_go_their_share_of_the_way_from_their_own_floor(tmp_path: Path) -> None:
     """Under guidance 4 the untuned model scores 0.2 higher: a design that starts there went less of the way."""
     rows = [

@@ -100,6 +100,7 @@ def test_variances_of_pairs_agree_with_limma() -> None:
         analysis.tukey(means, "yield", "nitro", variances="own")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_page_of_numeric_factors_has_surface_steps_and_sphericity(tmp_path) -> None:
     report = write_report(FOLDER / "data_grid.csv", out=tmp_path)
     page, tables = report.page.read_text().replace("\N{NO-BREAK SPACE}", " "), tmp_path / "tables"
@@ -124,6 +125,7 @@ def test_a_page_of_numeric_factors_has_surface_steps_and_sphericity(tmp_path) ->
     assert len(pairs) == 120 and pairs["df"].max() <= 9  # 4 of the prior, and at most 5 of a pair of 4 seeds
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_time_is_a_cost_only_of_runs_that_were_trained_one_by_one(tmp_path) -> None:
     alone = write_study(tmp_path / "alone", ["attn2o-ffni", "resi-reso", "ffni-ffni"], samples=0)
     page = write_report(alone).page.read_text()
@@ -137,6 +139,7 @@ def test_time_is_a_cost_only_of_runs_that_were_trained_one_by_one(tmp_path) -> N
     assert "seconds_train" not in (alone / "report" / "tables" / "sizes.csv").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_runs_of_another_task_are_no_failures(tmp_path) -> None:
     folder = write_study(tmp_path / "two", ["attn2o-ffni", "resi-reso", "ffni-ffni"], samples=0)
     write_study(folder, ["attn2o-ffni", "resi-reso", "ffni-ffni"], samples=0, task="finetune")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import tiny_pipelines
 import torch
 from diffusers import UNet2DConditionModel
 from study_tools import environment
@@ -17,10 +18,15 @@ from sdpet import AdapterSpec, attach
 from sdpet.adapters import count_parameters, matching_blocks
 from sdpet.commands.doctor_model import composed, model_checks
 from sdpet.models import ARCHITECTURES, Source, activation_bytes, find_source
-from sdpet.models.estimate import count, on_meta
+from sdpet.models.estimate import checkpointed_classes, count, inputs, on_meta
 from sdpet.models.estimate_passes import caching_bytes, peak_bytes, sampling_bytes
 from sdpet.models.memory_limit import image_bytes
 from sdpet.scoring.networks.memory import scorer_memory
+
+SMALL = UNETS["v1"] | {
+    "block_out_channels": (16, 32), "layers_per_block": 1, "attention_head_dim": 4,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+}  # fmt: skip
 
 
 def said(*overrides):
@@ -98,6 +104,24 @@ def test_activations_counted_on_the_meta_device_are_those_of_a_real_pass(placeme
             assert activation_bytes(unet, 4, 16, trained=trained) == pytest.approx(2 * sizes[-1], rel=0.01)
     assert sizes[0] == pytest.approx(sizes[1], rel=0.01)
     assert not any(module._forward_hooks for module in unet.get_submodule("conv_in").modules())
+
+
+@pytest.mark.parametrize("kind", ["v1", "sd3", "flux", "pixart"])
+def test_checkpointing_is_counted_for_the_blocks_that_diffusers_computes_again(kind):
+    with torch.device("meta"):
+        denoiser = UNet2DConditionModel(**SMALL) if kind == "v1" else tiny_pipelines.denoiser(kind)
+    again = set()
+
+    def computed_again(block, *given):
+        again.add(type(block).__name__)
+        return block(*given)
+
+    denoiser.train().enable_gradient_checkpointing(computed_again)
+    with torch.enable_grad():
+        denoiser(**inputs(denoiser, 1, 16))
+    assert again and again <= set(checkpointed_classes(denoiser))
+    outside = {type(module).__name__ for module in denoiser.modules()} - again
+    assert not outside & set(checkpointed_classes(denoiser))
 
 
 def test_bytes_that_are_alive_at_once_are_counted():

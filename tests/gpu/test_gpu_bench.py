@@ -10,7 +10,7 @@ import gpu_wheels
 import pytest
 import torch
 from gpu_agreement import alone, difference, lab, one_process, together
-from gpu_parts import PARTS, Part
+from gpu_parts import PARTS, Part, expected_memory
 from gpu_steps import Size
 
 BENCH = Path(gpu_wheels.__file__).parent
@@ -118,6 +118,15 @@ def test_wheels_are_what_is_lacking_and_nothing_that_is_expected(tmp_path):
     (tmp_path / "lacking-1.0-cp27-none-any.whl").touch()
     with pytest.raises(SystemExit, match="is for another Python than"):
         gpu_wheels.use(tmp_path, tmp_path / "site")
+
+
+@pytest.mark.parametrize(
+    ("rows", "checkpointing", "measured"), [(1, False, 2.701), (4, False, 5.639), (4, True, 2.680)]
+)
+def test_the_memory_of_a_step_is_what_a_gpu_measured(rows, checkpointing, measured):
+    """By this benchmark's part `doctor` on an H100 with torch 2.11 on 2026-11-26, in GiB, within 6 %."""
+    expected = expected_memory(Size("cuda", tiny=False), "adapter", rows, torch.bfloat16, "bf16-mixed", checkpointing)
+    assert expected / 2**30 == pytest.approx(measured, rel=0.06)
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ class Server(ForkServer):
         over = threading.Event()
         if kill_when is not None:
             threading.Thread(target=_send_when, args=(pid, by, kill_when, over), daemon=True).start()
-        status = self.wait()
+        status = self.wait(pid)
         over.set()
         timer.cancel()
         return status

@@ -23,6 +23,7 @@ def clip_i(job):
     return SCORES[job.config.adapter.placement][job.config.seed]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_best_set_is_trained_on_fresh_seeds_and_kept_apart(sweeper_of, tmp_path):  # noqa: F811
     given = ["+sweeps=smoke", f"output_root={tmp_path}", "seed=0,1,2"]
     launcher, folder = FakeLauncher(clip_i), tmp_path / "smoke"

@@ -101,10 +101,10 @@ def test_a_study_measures_its_size_and_a_worker_that_dies_of_it_does_no_harm(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     out = tmp_path / "out"
     overrides = tiny_overrides(tiny_folder, subject_folders, out)
-    ended = train("-m", *overrides, "seed=range(5)", "study=dies", "hydra.launcher.workers=2", anew=True)
+    ended = train("-m", *overrides, "seed=range(5)", "study=dies", "hydra.launcher.workers=2")
     assert ended.returncode == 0, ended.stderr
     assert [Record.read(path.parent).status for path in (out / "dies").glob("*/record.json")] == ["finished"] * 5
-    ended = train("-m", *overrides, "seed=range(5,10)", "study=dies", "hydra.launcher.workers=1", anew=True)
+    ended = train("-m", *overrides, "seed=range(5,10)", "study=dies", "hydra.launcher.workers=1")
     assert ended.returncode == 0, ended.stderr
     kept = [json.loads(file.read_text()) for file in (out / ".fleets").iterdir()]
     assert len(kept) == 1 and {"1", "2", "4"} <= kept[0]["seconds"].keys()

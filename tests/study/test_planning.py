@@ -435,6 +435,7 @@ def test_seeds_are_added_to_all_designs_until_their_means_are_known(sweeper_of, 
     assert (analysis.load_results(tmp_path / "bounded").groupby("placement").size() == 12).all()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_says_how_often_results_were_looked_at(sweeper_of, tmp_path):
     from analysis.report import write_report
 

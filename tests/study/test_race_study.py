@@ -208,6 +208,7 @@ def test_a_damaged_race_is_told(sweeper_of, tmp_path):  # noqa: F811
             sweeper_of(*RACE, launcher=launcher).sweep(sweep_of(tmp_path))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_page_of_a_race_shows_it_and_takes_the_rest_from_complete_seeds(sweeper_of, tmp_path):  # noqa: F811
     from analysis.report import write_report
 

@@ -13,6 +13,7 @@ from analysis.report import write_report
 from sdpet.study import make_plan
 
 SWEEP = ["adapter.din=attn1i,attn2i", "adapter.dout=ffni,transo", "study=asked", "seed=0,1"]
+pytestmark = pytest.mark.usefixtures("undrawn")
 LEVEL = {"attn1i": 0.3, "attn2i": 0.6}
 REGISTER = ("hydra.sweeper.register=true", "hydra.sweeper.metric=clip_i")
 
@@ -63,7 +64,9 @@ def test_a_question_after_results_is_named_as_such(sweeper_of, tmp_path):  # noq
 
 
 def test_the_report_says_what_was_registered_and_what_was_not(tmp_path):
-    study = write_study(tmp_path / "study", samples=0)
+    study = write_study(
+        tmp_path / "study", [f"{i}-{o}" for i in ("attn1i", "attn2o") for o in ("ffni", "transo")], samples=0
+    )
     assert "No question was registered before these runs." in write_report(study).choices
     runs = [path.parent.name for path in study.glob("*/record.json")]
     register(study, Question("prior_drift", True, ("placement", "din", "dout"), "din", looks=2), runs, 0)

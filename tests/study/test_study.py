@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from study_tools import ROOT, composed, records, start, tiny_overrides, train
+from forked import shared_server
+from study_tools import ROOT, command, composed, environment, records, start, tiny_overrides, train
 
 from sdpet.adapters import PLACEMENTS
 from sdpet.config import run_folder, run_id, validate
@@ -258,9 +259,11 @@ def test_killed_and_started_again_it_ends_with_the_same_records(undisturbed, ove
 
 
 def test_two_processes_on_one_study_share_it(undisturbed, overrides, out):
-    pair = [start(*SIX, *overrides, "hydra.launcher.workers=1", f"logger={name}") for name in ("csv", "none")]
-    said = [process.communicate(timeout=300)[0] for process in pair]
-    assert [process.returncode for process in pair] == [0, 0], said
+    server, said = shared_server(), [out.parent / name for name in ("csv", "none")]
+    commands = [command(*SIX, *overrides, "hydra.launcher.workers=1", f"logger={text.name}")[1:] for text in said]
+    pair = [server.start(words, environment(), None, text, text) for words, text in zip(commands, said, strict=True)]
+    status, said = [server.wait(pid) for pid in pair], [text.read_text() for text in said]
+    assert status == [0, 0], said
     assert records(out / "smoke") == records(undisturbed[0])
     assert sum(int(text.split("completed in")[0].split()[-1]) if "completed in" in text else 0 for text in said) >= 6
 
@@ -363,7 +366,7 @@ def test_a_study_in_fleets_is_the_study_one_by_one(undisturbed, overrides, out):
     for name, metrics in scores(out / "smoke").items():
         assert metrics == pytest.approx(scores(undisturbed[0])[name], abs=2e-3)
     mixed = ["adapter=attn2o-ffni,full", "trainer.lr=1e-3,1e30", "trainer.steps=6", "study=mixed"]
-    ended = train("-m", *overrides, *mixed, *fleet[:1], "hydra.launcher.workers=2")
+    ended = train("-m", *overrides, *mixed, *fleet[:2])
     statuses = sorted(Record.read(path.parent).status for path in (out / "mixed").glob("*/record.json"))
     assert statuses == ["diverged", "diverged", "finished", "finished"]
     assert ended.returncode == 0 and not list((out / "mixed").glob(".checkpoints/*"))

@@ -160,6 +160,7 @@ def test_scores_of_images_average_to_those_of_the_run(study):
     assert table.loc["residual", "df"] == len(runs) - 2
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_tests_over_subjects(study, tmp_path):
     from analysis.__main__ import main
 
