@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 CHANGEABLE = ("sampler", "eval")
 MOVED = (
+    "adapter.file",
     "data.subject",
     "data.subject_dir",
     "data.class_dir",

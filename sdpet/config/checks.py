@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sdpet.choices import FILE_METHOD
 from sdpet.config.cells import InadmissibleCell
 from sdpet.config.data_checks import COMPILERS, MOST_STEPS, check_task
 from sdpet.config.design_checks import METHOD_KEYS, check_design
@@ -88,6 +89,7 @@ def _validated(config: Any, source: Source | None) -> RunConfig:
         raise ValueError(f"{lacking} must be given: {lacking}=VALUE.")
     _check_output(Path(values["output_root"]).expanduser())
     check_design(values["adapter"], values["form"])
+    _check_steps(values)
     checked = RunConfig(values)
     check_task(checked)  # before a base model of several GB is fetched
     checked = sized(checked, check_model(checked, source))
@@ -105,6 +107,14 @@ def _validated(config: Any, source: Source | None) -> RunConfig:
     if lab_scorer and not (LAB / "scorer").is_dir():
         raise ValueError(f"the lab's scorer {LAB / 'scorer'} is missing; make it with python -m sdpet.lab.pretrain.")
     return checked
+
+
+def _check_steps(values: dict[str, Any]) -> None:
+    """A LoRA file is not trained, whatever trainer.steps says; all else is, for one step at least."""
+    if values["adapter"]["method"] == FILE_METHOD:
+        values["trainer"]["steps"] = 0
+    elif values["trainer"]["steps"] < 1:
+        raise ValueError(f"trainer.steps must be a whole number of at least 1, not {values['trainer']['steps']!r}.")
 
 
 def sized(config: RunConfig, source: Source) -> RunConfig:

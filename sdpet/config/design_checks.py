@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from sdpet.adapters.positions import PLACEMENTS, check_placement, component
-from sdpet.choices import DEFAULT_FORM, FORMS, TEXT_METHODS, check_peft_options
+from sdpet.choices import DEFAULT_FORM, FILE_METHOD, FORMS, TEXT_METHODS, check_peft_options
 from sdpet.config.cells import InadmissibleCell
 
+LORA_FILE = "lora_file.json"  # in a folder that holds an imported LoRA file
 FORM = ("din", "dout", "activation", "scale", "init")
 PEFT_KEYS = ("targets", "options")
 METHOD_KEYS = {
@@ -20,6 +22,7 @@ METHOD_KEYS = {
     "oft": ("mid_dim", "params", "targets", "options"),
     "ia3": ("targets", "options"),
     "vera": ("mid_dim", "params", "targets", "options"),
+    FILE_METHOD: ("file",),
 }  # the keys of the group adapter that a method takes; method adapter takes all of them
 
 
@@ -65,6 +68,7 @@ def _optional_keys(adapter: dict[str, Any], form: dict[str, Any]) -> set[str]:
 def _check_extent(adapter: dict[str, Any], form: dict[str, Any]) -> None:
     """Check where and when adapters act. Several placements take the place of din and dout."""
     _check_where(adapter, form)
+    _check_file(adapter)
     if adapter["method"] != "adapter":
         for key, neutral in (("placements", None), ("blocks", "all"), ("when", [0.0, 1.0])):
             if adapter.get(key, neutral) != neutral:
@@ -85,6 +89,27 @@ def _check_extent(adapter: dict[str, Any], form: dict[str, Any]) -> None:
             check_placement(adapter["din"], adapter["dout"])
         except ValueError as error:
             raise InadmissibleCell(str(error), placements[0]) from None
+
+
+def _check_file(adapter: dict[str, Any]) -> None:
+    """Check that the file of method lora_file is there."""
+    method, given = adapter["method"], adapter.get("file")
+    if method != FILE_METHOD:
+        if given is not None:
+            raise InadmissibleCell(
+                f"method {method} takes no adapter.file; set adapter.file=null.", f"{method} with file {given}"
+            )
+        return
+    if given is None:
+        raise ValueError(
+            "adapter.file must be given when adapter.method is lora_file: adapter.file=FILE.safetensors, or the folder "
+            "that sdpet adapters import-lora wrote."
+        )
+    path = Path(given).expanduser()
+    if not (path / LORA_FILE).is_file() and not (path.suffix == ".safetensors" and path.is_file()):
+        raise ValueError(
+            f"adapter.file: {path} is no .safetensors file and no folder that sdpet adapters import-lora wrote."
+        )
 
 
 def _check_where(adapter: dict[str, Any], form: dict[str, Any]) -> None:

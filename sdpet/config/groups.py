@@ -41,6 +41,7 @@ class AdapterSettings:
     targets: Sequence[str] | None = None
     options: Mapping[str, Any] | None = None
     where: str = "unet"
+    file: str | None = None
 
     @property
     def shares_a_model(self) -> bool:

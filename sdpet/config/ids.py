@@ -29,6 +29,7 @@ NAMES_OF_SUBJECT = ("noun", "subject", "class_word", "root", "living", "prompts"
 NEUTRAL_DEFAULTS: dict[str, dict[str, Any]] = {
     "adapter": {
         "placements": None, "blocks": "all", "when": [0.0, 1.0], "where": "unet", "targets": None, "options": None,
+        "file": None,
     },
     "task": {"noise_offset": 0.0, "background": 1.0},
     "data": {"mask_dir": None},
@@ -178,7 +179,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
     size = {key: unet[key] for key in chosen if unet.get(key) is not None}
     return {
         "seed": config.seed,
-        "adapter": _without(values["adapter"], *_neutral("adapter", values)),
+        "adapter": _adapter_identity(values),
         **_form_identity(values),
         "unet": {"dtype": unet["dtype"], "weights": weights} | size,
         "task": _own_identity("task", config) or _without(values["task"], *_neutral("task", values)),
@@ -281,6 +282,16 @@ def _hash(text: str) -> str:
 
 def _digest(content: Mapping[str, Any]) -> str:
     return _hash(_json(content))
+
+
+def _adapter_identity(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The group `adapter`; a LoRA file is represented by the hash of its content."""
+    found = _without(values["adapter"], *_neutral("adapter", values))
+    if "file" not in found:
+        return found
+    path = Path(found["file"]).expanduser()
+    weights = path if path.is_file() else path / "lora_file.safetensors"
+    return {**found, "file": once(("lora file", weights), lambda: hash_file(weights))}
 
 
 def _form_identity(values: Mapping[str, Any]) -> dict[str, Any]:

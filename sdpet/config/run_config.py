@@ -36,6 +36,7 @@ LAB_CLASS_IMAGES = {  # by unet.name and unet.pooled, those of the lab's transfo
 SCORER_KEYS = ("scorer", "features", "diversity")  # single scorers of eval; those of eval.similarity have names
 # Keys whose values may be paths; of these, a run on another machine or from another folder may need new ones.
 PATH_KEYS = {
+    "adapter": ("file",),
     "data": ("subject", "subject_dir", "class_dir", "heldout_dir", "mask_dir", "folder"),
     "unet": ("path", "config", "vae"),
 }  # fmt: skip

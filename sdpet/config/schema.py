@@ -64,6 +64,7 @@ from sdpet.config.value_rules import (
     targets,
     templates,
     texts,
+    zero_or,
 )
 from sdpet.files.hashing import once_for
 from sdpet.files.terminal import did_you_mean
@@ -93,6 +94,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "where": choice(WHERES),
         "targets": optional(texts),
         "options": given_options,
+        "file": optional(string),
     },
     "form": {
         "name": choice((*FORMS, OWN_FORM)),
@@ -158,7 +160,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "threads": integer(1, MOST_THREADS),
         "devices": integer(1, MOST_DEVICES),
         "num_nodes": integer(1, MOST_NODES),
-        "steps": integer(1, MOST_STEPS),
+        "steps": zero_or(integer(1, MOST_STEPS)),
         "batch_size": integer(1, MOST_IMAGES),
         "lr": number(0, above=True),
         "weight_decay": number(0),

@@ -28,6 +28,11 @@ MOST_LETTERS, MOST_NAME, MOST_SHOWN = 10_000, 200, 100
 Rule = Callable[[Any], Any]  # returns the value in its canonical type, or raises ValueError("must be ...")
 
 
+def zero_or(rule: Rule) -> Rule:
+    """0, or what a rule takes."""
+    return lambda value: 0 if value == 0 and not isinstance(value, bool) else rule(value)
+
+
 def integer(least: int, most: int = MOST_SEED) -> Rule:
     """A whole number from `least` to `most`; 3.0 becomes 3.
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sdpet.adapters.parts import UNET, clip_encoders, model_at
 from sdpet.adapters.spec import AdapterSpec
-from sdpet.choices import PEFT_METHODS, TEXT_METHODS, WHERES
+from sdpet.choices import FILE_METHOD, PEFT_METHODS, TEXT_METHODS, WHERES
 from sdpet.methods.embedding import EmbeddingTuning
 from sdpet.methods.file_tuning import FileTuning, file_sizes, file_words, read_file
 from sdpet.methods.full import FullTuning
 from sdpet.methods.layer_updates import carries_updates
 from sdpet.methods.lora import LoraTuning, lora_design
 from sdpet.methods.lora_export import export_format
-from sdpet.methods.lora_files import import_lora
+from sdpet.methods.lora_files import import_lora, read_lora
 from sdpet.methods.peft_kinds import PeftSpec
 from sdpet.methods.peft_sizes import nearest_spec
 from sdpet.methods.peft_tuning import PeftTuning, carries_peft, layer_sizes, read_peft
@@ -53,6 +53,7 @@ __all__ = [
     "lora_design",
     "nearest_spec",
     "read_file",
+    "read_lora",
     "read_peft",
 ]
 
@@ -77,6 +78,8 @@ class Design:
         Size and options of a method of peft (dora, lokr, loha, oft, ia3, vera).
     where : {"unet", "text_encoder", "both"}
         The parts of the model that are tuned (methods adapter and lora, and those of peft).
+    file : str, optional
+        A LoRA file, or the folder that `import_lora` wrote (method lora_file).
 
     Raises
     ------
@@ -91,6 +94,7 @@ class Design:
     token: str | None = None
     peft: PeftSpec | None = None
     where: str = UNET
+    file: str | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -99,7 +103,7 @@ class Design:
             choices = WHERES if self.method in TEXT_METHODS else (UNET,)
             raise ValueError(f"where must be {' or '.join(choices)} with method {self.method!r}, not {self.where!r}.")
         takes = _TAKES[self.method]
-        for key in ("spec", "rank", "scale", "token", "peft"):
+        for key in ("spec", "rank", "scale", "token", "peft", "file"):
             if (getattr(self, key) is not None) != (key in takes):
                 what = {"spec": "adapter spec", "peft": "peft spec"}.get(key, key)
                 article = "an" if what[0] == "a" else "a"
@@ -297,12 +301,21 @@ def _inject_peft(base: BaseModel, design: Design) -> TunedModel:
     return PeftTuning(base, design.peft, where=design.where)
 
 
+def _add_file(base: BaseModel, design: Design) -> TunedModel:
+    assert design.file is not None
+    path = Path(design.file).expanduser()
+    if path.is_dir():
+        return FileTuning.load(base, path)
+    return FileTuning(base, read_lora(path), path)
+
+
 METHODS: dict[str, Callable[[BaseModel, Design], TunedModel]] = {
     "adapter": _attach_adapters,
     "full": lambda base, design: FullTuning(base),
     "lora": _inject_lora,
     "embedding": _learn_token,
     **dict.fromkeys(PEFT_METHODS, _inject_peft),
+    FILE_METHOD: _add_file,
 }
 _TAKES: dict[str, tuple[str, ...]] = {
     "adapter": ("spec",),
@@ -310,4 +323,5 @@ _TAKES: dict[str, tuple[str, ...]] = {
     "lora": ("rank", "scale"),
     "embedding": ("token",),
     **dict.fromkeys(PEFT_METHODS, ("peft",)),
+    FILE_METHOD: ("file",),
 }

@@ -51,6 +51,9 @@ class FileTuning:
     def __init__(self, base: BaseModel, layers: Layers, source: object = "the file"):
         self.where = where_of(layers)
         model = model_at(base, self.where)
+        if self.learns_text and getattr(base, "offload", False):
+            raise ValueError(f"{source} changes the text encoder, which is then needed in each step; set "
+                             "unet.offload=false.")  # fmt: skip
         model = getattr(model, "_orig_mod", model)  # the module inside the wrapper that torch.compile returns
         if any(is_fused(module) for module in model.modules()):
             raise ValueError(
@@ -197,7 +200,7 @@ def read_file(folder: str | Path) -> tuple[dict[str, Any], dict[str, dict[str, T
     """
     design, tensors = read_method(Path(folder), FileTuning.DESIGN, FileTuning.FILE)
     layers: dict[str, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
+    for key, value in sorted(tensors.items()):
         path, _, name = key.rpartition(".")
         layers.setdefault(path, {})[name] = value
     broken = next((path for path, factors in layers.items() if kind_of(factors) is None), None)

@@ -45,13 +45,28 @@ def import_lora(file: str | Path, out: str | Path) -> tuple[int, int]:
     ValueError
         If the file holds none of these, or more; the sentence names the first such layer and says why.
     """
-    file = Path(file)
+    read = read_lora(Path(file))
+    save_file(Path(out), read)
+    return len(read), max(rank_of(factors) or 0 for factors in read.values())
+
+
+def read_lora(file: Path) -> dict[str, dict[str, Tensor]]:
+    """Read a file of LoRA, LoCon, DoRA, LoHa or LoKr.
+
+    Parameters
+    ----------
+    file : Path
+        See `import_lora`, which raises the same errors.
+
+    Returns
+    -------
+    dict of str to dict of str to Tensor
+        The factors of each layer (`Update`) by its path, such as ``unet.mid_block.attentions.0.proj_in``.
+    """
     tensors = read_weights(file)
     layers = _layers(file, tensors)
     alpha_of = _alphas(file, any(key.startswith(_PEFT) for key in tensors))
-    read = {path: _complete(file, path, parts, partial(alpha_of, path)) for path, parts in layers.items()}
-    save_file(Path(out), read)
-    return len(read), max(rank_of(factors) or 0 for factors in read.values())
+    return {path: _complete(file, path, parts, partial(alpha_of, path)) for path, parts in layers.items()}
 
 
 def _layers(file: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -71,7 +86,7 @@ def _layers(file: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Te
         else:
             layers[path][known] = value.reshape(-1, 1) if part == _MAGNITUDE else value  # lengths of rows
     if not layers and not any(FACTORS.search(key) for key in tensors):
-        raise ValueError(f"{file} holds no {READS} in the names of kohya's scripts, LyCORIS, diffusers or peft.")
+        raise ValueError(f"{file} holds none of {READS}, in the names of kohya's scripts, LyCORIS, diffusers or peft.")
     rest = "so without it this would not be the same design, and the file is not read"
     if strange:
         name = min(strange)

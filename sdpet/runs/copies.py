@@ -77,7 +77,8 @@ def same_inputs(folder: Path, config: RunConfig) -> bool:
     found = identity(config)
     try:
         stored = json.loads((folder / FILE).read_text(encoding="utf-8"))["identity"]
-        return all(stored[group] == found[group] for group in ("data", "unet"))
+        same_file = stored["adapter"].get("file") == found["adapter"].get("file")
+        return same_file and all(stored[group] == found[group] for group in ("data", "unet"))
     except (OSError, ValueError, KeyError, TypeError):  # of an older version
         return run_folder(untrusted_config(folder).with_paths_of(config)).name == folder.name
 

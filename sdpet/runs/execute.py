@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdpet.choices import FILE_METHOD
 from sdpet.config import RunConfig, settings_of
 from sdpet.runs.checkpoint import CheckpointSaver
 from sdpet.runs.distributed import rank_group
@@ -85,13 +86,17 @@ def train_and_score(
         One for each run, with status "finished" or "diverged". They are not written yet; all other results are in the
         run folders.
     """
-    from sdpet.training import Validation, fit_together, numerics
+    from sdpet.methods import build
+    from sdpet.training import numerics
 
-    config, folders, seeds = runs[0].config, [run.folder for run in runs], [run.config.seed for run in runs]
+    config = runs[0].config
     with torch_threads(config.trainer.threads), ExitStack() as stack:
         stack.enter_context(numerics(config.trainer.device, config.trainer.deterministic, config.trainer.tf32))
         # Load the base model, the data and the scorers. They are kept for the next fleet.
-        loaded = _Loaded(resources.base(config), resources.task(config, progress), resources.scorers(config))
+        base = resources.base(config)
+        if config.adapter.method == FILE_METHOD:  # whether the file fits the model is known before any long work
+            build(base, make_design(config, base)).detach()
+        loaded = _Loaded(base, resources.task(config, progress), resources.scorers(config))
         # Score the untuned model (floor) and real images (ceiling), once for all runs that share them.
         references = [reference_scores(run.config, resources, floor_folder(run.config.seed)) for run in runs]
         started = time.perf_counter()
@@ -99,13 +104,7 @@ def train_and_score(
         attached = stack.enter_context(_attach(loaded.base, runs))
         logs = [stack.enter_context(open_log(run.config, run.folder)) for run in runs]
         # Train all designs, with one forward pass of the UNet per step.
-        members = _members(runs, attached, logs, progress)
-        save = CheckpointSaver(folders, lambda: attached.fleet.active, config.checkpoint_seconds)
-        validate = Validation(loaded.base, loaded.task, make_sampler(config), make_plan(config), seeds, folders)
-        validate.tell = [log.images for log in logs]
-        parts = make_lightning_parts(config, folders[0])
-        with rank_group(config, folders[0]) as rank:
-            results = fit_together(loaded.base, members, loaded.task, attached.fleet, save, rank, validate, parts)
+        results = _fit(runs, loaded, attached, logs, progress)
         # Save the trained weights, and begin the records with sizes, times and losses.
         records = [
             _save_training(run, loaded, design, handle, result, reference)
@@ -123,6 +122,28 @@ def train_and_score(
             record.seconds["total"] = (time.perf_counter() - started) / len(runs)
             log.summarize(record, run.folder)
     return records
+
+
+def _fit(
+    runs: Sequence[PreparedRun],
+    loaded: _Loaded,
+    attached: _Attached,
+    logs: Sequence[NoLog],
+    progress: ProgressCallback | None,
+) -> list[FitResult]:
+    """Train the designs of a fleet; one that is no design to train is as it was."""
+    from sdpet.training import FitResult, Validation, fit_together
+
+    config, folders, seeds = runs[0].config, [run.folder for run in runs], [run.config.seed for run in runs]
+    if config.trainer.steps == 0:
+        return [FitResult([], 0.0, 0.0, 0, diverged=False) for _ in runs]
+    members = _members(runs, attached, logs, progress)
+    save = CheckpointSaver(folders, lambda: attached.fleet.active, config.checkpoint_seconds)
+    validate = Validation(loaded.base, loaded.task, make_sampler(config), make_plan(config), seeds, folders)
+    validate.tell = [log.images for log in logs]
+    parts = make_lightning_parts(config, folders[0])
+    with rank_group(config, folders[0]) as rank:
+        return fit_together(loaded.base, members, loaded.task, attached.fleet, save, rank, validate, parts)
 
 
 @contextmanager
@@ -190,7 +211,7 @@ def _save_training(
             "bytes": sum(file.stat().st_size for file in run.folder.glob("*.safetensors")),
         },
         seconds={"train": result.seconds, "per_step": result.seconds_per_step},
-        peak_memory=result.peak_memory_bytes,
+        peak_memory=result.peak_memory_bytes or None,
         loss=bin_loss(result.loss),
         settings=settings_of(run.config),
     )

@@ -137,6 +137,8 @@ def make_design(config: RunConfig, base: BaseModel) -> Design:
             return Design("lora", rank=rank, scale=adapter.scale, where=where)
         case "embedding":
             return Design("embedding", token=config.data.token)
+        case "lora_file":
+            return Design("lora_file", file=adapter.file)
         case method if method in PEFT_METHODS:
             targets = None if adapter.targets is None else tuple(adapter.targets)
             size = adapter.mid_dim or (None if adapter.params is None else 1)

@@ -14,15 +14,20 @@ import tiny_models
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
+from omegaconf import OmegaConf
 from peft import LoHaConfig, LoKrConfig, LoraConfig, inject_adapter_in_model
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
+from study_tools import composed, tiny_overrides
 from torch import nn
 
 from sdpet.commands.adapters import main
+from sdpet.commands.evaluate_runs import evaluate_again
+from sdpet.config import run_id, validate
 from sdpet.methods import FileTuning, export_format, import_lora, load
 from sdpet.methods.layer_names import layer_path
 from sdpet.models.base import BaseModel
+from sdpet.runs import Record, run
 
 IDS = torch.tensor([[49406, 320, 1125, 539, 49407]])
 KINDS = ("v1", "sdxl")  # v2.1 has the linear layers of XL in the blocks of v1
@@ -340,7 +345,7 @@ def test_half_precision_and_files_alongside_each_other(models, tmp_path):
 
 UP, DOWN = torch.ones(16, 2), torch.ones(2, 16)
 REFUSED = {
-    "oft": (kohya("attentions_0_proj_in", oft_blocks=DOWN), r"holds no LoRA, DoRA, LoHa and LoKr of linear layers"),
+    "oft": (kohya("attentions_0_proj_in", oft_blocks=DOWN), r"holds none of LoRA, DoRA, LoHa and LoKr of linear"),
     "norm": (plain_file() | {"lora_unet_mid_block_resnets_0_norm1.w_norm": UP},
              r"holds w_norm of the layer lora_unet_mid_block_resnets_0_norm1 \(1 such layers\)"),
     "bias": (plain_file() | {"unet.conv_in.lora_B.bias": UP}, r"holds bias of the layer unet.conv_in.lora_B"),
@@ -391,3 +396,45 @@ def test_what_does_not_fit_the_model_is_named(models, tmp_path, capsys):
     assert set(load_file(tmp_path / "k" / FileTuning.FILE)) == {
         f"unet.mid_block.resnets.0.conv1.lokr_w{n}" for n in (1, 2)
     }
+
+
+def test_a_file_is_a_level_of_a_study(tiny_folder, tiny_base, subject_folders, tmp_path, monkeypatch):
+    """It is not trained; it is drawn with, scored, recorded and scored again, and its content is in the run's id."""
+    monkeypatch.chdir(tmp_path)
+    width = len(tiny_base.unet.mid_block.attentions[0].proj_in.weight)
+    made = plain_file(c_out=width, c_in=width)
+    made = {key: 20 * value for key, value in made.items()}
+    save_file(made, tmp_path / "theirs.safetensors")
+    given = [*tiny_overrides(tiny_folder, subject_folders, tmp_path), "adapter=lora_file", "quiet=true"]
+    record = run(composed(*given, "adapter.file=theirs.safetensors", "trainer.steps=7"))
+    assert record.status == "finished" and record.reason is None and record.loss == []
+    assert record.factors["method"] == "lora_file" and record.factors["steps"] == 0
+    assert record.sizes["adapters"] == 1 and record.sizes["trainable_params"] == sum(v.numel() for v in made.values())
+    folder = tmp_path / "single" / record.run_id
+    assert record.metrics["noise_difference"] > 0.001, record.metrics
+    again = OmegaConf.create({"run": str(folder), "quiet": True, "trust": True, "sampler": {"steps": 3}})
+    monkeypatch.chdir("/")
+    evaluate_again(again, ["sampler.steps=3"])
+    assert len(Record.read(folder).evaluations) == 1
+    monkeypatch.chdir(tmp_path)
+
+    def id_of(*overrides):
+        return run_id(validate(composed(*given, *overrides)))
+
+    import_lora(tmp_path / "theirs.safetensors", tmp_path / "in")
+    save_file({key: 2 * value for key, value in made.items()}, tmp_path / "other.safetensors")
+    files = ("theirs.safetensors", f"{tmp_path}/theirs.safetensors", "in", "other.safetensors")
+    ids = [id_of(f"adapter.file={file}") for file in files]
+    assert ids[0] == ids[1] == record.run_id and len(set(ids)) == 3
+    for overrides, said in {
+        (): "adapter.file must be given",
+        ("adapter.file=none.safetensors",): "no .safetensors file and no folder",
+        ("adapter=lora", "+adapter.file=in"): "method lora takes no adapter.file",
+        ("adapter=lora", "trainer.steps=0"): "trainer.steps must be a whole number of at least 1",
+        ("adapter.file=in", "adapter.where=both"): "method lora_file takes no adapter.where",
+    }.items():
+        with pytest.raises(ValueError, match=said):
+            id_of(*overrides)
+    save_file(plain_file(c_in=5), tmp_path / "wrong.safetensors")
+    failed = run(composed(*given, "adapter.file=wrong.safetensors"))
+    assert failed.status == "failed" and "does not fit this model: its layer unet.mid_block" in failed.reason

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -211,9 +210,6 @@ def test_a_launcher_does_the_study_of_the_local_one(local, tiny_folder, subject_
     assert "6 runs: 6 completed" in ended.stdout and "[6/6" in ended.stdout
     assert records(tmp_path / "out" / "smoke") == records(local)
     assert not list(folder.iterdir())
-    shutil.rmtree(next((tmp_path / "out" / "smoke").glob("*/record.json")).parent)
-    again = train(*SMOKE, *overrides, f"hydra/launcher={name}", *LAUNCHERS[name], "quiet=true", cwd=folder)
-    assert again.returncode == 0 and "5 already complete" in again.stdout
 
 
 def test_callbacks_and_numbers_of_jobs_under_fleets(tiny_folder, subject_folders, tmp_path, monkeypatch):
