@@ -161,6 +161,7 @@ def test_the_page_of_the_atlas_says_what_its_data_say(study: str, column: int, b
         assert f"{-row['estimate']:.3f} {between(-row['high'], -row['low'])}" in text
     assert f"{gained['estimate']:.3f} {between(gained['low'], gained['high'])}" in text
 
+
 @pytest.mark.parametrize(("study", "column"), [("atlas_finetune", 0), ("atlas_finetune_dit", 2)])
 def test_the_page_of_the_atlas_of_finetuning_says_what_its_data_say(study: str, column: int):
     runs, text = analysis.load_results(RESULTS / f"{study}.csv"), text_of("atlas-finetuning")
@@ -168,7 +169,8 @@ def test_the_page_of_the_atlas_of_finetuning_says_what_its_data_say(study: str, 
     question = json.loads((RESULTS / f"{study}.registered.json").read_text(encoding="utf-8"))
     terms = question["question"]["model"].split(" + ")
     assert question["question"]["score"] == score and question["ended"] == 0 and question["digest"][:12] in text
-    assert set(question["runs"]) == set(runs["run_id"])
+    assert set(runs["run_id"]) <= set(question["runs"])
+    assert len(runs) == len(question["runs"]) or "diverged" in text
     verdict = {claim.subject: claim.verdict for claim in analysis.conclude(runs, score, terms=terms).claims}
     names = {"params": "number of parameters", "form:params": "form and number together",
              "placement:form": "placement and form together"}  # fmt: skip
@@ -212,7 +214,6 @@ def test_the_page_of_the_low_rank_form_says_what_its_data_say(monkeypatch):
         row = found.loc[f"bottleneck - {other}"]
         assert f"{-row['estimate']:.3f} {between(-row['high'], -row['low'])}" in text
     assert found.loc["bottleneck - lowrank", ["low", "high"]].abs().max() < 0.02
-
 
 
 def test_the_page_of_the_papers_widths_says_what_its_data_say(monkeypatch):
