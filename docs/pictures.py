@@ -111,6 +111,7 @@ def methods() -> Figure:
     """CLIP-I over prior drift of each method at its own rate: means with names, and single runs."""
     runs = analysis.load_results(RESULTS / "methods_tuned.csv")
     means = runs.groupby("method")[["clip_i", "prior_drift"]].mean()
+    beside = {"oft": (False, True), "dora": (True, True), "lokr": (False, False)}  # (right, above); these are close
     with styled():
         figure = new_figure(6.2, 3.8)
         ax = figure.add_subplot()
@@ -119,9 +120,10 @@ def methods() -> Figure:
             for run in some.itertuples():
                 ax.plot([x, run.prior_drift], [y, run.clip_i], color=colour, linewidth=0.7, alpha=0.6)
             ax.plot(some["prior_drift"], some["clip_i"], ".", color=colour, markersize=4)
-            ax.plot(x, y, "o", color=colour, markersize=7)
-            side = (-6, "right") if method == "dora" else (6, "left")  # beside IA3
-            ax.annotate(str(method), (x, y), (side[0], 4), textcoords="offset points", ha=side[1], fontsize=9)
+            ax.plot(x, y, "os"[i >= len(CYCLE)], color=colour, markersize=7)
+            right, up = beside.get(str(method), (True, True))
+            ax.annotate(str(method), (x, y), (6 if right else -6, 4 if up else -13), textcoords="offset points",
+                        ha="left" if right else "right", fontsize=9)  # fmt: skip
         ax.set_xlabel("prior drift: how much of the subject is drawn when its class is asked for")
         ax.set_ylabel("CLIP-I")
         ax.grid()

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures.style import BLUE, MUTED, PAPER, grid_along, mark, new_figure, pt, styled
 
-WIDEST_TITLE = 55  # characters
+WIDEST_TITLE = 46  # characters
 
 
 @dataclass(frozen=True)
