@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sdpet.runs.loggers.base import NoLog
     from sdpet.scoring import Evaluation, Scorers
     from sdpet.tasks import Task
-    from sdpet.training import FitResult, FleetMembers, Member
+    from sdpet.training import FitResult, FleetMembers, LightningParts, Member, Validation
 
 LOG = logging.getLogger("sdpet")
 
@@ -87,7 +87,7 @@ def train_and_score(
         run folders.
     """
     from sdpet.methods import build
-    from sdpet.training import numerics
+    from sdpet.training import FitResult, fit_together, numerics
 
     config = runs[0].config
     with torch_threads(config.trainer.threads), ExitStack() as stack:
@@ -103,8 +103,14 @@ def train_and_score(
         # Attach every run's design to the base model.
         attached = stack.enter_context(_attach(loaded.base, runs))
         logs = [stack.enter_context(open_log(run.config, run.folder)) for run in runs]
-        # Train all designs, with one forward pass of the UNet per step.
-        results = _fit(runs, loaded, attached, logs, progress)
+        # Train all designs, with one forward pass of the UNet per step. A file of another tool stays as it is.
+        if config.trainer.steps == 0:
+            results = [FitResult([], 0.0, 0.0, 0, diverged=False) for _ in runs]
+        else:
+            members = _members(runs, attached, logs, progress)
+            save, validate, parts = _callbacks(runs, loaded, attached, logs)
+            with rank_group(config, runs[0].folder) as rank:
+                results = fit_together(loaded.base, members, loaded.task, attached.fleet, save, rank, validate, parts)
         # Save the trained weights, and begin the records with sizes, times and losses.
         records = [
             _save_training(run, loaded, design, handle, result, reference)
@@ -124,26 +130,17 @@ def train_and_score(
     return records
 
 
-def _fit(
-    runs: Sequence[PreparedRun],
-    loaded: _Loaded,
-    attached: _Attached,
-    logs: Sequence[NoLog],
-    progress: ProgressCallback | None,
-) -> list[FitResult]:
-    """Train the designs of a fleet; one that is no design to train is as it was."""
-    from sdpet.training import FitResult, Validation, fit_together
+def _callbacks(
+    runs: Sequence[PreparedRun], loaded: _Loaded, attached: _Attached, logs: Sequence[NoLog]
+) -> tuple[CheckpointSaver, Validation, LightningParts]:
+    """What saves and validates while a fleet is trained, and Lightning's own callbacks."""
+    from sdpet.training import Validation
 
     config, folders, seeds = runs[0].config, [run.folder for run in runs], [run.config.seed for run in runs]
-    if config.trainer.steps == 0:
-        return [FitResult([], 0.0, 0.0, 0, diverged=False) for _ in runs]
-    members = _members(runs, attached, logs, progress)
     save = CheckpointSaver(folders, lambda: attached.fleet.active, config.checkpoint_seconds)
     validate = Validation(loaded.base, loaded.task, make_sampler(config), make_plan(config), seeds, folders)
     validate.tell = [log.images for log in logs]
-    parts = make_lightning_parts(config, folders[0])
-    with rank_group(config, folders[0]) as rank:
-        return fit_together(loaded.base, members, loaded.task, attached.fleet, save, rank, validate, parts)
+    return save, validate, make_lightning_parts(config, folders[0])
 
 
 @contextmanager
