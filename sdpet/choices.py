@@ -27,6 +27,10 @@ def check_peft_options(method: str, options: dict[str, object]) -> None:
 
 SHARE_A_MODEL = ("adapter", "lora")  # methods that leave the model as it is, so that several runs can share it
 FILE_METHOD = "lora_file"  # a LoRA file of another tool as it is; it is not trained
+LORA_FILE_DESIGN, LORA_FILE_WEIGHTS = (
+    f"{FILE_METHOD}.json",
+    f"{FILE_METHOD}.safetensors",
+)  # in an imported file's folder
 METHODS = ("adapter", "full", "lora", "embedding", *PEFT_METHODS, FILE_METHOD)
 TEXT_METHODS = ("adapter", "lora", *PEFT_METHODS)  # methods that can tune the text encoder
 # Activations of torch.nn that act on every number by itself, in lower case; sig is Sigmoid and ident Identity.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sdpet.choices import WHERE_WORDS
+from sdpet.choices import LORA_FILE_DESIGN, WHERE_WORDS
 from sdpet.files.command_parser import CommandParser
 
 LIKELY = ("sd14", "sd21", "sdxl", "lab")  # models of different shapes, which a folder without a model is tried with
@@ -121,7 +121,7 @@ def _show(given: argparse.Namespace) -> int:
 
     if (given.folder / "peft.json").is_file():
         described, blocks, what = _peft_layers(given.folder)
-    elif (given.folder / "lora_file.json").is_file():
+    elif (given.folder / LORA_FILE_DESIGN).is_file():
         described, blocks, what = _file_layers(given.folder)
     else:
         described, blocks, what = _adapters(given.folder)

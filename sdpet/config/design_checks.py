@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from sdpet.adapters.positions import PLACEMENTS, check_placement, component
-from sdpet.choices import DEFAULT_FORM, FILE_METHOD, FORMS, TEXT_METHODS, check_peft_options
+from sdpet.choices import DEFAULT_FORM, FILE_METHOD, FORMS, LORA_FILE_DESIGN, TEXT_METHODS, check_peft_options
 from sdpet.config.cells import InadmissibleCell
 
-LORA_FILE = "lora_file.json"  # in a folder that holds an imported LoRA file
 FORM = ("din", "dout", "activation", "scale", "init")
 PEFT_KEYS = ("targets", "options")
 METHOD_KEYS = {
@@ -106,7 +105,7 @@ def _check_file(adapter: dict[str, Any]) -> None:
             "that sdpet adapters import-lora wrote."
         )
     path = Path(given).expanduser()
-    if not (path / LORA_FILE).is_file() and not (path.suffix == ".safetensors" and path.is_file()):
+    if not (path / LORA_FILE_DESIGN).is_file() and not (path.suffix == ".safetensors" and path.is_file()):
         raise ValueError(
             f"adapter.file: {path} is no .safetensors file and no folder that sdpet adapters import-lora wrote."
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sdpet.adapters.spec import ALWAYS
-from sdpet.choices import DEFAULT_FORM, SCORERS, WHERE_WORDS
+from sdpet.choices import DEFAULT_FORM, LORA_FILE_WEIGHTS, SCORERS, WHERE_WORDS
 from sdpet.config.groups import LAB
 from sdpet.config.run_config import SCORER_KEYS, RunConfig
 from sdpet.config.schema import OWN_PART_KEYS, is_own_part
@@ -290,7 +290,7 @@ def _adapter_identity(values: Mapping[str, Any]) -> dict[str, Any]:
     if "file" not in found:
         return found
     path = Path(found["file"]).expanduser()
-    weights = path if path.is_file() else path / "lora_file.safetensors"
+    weights = path if path.is_file() else path / LORA_FILE_WEIGHTS
     return {**found, "file": once(("lora file", weights), lambda: hash_file(weights))}
 
 

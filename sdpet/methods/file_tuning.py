@@ -16,6 +16,7 @@ from sdpet.adapters.identity import sample_weights
 from sdpet.adapters.parts import DENOISERS, UNET, model_at, where_of
 from sdpet.adapters.routes import is_fused
 from sdpet.adapters.spec import finite
+from sdpet.choices import FILE_METHOD, LORA_FILE_DESIGN, LORA_FILE_WEIGHTS
 from sdpet.methods.layer_updates import LENGTHS, Added, Settings, Update, kind_of, rank_of
 from sdpet.methods.saved import check_base, read_method, save_method
 from sdpet.models.base import BaseModel
@@ -46,7 +47,7 @@ class FileTuning:
         the layer.
     """
 
-    DESIGN, FILE = "lora_file.json", "lora_file.safetensors"
+    DESIGN, FILE = LORA_FILE_DESIGN, LORA_FILE_WEIGHTS
 
     def __init__(self, base: BaseModel, layers: Layers, source: object = "the file"):
         self.where = where_of(layers)
@@ -173,7 +174,7 @@ def save_file(folder: Path, layers: Layers, base: list[float] | None = None) -> 
     base : list of float, optional
         A sample of the weights of the model that they are for, if it is known.
     """
-    meta: dict[str, Any] = {"format": 1, "method": "lora_file", "kinds": file_words(layers)}
+    meta: dict[str, Any] = {"format": 1, "method": FILE_METHOD, "kinds": file_words(layers)}
     if (where := where_of(layers)) != UNET:
         meta["where"] = where
     meta["parameters"] = sum(file_sizes(layers).values())

@@ -32,6 +32,11 @@ def rank_of(factors: Mapping[str, Tensor]) -> int | None:
     return next((len(factors[n]) for n in ("lora_down", "hada_w1_b", "lokr_w1_b", "lokr_w2_b") if n in factors), None)
 
 
+def axis_of(lengths: Tensor) -> int:
+    """The axis of the weight along which DoRA's lengths lie: 0 if they are of its rows, 1 of its columns."""
+    return int(len(lengths) == 1 and lengths.numel() > 1)
+
+
 class Update(nn.Module):
     """The update of one layer.
 
@@ -80,8 +85,8 @@ class Update(nn.Module):
         if LENGTHS not in factors:
             return change
         whole, lengths = weight + change, factors[LENGTHS]
-        of_columns = len(lengths) == 1 and lengths.numel() > 1
-        norm = torch.linalg.vector_norm(whole, dim=[n for n in range(whole.dim()) if n != of_columns], keepdim=True)
+        own = axis_of(lengths)
+        norm = torch.linalg.vector_norm(whole, dim=[n for n in range(whole.dim()) if n != own], keepdim=True)
         return whole * (lengths.reshape(norm.shape) / norm.clamp_min(torch.finfo(norm.dtype).tiny)) - weight
 
     def forward(self, x: Tensor, layer: nn.Module) -> Tensor:
@@ -122,7 +127,7 @@ class Update(nn.Module):
         if given != own:
             return f"has a weight of {own[0]} x {own[1]} numbers, and the file's update is of {given[0]} x {given[1]}"
         lengths = getattr(self, LENGTHS, None)
-        if lengths is not None and lengths.numel() != layer.weight.shape[len(lengths) == 1 and lengths.numel() > 1]:
+        if lengths is not None and lengths.numel() != layer.weight.shape[axis_of(lengths)]:
             return f"has {lengths.numel()} lengths of DoRA for a weight of {own[0]} x {own[1]} numbers"
         return None
 

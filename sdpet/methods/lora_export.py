@@ -12,7 +12,7 @@ from torch import Tensor
 from sdpet.files.atomic import write_atomic
 from sdpet.methods.file_tuning import FileTuning, read_file
 from sdpet.methods.layer_names import TRANSFORMER, kohya_name, layer_path
-from sdpet.methods.layer_updates import ALPHA, LENGTHS, kind_of
+from sdpet.methods.layer_updates import ALPHA, LENGTHS, axis_of, kind_of
 from sdpet.methods.lora import LoraTuning
 from sdpet.methods.saved import read_design, read_weights, write_weights
 
@@ -108,8 +108,9 @@ def _for_diffusers(folder: Path, layers: Mapping[str, Mapping[str, Tensor]]) -> 
         found = dict(factors)
         alpha = found.pop(ALPHA, None)
         lengths = found.get(LENGTHS)
-        if kind_of(found) != "LoRA" or (lengths is not None and len(lengths) == 1 and lengths.numel() > 1):
-            what = f"{kind_of(found)}" if kind_of(found) != "LoRA" else "DoRA with lengths of columns"
+        held = kind_of(found)
+        if held != "LoRA" or (lengths is not None and axis_of(lengths) == 1):
+            what = "DoRA with lengths of columns" if held == "LoRA" else held
             raise ValueError(
                 f"{folder} holds {what}, at first of {path}, for which diffusers' format has no place; use --format "
                 "kohya."

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +117,9 @@ def step_memory(
     mixed = precision.endswith("-mixed")
     weights = sum(count(network) for network in networks.values()) * BYTES[dtype]
     trainable = sum(parameter.numel() for parameter in trained)
-    activations = activation_bytes(unet, rows, latent_side, checkpointing, trained, through_text, mixed and dtype)
+    activations = activation_bytes(
+        unet, rows, latent_side, checkpointing, trained, through_text, dtype if mixed else None
+    )
     if not mixed and dtype != "float32":
         activations //= 2
     return Memory(weights, 4 * trainable, 4 * trainable, 8 * trainable, activations, accumulate > 1)
@@ -130,7 +132,7 @@ def activation_bytes(
     checkpointing: bool = False,
     trained: Sequence[Tensor] = (),
     through_text: bool = False,
-    mixed: str | Literal[False] = False,
+    mixed: str | None = None,
 ) -> int:
     """Count the bytes that autograd saves in a forward pass of a float32 UNet or transformer.
 

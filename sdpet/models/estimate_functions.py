@@ -10,15 +10,9 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 _LOWERED = {
-    *(
-        functional.linear,
-        functional.conv1d,
-        functional.conv2d,
-        functional.conv3d,
-        functional.scaled_dot_product_attention,
-    ),
-    *(torch.matmul, torch.bmm, torch.mm, torch.addmm, torch.baddbmm, Tensor.matmul, Tensor.__matmul__),
-}
+    functional.linear, functional.conv1d, functional.conv2d, functional.conv3d, functional.scaled_dot_product_attention,
+    torch.matmul, torch.bmm, torch.mm, torch.addmm, torch.baddbmm, Tensor.matmul, Tensor.__matmul__,
+}  # fmt: skip
 _IN_FLOAT32 = {functional.group_norm, functional.layer_norm, functional.softmax, torch.softmax, functional.mse_loss}
 _HALF = torch.bfloat16  # float16 has as many bytes
 

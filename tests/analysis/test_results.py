@@ -182,8 +182,9 @@ def test_the_page_of_the_atlas_of_finetuning_says_what_its_data_say(study: str, 
         words = "matters" if verdict[term] == "yes" else "undecided" if row["p"] < 0.05 else "not shown"
         assert cells[column + 1] == f"F({row['df']:.0f}, {row['df_residual']:.0f}) = {row['F']:.2f}, {words}"
     means = analysis.marginal_means(runs, score, "placement", factors, block="seed")
+    gains = gains_of_the_gated_form(runs, score)
     for placement, row in means.iterrows():
-        gain = gains_of_the_gated_form(runs, score).loc[placement]
+        gain = gains.loc[placement]
         shown = f"{gain['estimate']:.3f} {between(gain['low'], gain['high'])}"
         assert f"| `{placement}` | {row['mean']:.3f} {between(row['low'], row['high'])} | {shown} |" in text
     form = analysis.contrasts(runs, score, "form", terms=factors, block="seed").iloc[0]  # bottleneck minus gated
