@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -58,29 +57,27 @@ def fill(jobs: list) -> None:
     anchors = {name: {"floor": 0.1, "ceiling": 0.9} for name in scores}
     protocol = {"scorer": "lab", "sampler": {"name": "dpm", "steps": 20, "guidance": 2.5, "eta": 0.0}}
     with unchanging():
-        settings = [settings_of(job.config) for job in jobs]
-        identities = [identity(job.config) for job in jobs]
-    for job, own, found in zip(jobs, settings, identities, strict=True):
-        (job.folder / "samples").mkdir(parents=True, exist_ok=True)
-        (job.folder / "samples" / "index.jsonl").write_text("")
-        (job.folder / "config.yaml").write_text(yaml.safe_dump({"seed": job.config.seed}))
-        record = Record(
-            job.folder.name,
-            job.config.study,
-            "finished",
-            factors(job.config, 60),
-            {"name": "dreambooth", "data": "lab"},
-        )
-        record.metrics, record.anchors, record.protocol, record.loss = scores, anchors, protocol, loss
-        record.seconds = {"train": 9.0, "per_step": 0.03, "sample": 2.0, "score": 0.1, "total": 12.0}
-        record.settings = own
-        content = asdict(record)
-        content = {"format": content.pop("format"), **content}
-        content["digests"] = {"record": record_digest(content), "files": {}, "study": {}}
-        # Quicker than Record.write and write_identity, which wait for the disk.
-        text = ",\n ".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
-        (job.folder / "record.json").write_text(f"{{\n {text}\n}}\n")
-        (job.folder / "identity.json").write_text(json.dumps({"run_id": job.folder.name, "identity": found}, indent=1))
+        for job in jobs:
+            (job.folder / "samples").mkdir(parents=True, exist_ok=True)
+            (job.folder / "samples" / "index.jsonl").write_text("")
+            (job.folder / "config.yaml").write_text(yaml.safe_dump({"seed": job.config.seed}))
+            record = Record(
+                job.folder.name,
+                job.config.study,
+                "finished",
+                factors(job.config, 60),
+                {"name": "dreambooth", "data": "lab"},
+            )
+            record.metrics, record.anchors, record.protocol, record.loss = scores, anchors, protocol, loss
+            record.seconds = {"train": 9.0, "per_step": 0.03, "sample": 2.0, "score": 0.1, "total": 12.0}
+            record.settings = settings_of(job.config)
+            content = {"format": record.format, **vars(record)}
+            content["digests"] = {"record": record_digest(content), "files": {}, "study": {}}
+            # Quicker than Record.write and write_identity, which wait for the disk.
+            text = ",\n ".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
+            (job.folder / "record.json").write_text(f"{{\n {text}\n}}\n")
+            origin = {"run_id": job.folder.name, "identity": identity(job.config)}
+            (job.folder / "identity.json").write_text(json.dumps(origin, indent=1))
 
 
 def one_run(job) -> dict[str, float]:

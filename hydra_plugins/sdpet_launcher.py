@@ -34,7 +34,8 @@ class LocalLauncher(Launcher):
         """Do all jobs; returns one JobReturn for each, in order, with the run's record or the reason of its failure."""
         from sdpet.commands.study_progress import StudyProgressBar
         from sdpet.study.launcher import launch
-        from sdpet.study.plan import Composer, make_plan
+        from sdpet.study.plan import make_plan
+        from sdpet.study.sweep.composer import Composer
         from sdpet.study.worker_pool import gpus_for, how_many, require_device
 
         size = self.fleet_size()

@@ -20,7 +20,8 @@ from omegaconf import DictConfig
 
 if TYPE_CHECKING:
     from sdpet.study.options import SweepOptions
-    from sdpet.study.plan import Composer, Job, Plan
+    from sdpet.study.plan import Job, Plan
+    from sdpet.study.sweep.composer import Composer
 
 
 class GridSweeper(Sweeper):
@@ -52,8 +53,8 @@ class GridSweeper(Sweeper):
         from sdpet.files.project import as_typed
         from sdpet.runs.checkpoint import remove_stale_files
         from sdpet.study.options import SweepOptions
-        from sdpet.study.plan import Composer
         from sdpet.study.report import study_report
+        from sdpet.study.sweep.composer import Composer
         from sdpet.study.sweep.ongoing import Ongoing
 
         if isinstance(self.fleet_size, bool) or not isinstance(self.fleet_size, int) or self.fleet_size < 1:

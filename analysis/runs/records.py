@@ -13,6 +13,7 @@ from typing import Any
 from analysis.runs.settings.factors import add_factors
 from sdpet.choices import NOT_SHOWN, misleading
 from sdpet.config import FACTORS as EVERY
+from sdpet.files.collection import collection_paused
 from sdpet.files.digests import changed_files
 from sdpet.files.project import here
 from sdpet.files.record_file import read_record
@@ -48,6 +49,7 @@ class Told:
     indexes: dict[Path, RecordIndex] = field(default_factory=dict, repr=False)
 
 
+@collection_paused()
 def read_records(folder: Path, notes: list[str], scores: str = FIRST) -> Told:
     """What the runs below the folder tell; what is left out is added to the notes.
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import sdpet
 from sdpet.config import question_of, ways_of
 from sdpet.files.atomic import write_atomic
+from sdpet.files.collection import collection_paused
 from sdpet.files.digests import KEY as DIGESTS
 from sdpet.files.digests import is_changed
 from sdpet.files.record_file import FILE as RECORD
@@ -233,6 +234,7 @@ def _texts(values: Iterable[Any]) -> pyarrow.Array:
     return pyarrow.array([text(value) for value in values], pyarrow.string()).dictionary_encode()
 
 
+@collection_paused()
 def _load(path: Path) -> dict[str, Entry]:
     """The entries of an index by the name of the run's folder; none where it cannot be used."""
     if not path.is_file() or importlib.util.find_spec("pyarrow") is None:

@@ -1,10 +1,10 @@
 from .launcher import launch as launch
 from .manifest import write_manifest as write_manifest
 from .options import SweepOptions as SweepOptions
-from .plan import Composer as Composer
 from .plan import Job as Job
 from .plan import Plan as Plan
 from .plan import make_plan as make_plan
 from .status import status_text as status_text
 from .status import study_status as study_status
+from .sweep.composer import Composer as Composer
 from .worker_pool import usable_cores as usable_cores

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sdpet.config import settings_of, training_id, varying
+from sdpet.files.collection import collection_paused
 from sdpet.files.hashing import unchanging
 from sdpet.files.terminal import counted
 from sdpet.runs.record import Record, every_factor
@@ -23,6 +24,7 @@ PILOT_STEPS = 5
 PILOT = "hydra.sweeper.pilot=FOLDER uses another study, hydra.sweeper.pilot=run measures short runs"
 
 
+@collection_paused()
 def levels_of(jobs: Sequence[Job]) -> tuple[list[dict[str, Any]], list[str]]:
     """The factors of the runs of a study.
 

@@ -511,8 +511,6 @@ def test_every_ready_study_runs_and_its_factors_are_tested(name, tmp_path):
 
 
 def test_a_value_that_refers_to_a_swept_key_follows_it(sweeper_of, tmp_path):  # as Hydra's own sweeper does
-    from sdpet.study.plan import Composer, make_plan
-
     sweeper = sweeper_of()
     composer = Composer(sweeper.hydra_context.config_loader, sweeper.config)
     given = ["seed=1,2", "adapter.mid_dim=${seed}", "trainer.warmup=${adapter.mid_dim}", f"output_root={tmp_path}"]

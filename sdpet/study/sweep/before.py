@@ -11,9 +11,10 @@ from sdpet.config import design_id
 from sdpet.files.terminal import counted
 from sdpet.study.forecast import forecast_lines, levels_of, make_forecast, measured_in, short_pilot
 from sdpet.study.options import SweepOptions
-from sdpet.study.plan import Composer, Plan, in_random_order, make_plan, training_first
+from sdpet.study.plan import Plan, in_random_order, make_plan, training_first
 from sdpet.study.sweep.beside import measured_beside
 from sdpet.study.sweep.combinations import split_by_commas
+from sdpet.study.sweep.composer import Composer
 from sdpet.study.sweep.racing import score_of
 
 

@@ -11,7 +11,8 @@ from sdpet.config import design_id
 from sdpet.study.forecast import factors_of
 from sdpet.study.manifest import write_manifest
 from sdpet.study.options import SweepOptions
-from sdpet.study.plan import Composer, Job, Plan, make_plan
+from sdpet.study.plan import Job, Plan, make_plan
+from sdpet.study.sweep.composer import Composer
 
 
 @dataclass
