@@ -56,6 +56,7 @@ class GridSweeper(Sweeper):
         from sdpet.study.report import study_report
         from sdpet.study.sweep.composer import Composer
         from sdpet.study.sweep.ongoing import Ongoing
+        from sdpet.study.warm import one_warm_parent
 
         if isinstance(self.fleet_size, bool) or not isinstance(self.fleet_size, int) or self.fleet_size < 1:
             raise ValueError(f"hydra.sweeper.fleet_size must be a whole number of at least 1, not {self.fleet_size!r}.")
@@ -77,7 +78,8 @@ class GridSweeper(Sweeper):
         ongoing = Ongoing(composer, plan, folder, options, launch, self._say, as_typed(sys.argv))
         if options.race is None:
             self._say(summary)
-        fresh, before = self._do(ongoing)
+        with one_warm_parent():
+            fresh, before = self._do(ongoing)
         remove_stale_files(folder)
         plan.save_index()
         jobs, seconds = [*ongoing.plan.jobs, *fresh], time.monotonic() - started

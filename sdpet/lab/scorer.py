@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -39,12 +40,17 @@ class LabScorer:
 
     Parameters
     ----------
-    model : open_clip.CLIP
-        The network; it is set to evaluation mode, without gradients.
+    folder : Path
+        Folder with config.json and model.safetensors.
     tokenizer : CLIPTokenizer
         The lab's tokenizer.
+
+    Attributes
+    ----------
     weight_hash : str
         Identifies the weights in a run's protocol, together with `name`.
+    dim : int
+        Number of features.
     """
 
     name = "lab-clip"
@@ -55,11 +61,24 @@ class LabScorer:
         "dtype": "float32",
     }
 
-    def __init__(self, model: open_clip.CLIP, tokenizer: CLIPTokenizer, weight_hash: str) -> None:
-        self.model = model.eval().requires_grad_(False)
+    def __init__(self, folder: Path, tokenizer: CLIPTokenizer) -> None:
         self.tokenizer = tokenizer
-        self.weight_hash = weight_hash
-        self.dim = int(model.visual.output_dim)
+        self._folder = folder
+        self._config = json.loads((folder / "config.json").read_text())
+        self.weight_hash = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
+        self.dim = int(self._config["embed_dim"])
+
+    @cached_property
+    def model(self) -> open_clip.CLIP:
+        """The network, in evaluation mode and without gradients. It is made when it is first needed, after training."""
+        from safetensors.torch import load_file
+
+        from sdpet.lab.architecture import build_clip
+
+        model = build_clip(self._config)
+        weights = load_file(self._folder / "model.safetensors")
+        model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
+        return model.eval().requires_grad_(False)
 
     def encode_image(self, images: torch.Tensor, chunk: int = 256) -> torch.Tensor:
         """Features of images.
@@ -123,18 +142,12 @@ def load_scorer(folder: str | Path = FOLDER) -> LabScorer:
     ValueError
         The folder has no such files.
     """
-    from safetensors.torch import load_file
     from transformers import CLIPTokenizer
-
-    from sdpet.lab.architecture import build_clip
 
     folder = Path(folder)
     if not (folder / "model.safetensors").is_file():
         raise ValueError(f"No scorer in {folder}: expected config.json and model.safetensors.")
-    config = json.loads((folder / "config.json").read_text())
-    model = build_clip(config)
-    model.load_state_dict(
-        {k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / "model.safetensors").items()}
-    )
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
-    return LabScorer(model, CLIPTokenizer.from_pretrained(TOKENIZER), digest)
+    scorer = LabScorer(folder, CLIPTokenizer.from_pretrained(TOKENIZER))
+    if folder != FOLDER:
+        scorer.model  # noqa: B018 (so that a file of one's own that does not fit is an error before any run)
+    return scorer

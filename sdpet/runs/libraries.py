@@ -6,11 +6,15 @@ import gc
 import importlib.metadata
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec, module_from_spec
+from types import ModuleType
+from typing import Any
 
 _ENVIRONMENT = {  # the libraries read these when they are imported
     "TRANSFORMERS_VERBOSITY": "error",
@@ -24,6 +28,7 @@ _EVERY_RUN_NEEDS = (
     ("diffusers", "AutoencoderKL"),
     ("diffusers", "UNet2DConditionModel"),  # which imports the transformers as well
 )
+_FEW = {"Metric": "torchmetrics.metric", "MetricCollection": "torchmetrics.collections"}  # what Lightning needs
 _LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric", "torch.distributed", "transformers", "diffusers")
 _SILENT_MODULES = r"(lightning|torch|diffusers|transformers|open_clip|torchmetrics)\..*"
 
@@ -64,8 +69,10 @@ def quick_imports() -> Iterator[None]:
     """Import libraries inside the block with about two thirds of the CPU time, and restore all settings afterwards.
 
     Modules are made of many small objects that stay, so collecting garbage between them only costs time. diffusers and
-    transformers each read what every installed package contains; it is read once.
+    transformers each read what every installed package contains; it is read once. Lightning needs two classes of
+    torchmetrics, not the packages that torchmetrics imports for all of its metrics.
     """
+    _defer_torchmetrics()
     collects, read = gc.isenabled(), importlib.metadata.packages_distributions
     gc.disable()
     importlib.metadata.packages_distributions = cache(read)
@@ -78,6 +85,33 @@ def quick_imports() -> Iterator[None]:
             gc.unfreeze()
         if collects:
             gc.enable()
+
+
+class _Deferred(ModuleType):
+    """The package torchmetrics, whose own code runs when something is asked for that is not in `_FEW`."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)  # such as __wrapped__, which inspection asks every module for
+        if name not in _FEW:
+            self.__class__ = ModuleType  # type: ignore[assignment]
+            assert self.__spec__ is not None and self.__spec__.loader is not None
+            self.__spec__.loader.exec_module(self)
+            return getattr(self, name)
+        import_module("torchmetrics.utilities")  # before its classes, which import each other
+        return getattr(import_module(_FEW[name]), name)
+
+
+def _defer_torchmetrics() -> None:
+    """Let an import of torchmetrics import only what is asked for."""
+    if "torchmetrics" in sys.modules or (spec := find_spec("torchmetrics")) is None:
+        return
+    package = module_from_spec(spec)
+    package.__class__ = _Deferred
+    with suppress(importlib.metadata.PackageNotFoundError):
+        package.__version__ = importlib.metadata.version("torchmetrics")  # type: ignore[attr-defined]
+        package._logger = logging.getLogger("torchmetrics")  # type: ignore[attr-defined]
+        sys.modules["torchmetrics"] = package
 
 
 def import_libraries() -> None:

@@ -6,6 +6,7 @@ import logging
 import selectors
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from sdpet.files.lock import run_lock
@@ -15,7 +16,7 @@ from sdpet.runs.setup import ProgressCallback
 from sdpet.study.plan import Job
 from sdpet.study.progress import StudyProgress, Tracker, thinned
 from sdpet.study.run_queue import POLL, RunQueue
-from sdpet.study.warm import CAN_FORK, WarmParent
+from sdpet.study.warm import CAN_FORK, WarmParent, warm_parent
 from sdpet.study.worker_pool import Worker
 
 LOG = logging.getLogger("sdpet")
@@ -49,7 +50,8 @@ def launch(
             _in_this_process(queue, tracker)
         else:
             names = [gpus[i % len(gpus)] if gpus else None for i in range(min(workers, len(jobs)))]
-            _in_workers(queue, tracker, names)
+            with nullcontext() if any(names) or not CAN_FORK else warm_parent() as parent:  # a GPU is of one process
+                _in_workers(queue, tracker, names, parent)
     finally:
         tracker.close()
 
@@ -84,9 +86,8 @@ def _step_callback(fleet: Sequence[Job], tracker: Tracker) -> ProgressCallback:
     return thinned(lambda phase, done, total: tracker.step(fleet, phase, done, total), 0.2)
 
 
-def _in_workers(queue: RunQueue, tracker: Tracker, gpus: Sequence[str | None]) -> None:
-    """Do the jobs in worker processes; `gpus` has the GPU of each worker, or None."""
-    parent = WarmParent() if CAN_FORK and not any(gpus) else None  # a GPU belongs to one process
+def _in_workers(queue: RunQueue, tracker: Tracker, gpus: Sequence[str | None], parent: WarmParent | None) -> None:
+    """Do the jobs in worker processes, forked from `parent`; `gpus` has the GPU of each worker, or None."""
     pool = [Worker(gpu, parent) for gpu in gpus]
     selector = selectors.DefaultSelector()
     for worker in pool:
@@ -126,8 +127,6 @@ def _in_workers(queue: RunQueue, tracker: Tracker, gpus: Sequence[str | None]) -
             worker.request_stop()
         for worker in pool:
             worker.wait()
-        if parent is not None:
-            parent.close()
 
 
 def _handle_event(worker: Worker, event: dict[str, Any], queue: RunQueue, tracker: Tracker) -> None:

@@ -79,6 +79,23 @@ def test_without_its_parent_a_worker_is_started_anew(parent_that_imports):
     assert new.process.returncode == 0
 
 
+def test_all_launches_of_a_sweep_share_one_parent_and_others_have_their_own(parent_that_imports):
+    parent_that_imports(0)  # others import nothing either
+    with warm.one_warm_parent():
+        with warm.warm_parent() as first:
+            pass
+        with warm.warm_parent() as again:
+            assert again is first and first.process.poll() is None
+        first.process.kill()
+        first.process.wait(20)
+        with warm.warm_parent() as second:
+            assert second is not first and second.process.poll() is None
+    assert second.process.poll() is not None
+    with warm.warm_parent() as own:
+        assert own is not second
+    assert own.process.poll() is not None
+
+
 def test_a_study_that_is_stopped_while_the_parent_imports_does_not_wait_for_it(parent_that_imports):
     parent = parent_that_imports(60)
     worker = Worker(None, parent)

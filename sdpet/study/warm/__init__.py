@@ -4,6 +4,21 @@ parent: the warm process and its workers, as the process sees them that launches
 """
 
 from sdpet.study.warm.forking import fork_on_request
-from sdpet.study.warm.parent import CAN_FORK, ForkedProcess, WarmParent, start_process
+from sdpet.study.warm.parent import (
+    CAN_FORK,
+    ForkedProcess,
+    WarmParent,
+    one_warm_parent,
+    start_process,
+    warm_parent,
+)
 
-__all__ = ["CAN_FORK", "ForkedProcess", "WarmParent", "fork_on_request", "start_process"]
+__all__ = [
+    "CAN_FORK",
+    "ForkedProcess",
+    "WarmParent",
+    "fork_on_request",
+    "one_warm_parent",
+    "start_process",
+    "warm_parent",
+]

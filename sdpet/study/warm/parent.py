@@ -10,7 +10,8 @@ import struct
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import sdpet
@@ -50,6 +51,36 @@ class WarmParent:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+_kept: list[WarmParent] | None = None  # the parent of all launches inside `one_warm_parent`, once there is one
+
+
+@contextmanager
+def one_warm_parent() -> Iterator[None]:
+    """Let all launches inside the block fork their workers from one process, which imports what they need once."""
+    global _kept
+    before, _kept = _kept, []
+    try:
+        yield
+    finally:
+        for parent in _kept:
+            parent.close()
+        _kept = before
+
+
+@contextmanager
+def warm_parent() -> Iterator[WarmParent]:
+    """The warm parent of a launch: that of `one_warm_parent`, or one that ends with the block."""
+    there = [parent for parent in _kept or [] if parent.process.poll() is None]
+    parent = there[0] if there else WarmParent()
+    if _kept is not None and not there:
+        _kept.append(parent)
+    try:
+        yield parent
+    finally:
+        if _kept is None:
+            parent.close()
 
 
 class ForkedProcess:
