@@ -35,19 +35,19 @@ from analysis import Race  # noqa: E402
 from analysis.sequential import LOOKS, World, critical_value, pooled_variance, simulate, summary  # noqa: E402
 from sdpet.adapters import PLACEMENTS  # noqa: E402
 
-MEANS = ROOT / "notebooks" / "lab_placement.csv"  # 20 placements x 5 seeds of the lab
-RESIDUAL_SD, SEED_SD = 0.033, 0.054  # of that table
-BANK = ROOT / "bench" / "bank.csv"
+BANK = ROOT / "bench" / "bank.csv"  # 20 placements x 48 seeds of the lab
+RESIDUAL_SD, SEED_SD = 0.042, 0.049  # of that table
 COLUMNS = ["placement", "seed", "clip_i"]
 MOST_FIXED = 48  # seeds
 FRESH = 3  # runs of the winner after a race
 CORES = 2
-# CPU seconds: a process of one run; what a launch of a fleet takes whatever its size; what each of its runs adds.
-COSTS = {"alone": 23.3, "launch": 14.7, "run": 7.7}  # `costs`, 2026-11-25, 2 shared CPU cores under load
+# CPU seconds: a process of one run; what a launch of a fleet takes whatever its size; what each of its runs adds; what
+# the first run of a seed draws and scores for all others, its floor and ceiling.
+COSTS = {"alone": 18.0, "launch": 13.2, "run": 6.2, "seed": 2.0}  # `costs`, 2026-11-26, 2 quiet CPU cores
 
 
 def lab_means() -> np.ndarray:
-    return pd.read_csv(MEANS).groupby("placement")["clip_i"].mean().to_numpy()
+    return pd.read_csv(BANK).groupby("placement")["clip_i"].mean().to_numpy()
 
 
 def worlds() -> dict[str, World]:
@@ -93,20 +93,25 @@ def least_fixed(draw: Callable[[], np.ndarray], d: float, replays: int) -> int |
     return None
 
 
-def cost_of_race(runs_at_looks: list[int], costs: dict[str, float], workers: int = 1) -> float:
+def cost_of_race(looks: list[tuple[int, int]], costs: dict[str, float], workers: int = 1) -> float:
     """CPU seconds of a race in one worker, or wall seconds on so many cores.
 
     Each look is a launch of its own, with the same share of its runs in each worker; so are the fresh seeds at the end.
     """
-    return sum(costs["launch"] + costs["run"] * -(-runs // workers) for runs in [*runs_at_looks, FRESH])
+    return sum(
+        costs["launch"] + costs["run"] * -(-runs // workers) + costs["seed"] * -(-seeds // workers)
+        for runs, seeds in [*looks, (FRESH, FRESH)]
+    )
 
 
-def looks_of(scores: np.ndarray, d: float) -> list[int]:
-    """The runs that each look of a race over these scores asks for."""
-    held, asked = Race(range(scores.shape[1]), d, seeds=range(len(scores))), []
+def looks_of(scores: np.ndarray, d: float) -> list[tuple[int, int]]:
+    """The runs that each look of a race over these scores asks for, and how many seeds are new among them."""
+    held, asked, seen = Race(range(scores.shape[1]), d, seeds=range(len(scores))), [], set()
     while runs := held.ask():
         held.tell({(design, seed): float(scores[seed, design]) for design, seed in runs})
-        asked.append(len(runs))
+        new = {seed for _, seed in runs} - seen
+        asked.append((len(runs), len(new)))
+        seen |= new
     return asked
 
 
@@ -138,7 +143,7 @@ def replay(arguments: argparse.Namespace) -> None:
         races = [looks_of(study, d) for study in studies[: arguments.costed]]
         cpu, wall = (float(np.mean([cost_of_race(race, costs, n) for race in races])) for n in (1, CORES))
         fixed = float("nan") if n is None else 20 * n
-        alone = fixed * costs["alone"]
+        alone = fixed * costs["alone"] + (0 if n is None else n * costs["seed"])
         cells = (
             f"{d:g}", "-" if n is None else f"20 x {n} = {fixed}", f"{alone:,.0f}", f"{alone / CORES:,.0f}",
             f"{found.runs.mean():.0f}", f"{np.percentile(found.runs, 90):.0f}", f"{cpu:,.0f}", f"{wall:,.0f}",
@@ -176,15 +181,17 @@ def measure_costs(arguments: argparse.Namespace) -> None:
     few, many = ["attn2o-ffni", "ffni-ffni"], PLACEMENTS[:12]
     with tempfile.TemporaryDirectory() as folder:
         root = f"output_root={folder}"
-        cpu_of(root, "study=warm", "adapter=attn2o-ffni", "trainer.steps=2")  # caches and anchors
+        cpu_of(root, "study=warm", "adapter=attn2o-ffni", "trainer.steps=2")  # caches, floor and ceiling
         alone = cpu_of(root, "study=alone", "adapter=attn2o-ffni")
+        of_new_seed = cpu_of(root, "study=alone", "adapter=attn2o-ffni", "seed=1")
         sizes = {2: few, 12: many}
         found = {
             size: cpu_of("-m", root, f"study=fleet{size}", f"adapter={','.join(names)}", "hydra.launcher.workers=1")
             for size, names in sizes.items()
         }
     run = (found[12] - found[2]) / 10
-    print(json.dumps({"alone": round(alone, 1), "launch": round(found[2] - 2 * run, 1), "run": round(run, 1)}))
+    costs = {"alone": alone, "launch": found[2] - 2 * run, "run": run, "seed": of_new_seed - alone}
+    print(json.dumps({name: round(seconds, 1) for name, seconds in costs.items()}))
 
 
 def make_bank(arguments: argparse.Namespace) -> None:
