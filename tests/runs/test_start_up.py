@@ -45,7 +45,8 @@ gc.callbacks.append(lambda phase, info: passes.append(info["generation"]) if pha
 before = len(passes)
 setup.import_libraries()
 during = len(passes) - before
-needless = {"sklearn", "statsmodels", "pandas", "datasets", "tensorboard", "open_clip"}
+needless = {"sklearn", "statsmodels", "pandas", "datasets", "tensorboard", "open_clip", "scipy.signal",
+            "torchmetrics.functional.text"}
 print(json.dumps({
     "passes": during, "reads": len(reads), "collects": gc.isenabled(), "frozen": gc.get_freeze_count(),
     "restored": importlib.metadata.packages_distributions is counted, "needless": sorted(needless & set(sys.modules)),
@@ -55,6 +56,34 @@ gc.disable()
 with quick_imports():
     pass
 print(gc.isenabled())
+"""
+
+
+METRICS = """
+import sys
+from sdpet.runs.libraries import import_libraries
+
+import_libraries()
+import torchmetrics
+few = torchmetrics.Metric
+deferred = "torchmetrics.classification" not in sys.modules
+from torchmetrics.image.kid import KernelInceptionDistance
+from torchmetrics import MeanMetric
+print(deferred, issubclass(KernelInceptionDistance, few), issubclass(MeanMetric, few), few is torchmetrics.Metric)
+print(torchmetrics.Accuracy.__name__, torchmetrics.functional.__name__, type(torchmetrics) is type(sys))
+print(hasattr(torchmetrics, "no_such_metric"))
+"""
+FIRST_STEP = """
+import runpy, sys
+import torch
+
+def step(self, *given, **more):
+    print("at the first step:", sorted({"open_clip", "scipy.signal"} & set(sys.modules)))
+    raise KeyboardInterrupt
+
+torch.optim.AdamW.step = torch.optim.Adam.step = step
+sys.argv = ["train.py", *sys.argv[1:]]
+runpy.run_path("train.py", run_name="__main__")
 """
 
 
@@ -100,3 +129,16 @@ def test_set_up_uses_uv_where_it_is_there_and_pip_says_how_far_it_is(tmp_path):
     assert make("/usr/bin:/bin", status="3")[0] == 2, "a failed installation is a failed set-up"
     code, said = make(f"{tmp_path / 'bin'}:/usr/bin:/bin")
     assert (code, said) == (0, f"uv pip install --python {python} --constraint constraints.txt --editable .[dev]\n")
+
+
+def test_torchmetrics_is_whole_for_who_asks_for_more_than_lightning_does():
+    assert _program(METRICS) == ["True True True True", "Accuracy torchmetrics.functional True", "False"]
+
+
+def test_what_only_scoring_needs_is_not_imported_before_the_first_step(tmp_path):
+    for _ in range(2):  # the first run computes features of the references, for all others
+        ended = subprocess.run(
+            [sys.executable, "-c", FIRST_STEP, f"output_root={tmp_path}", "trainer.steps=3"],
+            env=environment(), capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+    assert "at the first step: []" in ended.stdout, ended.stdout + ended.stderr
