@@ -106,7 +106,9 @@ class GridSweeper(Sweeper):
         """Refuse what these designs do not allow, before any work."""
         from sdpet.study.plan import training_first
         from sdpet.study.sweep.racing import check_race
+        from sdpet.study.sweep.scores import check_score
 
+        check_score(plan, options)
         if options.race is not None:
             check_race(plan, options)
         elif options.confirm and training_first(plan.jobs)[1]:

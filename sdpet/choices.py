@@ -66,7 +66,14 @@ OPTIMIZERS = ("adamw", "adamw8bit")
 PREDICTIONS = ("epsilon", "v_prediction")  # what a UNet predicts
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 AUTOCASTS = {"16-mixed": "float16", "bf16-mixed": "bfloat16"}  # dtype of each mixed precision
-DISTANCES = ("fid", "kid", "precision_recall", "density_coverage", "cmmd")
+DISTANCE_METRICS = {  # what each distance gives; name is that of the metric, such as fid or clip_fid
+    "fid": ("{name}", "{name}_infinity"),
+    "kid": ("{name}", "{name}_deviation"),
+    "precision_recall": ("precision", "recall"),
+    "density_coverage": ("density", "coverage"),
+    "cmmd": ("{name}",),
+}
+DISTANCES = tuple(DISTANCE_METRICS)
 SUITES = ("objects", "living")  # files of sdpet/scoring/suites
 PLACEHOLDERS = ("{prompt}", "{subject}")  # of a template for prompts
 DTYPES = ("float32", "float16", "bfloat16")

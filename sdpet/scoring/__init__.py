@@ -3,7 +3,7 @@
 from sdpet.scoring.curve import guidance_axes, guidance_points, plot_guidance, write_guidance_table
 from sdpet.scoring.evaluate import Evaluation, evaluate_run, evaluate_together, protocol, save_noise_map, save_samples
 from sdpet.scoring.floor_ceiling import reference_scores
-from sdpet.scoring.measures import DISTANCE_METRICS, Measure, personalisation_measures, protocol_entries, set_measures
+from sdpet.scoring.measures import Measure, personalisation_measures, protocol_entries, set_measures
 from sdpet.scoring.metrics import clip_i, clip_t, fid
 from sdpet.scoring.networks.dino import DinoScorer
 from sdpet.scoring.networks.inception import InceptionScorer
@@ -17,7 +17,6 @@ from sdpet.scoring.scorers import Scorer, Scorers, load_scorers
 from sdpet.scoring.task import EvalTask, SubjectTask
 
 __all__ = [
-    "DISTANCE_METRICS",
     "DinoScorer",
     "EvalImage",
     "EvalPlan",

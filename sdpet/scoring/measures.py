@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sdpet.choices import DISTANCE_METRICS
 from sdpet.files.hashing import hash_text
 from sdpet.scoring import distances
 from sdpet.scoring.metrics import clip_i, clip_i_of_each, clip_t, clip_t_of_each, fid
@@ -18,13 +19,6 @@ from sdpet.scoring.scorers import CLIP, Scorers, preparation
 
 FEATURES, DIVERSITY = "features", "diversity"  # scorers with a role of their own; the others measure similarity
 NOT_SIMILARITY = (CLIP, FEATURES, DIVERSITY)
-DISTANCE_METRICS = {  # what each of choices.DISTANCES gives; name is that of the metric, such as fid or clip_fid
-    "fid": ("{name}", "{name}_infinity"),
-    "kid": ("{name}", "{name}_deviation"),
-    "precision_recall": ("precision", "recall"),
-    "density_coverage": ("density", "coverage"),
-    "cmmd": ("{name}",),
-}
 
 
 @dataclass(frozen=True)

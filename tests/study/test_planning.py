@@ -525,3 +525,31 @@ def test_a_value_that_refers_to_a_swept_key_follows_it(sweeper_of, tmp_path):  #
 def test_what_belongs_to_the_whole_command_cannot_be_swept(sweeper_of, key):
     with pytest.raises(ValueError, match=f"{key.partition('=')[0]} is of the whole command, not of a run"):
         sweeper_of().combinations([key])
+
+
+@pytest.mark.parametrize(
+    ("given", "some"),
+    [
+        ((), {"clip_i", "noise_difference"}),
+        (("eval=lab_full",), {"judge_i"}),
+        (("task=finetune", "data=digits", "eval=lab_full"), {"fid_infinity", "judge_fid", "cmmd", "digit_right"}),
+        (("task=finetune", "data=shapes"), {"fid", "shape_right"}),
+    ],
+)
+def test_the_scores_of_a_run_are_known_before_it(plan_of, given, some):
+    from sdpet.runs import Resources
+    from sdpet.runs.setup import make_plan
+    from sdpet.scoring import personalisation_measures, set_measures
+    from sdpet.study.sweep.scores import possible_scores
+
+    config = plan_of(*given).jobs[0].config
+    scorers = Resources().scorers(config)
+    personal = config.task.name == "dreambooth"
+    measures = personalisation_measures(scorers) if personal else set_measures(scorers, make_plan(config))
+    own = {name for measure in measures for name in measure.metrics}
+    assert own | some == set(possible_scores(config)) - ({"noise_difference"} - some) - _unread(scorers)
+
+
+def _unread(scorers):
+    """Shares of images that a network reads right, of networks that read none."""
+    return {f"{name}_right" for name in scorers if not hasattr(scorers[name], "read")}

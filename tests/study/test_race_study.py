@@ -120,7 +120,7 @@ def test_the_rules_stay_once_a_look_was_made(sweeper_of, tmp_path):  # noqa: F81
         (("hydra.sweeper.race=0.05",), "race (d)"),
         (("hydra.sweeper.race=3%",), "race (d)"),
         ((*RACE, "hydra.sweeper.alpha=0.1"), "alpha"),
-        ((*RACE, "hydra.sweeper.metric=fid"), "score, direction"),
+        ((*RACE, "hydra.sweeper.metric=prior_drift"), "score, direction"),
         ((*RACE, "hydra.sweeper.maximize=false"), "direction"),
     ]:
         with pytest.raises(ValueError) as refused:
@@ -180,6 +180,8 @@ def test_d_can_be_a_share_of_floor_to_ceiling(sweeper_of, tmp_path):  # noqa: F8
         (("hydra.sweeper.race=0.03", "adapter=attn2o-ffni"), "this sweep has one"),
         (("hydra.sweeper.race=3%", "hydra.sweeper.metric=prior_drift"), "a share of floor to ceiling"),
         (("hydra.sweeper.race=0.03", "hydra.sweeper.most=20"), "is no look of a race"),
+        (("hydra.sweeper.race=0.03", "hydra.sweeper.metric=clip_j"), r"not 'clip_j' \(did you mean clip_[it]\?\)"),
+        (("hydra.sweeper.race=0.03", "adaptr=glob(*)"), r"no group adaptr \(did you mean adapter\?\)"),
         (("hydra.sweeper.race=0",), "must be a difference of scores above 0"),
         (("hydra.sweeper.race=x%",), "must be a difference of scores above 0"),
         (("hydra.sweeper.race=0.03", "hydra.sweeper.until=0.1"), "not both"),

@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from sdpet.config.dreambench import ALL, read_dreambench
+from sdpet.files.terminal import did_you_mean
 
 ONE_VALUE = ("study", "output_root")  # where all runs of a sweep lie
 
@@ -68,6 +69,9 @@ def combinations(
         if key.split("/")[0].split(".")[0] == "hydra" and len(levels[key]) > 1:
             raise ValueError(f"{override.input_line}: {key} is of the whole command, not of a run; give it one value.")
         if not levels[key]:
+            groups = loader.list_groups("")
+            if not loader.get_group_options(key) and key not in groups:
+                raise ValueError(f"{override.input_line}: there is no group {key}{did_you_mean(key, groups)}.")
             raise ValueError(f"{override.input_line} gives no value; list at least one.")
     _expand_subjects(levels)
     return [list(job) for job in itertools.product(*levels.values())]
