@@ -158,6 +158,11 @@ def test_numbers_of_parameters_in_the_readme_are_those_of_the_lab():
     assert (blocks[0], blocks[-1]) == (least, most) and others.pop(where) == other and set(others.values()) == {usual}
 
 
+def test_the_readme_counts_the_studies_that_are_ready():
+    said = re.search(r"(\d+) studies are ready", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert said and int(said[1]) == len(list((ROOT / "sweeps").glob("*.yaml")))
+
+
 def test_the_citation_names_what_the_package_says_of_itself():
     import tomllib
 

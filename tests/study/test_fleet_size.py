@@ -119,7 +119,7 @@ def test_workers_are_spread_over_the_gpus_that_may_be_used(make_jobs, monkeypatc
     on_cuda = [Job((), j.config.changed(trainer={"device": "cuda"}), j.folder, "") for j in jobs]
     gpus = workers.gpus_for(on_cuda)
     assert gpus == ["3", "5", "GPU-77"] and workers.how_many("auto", gpus) == 3
-    monkeypatch.setattr(launch, "_in_workers", lambda queue, progress, names: given.extend(names))
+    monkeypatch.setattr(launch, "_in_workers", lambda queue, progress, names, parent: given.extend(names))
     launch.launch(jobs, 5, StudyProgressBar(6, quiet=True), gpus=gpus)
     assert given == ["3", "5", "GPU-77", "3", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

@@ -8,7 +8,7 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, ValueType
 
 from sdpet.config.dreambench import ALL, read_dreambench
 from sdpet.files.terminal import did_you_mean
@@ -70,7 +70,7 @@ def combinations(
             raise ValueError(f"{override.input_line}: {key} is of the whole command, not of a run; give it one value.")
         if not levels[key]:
             groups = loader.list_groups("")
-            if not loader.get_group_options(key) and key not in groups:
+            if override.value_type == ValueType.GLOB_CHOICE_SWEEP and not loader.get_group_options(key):
                 raise ValueError(f"{override.input_line}: there is no group {key}{did_you_mean(key, groups)}.")
             raise ValueError(f"{override.input_line} gives no value; list at least one.")
     _expand_subjects(levels)
