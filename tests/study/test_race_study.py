@@ -171,6 +171,14 @@ def test_d_can_be_a_share_of_floor_to_ceiling(sweeper_of, tmp_path):  # noqa: F8
         sweeper_of("hydra.sweeper.race=4%", launcher=FakeLauncher(clip_i)).sweep(sweep_of(tmp_path / "plain"))
 
 
+def test_of_many_designs_that_leave_at_one_look_the_row_has_the_number():
+    from analysis.report.sections.race import _out
+
+    left = [{"design": name, "by": "best", "bound": -0.0123} for name in "abcd"]
+    assert _out(left) == "4 designs" and _out(left[:1]) == "a (by best, -0.012)"
+    assert _out([{"design": "a", "by": None, "bound": None}]) == "a (diverged)" and _out([]) == ""
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -232,6 +240,8 @@ def test_the_page_of_a_race_shows_it_and_takes_the_rest_from_complete_seeds(swee
     assert len((tables / "race_looks.csv").read_text().splitlines()) == 1 + len(r.looks)
     bounds = pd.read_csv(tables / "race_bounds.csv").set_index("level")
     assert bounds["n"].sum() == r.runs_used and bounds.loc[r.leader, "state"] == "leader"
+    left = {one["design"]: -one["bound"] for look in stored.looks for one in look["out"]}
+    assert left and bounds["least"].dropna().to_dict() == pytest.approx(left, abs=1e-6)
     facts = " ".join(re.sub(r"<[^>]+>", " ", page[page.index('<ul class="facts">') : page.index("</ul>")]).split())
     leader = placement_words(r.leader)
     assert report.headline.startswith(f"{leader} is the best of 4 designs or worse than the best by 0.03 at most")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -12,6 +14,8 @@ from analysis.report.study import Study
 from analysis.report.tables import Column, Table, make_table
 from analysis.report.words import factor_words, intervals, number, p_cell
 from analysis.sequential.factors import factor_tests
+
+NAMED = 3  # designs that left at one look and are named in its row
 
 
 def race_tests(study: Study) -> pd.DataFrame:
@@ -52,16 +56,13 @@ def race_section(study: Study, tests: pd.DataFrame, out: Path) -> Section | None
 def _looks(race: Raced, out: Path) -> Table:
     frame = race.result.looks.reset_index()
     by = {look["seeds"]: look["out"] for look in race.stored.looks}
-    frame["out"] = [
-        "; ".join(
-            f"{e['design']} (diverged)" if e["bound"] is None else f"{e['design']} (by {e['by']}, {e['bound']:.3f})"
-            for e in by.get(seeds, [])
-        )
-        for seeds in frame["seeds"]
-    ]
+    frame["out"] = [_out(by.get(seeds, [])) for seeds in frame["seeds"]]
     for name in ("parked", "back"):
         frame[name] = frame[name].map(lambda levels: ", ".join(map(str, levels)))
-    caption = "Looks: who left (worse than which, and the bound of the difference) and who was parked."
+    caption = (
+        "Looks: who left (worse than which, and the bound of the difference) and who was parked. Where many left, the "
+        "next table names them."
+    )
     return make_table("race_looks", caption, frame, {
         "seeds": Column("seeds"),
         "spent": Column("alpha spent", lambda v: number(v, 3)),
@@ -71,13 +72,27 @@ def _looks(race: Raced, out: Path) -> Table:
         "parked": Column("parked", numeric=False),
         "back": Column("back", numeric=False),
         "undecided": Column("undecided"),
-        "regret": Column("leader worse than the best by at most", lambda v: number(v, 3)),
+        "regret": Column("leader behind by at most", lambda v: number(v, 3)),
         "sd": Column("residual SD", lambda v: number(v, 3)),
     }, out / "tables")  # fmt: skip
 
 
+def _out(left: Sequence[Mapping[str, Any]]) -> str:
+    """Who left at a look; of many only their number."""
+    if len(left) > NAMED:
+        return f"{len(left)} designs"
+    return "; ".join(
+        f"{one['design']} (diverged)"
+        if one["bound"] is None
+        else f"{one['design']} (by {one['by']}, {one['bound']:.3f})"
+        for one in left
+    )
+
+
 def _bounds(race: Raced, out: Path) -> Table:
     frame = race.result.bounds.reset_index()
+    found = {one["design"]: one["bound"] for look in race.stored.looks for one in look["out"]}
+    frame["least"] = [-found[level] if found.get(level) is not None else float("nan") for level in frame["level"]]
     frame["with_best"] = intervals(frame["low"], frame["high"], 3)
     frame["left"] = frame["look"].map(lambda v: "–" if pd.isna(v) else str(v))
     caption = (
@@ -93,6 +108,7 @@ def _bounds(race: Raced, out: Path) -> Table:
         "with_best": Column("better than the best of the others by"),
         "left": Column("left at"),
         "by": Column("worse than", lambda v: "–" if v is None or v != v else str(v), numeric=False),
+        "least": Column("by at least", lambda v: number(v, 3)),
     }, out / "tables", folded=len(frame) > 12)  # fmt: skip
 
 
