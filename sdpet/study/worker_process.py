@@ -63,7 +63,10 @@ def main(descriptor: int) -> None:
             _handle_request(json.loads(line), resources, events)
         except OSError as error:  # a full disk or a lost mount; other runs would fail as well
             what = [error.errno, error.strerror, error.filename]
-            events.write(json.dumps({"event": "stop", "error": what}) + "\n")
+            try:
+                events.write(json.dumps({"event": "stop", "error": what}) + "\n")
+            except BrokenPipeError:
+                os._exit(1)  # the parent died during a run
             return
         requests.task_done()
 

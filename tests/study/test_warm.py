@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -94,6 +95,26 @@ def test_all_launches_of_a_sweep_share_one_parent_and_others_have_their_own(pare
     with warm.warm_parent() as own:
         assert own is not second
     assert own.process.poll() is not None
+
+
+def test_a_worker_that_finds_its_parent_dead_ends_without_a_word(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, types\n"
+        "def run_together(*given):\n"
+        "    raise BrokenPipeError(32, 'Broken pipe')  # as an event does that nobody reads\n"
+        "sys.modules['sdpet.runs.start'] = types.SimpleNamespace(run_together=run_together, load_ahead=None)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    read, write = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-m", "sdpet.study.worker_process", str(write)],
+        stdin=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=[write],
+    ) as worker:  # fmt: skip
+        os.close(write)
+        os.close(read)
+        worker.stdin.write(b'{"request": "train", "configs": []}\n')
+        worker.stdin.flush()  # and it stays open: what the worker sees first is up to chance
+        assert (worker.wait(60), worker.stderr.read()) == (1, b"")
 
 
 def test_a_study_that_is_stopped_while_the_parent_imports_does_not_wait_for_it(parent_that_imports):
