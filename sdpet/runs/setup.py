@@ -67,11 +67,7 @@ class Resources:
 
     def scorers(self, config: RunConfig) -> Scorers:
         """The scorers of `eval` that the task needs, and the judge of its data; ValueError if one is not available."""
-        unused = SCORERS_UNUSED_BY.get(config.task.name, ())
-        wanted = {key: scorer for key, scorer in config.eval.scorers.items() if key not in unused}
-        if config.task.name == "finetune" and config.data.name in JUDGED_SETS:
-            name, target = JUDGED_SETS[config.data.name]
-            wanted.setdefault(name, ScorerSettings(target, {}))
+        wanted = wanted_scorers(config)
         strict, root = config.eval.strict, config.output_root
         mixed = config.eval.plan.get("autocast")
         key = [{k: [scorer.target, dict(scorer.arguments)] for k, scorer in wanted.items()}, strict, str(root), mixed]
@@ -109,6 +105,21 @@ class Resources:
             import_libraries()
             self._made[kind] = (text, make())
         return self._made[kind][1]
+
+
+def wanted_scorers(config: RunConfig) -> dict[str, ScorerSettings]:
+    """The scorers of `eval` that the task needs, and the judge of its data, by their key."""
+    unused = SCORERS_UNUSED_BY.get(config.task.name, ())
+    wanted = {key: scorer for key, scorer in config.eval.scorers.items() if key not in unused}
+    if config.task.name == "finetune" and config.data.name in JUDGED_SETS:
+        name, target = JUDGED_SETS[config.data.name]
+        wanted.setdefault(name, ScorerSettings(target, {}))
+    return wanted
+
+
+def score_prefix(key: str) -> str:
+    """The prefix of a scorer's metrics."""
+    return SCORE_PREFIXES.get(key, key.rpartition(".")[2])
 
 
 def make_design(config: RunConfig, base: BaseModel) -> Design:
@@ -261,9 +272,7 @@ def make_scorers(
     """
     from sdpet.scoring import load_scorers
 
-    makers = {
-        SCORE_PREFIXES.get(key, key.rpartition(".")[2]): _maker(scorer, autocast) for key, scorer in wanted.items()
-    }
+    makers = {score_prefix(key): _maker(scorer, autocast) for key, scorer in wanted.items()}
     with quick_imports(), quiet_libraries():
         return load_scorers(makers, strict, root / ".features")
 

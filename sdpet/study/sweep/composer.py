@@ -209,21 +209,20 @@ class _FilesReadOnce(ConfigRepository):
     sources : list of ConfigSource
         The folders and packages of the search path.
     known : dict
-        What was read, by the search path and the file's name. Copies share it, as Hydra copies a repository before
-        each use and may then extend its search path.
+        What was read, by the file's name. Copies share it, as Hydra copies a repository before each use and then adds
+        the folders of hydra.searchpath, which are the same for all jobs of a sweep.
     """
 
-    def __init__(self, sources: list[ConfigSource], known: dict[tuple[Any, ...], ConfigResult | None]) -> None:
+    def __init__(self, sources: list[ConfigSource], known: dict[str, ConfigResult | None]) -> None:
         self.sources, self._known = sources, known
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _FilesReadOnce:
         return _FilesReadOnce(list(self.sources), self._known)
 
     def load_config(self, config_path: str) -> ConfigResult | None:
-        key = (*(source.full_path() for source in self.sources), config_path)
-        if key not in self._known:
-            self._known[key] = super().load_config(config_path)
-        return copy.deepcopy(self._known[key])  # Hydra takes parts of it into the config that it composes
+        if config_path not in self._known:
+            self._known[config_path] = super().load_config(config_path)
+        return copy.deepcopy(self._known[config_path])  # Hydra takes parts of it into the config that it composes
 
 
 def _reading_once(loader: ConfigLoader) -> ConfigLoader:

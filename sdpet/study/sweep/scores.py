@@ -5,7 +5,7 @@ from __future__ import annotations
 from sdpet.choices import DISTANCE_METRICS
 from sdpet.config import RunConfig
 from sdpet.files.terminal import did_you_mean
-from sdpet.runs.setup import JUDGED_SETS, SCORE_PREFIXES
+from sdpet.runs.setup import score_prefix, wanted_scorers
 from sdpet.study.options import SweepOptions
 from sdpet.study.plan import Plan
 
@@ -49,10 +49,7 @@ def possible_scores(config: RunConfig) -> list[str] | None:
     """
     if config.task.target is not None:
         return None
-    keys = [*config.eval.scorers]
-    if config.data.name in JUDGED_SETS:
-        keys.append(JUDGED_SETS[config.data.name][0])
-    networks = list(dict.fromkeys(SCORE_PREFIXES.get(key, key.rpartition(".")[2]) for key in keys))
+    networks = [score_prefix(key) for key in wanted_scorers(config)]
     similar = [name for name in networks if name not in ("clip", "features", "diversity")]
     if config.task.name == "dreambooth":
         diversity = ["lpips_diversity"] if "diversity" in networks else []
